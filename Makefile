@@ -1,0 +1,36 @@
+# `make run` and `make test` set up .venv and do their job; nothing else is needed but Python 3.11 and g++.
+PYTHON ?= python3.11
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: run test lint clean
+
+run: .venv/.run
+	$(BIN)/python -m malt_fast.train $(ARGS)
+
+test: .venv/.test lint
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy kernels
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.?pp')
+
+# The build tools go into .venv first, so that the package builds against them without isolation.
+.venv/.tools: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt "scikit-build-core>=1.0" "pybind11>=3.0" cmake ninja
+	touch $@
+
+.venv/.run: .venv/.tools pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e .
+	touch $@
+
+.venv/.test: .venv/.run
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test,bench]"
+	touch $@
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,115 @@
+"""What every benchmark shares: the environment, interleaved timing, the table and the JSON file."""
+
+import gc
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def environment(packages: Sequence[str] = ("malt-fast", "numpy")) -> dict[str, Any]:
+    """The machine and the versions a figure was measured with."""
+    return {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: version_of(name) for name in packages},
+    }
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds of one call, garbage collected before and not during it."""
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        result = function()
+        seconds = time.perf_counter() - start
+    finally:
+        gc.enable()
+    del result
+    return seconds
+
+
+def interleaved(
+    contenders: dict[str, Callable[[], object]], repeats: int = 5
+) -> dict[str, dict[str, float]]:
+    """Times the contenders in turns, so that a busy moment hits all of them.
+
+    One unmeasured call each, then `repeats` rounds; seconds as median, least and 10 % / 90 % quantiles.
+    """
+    for function in contenders.values():
+        function()
+    runs: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, function in contenders.items():
+            runs[name].append(timed(function))
+    return {name: summary(seconds) for name, seconds in runs.items()}
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    least, low, median, high = np.quantile(seconds, [0, 0.1, 0.5, 0.9])
+    return {
+        "median_s": float(median),
+        "min_s": float(least),
+        "q10_s": float(low),
+        "q90_s": float(high),
+        "runs": len(seconds),
+    }
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now (Linux), else its peak."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written to {path}")
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A rich table; the first two columns are text, the rest numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

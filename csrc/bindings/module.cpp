@@ -1,0 +1,16 @@
+// The extension module malt_fast._core: one register_*.cpp per concern.
+#include <pybind11/pybind11.h>
+
+namespace malt::bindings {
+
+void register_forest(pybind11::module_& m);
+void register_preferences(pybind11::module_& m);
+
+}  // namespace malt::bindings
+
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+    m.doc() = "C++ core of malt_fast: the forest, its credit, examples and pairs.";
+    m.attr("__version__") = MALT_VERSION;
+    malt::bindings::register_forest(m);
+    malt::bindings::register_preferences(m);
+}

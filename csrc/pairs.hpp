@@ -1,0 +1,46 @@
+// Training data out of credit: examples (good outputs) and pairs (a good and a bad sibling).
+//
+// Both work block by block on the valued siblings of one level. With `dedup`, siblings with the
+// same tokens are one candidate: the first of them stands for all, its value is their mean and its
+// label follows from that. A pair never joins two equal texts, with or without dedup.
+// Whatever is drawn at random depends on the seed and on the nodes' paths (question, child, child),
+// not on their ids, so the order in which an engine answered does not matter.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "credit.hpp"
+#include "forest.hpp"
+
+namespace malt {
+
+enum class Source : std::uint8_t { kPaired, kAll };  // positives with a negative sibling, or all
+
+enum class Policy : std::uint8_t {
+    kAll,        // every positive with every negative
+    kOne,        // one random pair per parent
+    kBestWorst,  // the highest chosen value, then the lowest rejected one; the first of equals
+};
+
+struct PairRule {
+    Policy policy = Policy::kAll;
+    std::uint64_t seed = 0;
+    std::size_t max_per_question = 0;  // 0: no limit; else a random subset
+    Fraction min_margin{0, 1};         // least value(chosen) - value(rejected)
+    bool dedup = false;
+};
+
+struct Pair {
+    NodeId chosen;
+    NodeId rejected;
+};
+
+// Ids in ascending order.
+[[nodiscard]] std::vector<NodeId> find_examples(const Nodes& nodes, const Credit& credit,
+                                                Level level, Source source, bool dedup);
+// Ordered by (chosen, rejected) within a block, blocks in ascending order.
+[[nodiscard]] std::vector<Pair> find_pairs(const Nodes& nodes, const Credit& credit, Level level,
+                                           const PairRule& rule);
+
+}  // namespace malt

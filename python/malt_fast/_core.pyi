@@ -1,0 +1,177 @@
+"""The C++ core: the forest, its credit, examples and pairs.
+
+Arrays go in as anything NumPy can turn into the right integers without loss (int32, uint32, lists,
+...; the exact dtype is not copied) and come out as arrays. Columns are read-only views without a
+copy: their length is frozen when they are taken, and they stay valid while the forest grows. Wrong
+input raises ValueError and changes nothing. The GIL is released; one forest does one call at a
+time.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__version__: str
+
+NO_NODE: int  # parent of a question, first_child of a node without children
+RESERVED: int  # state: waits for its output
+DONE: int
+FAILED: int
+FINISH_STOP: int  # finish: sampled an end token
+FINISH_LENGTH: int
+UNGRADED: int  # outcome of a node that is not a graded leaf
+
+class Forest:
+    """Questions and the outputs sampled under them, as columns; a node is its append position.
+
+    26 bytes a node, 4 a token, 4 more a token once log-probs are given.
+    """
+
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+    def add_questions(self, n: int) -> int:
+        """Add n roots (level 0, DONE, no tokens); return the first one's id."""
+
+    def add_trees(self, n: int, parents: ArrayLike) -> int:
+        """Append n whole trees of one shape, reserved; return the first one's question.
+
+        parents[S]: the parent of each node as an index into parents, -1 for the question; earlier
+        than its children, siblings consecutive. Tree t is the 1 + S nodes from its question on.
+        """
+
+    def reserve(self, parents: ArrayLike, counts: ArrayLike) -> NDArray[np.uint32]:
+        """Reserve counts[i] >= 1 children under parents[i]; return each block's first id.
+
+        Blocks are laid out in the order of the arguments. A parent must be DONE, ungraded and
+        childless.
+        """
+
+    def complete(
+        self,
+        ids: ArrayLike,
+        tokens: ArrayLike,
+        offsets: ArrayLike,
+        finish: ArrayLike,
+        logprobs: ArrayLike | None = None,
+    ) -> None:
+        """Give reserved nodes their output, in any order: RESERVED -> DONE.
+
+        ids[m]; tokens[t], of which ids[i] gets tokens[offsets[i]:offsets[i + 1]]; offsets[m + 1]
+        from 0 to t; finish[m]; logprobs[t], natural log.
+        """
+
+    def fail(self, ids: ArrayLike) -> None:
+        """Give up on reserved nodes: RESERVED -> FAILED."""
+
+    def set_outcomes(self, ids: ArrayLike, outcomes: ArrayLike) -> None:
+        """Grade leaves with 0 or 1; grading again replaces the outcome."""
+
+    @staticmethod
+    def from_columns(
+        *,
+        parent: ArrayLike,
+        first_child: ArrayLike,
+        n_children: ArrayLike,
+        level: ArrayLike,
+        state: ArrayLike,
+        finish: ArrayLike,
+        outcome: ArrayLike,
+        token_begin: ArrayLike,
+        token_len: ArrayLike,
+        tokens: ArrayLike,
+        logprobs: ArrayLike | None = None,
+    ) -> Forest:
+        """A forest with these columns (copied); ValueError unless they form one."""
+
+    def tokens_of(self, id: int) -> NDArray[np.int32]:
+        """The node's own tokens, a view."""
+
+    def roots(self) -> NDArray[np.uint32]:
+        """The question each node belongs to."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use by nodes, tokens and log-probs."""
+
+    @property
+    def parent(self) -> NDArray[np.uint32]: ...
+    @property
+    def first_child(self) -> NDArray[np.uint32]: ...
+    @property
+    def n_children(self) -> NDArray[np.uint16]: ...
+    @property
+    def level(self) -> NDArray[np.uint8]: ...
+    @property
+    def state(self) -> NDArray[np.uint8]: ...
+    @property
+    def finish(self) -> NDArray[np.uint8]: ...
+    @property
+    def outcome(self) -> NDArray[np.uint8]: ...
+    @property
+    def token_begin(self) -> NDArray[np.uint64]: ...
+    @property
+    def token_len(self) -> NDArray[np.uint32]: ...
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """The arena: all outputs in order of completion."""
+
+    @property
+    def logprobs(self) -> NDArray[np.float32]:
+        """Parallel to tokens; NaN where not given."""
+
+class Credit:
+    """Value and label of every node, computed by credit()."""
+
+    @property
+    def value(self) -> NDArray[np.float64]:
+        """NaN: no value."""
+
+    @property
+    def label(self) -> NDArray[np.int8]:
+        """1 positive, 0 negative, -1 no value."""
+
+def credit(
+    forest: Forest,
+    threshold: tuple[int, int] = (1, 2),
+    inclusive: bool = False,
+    mean: Literal["children", "leaves"] = "children",
+    pooling: Literal["global", "local"] = "global",
+) -> Credit:
+    """Outcomes propagated from the leaves to the questions (MALT, arXiv 2412.01928, section 3.2).
+
+    The value of a graded leaf is its outcome, of another node the mean over its children that have
+    a value (mean="leaves": over its graded leaves; pooling="local": of its children's labels).
+    Positive: value > threshold = (numerator, denominator), or >= if inclusive. Exact: ValueError
+    if a value's denominator would pass 2**63.
+    """
+
+def examples(
+    forest: Forest,
+    credit: Credit,
+    level: int,
+    source: Literal["paired", "all"] = "paired",
+    dedup: bool = False,
+) -> NDArray[np.uint32]:
+    """Ids of the positive nodes of a level, ascending; "paired": those with a negative sibling.
+
+    dedup: siblings with the same tokens count once, as the first, with the mean of their values.
+    """
+
+def pairs(
+    forest: Forest,
+    credit: Credit,
+    level: int,
+    policy: Literal["all", "one", "best_worst"] = "all",
+    seed: int = 0,
+    max_per_question: int = 0,
+    min_margin: tuple[int, int] = (0, 1),
+    dedup: bool = False,
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """(chosen, rejected): a positive and a negative sibling of a level each, in node order.
+
+    policy: "all" pairs of a block; "one" at random; "best_worst" = highest chosen, then lowest
+    rejected value, the first of equals. Never two siblings with the same tokens, nor with
+    value(chosen) - value(rejected) < min_margin = (numerator, denominator). max_per_question > 0
+    keeps a random subset. What is random depends on seed and on the nodes' paths, not on their ids.
+    """
