@@ -1,0 +1,147 @@
+"""A frozen base model under a LoRA adapter: load it, ask it for log-probs of tokens, save it."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from malt_fast.config import LoraConfig
+from malt_fast.errors import MaltError
+from malt_fast.kernels import linear_logprob, lora_linear
+
+
+class LogProbModel(nn.Module):
+    """A PEFT causal LM whose forward gives log-probs of target tokens; what DDP wraps whole."""
+
+    accepts_loss_kwargs = True  # tells Trainer that losses come divided by num_items_in_batch
+
+    def __init__(self, peft_model: peft.PeftModel) -> None:
+        super().__init__()
+        self.peft_model = peft_model
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Final hidden states [B, L, H]. Causal attention never looks right, where padding is."""
+        decoder = self.peft_model.get_base_model().get_decoder()
+        output: Tensor = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+        return output
+
+    def forward(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        """float32 [M]: log-prob of targets[m] after position rows[m] of flattened input_ids."""
+        head = self.peft_model.get_base_model().get_output_embeddings()
+        hidden = self.hidden(input_ids).flatten(0, 1)
+        return linear_logprob(hidden, head.weight, rows, targets, bias=head.bias)
+
+
+def load_config(base: str) -> Any:
+    """The model's config, without its weights."""
+    try:
+        return transformers.AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise MaltError(f"cannot load the base model {base}: {_first_line(error)}") from None
+
+
+def load_model(
+    base: str, init_adapter: Path | None, lora: LoraConfig, *, dtype: str, seed: int
+) -> LogProbModel:
+    """`base`, frozen, under a trainable copy of `init_adapter` or a fresh seeded LoRA."""
+    config = load_config(base)
+    try:
+        causal = transformers.AutoModelForCausalLM.from_pretrained(
+            base, config=config, dtype=getattr(torch, dtype)
+        )
+    except (OSError, ValueError) as error:
+        raise MaltError(f"cannot load the base model {base}: {_first_line(error)}") from None
+    torch.manual_seed(seed)  # a fresh adapter's A matrices are random
+    try:
+        if init_adapter is None:
+            peft_model = peft.get_peft_model(causal, _peft_config(lora))
+        else:
+            folder = str(init_adapter)
+            peft_model = peft.PeftModel.from_pretrained(causal, folder, is_trainable=True)
+    except (OSError, ValueError) as error:
+        raise MaltError(f"cannot put the adapter on {base}: {_first_line(error)}") from None
+    model = LogProbModel(peft_model)
+    _check_head(model)
+    return model
+
+
+def save_adapter(model: LogProbModel, folder: Path) -> None:
+    """Write the adapter as PEFT and `vllm serve --enable-lora` read it."""
+    model.peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def replace_adapter(model: LogProbModel, out: Path) -> None:
+    """Save to `out`, which appears whole or not at all."""
+    partial_folder = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    save_adapter(model, partial_folder)
+    shutil.rmtree(out, ignore_errors=True)
+    partial_folder.replace(out)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def merge_small_layers(model: LogProbModel) -> None:
+    """Let float32 layers run as `lora_linear` where that multiplies no more than PEFT's way."""
+    for module in model.modules():
+        if isinstance(module, peft.tuners.lora.Linear) and not module.lora_bias["default"]:
+            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+            (rank, inputs), outputs = a.shape, len(b)
+            fewer = inputs * outputs <= 3 * rank * (inputs + outputs)
+            if fewer and module.base_layer.weight.dtype == torch.float32:
+                module.forward = partial(_merged_forward, module, module.forward)
+
+
+def _merged_forward(module: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    dropout = getattr(module.lora_dropout["default"], "p", 0.0)
+    if module.disable_adapters or (module.training and dropout):
+        return plain(x)
+    base, scaling = module.base_layer, module.scaling["default"]
+    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+    return lora_linear(x, base.weight, base.bias, a, b, scaling)
+
+
+def _peft_config(lora: LoraConfig) -> peft.LoraConfig:
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.target_modules,
+        use_rslora=lora.use_rslora,
+    )
+
+
+def _check_head(model: LogProbModel) -> None:
+    """Refuse a head that `linear_logprob` would get wrong: adapted, soft-capped or scaled."""
+    causal = model.peft_model.get_base_model()
+    head, embedding = causal.get_output_embeddings(), causal.get_input_embeddings()
+    if isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer):
+        raise MaltError(
+            "LoRA on lm_head or embed_tokens is not supported: leave it out of lora.target_modules"
+        )
+    model.eval()  # dropout would tell two forwards apart
+    ids = torch.arange(min(8, len(head.weight)))[None]
+    with torch.no_grad():
+        logits = causal(input_ids=ids, use_cache=False).logits.float()
+        ours = nn.functional.linear(model.hidden(ids), head.weight, head.bias).float()
+    if (ours - logits).abs().max() > 0.02 * logits.abs().max():
+        raise MaltError(
+            f"the head of {type(causal).__name__} is more than one linear map (a soft cap or a "
+            "scale), which is not supported: use another base model"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

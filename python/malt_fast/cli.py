@@ -1,0 +1,218 @@
+"""The command line and YAML files as nested values, mistakes as one sentence, and `--help`.
+
+Nothing here knows the settings themselves: they are pydantic models (config.py) handed in.
+"""
+
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from malt_fast.errors import MaltError, nearest
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: `1e-5` is a number; dates, `on` and `1_0` stay text (run names look so)."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("int", r"^[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
+    (
+        "float",
+        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$",
+        "-+.0123456789",
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file holding a mapping; an empty file is an empty mapping."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise MaltError(f"{path} does not exist: check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MaltError(f"{path} cannot be read ({error}): give a YAML text file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise MaltError(f"{where} is not valid YAML ({problem}): correct that line") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise MaltError(
+            f"{path} holds no mapping at its top level: write `section:` and keys below it"
+        )
+    return values
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
+    """Nested values of `--config` files and `--key value` pairs, and whether help was asked for."""
+    files: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    words = list(argv)
+    wants_help = False
+    while words:
+        word = words.pop(0)
+        if word in ("-h", "--help"):
+            wants_help = True
+            continue
+        if not word.startswith("--") or word == "--":
+            raise MaltError(f"'{word}' is not an option: write `--section.field value`, see --help")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise MaltError(f"--{key} needs a value: write `--{key} VALUE`, see --help")
+            text = words.pop(0)
+        if key == "config":
+            files = merge(files, read_yaml(Path(text)))
+        else:
+            _set(given, key.split("."), _scalar(text))
+    return merge(files, given), wants_help
+
+
+def _scalar(text: str) -> Any:
+    """A command-line value read as YAML; what YAML calls text, or cannot read, stays as typed."""
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, str) else value
+
+
+def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
+        below = values.get(part)
+        if not isinstance(below, dict):
+            below = values[part] = {}
+        values = below
+    values[path[-1]] = value
+
+
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings joined, `high` winning."""
+    out = dict(low)
+    for key, value in high.items():
+        below = out.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        out[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+# ---- what is wrong, in one sentence ----
+
+
+WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "list": "a list such as a,b,c",
+    "too": "a list of at least one item and at most 16",
+    "dict": "a group of keys",
+    "model": "a group of keys",
+}
+
+
+def sentence(model: type[BaseModel], error: ValidationError) -> str:
+    """The first mistake pydantic found, as: the dotted key, the value, the bound."""
+    # A mistyped key explains errors elsewhere, so it comes first.
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"'{key}' is not a setting: {_suggest(model, key)} (--help lists all)"
+    context = first.get("ctx", {})
+    bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    limits = [f"{word} {context[name]}" for name, word in bounds.items() if name in context]
+    wanted = " and ".join(limit.removesuffix(".0") for limit in limits)
+    if first["type"] == "literal_error":
+        wanted = f"one of {context['expected']}".replace("'", "")
+    if not wanted:
+        wanted = WANTED.get(first["type"].partition("_")[0], f"valid ({first['msg']})")
+    return f"{key} = {first['input']!r} is not possible: it must be {wanted}"
+
+
+def _suggest(model: type[BaseModel], key: str) -> str:
+    known = [name for name, _, _ in _settings(model)]
+    parent, _, leaf = key.rpartition(".")
+    # Below a role's override, offer the settings of that section.
+    section, _, role = parent.partition(".roles.")
+    if role:
+        inside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
+        return nearest(leaf, [name for name in inside if name != "roles"])
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
+    return nearest(key, same or known)
+
+
+# ---- help ----
+
+
+def help_text(model: type[BaseModel], program: str, values: Mapping[str, Any]) -> str:
+    """Every setting with its doc and its default, after the defaults in `values`."""
+    lines = [
+        f"usage: python -m {program} [--config FILE.yaml] [--section.field value ...]",
+        "",
+        "Values of a list go as a,b,c or [a, b, c]; null unsets one.",
+    ]
+    group: str | None = None
+    for name, info, default in _settings(model):
+        section = name.rpartition(".")[0]
+        if section != group:
+            group = section
+            lines += ["", f"{section}:" if section else "general:"]
+        value = lookup(values, name.split("."), default)
+        if isinstance(value, list):
+            value = ",".join(map(str, value))
+        shown = "" if value is None or value == {} else f" (default: {value})"
+        lines.append(f"  --{name} {_type_name(info.annotation)}")
+        lines.append(f"      {info.description or ''}{shown}")
+    return "\n".join(lines)
+
+
+def _settings(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
+    """(dotted name, field, default) of every setting; a section's own before its sub-sections'."""
+    nested = []
+    for name, info in section.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            nested.append((name, kind))
+        else:
+            yield prefix + name, info, info.default
+    for name, kind in nested:
+        yield from _settings(kind, f"{prefix}{name}.")
+
+
+def lookup(values: Any, path: Sequence[str], default: Any) -> Any:
+    """The value at the end of a path of keys, or the default if any step is missing."""
+    for part in path:
+        if not isinstance(values, Mapping) or part not in values:
+            return default
+        values = values[part]
+    return values
+
+
+def _type_name(kind: Any) -> str:
+    """`int`, `a|b`, `list` ...: what a user may type."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, args))
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(dict.fromkeys(_type_name(arg) for arg in args if arg is not types.NoneType))
+    if origin is Annotated:
+        return _type_name(args[0])
+    name: str = getattr(origin or kind, "__name__", str(kind))
+    return {"str": "TEXT", "Path": "PATH"}.get(name, name)

@@ -1,0 +1,438 @@
+"""One validated, documented config for every program.
+
+Values come, later over earlier, from: the fields below, the task's `defaults:` (tasks/<name>.yaml),
+`--config FILE.yaml`, and `--section.field value` on the command line. A mistake is one `MaltError`
+that names the key, the value and the bound.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError
+
+from malt_fast.cli import help_text, lookup, merge, parse_arguments, sentence
+from malt_fast.cli import read_yaml as read_yaml
+from malt_fast.errors import MaltError, nearest
+from malt_fast.settings import Names, Patch, Section, override, partial, split
+
+PACKAGE = Path(__file__).parent
+MAX = 2**31 - 1  # for counts that have no bound of their own
+Branching = Annotated[list[Annotated[int, Field(ge=1, le=1000)]], BeforeValidator(split)]
+
+
+class Sampling(Section):
+    temperature: float = Field(default=0.3, ge=0, le=10, description="0 is greedy")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus share")
+    top_k: int = Field(
+        default=0, ge=0, le=MAX, description="keep the k likeliest tokens; 0 keeps all"
+    )
+    min_p: float = Field(
+        default=0.0, ge=0, le=1, description="keep tokens above this share of the likeliest"
+    )
+    max_tokens: int = Field(default=1024, ge=1, le=MAX, description="longest output, in tokens")
+
+
+class Stage(Section):
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak learning rate")
+    num_train_epochs: float = Field(default=1, gt=0, le=1000, description="passes over the data")
+    max_steps: int = Field(
+        default=-1, ge=-1, le=MAX, description="stop after this many updates; -1 goes by epochs"
+    )
+    per_device_train_batch_size: int = Field(
+        default=8, ge=1, le=MAX, description="examples or pairs a step"
+    )
+    gradient_accumulation_steps: int = Field(
+        default=1, ge=1, le=MAX, description="steps per update"
+    )
+    warmup_steps: float = Field(
+        default=0, ge=0, le=MAX, description="updates of warm-up; below 1 a share of all"
+    )
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
+    ] = Field(default="linear", description="learning-rate schedule")
+    weight_decay: float = Field(default=0, ge=0, le=1, description="AdamW weight decay")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, le=1e6, description="gradient clipping; 0 is none"
+    )
+    max_length: int | None = Field(
+        default=None, ge=2, le=MAX, description="drop longer sequences; unset keeps all"
+    )
+    logging_steps: int = Field(default=10, ge=1, le=MAX, description="updates between log lines")
+    save_steps: int = Field(default=500, ge=1, le=MAX, description="updates between checkpoints")
+    bf16: bool = Field(default=False, description="train under bfloat16 autocast")
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations to save memory"
+    )
+
+
+class DPOStage(Stage):
+    learning_rate: float = Field(default=1e-5, gt=0, le=1, description="peak learning rate")
+    beta: float = Field(
+        default=0.2, gt=0, le=100, description="strength of the pull to the reference"
+    )
+    loss_type: Literal["sigmoid", "ipo", "hinge"] = Field(
+        default="sigmoid", description="preference loss"
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="share of flipped preferences"
+    )
+    rpo_alpha: float | None = Field(
+        default=None, ge=0, le=1e3, description="weight of an NLL term on the chosen"
+    )
+
+
+if TYPE_CHECKING:  # partial() makes them, which a type checker cannot follow
+    SamplingPatch = Patch
+    StagePatch = Patch
+    DPOStagePatch = Patch
+else:
+    SamplingPatch = partial(Sampling, "SamplingPatch")
+    StagePatch = partial(Stage, "StagePatch")
+    DPOStagePatch = partial(DPOStage, "DPOStagePatch")
+
+
+class TaskConfig(Section):
+    name: Literal["arithmetic", "gsm8k", "jsonl"] = Field(
+        default="arithmetic", description="questions, their wording and their grader"
+    )
+    path: str | None = Field(
+        default=None, description="training questions: a JSONL file, or for gsm8k a hub id"
+    )
+    test_path: str | None = Field(
+        default=None, description="held-out questions; without it a part is held out"
+    )
+    limit: int | None = Field(
+        default=None, ge=1, le=MAX, description="use this many training questions"
+    )
+    test_limit: int | None = Field(
+        default=None, ge=1, le=MAX, description="use this many held-out questions"
+    )
+    grader: Literal["number", "choice", "exact"] | None = Field(
+        default=None, description="how answers are compared; jsonl needs it"
+    )
+    prompts: Path | None = Field(
+        default=None, description="YAML file of prompts per role, over the task's own"
+    )
+    id_column: str | None = Field(
+        default=None, description="column holding a question's id (else numbered)"
+    )
+    question_column: str = Field(default="question", description="column holding the question")
+    answer_column: str = Field(default="answer", description="column holding the gold answer")
+
+
+class ModelConfig(Section):
+    name_or_path: str = Field(
+        default="meta-llama/Llama-3.1-8B-Instruct",
+        description="base model: hub id, directory, or `bundled` for the tiny one in the package",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="precision of the base weights"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    chat_template: Path | None = Field(
+        default=None, description="Jinja file for a model that has no template"
+    )
+    roles: dict[str, str] = Field(
+        default={}, description="another base model for a role: --model.roles.ROLE NAME"
+    )
+
+
+class EngineConfig(Section):
+    name: Literal["hf", "replay"] = Field(
+        default="hf", description="what samples: transformers, or recordings"
+    )
+    path: Path | None = Field(default=None, description="replay: JSONL of recorded outputs")
+    batch_size: int = Field(default=256, ge=1, le=65536, description="sequences sampled together")
+
+
+class SamplingConfig(Sampling):
+    roles: dict[str, SamplingPatch] = Field(
+        default={},
+        description="any of the above for one role: --sampling.roles.ROLE.temperature 0.5",
+    )
+
+    def for_role(self, role: str) -> Sampling:
+        return Sampling.model_validate(
+            override(self, self.roles.get(role)).model_dump(exclude={"roles"})
+        )
+
+
+class EvalSampling(SamplingPatch):
+    roles: dict[str, SamplingPatch] = Field(default={}, description="overrides for one role")
+
+
+class TreeConfig(Section):
+    branching: Branching = Field(
+        default=[3, 3, 3], description="children per node at each level of the chain"
+    )
+    threshold: float = Field(
+        default=0.5, ge=0, le=1, description="an output is positive above this value"
+    )
+    inclusive: bool = Field(default=False, description="positive at the threshold too")
+    mean: Literal["children", "leaves"] = Field(
+        default="children", description="value: mean over children or leaves"
+    )
+    pooling: Literal["global", "local"] = Field(
+        default="global", description="average children's values, or their labels (local majority)"
+    )
+
+
+class PreferencesConfig(Section):
+    sft_source: Literal["paired", "all"] = Field(
+        default="paired",
+        description="SFT on positives with a negative sibling, or on all positives",
+    )
+    policy: Literal["all", "one", "best_worst"] = Field(
+        default="all",
+        description="pairs of a sibling block: all crossings, one at random, best against worst",
+    )
+    max_per_question: int | None = Field(
+        default=None, ge=1, le=MAX, description="most pairs of a question"
+    )
+    min_margin: float = Field(
+        default=0.0, ge=0, le=1, description="least difference of value in a pair"
+    )
+    dedup: bool = Field(
+        default=False, description="token-identical siblings count as one candidate"
+    )
+    max_examples: int | None = Field(
+        default=None, ge=1, le=MAX, description="most SFT examples of a role"
+    )
+    max_pairs: int | None = Field(
+        default=None, ge=1, le=MAX, description="most DPO pairs of a role"
+    )
+
+
+class LoraConfig(Section):
+    r: int = Field(default=32, ge=1, le=512, description="rank")
+    lora_alpha: float = Field(
+        default=32, gt=0, le=4096, description="scale: updates are multiplied by lora_alpha / r"
+    )
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the adapter")
+    target_modules: str | list[str] = Field(
+        default="all-linear", description="module names, or all-linear for all but the head"
+    )
+    use_rslora: bool = Field(default=False, description="scale by lora_alpha / sqrt(r)")
+
+
+class StageConfig(Stage):
+    roles: dict[str, StagePatch] = Field(
+        default={},
+        description="any of the above for one role: --train.sft.roles.ROLE.learning_rate 1e-4",
+    )
+
+    def for_role(self, role: str) -> Self:
+        """These settings with the role's overrides applied."""
+        return override(self, self.roles.get(role))
+
+
+class DPOStageConfig(DPOStage):
+    roles: dict[str, DPOStagePatch] = Field(
+        default={},
+        description="any of the above for one role: --train.dpo.roles.ROLE.beta 0.1",
+    )
+
+    def for_role(self, role: str) -> Self:
+        """These settings with the role's overrides applied."""
+        return override(self, self.roles.get(role))
+
+
+class TrainConfig(Section):
+    dpo_roles: Annotated[list[str] | None, BeforeValidator(split)] = Field(
+        default=None, description="roles that get DPO after SFT; unset is all but the first"
+    )
+    reference: Literal["sft", "base"] = Field(
+        default="sft", description="DPO reference: the role's SFT adapter or the base"
+    )
+    regenerate: Literal["none", "sequential"] = Field(
+        default="none", description="sequential: resample below a role once it is trained"
+    )
+    rounds: int = Field(default=1, ge=1, le=100, description="rounds of sampling and training")
+    sft: StageConfig = Field(default=StageConfig())
+    dpo: DPOStageConfig = Field(default=DPOStageConfig())
+
+
+class EvaluateConfig(Section):
+    votes: int = Field(default=3, ge=1, le=1000, description="passes in a majority vote")
+    limit: int | None = Field(
+        default=None, ge=1, le=MAX, description="evaluate on this many held-out questions"
+    )
+    tie_break: Literal["first", "random"] = Field(
+        default="first", description="vote ties: first seen, or seeded random"
+    )
+    bootstrap: int = Field(
+        default=10_000, ge=100, le=10_000_000, description="bootstrap resamples of the intervals"
+    )
+    sampling: EvalSampling = Field(default=EvalSampling())
+
+
+class Config(Section):
+    run: Path | None = Field(default=None, description="run directory; unset makes a fresh one")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="decides every random choice")
+    chain: Names = Field(
+        default=["generator", "verifier", "refiner"],
+        min_length=1,
+        max_length=16,
+        description="the roles, in order",
+    )
+    report_to: Names = Field(
+        default=["tensorboard"], description="loggers, as transformers names them"
+    )
+    task: TaskConfig = Field(default=TaskConfig())
+    model: ModelConfig = Field(default=ModelConfig())
+    engine: EngineConfig = Field(default=EngineConfig())
+    sampling: SamplingConfig = Field(default=SamplingConfig())
+    tree: TreeConfig = Field(default=TreeConfig())
+    preferences: PreferencesConfig = Field(default=PreferencesConfig())
+    lora: LoraConfig = Field(default=LoraConfig())
+    train: TrainConfig = Field(default=TrainConfig())
+    evaluate: EvaluateConfig = Field(default=EvaluateConfig())
+
+    @property
+    def dpo_roles(self) -> list[str]:
+        """Roles that get DPO after SFT, in chain order."""
+        chosen = self.train.dpo_roles
+        return self.chain[1:] if chosen is None else [role for role in self.chain if role in chosen]
+
+    def base_model(self, role: str | None = None) -> str:
+        """Hub id or directory of the base model, of one role where it has its own."""
+        return resolve_model(self.model.roles.get(role or "", self.model.name_or_path))
+
+    def sampling_for(self, role: str, *, evaluating: bool = False) -> Sampling:
+        """Sampling settings of a role; in evaluation, `evaluate.sampling` goes over `sampling`."""
+        sampling = self.sampling.for_role(role)
+        if not evaluating:
+            return sampling
+        patch = self.evaluate.sampling
+        return override(sampling, patch, patch.roles.get(role))
+
+
+def resolve_model(name: str) -> str:
+    """`bundled` as the directory of the model in this package; any other name as it is."""
+    if name != "bundled":
+        return name
+    folder = PACKAGE / "world" / "model"
+    if not (folder / "config.json").is_file():
+        raise MaltError(
+            f"the bundled model is missing from {folder}: "
+            "reinstall malt-fast, or name another by --model.name_or_path"
+        )
+    return str(folder)
+
+
+# ---- loading ----
+
+
+def load_config(argv: Sequence[str], program: str) -> Config:
+    """The config of a command line. `--help` prints every field and exits."""
+    values, wants_help = parse_arguments(argv)
+    name = lookup(values, ("task", "name"), "arithmetic")
+    values = merge(task_defaults(str(name)), values)
+    if wants_help:
+        print(help_text(Config, program, values))
+        raise SystemExit(0)
+    return make_config(values)
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """A validated config from nested values; raises MaltError for the first mistake."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise MaltError(sentence(Config, error)) from None
+    check(config)
+    return config
+
+
+def task_defaults(name: str) -> dict[str, Any]:
+    """The `defaults:` of a task's YAML file; none for an unknown task."""
+    known = get_args(TaskConfig.model_fields["name"].annotation)
+    if name not in known:
+        return {}
+    defaults: dict[str, Any] = read_yaml(PACKAGE / "tasks" / f"{name}.yaml").get("defaults", {})
+    return defaults
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML that `--config` reads back; `run` is left out."""
+    text: str = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Dotted keys whose values differ; `run` is not compared."""
+    left, right = dict(_flat(_plain(a))), dict(_flat(_plain(b)))
+    keys = [*left, *(key for key in right if key not in left)]
+    return [key for key in keys if left.get(key) != right.get(key)]
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"run"})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# ---- what no single field can tell ----
+
+
+def check(config: Config) -> None:
+    """What no single field can tell; raises MaltError for the first mistake."""
+    chain, roles = config.chain, len(config.chain)
+    if len(set(chain)) != roles:
+        raise MaltError(f"chain = {chain} names a role twice: give every role a name of its own")
+    for role in chain:
+        if not role.isidentifier() or role == "question":
+            raise MaltError(
+                f"chain holds '{role}', which cannot name a role: use letters, digits and _"
+            )
+    if len(config.tree.branching) != roles:
+        example = ",".join("3" * roles)
+        raise MaltError(
+            f"tree.branching = {config.tree.branching} has {len(config.tree.branching)} numbers "
+            f"for a chain of {roles}: give one a role, for example --tree.branching {example}"
+        )
+    _check_roles(config)
+    _check_sources(config)
+    if config.train.dpo.loss_type != "sigmoid" and config.train.dpo.label_smoothing > 0:
+        raise MaltError(
+            f"train.dpo.label_smoothing has no meaning for the {config.train.dpo.loss_type} loss: "
+            "set it to 0 or train.dpo.loss_type to sigmoid"
+        )
+
+
+def _check_roles(config: Config) -> None:
+    named = {
+        "train.dpo_roles": config.train.dpo_roles or [],
+        "model.roles": config.model.roles,
+        "sampling.roles": config.sampling.roles,
+        "evaluate.sampling.roles": config.evaluate.sampling.roles,
+        "train.sft.roles": config.train.sft.roles,
+        "train.dpo.roles": config.train.dpo.roles,
+    }
+    for key, roles in named.items():
+        for role in roles:
+            if role not in config.chain:
+                raise MaltError(
+                    f"{key} names '{role}', which the chain lacks: {nearest(role, config.chain)}"
+                )
+
+
+def _check_sources(config: Config) -> None:
+    if config.engine.name == "replay" and config.engine.path is None:
+        raise MaltError("the replay engine needs recordings: give --engine.path FILE.jsonl")
+    if config.task.name == "arithmetic" and (config.task.path or config.task.test_path):
+        raise MaltError(
+            "the arithmetic task reads no file: give --task.name gsm8k or jsonl with --task.path"
+        )
+    if config.task.name != "arithmetic" and config.task.path is None:
+        raise MaltError(f"the {config.task.name} task needs questions: give --task.path FILE.jsonl")
+    if config.task.name == "jsonl" and config.task.grader is None:
+        raise MaltError("the jsonl task needs a grader: give --task.grader number, choice or exact")

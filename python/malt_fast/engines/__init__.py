@@ -1,0 +1,78 @@
+"""What an engine is: requests of prompt tokens go in, sampled tokens come out, in any order.
+
+A request says everything its tokens depend on (weights, prompt, sampling parameters, seed), so
+the same request gives the same tokens whatever else is pending beside it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which weights answer."""
+
+    base: str  # hub id or directory
+    adapter: str | None = None  # PEFT adapter directory
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample, in vLLM's names and meaning."""
+
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = all
+    min_p: float = 0.0
+    max_tokens: int = 16
+    stop_token_ids: tuple[int, ...] = ()  # a sampled one ends the output and is part of it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One output to sample."""
+
+    id: int  # chosen by the caller, unique among those pending
+    question: str  # question id
+    path: tuple[int, ...]  # child indices from the root: (1,), (1, 0), ...
+    policy: Policy
+    prompt: npt.NDArray[np.int32]  # [P], P >= 1
+    params: SamplingParams
+    seed: int  # unsigned, 64 bits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """One sampled output, or the reason why there is none."""
+
+    id: int
+    tokens: npt.NDArray[np.int32]  # [T], as sampled, end token included if finish_reason is "stop"
+    logprobs: npt.NDArray[np.float32]  # [T], under the model at temperature 1, before any filter
+    finish_reason: Literal["stop", "length", "error"]
+    error: str = ""
+
+    @classmethod
+    def failed(cls, id: int, error: str) -> "Completion":
+        """An answer without tokens that says what went wrong."""
+        return cls(id, np.empty(0, np.int32), np.empty(0, np.float32), "error", error)
+
+
+class Engine(Protocol):
+    """Samples outputs. Not thread-safe: one caller submits and polls."""
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Take more requests; allowed at any time between polls."""
+
+    def poll(self) -> list[Completion]:
+        """Work until something finishes and return it; [] only when nothing is pending."""
+
+    @property
+    def pending(self) -> int:
+        """Requests submitted whose completion `poll` has not returned yet."""
+
+    def close(self) -> None:
+        """Free the weights; the engine is of no use afterwards."""

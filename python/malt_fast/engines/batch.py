@@ -1,0 +1,242 @@
+"""Rows that are decoded together, and their key-value cache.
+
+A row lives in a slot. Its tokens lie left-aligned in `text`, so a token's column is its position,
+rows need no padding before them, and a new row can take a finished one's slot at any time:
+
+    column    0  1  2  3  4  5  6  7
+    slot 0    p  p  p  o  o             length 4: keys of columns 0-3 are cached, column 4 is next
+    slot 1    p  p  p  p  p  p  o       length 6
+    slot 2    .  .  .                   idle: free for a new row
+
+All but a prompt's last token are prefilled, once for all rows with that prompt; from then on every
+row is alike: run the token at `length`, sample the one after it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from malt_fast.engines import Completion, Request
+from malt_fast.engines.cache import Plan, SlotCache, grown
+from malt_fast.engines.sampler import draw, filtered, logprobs_of, uniforms
+
+PREFILL_TOKENS = 8192  # in one forward pass; bounds the memory of its activations
+
+
+class Batch:
+    """Up to `size` rows that one set of weights decodes in step."""
+
+    def __init__(self, model: Any, size: int, context: int) -> None:
+        self.model, self.size, self.context = model, size, context
+        self.requests: list[Request | None] = []  # by slot; None = idle
+        self.running = 0  # slots that are not idle
+        self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
+        self.begin, self.length, self.limit = np.zeros((3, size), np.int64)  # limit: end column
+        device = model.device
+        self.text = torch.zeros(size, 1, dtype=torch.int64, device=device)
+        self.logprobs = torch.zeros(size, 1, dtype=torch.float32, device=device)
+        self.seeds, self.top_k = torch.zeros(2, size, dtype=torch.int64, device=device)
+        self.temperature, self.top_p, self.min_p = torch.zeros(3, size, device=device)
+        self.stops = torch.full((size, 1), -1, dtype=torch.int64, device=device)
+        self.filters = False  # does any row filter
+
+    @property
+    def free(self) -> int:
+        """Rows that `admit` can take."""
+        return self.size - self.running
+
+    # --- rows come -----------------------------------------------------------------------------
+
+    def admit(self, requests: Sequence[Request]) -> None:
+        """Give each request a slot and prefill its prompt: at most `free`, each under `context`."""
+        idle = [slot for slot, request in enumerate(self.requests) if request is None]
+        slots = [*idle, *range(len(self.requests), self.size)][: len(requests)]
+        self.requests += [None] * (max(slots) + 1 - len(self.requests))
+        self.running += len(requests)
+        for slot, request in zip(slots, requests, strict=True):
+            self.requests[slot] = request
+            self.begin[slot] = len(request.prompt)
+            self.length[slot] = len(request.prompt) - 1
+            room = self.context - len(request.prompt)
+            self.limit[slot] = len(request.prompt) + min(request.params.max_tokens, room)
+        self._load(slots, requests)
+        self._prefill(slots, requests)
+
+    def _load(self, slots: Sequence[int], requests: Sequence[Request]) -> None:
+        """Copy prompts and sampling parameters to the device."""
+        device = self.text.device
+        at = torch.tensor(slots, device=device)
+        prompts = _stack([request.prompt for request in requests], fill=0)
+        self._widen(prompts.shape[1] + 1)
+        self.text[at, : prompts.shape[1]] = torch.from_numpy(prompts).to(device)
+        params = [request.params for request in requests]
+        stops = torch.from_numpy(_stack([p.stop_token_ids for p in params], fill=-1)).to(device)
+        if stops.shape[1] > self.stops.shape[1]:
+            wider = torch.full((self.size, stops.shape[1]), -1, device=device)
+            wider[:, : self.stops.shape[1]] = self.stops
+            self.stops = wider
+        self.stops[at] = -1
+        self.stops[at, : stops.shape[1]] = stops
+        seeds = np.array([request.seed for request in requests], np.uint64).view(np.int64)
+        self.seeds[at] = torch.from_numpy(seeds).to(device)
+        self.top_k[at] = torch.tensor([p.top_k for p in params], device=device)
+        self.temperature[at] = torch.tensor([float(p.temperature) for p in params], device=device)
+        self.top_p[at] = torch.tensor([float(p.top_p) for p in params], device=device)
+        self.min_p[at] = torch.tensor([float(p.min_p) for p in params], device=device)
+        self.filters = any(
+            r.params.top_k > 0 or r.params.top_p < 1 or r.params.min_p > 0
+            for r in self.requests
+            if r is not None
+        )
+
+    def _widen(self, columns: int) -> None:
+        self.text = grown(self.text, 0, columns, dim=1)
+        self.logprobs = grown(self.logprobs, 0, columns, dim=1)
+
+    def _prefill(self, slots: Sequence[int], requests: Sequence[Request]) -> None:
+        """Run all but the last token of every prompt, equal prompts once, long ones together."""
+        rows: dict[bytes, list[int]] = {}
+        heads: list[np.ndarray] = []
+        for slot, request in sorted(zip(slots, requests, strict=True), key=_prompt_length):
+            if len(request.prompt) > 1:
+                key = request.prompt.tobytes()
+                if key not in rows:
+                    heads.append(request.prompt[:-1])
+                rows.setdefault(key, []).append(slot)
+        owners = list(rows.values())
+        for some in _chunks([len(head) for head in heads]):
+            self._prefill_some(owners[some], heads[some])
+
+    def _prefill_some(self, owners: list[list[int]], heads: list[np.ndarray]) -> None:
+        """One forward pass over heads[i], whose keys go to the slots owners[i].
+
+        Padding is on the right, where causal attention does not see it; its keys are overwritten
+        before a row gets there.
+        """
+        device = self.text.device
+        ids = torch.from_numpy(_stack(heads, fill=0)).to(device)
+        slots = torch.tensor([slot for group in owners for slot in group], device=device)
+        source = torch.tensor([i for i, group in enumerate(owners) for _ in group], device=device)
+        self.cache.plan = Plan(slots, None, source, len(self.requests), ids.shape[1] + 1)
+        positions = torch.arange(ids.shape[1], device=device)[None]
+        self._forward(ids, positions, None)
+
+    # --- rows run ------------------------------------------------------------------------------
+
+    def step(self) -> list[Completion]:
+        """Sample one token for every row; return the rows that this finished."""
+        n = len(self.requests)
+        device = self.text.device
+        width = int(self.length[:n].max()) + 1
+        self._widen(width + 1)
+        length = torch.from_numpy(self.length[:n].copy()).to(device)
+        begin = torch.from_numpy(self.begin[:n].copy()).to(device)
+        slots = torch.arange(n, device=device)
+        self.cache.plan = Plan(slots, length, None, n, width)
+        visible = torch.arange(width, device=device) <= length[:, None]
+        mask = torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, -torch.inf)
+        tokens_in = self.text[slots, length]
+        logits = self._forward(tokens_in[:, None], length[:, None], mask[:, None, None]).float()
+        tokens = self._sample(logits, length + 1 - begin)
+        self.text[slots, length + 1] = tokens
+        self.logprobs[slots, length + 1] = logprobs_of(logits, tokens)
+        stopped = (tokens[:, None] == self.stops[:n]).any(-1).cpu().numpy()
+        return self._advance(stopped)
+
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits [n, V] after the last of ids [n, T]."""
+        return self.model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+    def _sample(self, logits: Tensor, steps: Tensor) -> Tensor:
+        """int64[n] from logits float32[n, V]; temperature 0 takes the likeliest token."""
+        n = len(logits)
+        temperature = self.temperature[:n]
+        greedy = temperature == 0
+        scaled = logits / torch.where(greedy, 1, temperature)[:, None]
+        if self.filters:
+            scaled = filtered(scaled, self.top_k[:n], self.top_p[:n], self.min_p[:n])
+        drawn = draw(scaled, uniforms(self.seeds[:n], steps))
+        return torch.where(greedy, logits.argmax(-1), drawn)
+
+    # --- rows go -------------------------------------------------------------------------------
+
+    def _advance(self, stopped: np.ndarray) -> list[Completion]:
+        """Step every row on and take out those that stopped or reached their limit."""
+        n = len(self.requests)
+        busy = np.array([request is not None for request in self.requests])
+        self.length[:n] += busy
+        ended = busy & (stopped | (self.length[:n] + 1 >= self.limit[:n]))
+        slots = np.flatnonzero(ended)
+        if not len(slots):
+            return []
+        at = torch.from_numpy(slots).to(self.text.device)
+        text = self.text[at].to("cpu", torch.int32).numpy()
+        logprobs = self.logprobs[at].cpu().numpy()
+        done = []
+        for i, slot in enumerate(slots):
+            request = self.requests[slot]
+            assert request is not None
+            output = slice(self.begin[slot], self.length[slot] + 1)
+            done.append(
+                _completion(request.id, text[i, output], logprobs[i, output], stopped[slot])
+            )
+            self.requests[slot] = None
+        self.length[slots] = 0
+        self.running -= len(slots)
+        return done
+
+    def compact(self) -> None:
+        """Move the last rows into idle slots, so that no slot is idle."""
+        n = self.running
+        holes = [slot for slot in range(n) if self.requests[slot] is None]
+        rows = [s for s in range(n, len(self.requests)) if self.requests[s] is not None]
+        if holes:
+            target, source = torch.tensor([holes, rows], device=self.text.device)
+            for layer in self.cache.layers:
+                layer.move(source, target)
+            for x in (self.text, self.logprobs, self.stops, self.seeds, self.top_k):
+                x[target] = x[source]
+            for x in (self.temperature, self.top_p, self.min_p):
+                x[target] = x[source]
+            for y in (self.begin, self.length, self.limit):
+                y[holes] = y[rows]
+            for hole, row in zip(holes, rows, strict=True):
+                self.requests[hole] = self.requests[row]
+        del self.requests[n:]
+
+
+def _completion(id: int, tokens: np.ndarray, logprobs: np.ndarray, stopped: bool) -> Completion:
+    if np.isnan(logprobs).any():
+        return Completion.failed(id, "the model's logits are not numbers: try another model.dtype")
+    return Completion(id, tokens.copy(), logprobs.copy(), "stop" if stopped else "length")
+
+
+def _prompt_length(item: tuple[int, Request]) -> int:
+    return len(item[1].prompt)
+
+
+def _stack(rows: Sequence[Any], fill: int) -> np.ndarray:
+    """int64[n, longest]: the rows left-aligned, `fill` after them."""
+    out = np.full((len(rows), max((len(row) for row in rows), default=0)), fill, np.int64)
+    for target, row in zip(out, rows, strict=True):
+        target[: len(row)] = row
+    return out
+
+
+def _chunks(lengths: Sequence[int]) -> list[slice]:
+    """Cut ascending lengths into runs of at most PREFILL_TOKENS tokens, padding counted."""
+    cuts = [0]
+    for i, length in enumerate(lengths):
+        if (i + 1 - cuts[-1]) * length > PREFILL_TOKENS and i > cuts[-1]:
+            cuts.append(i)
+    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(lengths)], strict=True) if b > a]

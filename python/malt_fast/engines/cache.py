@@ -1,0 +1,86 @@
+"""The key-value cache of rows that come and go: slots written in place, each from column 0."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class Plan(NamedTuple):
+    """Where the keys of the next forward pass go: from its rows to the cache's slots."""
+
+    slots: Tensor  # int64[n]
+    columns: Tensor | None  # int64[n], one token's; None = a prefill, from column 0
+    source: Tensor | None  # int64[n], the prefill's row for each slot
+    rows: int  # the cache is to hold this many slots
+    width: int  # and this many columns, all of which are attended to
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, [slots, heads, columns, width], written in place."""
+
+    def __init__(self, cache: "SlotCache") -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = (x[:0, :, :0] for x in (key_states, value_states))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values; return those to attend to."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        plan = self.cache.plan
+        self.keys = grown(self.keys, plan.rows, plan.width, dim=2)
+        self.values = grown(self.values, plan.rows, plan.width, dim=2)
+        return _write(self.keys, key_states, plan), _write(self.values, value_states, plan)
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy slots `source` over slots `target`."""
+        if self.is_initialized:
+            self.keys[target] = self.keys[source]
+            self.values[target] = self.values[source]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0  # asked for prefills only; decoding brings its own mask
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotCache(Cache):
+    """The cache of all layers; `plan` says where the next forward pass writes."""
+
+    def __init__(self, n_layers: int) -> None:
+        self.plan: Plan
+        super().__init__(layers=[SlotLayer(self) for _ in range(n_layers)])
+
+
+def _write(stored: Tensor, new: Tensor, plan: Plan) -> Tensor:
+    if plan.source is not None:
+        stored[:, :, : new.shape[2]].index_copy_(0, plan.slots, new.index_select(0, plan.source))
+        return new
+    stored[plan.slots, :, plan.columns] = new.squeeze(2)
+    return stored[: len(plan.slots), :, : plan.width]
+
+
+def grown(x: Tensor, rows: int, columns: int, dim: int) -> Tensor:
+    """x, or a copy with room for more if it has fewer `rows`, or fewer `columns` along `dim`.
+
+    The room is zeros, not garbage: a masked column still takes part as 0 * value.
+    """
+    if x.shape[0] >= rows and x.shape[dim] >= columns:
+        return x
+    shape = list(x.shape)
+    shape[0] = max(rows, x.shape[0])
+    if columns > x.shape[dim]:
+        shape[dim] = columns * 5 // 4 + 8
+    wider = x.new_zeros(shape)
+    wider[tuple(slice(n) for n in x.shape)] = x
+    return wider

@@ -1,0 +1,153 @@
+"""The embedded engine: samples with transformers in this process, on the CPU or one GPU.
+
+Requests wait in one queue per policy. A batch takes rows of one policy and is refilled from its
+queue as rows finish; when the queue and the batch are empty, the policy with most requests is next.
+Longest prompts go first, equal ones side by side, so that a prefill has little padding and runs a
+shared prompt once.
+
+A row's tokens depend on its request alone: its random numbers come from (seed, step). Its logits
+can differ by float rounding with the rows beside it, as with any batched matrix product.
+"""
+
+import heapq
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from malt_fast.engines import Completion, Policy, Request
+from malt_fast.engines.batch import Batch
+from malt_fast.engines.weights import Weights
+
+log = logging.getLogger(__name__)
+
+REFILL = 8  # a running batch is refilled once 1/8 of its rows are free
+IDLE = 4  # and without requests to refill it, made smaller once 1/4 of its rows are idle
+
+Entry = tuple[int, bytes, int, Request]  # (-prompt length, prompt, submission, request)
+
+
+class HFEngine:
+    """Samples with transformers; models and adapters are loaded when first asked for.
+
+    dtype: float32, bfloat16 or float16; device: auto (a GPU if there is one), cpu, cuda, cuda:1...;
+    batch_size: rows decoded together, halved for good when memory runs out.
+    """
+
+    def __init__(self, dtype: str = "float32", device: str = "auto", batch_size: int = 256) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype, self.device, self.batch_size = dtype, torch.device(device), batch_size
+        self.queues: dict[Policy, list[Entry]] = {}
+        self.weights: dict[str, Weights] = {}
+        self.policy: Policy | None = None  # whose rows are in `batch`
+        self.batch: Batch | None = None
+        self.done: list[Completion] = []
+        self.submitted = 0
+
+    @property
+    def pending(self) -> int:
+        running = self.batch.running if self.batch else 0
+        return sum(map(len, self.queues.values())) + running + len(self.done)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests; children of finished ones may come between polls."""
+        for request in requests:
+            key = (-len(request.prompt), request.prompt.tobytes(), self.submitted, request)
+            heapq.heappush(self.queues.setdefault(request.policy, []), key)
+            self.submitted += 1
+
+    def poll(self) -> list[Completion]:
+        """Decode until rows finish. Raises MaltError for weights that cannot be loaded."""
+        with torch.inference_mode():
+            while not self.done and self.pending:
+                self._work()
+        done, self.done = self.done, []
+        return done
+
+    def close(self) -> None:
+        self.batch = None
+        self.queues.clear()
+        self.weights.clear()
+
+    def _work(self) -> None:
+        """One step of the batch, refilled first if that is worth it."""
+        batch = self._current()
+        try:
+            self._refill(batch)
+            if batch.running:
+                self.done += batch.step()
+            return
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
+        self._shrink(batch, reason)  # outside `except`: the traceback holds on to tensors
+
+    def _current(self) -> Batch:
+        """The batch that has rows, or an empty one for the policy with most requests."""
+        if self.batch is not None and self.batch.running:
+            return self.batch
+        self.policy = max(self.queues, key=lambda policy: len(self.queues[policy]))
+        base = self.policy.base
+        if base not in self.weights:
+            self.weights[base] = Weights(base, self.dtype, self.device)
+        weights = self.weights[base]
+        weights.switch(self.policy.adapter)
+        if self.batch is None or self.batch.model is not weights.model:
+            self.batch = Batch(weights.model, self.batch_size, weights.context)
+        self.batch.compact()
+        return self.batch
+
+    def _refill(self, batch: Batch) -> None:
+        """Take new rows into free slots, or close the gaps when there are none to take."""
+        assert self.policy is not None
+        queue = self.queues.get(self.policy, [])
+        if queue and batch.free * REFILL >= batch.size:
+            self._admit(batch, queue)
+        elif not queue and (len(batch.requests) - batch.running) * IDLE >= len(batch.requests):
+            batch.compact()
+
+    def _admit(self, batch: Batch, queue: list[Entry]) -> None:
+        """Move requests from the queue to the batch; those that cannot run are answered at once."""
+        assert self.policy is not None
+        weights = self.weights[self.policy.base]
+        good: list[Request] = []
+        while queue and len(good) < batch.free:
+            request = heapq.heappop(queue)[-1]
+            if error := _problem(request, weights):
+                self.done.append(Completion.failed(request.id, error))
+            else:
+                good.append(request)
+        if not queue:
+            del self.queues[self.policy]
+        if good:
+            batch.admit(good)
+
+    def _shrink(self, batch: Batch, reason: str) -> None:
+        """Out of memory: put the rows back, to be sampled afresh in a batch of half the size."""
+        rows = [request for request in batch.requests if request is not None]
+        self.batch = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch_size == 1:
+            self.done += [Completion.failed(row.id, f"out of memory: {reason}") for row in rows]
+            return
+        self.batch_size //= 2
+        log.warning("out of memory: engine.batch_size is now %d", self.batch_size)
+        self.submit(rows)
+
+
+def _problem(request: Request, weights: Weights) -> str:
+    """Why a request cannot run, in one sentence; empty if it can."""
+    prompt = request.prompt
+    if not len(prompt):
+        return "the prompt is empty"
+    if len(prompt) > weights.context - 1:
+        return (
+            f"the prompt has {len(prompt)} tokens, but the context (or sliding window) of "
+            f"'{weights.base}' holds {weights.context}, one of which is for the answer"
+        )
+    if request.params.max_tokens < 1:
+        return f"max_tokens is {request.params.max_tokens}: ask for at least 1"
+    if prompt.min() < 0 or prompt.max() >= weights.vocabulary:
+        return f"the prompt has tokens outside the vocabulary of {weights.vocabulary}"
+    return ""

@@ -1,0 +1,126 @@
+"""Recorded outputs as an engine: the same samples again, or somebody else's."""
+
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast.engines import Completion, Request
+from malt_fast.errors import MaltError
+
+Place = tuple[str, tuple[int, ...]]  # question id, path
+Tokens = npt.NDArray[np.int32]
+
+
+class ReplayEngine:
+    """Answers a request with what is recorded for its question and path, log-probs NaN.
+
+    A recording ends with "stop" if its last token is one of the request's stop tokens or `finish`
+    says so, else with "length". A missing recording is an error completion.
+    """
+
+    def __init__(
+        self, records: Mapping[Place, Tokens], finish: Mapping[Place, str] | None = None
+    ) -> None:
+        self.records, self.finish = records, finish or {}
+        self.waiting: deque[Request] = deque()
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path, tokenizer: Any) -> Self:
+        """Read rows {"question": id, "path": [0, 1], "text": ... or "token_ids": [...]}.
+
+        "finish_reason" ("stop" or "length") may be given; a text without it is taken as ended, so
+        that it gets the tokenizer's end token. Raises MaltError naming file and line.
+        """
+        records: dict[Place, Tokens] = {}
+        finish: dict[Place, str] = {}
+        try:
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MaltError(f"the recordings {path} cannot be read: {error}") from error
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    place, tokens, reason = _parse(line, tokenizer)
+                except ValueError as error:
+                    raise MaltError(f"{path}:{number}: {error}") from error
+                if place in records:
+                    raise MaltError(f"{path}:{number}: a second recording of {_name(place)}")
+                records[place] = tokens
+                if reason:
+                    finish[place] = reason
+        return cls(records, finish)
+
+    @property
+    def pending(self) -> int:
+        return len(self.waiting)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.waiting.extend(requests)
+
+    def poll(self) -> list[Completion]:
+        """Everything that is pending, in the order of submission."""
+        done = [self._answer(request) for request in self.waiting]
+        self.waiting.clear()
+        return done
+
+    def close(self) -> None:
+        self.waiting.clear()
+
+    def _answer(self, request: Request) -> Completion:
+        place = (request.question, request.path)
+        tokens = self.records.get(place)
+        if tokens is None:
+            return Completion.failed(request.id, f"no recording of {_name(place)}")
+        ended = len(tokens) > 0 and int(tokens[-1]) in request.params.stop_token_ids
+        reason = self.finish.get(place) or ("stop" if ended else "length")
+        logprobs = np.full(len(tokens), np.nan, np.float32)
+        return Completion(request.id, tokens, logprobs, "stop" if reason == "stop" else "length")
+
+
+def _name(place: Place) -> str:
+    return f"question '{place[0]}', path {list(place[1])}"
+
+
+def _parse(line: str, tokenizer: Any) -> tuple[Place, Tokens, str | None]:
+    """One row of a recording; ValueError says what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(row, dict):
+        raise ValueError("a row is an object with question, path and text or token_ids")
+    question, path, reason = row.get("question"), row.get("path"), row.get("finish_reason")
+    if not isinstance(question, str):
+        raise ValueError("'question' is missing or not a string")
+    if not _whole_numbers(path) or not path:
+        raise ValueError("'path' is missing or not a list of child numbers such as [0, 1]")
+    if reason not in (None, "stop", "length"):
+        raise ValueError(f'finish_reason is {reason!r}: use "stop" or "length"')
+    if ("text" in row) == ("token_ids" in row):
+        raise ValueError("give either text or token_ids")
+    return (question, tuple(path)), _tokens(row, tokenizer), reason
+
+
+def _tokens(row: Mapping[str, Any], tokenizer: Any) -> Tokens:
+    """The recorded tokens; a text that ended gets the end token that a sampled one has."""
+    if "token_ids" in row:
+        if not _whole_numbers(row["token_ids"]) or max(row["token_ids"], default=0) >= 2**31:
+            raise ValueError("'token_ids' is not a list of token numbers")
+        return np.array(row["token_ids"], np.int32)
+    if not isinstance(row["text"], str):
+        raise ValueError("'text' is not a string")
+    # split_special_tokens: what reads like a control token was text, or it would not be here
+    encoded = tokenizer(row["text"], add_special_tokens=False, split_special_tokens=True)
+    ids = list(encoded["input_ids"])
+    if row.get("finish_reason") != "length" and tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return np.array(ids, np.int32)
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)

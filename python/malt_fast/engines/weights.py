@@ -1,0 +1,154 @@
+"""A base model with the adapters that were loaded on it, of which at most one is switched on.
+
+In float32 the active adapter is merged into the weights: a small model runs twice as fast without
+LoRA's side branches, and the rounding is that of float32. The weights merged into are copied before
+and copied back after, so the base stays what it was to the bit. In half precision a merge would
+round the adapter away, so there the side branches run.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malt_fast.errors import MaltError
+
+
+class Weights:
+    """One base model on one device; `model` is what to call."""
+
+    @torch.inference_mode(False)  # PEFT sets requires_grad
+    def __init__(self, base: str, dtype: str, device: torch.device) -> None:
+        self.base = base
+        self.model = _load(base, dtype).to(device)
+        self.context = _context(self.model)  # tokens that a sequence may have
+        self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
+        self.peft: Any = None  # the PeftModel around `model`, once there is an adapter
+        self.names: dict[str, str] = {}  # adapter directory -> PEFT's name
+        self.saved: list[tuple[Tensor, Tensor]] = []  # (weight merged into, its base values)
+        self.active: str | None = None
+
+    @torch.inference_mode(False)
+    def switch(self, adapter: str | None) -> None:
+        """Make `model` answer as the base with `adapter`, or as the bare base."""
+        if adapter == self.active:
+            return
+        self._restore()
+        self.active = ""  # nobody's, should the rest fail
+        if adapter is not None:
+            self._activate(adapter)
+        elif self.peft is not None:
+            self.peft.base_model.disable_adapter_layers()
+        self.active = adapter
+
+    def _activate(self, adapter: str) -> None:
+        if adapter not in self.names:
+            self._add(adapter)
+        self.peft.base_model.enable_adapter_layers()
+        self.peft.set_adapter(self.names[adapter], inference_mode=True)
+        if self.model.dtype == torch.float32:
+            self._merge(self.names[adapter])
+
+    def _add(self, adapter: str) -> None:
+        from peft import PeftConfig, PeftModel
+
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            raise MaltError(f"'{adapter}' is not an adapter: it has no adapter_config.json")
+        if PeftConfig.from_pretrained(adapter).is_prompt_learning:
+            raise MaltError(f"the adapter '{adapter}' learns a prompt: the hf engine needs LoRA")
+        name = f"adapter{len(self.names)}"
+        if self.peft is None:
+            self.peft = PeftModel.from_pretrained(self.model, adapter, adapter_name=name)
+        else:
+            self.peft.load_adapter(adapter, adapter_name=name)
+        self.names[adapter] = name
+        self.model.eval()
+
+    def _merge(self, name: str) -> None:
+        """Add the adapter to the weights below it, except to those tied to other layers."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        heads = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+        tied = {head.weight.data_ptr() for head in heads if head is not None}
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                own = list(layer.get_base_layer().parameters())
+                if not any(weight.data_ptr() in tied for weight in own):
+                    self.saved += [(weight, weight.detach().clone()) for weight in own]
+                    layer.merge(adapter_names=[name])
+
+    def _restore(self) -> None:
+        """Copy the base values back, and tell PEFT that nothing is merged any more."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for weight, base in self.saved:
+            weight.data.copy_(base)
+        self.saved = []
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.merged_adapters.clear()
+
+
+def _load(base: str, dtype: str) -> Any:
+    """The causal model in evaluation mode, with attention that does not copy keys to every head."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise MaltError(f"the model '{base}' cannot be loaded: {reason}") from error
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
+        raise MaltError(
+            f"the hf engine cannot sample from '{base}': it has layers of type {min(unknown)}; "
+            "choose a model with plain attention"
+        )
+    if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(_register_attention())
+    return model.eval()
+
+
+def _context(model: Any) -> int:
+    """The model's longest sequence, cut to its sliding window: the cache keeps whole sequences."""
+    config = model.config.get_text_config()
+    limits = (getattr(config, n, None) for n in ("max_position_embeddings", "sliding_window"))
+    return min((limit for limit in limits if limit), default=1 << 30)
+
+
+def _register_attention() -> str:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register("malt_grouped", _grouped_attention)
+    AttentionMaskInterface.register("malt_grouped", sdpa_mask)
+    return "malt_grouped"
+
+
+def _grouped_attention(
+    module: torch.nn.Module,
+    query: Tensor,  # [B, H, Q, D]
+    key: Tensor,  # [B, H / G, K, D]
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """SDPA in which, at one query token, the G query heads of a key head are its G queries."""
+    if query.shape[2] > 1:
+        attend: Callable = _sdpa()
+        return attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    batch, heads, _, width = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, width)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=scaling
+    )
+    return out.reshape(batch, 1, heads, -1), None
+
+
+def _sdpa() -> Callable:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward

@@ -1,0 +1,17 @@
+"""The one error that users see: a sentence saying the thing, the reason and the fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MaltError(Exception):
+    """A user's mistake. Programs print it as `error: ...` and exit with status 2."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`did you mean 'x'?` for the closest of `names`, or the list of them if none is close."""
+    known = list(names)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known are {', '.join(known)}" if known else "none is known"

@@ -1,0 +1,186 @@
+"""Tree expansion without barriers: as soon as an output is finished, its children are requested.
+
+A shape says what is sampled under every question. Training uses the full tree of a branching,
+evaluation one trie in which all systems share what they have in common:
+
+    shape    slot 0: draft        parent -1    path (0,)
+             slot 1: critique     parent  0    path (0, 0)
+             slot 2: critique     parent  0    path (0, 1)   ...
+
+Each question's tree is reserved whole, so slot s of tree t is node t * (1 + S) + 1 + s whatever
+order the engine answers in. A node's seed is a hash of the run's seed, its question and its path.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
+from malt_fast.errors import MaltError
+from malt_fast.forest import DONE, FINISH_LENGTH, FINISH_STOP, Forest
+from malt_fast.roles import Prompts, Tokens
+from malt_fast.tasks import Question
+
+OnProgress = Callable[[int, int], None]  # (nodes settled, tokens sampled) since the last call
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One node of a shape."""
+
+    parent: int  # index of its parent in the shape; -1 is the question
+    role: int  # level in the chain, 1-based
+    policy: Policy  # who samples it
+    path: tuple[int, ...]  # what its seed is made from; equal paths share random numbers
+
+
+def shape_from_branching(branching: Sequence[int], policies: Sequence[Policy]) -> list[Slot]:
+    """The full tree: `branching[k]` children under every node of level k, level by level."""
+    slots: list[Slot] = []
+    parents: list[tuple[int, tuple[int, ...]]] = [(-1, ())]
+    for role, (n, policy) in enumerate(zip(branching, policies, strict=True), 1):
+        level = [Slot(p, role, policy, (*path, i)) for p, path in parents for i in range(n)]
+        parents = [(len(slots) + i, slot.path) for i, slot in enumerate(level)]
+        slots += level
+    return slots
+
+
+def node_seed(seed: int | str, question: str, path: Sequence[int]) -> int:
+    """64 bits that depend on nothing but the run, the question and the place in its tree."""
+    text = "\0".join([str(seed), question, *map(str, path)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def slot_nodes(forest: Forest, shape: Sequence[Slot]) -> npt.NDArray[np.int64]:
+    """int64[questions, S]: node id of every slot, -1 where it or an ancestor failed."""
+    stride = 1 + len(shape)
+    nodes = np.arange(len(forest), dtype=np.int64).reshape(-1, stride)[:, 1:]
+    return np.where(forest.state.reshape(-1, stride)[:, 1:] == DONE, nodes, -1)
+
+
+@dataclass
+class Expansion:
+    """The state of one expansion: what is asked, and the forest as far as it has grown."""
+
+    questions: Sequence[Question]
+    shape: Sequence[Slot]
+    prompts: Prompts
+    params: Sequence[SamplingParams]  # one a role
+    seed: int | str
+    forest: Forest
+
+    @cached_property
+    def texts(self) -> list[Tokens]:
+        return [self.prompts.encode_question(question.text) for question in self.questions]
+
+    @cached_property
+    def children(self) -> list[list[int]]:
+        """Slots under each slot; those under the question come last, at index -1."""
+        below: list[list[int]] = [[] for _ in range(len(self.shape) + 1)]
+        for s, slot in enumerate(self.shape):
+            below[slot.parent].append(s)
+        return below
+
+    def place(self, node: int) -> tuple[int, int]:
+        """(tree, slot) of a node."""
+        tree, slot = divmod(node, 1 + len(self.shape))
+        return tree, slot - 1
+
+    def node(self, tree: int, slot: int) -> int:
+        return tree * (1 + len(self.shape)) + 1 + slot
+
+    def segments(self, tree: int, slot: int) -> list[Tokens]:
+        """Outputs on the path from the question down to `slot`, as sampled."""
+        path: list[Tokens] = []
+        while slot >= 0:
+            path.append(self.forest.tokens_of(self.node(tree, slot)))
+            slot = self.shape[slot].parent
+        return path[::-1]
+
+    def requests_below(self, tree: int, parent: int) -> Iterator[Request]:
+        """One request for each child of `parent`; siblings share their prompt."""
+        below = self.children[parent]
+        if not below:
+            return
+        level = self.shape[below[0]].role
+        prompt = self.prompts.build(level, self.texts[tree], self.segments(tree, parent))
+        question = self.questions[tree].id
+        for s in below:
+            slot = self.shape[s]
+            yield Request(
+                id=self.node(tree, s),
+                question=question,
+                path=slot.path,
+                policy=slot.policy,
+                prompt=prompt,
+                params=self.params[level - 1],
+                seed=node_seed(self.seed, question, slot.path),
+            )
+
+    def subtree(self, slot: int) -> list[int]:
+        """`slot` and every slot below it."""
+        return [slot, *(s for child in self.children[slot] for s in self.subtree(child))]
+
+    def settle(self, completions: Sequence[Completion]) -> list[Request]:
+        """Put finished outputs into the forest; what can be asked for now."""
+        good = [c for c in completions if c.finish_reason != "error"]
+        bad = [self.place(c.id) for c in completions if c.finish_reason == "error"]
+        if good:
+            complete(self.forest, good)
+        if bad:
+            lost = [self.node(tree, s) for tree, slot in bad for s in self.subtree(slot)]
+            self.forest.fail(np.array(lost, np.uint32))
+        return [request for c in good for request in self.requests_below(*self.place(c.id))]
+
+
+def complete(forest: Forest, completions: Sequence[Completion]) -> None:
+    """Write finished completions into their nodes in one call."""
+    forest.complete(
+        np.array([c.id for c in completions], np.uint32),
+        np.concatenate([c.tokens for c in completions]),
+        np.cumsum([0, *(len(c.tokens) for c in completions)], dtype=np.int64),
+        np.array(
+            [FINISH_STOP if c.finish_reason == "stop" else FINISH_LENGTH for c in completions],
+            np.uint8,
+        ),
+        np.concatenate([c.logprobs for c in completions]),
+    )
+
+
+def expand(
+    questions: Sequence[Question],
+    shape: Sequence[Slot],
+    prompts: Prompts,
+    params: Sequence[SamplingParams],
+    engine: Engine,
+    seed: int | str,
+    on_progress: OnProgress | None = None,
+) -> Forest:
+    """Sample `shape` under every question; roots are the questions in order.
+
+    A request that the engine could not answer fails its node and everything below it. Raises
+    MaltError when none could be answered.
+    """
+    forest = Forest()
+    forest.add_trees(len(questions), np.array([slot.parent for slot in shape], np.int32))
+    tree = Expansion(questions, shape, prompts, params, seed, forest)
+    engine.submit([r for t in range(len(questions)) for r in tree.requests_below(t, -1)])
+    errors: list[str] = []
+    while engine.pending:
+        completions = engine.poll()
+        errors += [c.error for c in completions if c.finish_reason == "error"]
+        engine.submit(tree.settle(completions))
+        if on_progress is not None:
+            on_progress(len(completions), sum(len(c.tokens) for c in completions))
+    if errors and not answered(forest):
+        raise MaltError(f"the engine answered no request: {errors[0]}")
+    return forest
+
+
+def answered(forest: Forest) -> int:
+    """How many outputs were sampled."""
+    return int(np.count_nonzero((forest.state == DONE) & (forest.level > 0)))

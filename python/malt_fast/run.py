@@ -1,0 +1,152 @@
+"""The run directory, and what a run tells its user while it works.
+
+    config.yaml            the resolved config
+    questions.jsonl        training questions, in the order of the forest's trees
+    round-0/forest.arrows  everything sampled (one file a role under `regenerate: sequential`)
+    round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them
+    round-0/ROLE/          sft, dpo: adapters
+    adapters/ROLE/         sft, final: the adapters of the last round, ready to serve
+    evaluation.arrows      what the evaluation sampled
+    evaluation.json        its result
+    metrics.jsonl          a line per stage and log step
+    tensorboard/
+
+Every result is written beside its place and renamed, so what exists is whole: a run pointed at its
+directory again goes on where it stopped.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from malt_fast.config import Config, differences, dump, make_config, read_yaml
+from malt_fast.errors import MaltError
+from malt_fast.forest import replacing
+
+Advance = Callable[..., None]
+
+
+@dataclass
+class Run:
+    """A run directory and the terminal."""
+
+    folder: Path
+    config: Config
+    console: Console = field(default_factory=Console)
+
+    def path(self, *parts: str) -> Path:
+        return self.folder.joinpath(*parts)
+
+    def log(self, stage: str, **figures: Any) -> None:
+        """Append a line to metrics.jsonl."""
+        line = {"time": round(time.time(), 3), "stage": stage, **figures}
+        with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+
+    @contextmanager
+    def stage(
+        self, name: str, total: int | None = None
+    ) -> Iterator[tuple[Advance, dict[str, Any]]]:
+        """Progress bar while a stage works, and a line of what it cost when it is done.
+
+        Yields a function that advances the bar and the dict of figures to print and log.
+        """
+        figures: dict[str, Any] = {}
+        start = time.monotonic()
+        columns = [
+            TextColumn("{task.description:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        ]
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            bar = progress.add_task(name, total=total, note="")
+
+            def advance(steps: float = 0, note: str = "", **fields: Any) -> None:
+                progress.update(bar, advance=steps, note=note, **fields)
+
+            yield advance, figures
+        seconds = time.monotonic() - start
+        self.log(name, seconds=round(seconds, 3), **figures)
+        shown = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
+        self.say(f"{name:<22} {seconds:6.1f} s  {shown}")
+
+
+def open_run(config: Config, program: str) -> Run:
+    """The run directory of a config, made or found again.
+
+    Raises MaltError where it holds a run of another config, or something else altogether.
+    """
+    folder = config.run or Path("runs") / time.strftime(f"{config.task.name}-%Y%m%d-%H%M%S")
+    saved = folder / "config.yaml"
+    if saved.is_file():
+        other = differences(make_config(read_yaml(saved)), config)
+        if other:
+            raise MaltError(
+                f"{folder} holds a run of another config (different: {', '.join(other)}): "
+                "give the same settings, or another --run DIR"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MaltError(f"{folder} exists and is no run directory: give another --run DIR")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(saved, dump(config))
+    except OSError as error:
+        raise MaltError(
+            f"{folder} cannot be written ({error.strerror}): give another --run DIR"
+        ) from None
+    run = Run(folder, config)
+    run.say(f"{program}: run directory {folder}")
+    return run
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a directory so that `target` is either absent or whole."""
+    if target.exists():
+        return
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(source, beside)
+    beside.replace(target)
+
+
+def exit_status(program: Callable[[], object]) -> int:
+    """Run a program; a user's mistake becomes one line on stderr and status 2."""
+    try:
+        program()
+    except MaltError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: the same command with --run DIR goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,184 @@
+"""From sampled outputs to figures: extract and grade, vote, score, compare, follow the turns.
+
+Everything here works on one evaluation's forest; a question's outputs stand in a row, one column a
+slot of the shape. An output that failed has no answer, and no answer is not right.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast.config import Config
+from malt_fast.expand import Slot, slot_nodes
+from malt_fast.forest import Forest
+from malt_fast.grading import extract_answer, grade
+from malt_fast.statistics import Interval, mcnemar, paired_bootstrap, wilson
+from malt_fast.systems import System, Used
+from malt_fast.tasks import Question
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    name: str
+    accuracy: float
+    ci95: Interval
+    n: int
+    calls_per_question: float
+    tokens_per_question: float  # sampled ones
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Accuracy of a minus that of b on the same questions."""
+
+    a: str
+    b: str
+    difference: float
+    ci95: Interval
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What every output says: [questions, slots]."""
+
+    answers: list[list[str | None]]
+    right: Bools
+    tokens: npt.NDArray[np.int64]
+
+
+def judge(
+    forest: Forest,
+    shape: Sequence[Slot],
+    questions: Sequence[Question],
+    decode: Callable[[Any], str],
+    grader: str,
+) -> Judged:
+    """Extract and grade the answer of every output, whatever its role."""
+    nodes = slot_nodes(forest, shape)
+    rows, columns = np.nonzero(nodes >= 0)
+    ids = nodes[rows, columns]
+    texts = [decode(forest.tokens_of(int(i))) for i in ids]
+    asked = [(text, questions[q].gold) for q, text in zip(rows, texts, strict=True)]
+    cases = dict.fromkeys(asked)  # outputs repeat: each is graded once
+    graded = grade(grader, [text for text, _ in cases], [gold for _, gold in cases])
+    verdict = dict(zip(cases, graded, strict=True))
+    right = np.zeros(nodes.shape, np.bool_)
+    right[rows, columns] = [verdict[case] for case in asked]
+    tokens = np.zeros(nodes.shape, np.int64)
+    tokens[rows, columns] = forest.token_len[ids]
+    said = {text: extract_answer(grader, text) for text in dict.fromkeys(texts)}
+    answers: list[list[str | None]] = [[None] * len(shape) for _ in questions]
+    for q, slot, text in zip(rows, columns, texts, strict=True):
+        answers[q][slot] = said[text]
+    return Judged(answers, right, tokens)
+
+
+def vote(answers: Sequence[str | None], rng: random.Random | None = None) -> int:
+    """Index of the first answer that most agree with, -1 if there is none; None does not vote.
+
+    Of tied answers the first seen wins, or one drawn by `rng`.
+    """
+    counts = Counter(answer for answer in answers if answer is not None)
+    if not counts:
+        return -1
+    most = max(counts.values())
+    tied = [answer for answer, n in counts.items() if n == most]
+    return answers.index(rng.choice(tied) if rng else tied[0])
+
+
+def verdicts(
+    judged: Judged, used: Used, questions: Sequence[Question], tie_seed: int | None = None
+) -> Bools:
+    """bool[questions]: is a system's voted answer right?
+
+    Of tied answers the first seen wins, or one drawn by a hash of `tie_seed` and the question.
+    """
+    last = used[:, -1]
+    right = np.zeros(len(questions), np.bool_)
+    for q, question in enumerate(questions):
+        rng = None if tie_seed is None else random.Random(f"{tie_seed}/{question.id}")
+        winner = vote([judged.answers[q][slot] for slot in last], rng)
+        right[q] = winner >= 0 and judged.right[q, last[winner]]
+    return right
+
+
+def score(name: str, right: Bools, used: Used, judged: Judged) -> Score:
+    n = len(right)
+    return Score(
+        name=name,
+        accuracy=float(right.mean()),
+        ci95=wilson(int(right.sum()), n),
+        n=n,
+        calls_per_question=float(used.size),
+        tokens_per_question=float(judged.tokens[:, used.ravel()].sum() / n),
+    )
+
+
+def compare(a: str, b: str, right: dict[str, Bools], *, resamples: int, seed: int) -> Difference:
+    return Difference(
+        a=a,
+        b=b,
+        difference=float(right[a].mean() - right[b].mean()),
+        ci95=paired_bootstrap(right[a], right[b], resamples=resamples, seed=seed),
+        p_value=mcnemar(right[a], right[b]),
+    )
+
+
+def flips(judged: Judged, used: Used) -> dict[str, float]:
+    """Shares of questions, by the first pass: is the first role right, is the last one?"""
+    before, after = judged.right[:, used[0, 0]], judged.right[:, used[0, -1]]
+    return {
+        "wrong_to_right": float(np.mean(~before & after)),
+        "right_to_right": float(np.mean(before & after)),
+        "wrong_to_wrong": float(np.mean(~before & ~after)),
+        "right_to_wrong": float(np.mean(before & ~after)),
+    }
+
+
+def turns(judged: Judged, used: Used, chain: Sequence[str]) -> list[dict[str, Any]]:
+    """After each role of the first pass: the share of outputs with an answer, and of right ones."""
+    return [
+        {
+            "role": role,
+            "answered": float(np.mean([row[slot] is not None for row in judged.answers])),
+            "accuracy": float(judged.right[:, slot].mean()),
+        }
+        for role, slot in zip(chain, used[0], strict=True)
+    ]
+
+
+def summarise(
+    judged: Judged,
+    systems: Sequence[System],
+    used: Sequence[Used],
+    questions: Sequence[Question],
+    config: Config,
+) -> dict[str, Any]:
+    """What evaluation.json holds; MALT with voting is compared with every other system."""
+    settings, n_roles = config.evaluate, len(config.chain)
+    slots = {system.name: slots for system, slots in zip(systems, used, strict=True)}
+    tie_seed = config.seed if settings.tie_break == "random" else None
+    right = {name: verdicts(judged, u, questions, tie_seed) for name, u in slots.items()}
+    whole = [system for system in systems if len(system.roles) == n_roles]
+    malt = next(s.name for s in whole if set(s.roles) == {"final"} and s.votes == settings.votes)
+    single = [system.name for system in whole if system.votes == 1 < n_roles]
+    random_state = {"resamples": settings.bootstrap, "seed": config.seed}
+    paired = [compare(malt, name, right, **random_state) for name in right if name != malt]
+    alone, best = float(right["SA"].mean()), float(right[malt].mean())
+    return {
+        "task": config.task.name,
+        "seed": config.seed,
+        "relative_gain": best / alone - 1 if alone else None,
+        "systems": [asdict(score(name, right[name], u, judged)) for name, u in slots.items()],
+        "paired": [asdict(difference) for difference in paired],
+        "flips": {name: flips(judged, slots[name]) for name in single},
+        "turns": {name: turns(judged, slots[name], config.chain) for name in single},
+    }

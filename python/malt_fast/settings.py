@@ -1,0 +1,60 @@
+"""What settings are made of: strict sections, overrides of them, lists without brackets."""
+
+import copy
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+)
+
+S = TypeVar("S", bound="Section")
+
+
+def split(value: object) -> object:
+    """A lone item or `a,b` stands for a list, so that the command line needs no brackets."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+Names = Annotated[list[str], BeforeValidator(split)]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys, NaN and infinities are refused, nothing changes later."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
+
+
+class Patch(Section):
+    """An override: only what was set is written out, and read back."""
+
+    @model_serializer(mode="wrap")
+    def _only_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
+
+
+def partial(section: type[Section], name: str) -> type[Section]:
+    """`section` with every field optional: the shape of a per-role override, same bounds."""
+    fields: dict[str, Any] = {}
+    for key, info in section.model_fields.items():
+        optional = copy.copy(info)
+        optional.default = None
+        fields[key] = (info.annotation | None, optional)  # type: ignore[operator]
+    return create_model(name, __base__=Patch, **fields)
+
+
+def override(section: S, *patches: Section | None) -> S:
+    """`section` with what the patches set, later over earlier; its own roles are dropped."""
+    values = section.model_dump(exclude={"roles"})
+    for patch in patches:
+        if patch is not None:
+            values |= patch.model_dump(exclude={"roles"})
+    return type(section).model_validate(values)

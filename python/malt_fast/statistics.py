@@ -1,0 +1,54 @@
+"""How sure is a figure? Intervals and tests for right/wrong answers on the same questions."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+Z95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
+Interval = tuple[float, float]
+
+
+def wilson(right: int, n: int) -> Interval:
+    """95 % score interval of a share `right / n` (Wilson 1927); (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = right / n, Z95 * Z95
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    # The ends are exactly 0 and 1 for none and all right; rounding must not move them.
+    return (0.0 if right == 0 else centre - half), (1.0 if right == n else centre + half)
+
+
+def paired_bootstrap(
+    a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], *, resamples: int, seed: int
+) -> Interval:
+    """95 % percentile interval of mean(a) - mean(b), questions drawn with replacement.
+
+    a, b: bool[n], the same question at the same place, n > 0. A question's difference is -1, 0 or
+    1, so how often each is drawn follows a multinomial law: that is sampled, not n indices.
+    """
+    values, counts = np.unique(a.astype(np.int64) - b.astype(np.int64), return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(a), counts / len(a), size=resamples)
+    low, high = np.quantile(draws @ values / len(a), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def mcnemar(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
+    """Two-sided exact p-value that a and b are right equally often (McNemar 1947).
+
+    Of the questions that only one of them got right, each is a fair coin under the hypothesis:
+    p = 2 P(Binomial(discordant, 1/2) <= the smaller count), at most 1.
+    """
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    tail = sum(_binomials(only_a + only_b, min(only_a, only_b)))
+    return min(1.0, 2 * tail / 2 ** (only_a + only_b))
+
+
+def _binomials(n: int, last: int) -> Iterator[int]:
+    """C(n, 0), ..., C(n, last), each from the one before."""
+    term = 1
+    for i in range(last + 1):
+        yield term
+        term = term * (n - i) // (i + 1)

@@ -1,0 +1,209 @@
+"""MALT from questions to trained roles: `python -m malt_fast.train`.
+
+Algorithm 1 of arXiv 2412.01928: sample a tree of outputs under every question, grade the leaves,
+average outcomes up the tree, label every node, train one adapter a role (SFT on positives, then DPO
+on sibling pairs), and evaluate the trained chain beside its baselines.
+
+    python -m malt_fast.train                                        # the bundled demonstration
+    python -m malt_fast.train --task.name gsm8k --task.path train.jsonl --run runs/gsm8k
+    python -m malt_fast.train --help
+
+Does not: tune the base model's own weights, share a role between GPUs, pack prefixes in training.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from malt_fast.config import Config, load_config
+from malt_fast.engines import Policy
+from malt_fast.errors import MaltError
+from malt_fast.evaluate import evaluate_run
+from malt_fast.expand import answered, shape_from_branching
+from malt_fast.forest import Credit, Forest, credit, load_forest, save_forest
+from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
+from malt_fast.run import Run, copy_folder, exit_status, open_run, write_text
+from malt_fast.sampling import Policies, Setup, grade_leaves, load_setup, sample
+
+
+def train(config: Config) -> Run:
+    """The whole method: rounds of sampling and training, then the evaluation."""
+    setup = load_setup(config)
+    run = open_run(config, "train")
+    save_questions(run, setup)
+    base = setup.base()
+    sft, final = base, base
+    for index in range(config.train.rounds):
+        sft, final = train_round(run, setup, index, final)
+    publish(run, sft, final)
+    evaluate_run(run, setup, base, sft, final)
+    return run
+
+
+def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Policies, Policies]:
+    """One round from the policies `start`: those after SFT, and those after DPO where it ran.
+
+    All roles learn from one forest, or under `regenerate: sequential` each from a forest in which
+    the roles before it are already trained.
+    """
+    sft, final = dict(start), dict(start)
+    sequential = setup.config.train.regenerate == "sequential"
+    for level, role in enumerate(setup.config.chain, 1):
+        if level == 1 or sequential:
+            name = f"forest-{role}" if sequential else "forest"
+            forest = grow(run, setup, index, name, final)
+            values = propagate(setup.config, forest)
+            show_yield(run, setup, forest, values)
+        sft[role] = train_role(run, setup, index, level, "sft", forest, values, start[role])
+        final[role] = sft[role]
+        if role in setup.config.dpo_roles:
+            final[role] = train_role(run, setup, index, level, "dpo", forest, values, sft[role])
+    return sft, final
+
+
+def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> Forest:
+    """Sample the trees of all training questions and grade the leaves, or load them if done."""
+    path = run.path(f"round-{index}", f"{name}.arrows")
+    if path.is_file():
+        run.say(f"sample: {path.name} of round {index} is there already")
+        return load_forest(path)
+    config, questions = setup.config, setup.task.train
+    shape = shape_from_branching(config.tree.branching, [policies[role] for role in config.chain])
+    path.parent.mkdir(exist_ok=True)
+    with run.stage(f"sample round {index}", total=len(questions) * len(shape)) as (
+        advance,
+        figures,
+    ):
+        forest = sample(
+            setup,
+            questions,
+            shape,
+            f"{config.seed}/round-{index}",
+            on_progress=lambda nodes, tokens: advance(nodes),
+        )
+        right = grade_leaves(setup, forest, questions)
+        save_forest(forest, path)
+        figures |= {
+            "trees": len(questions),
+            "outputs": answered(forest),
+            "tokens": len(forest.tokens),
+        }
+        figures["failed"] = len(forest) - len(questions) - answered(forest)
+        figures["right"] = float(right.mean()) if len(right) else 0.0
+    return forest
+
+
+def propagate(config: Config, forest: Forest) -> Credit:
+    """Values and labels of every node under the config's threshold and means."""
+    tree = config.tree
+    threshold = Fraction(str(tree.threshold))
+    return credit(
+        forest,
+        (threshold.numerator, threshold.denominator),
+        tree.inclusive,
+        mean=tree.mean,
+        pooling=tree.pooling,
+    )
+
+
+def show_yield(run: Run, setup: Setup, forest: Forest, values: Credit) -> None:
+    """What the forest offers each role; raises MaltError if no role has anything to learn from."""
+    rows = yield_rows(forest, values, setup.config)
+    run.console.print(yield_table(rows))
+    run.log("yield", roles=[vars(row) for row in rows])
+    if not any(row.examples or row.pairs for row in rows):
+        raise MaltError(
+            "no role has a single example or pair to learn from: use more questions, a higher "
+            "sampling temperature or an easier task, or set preferences.sft_source to all"
+        )
+
+
+def train_role(
+    run: Run,
+    setup: Setup,
+    index: int,
+    level: int,
+    stage: Literal["sft", "dpo"],
+    forest: Forest,
+    values: Credit,
+    start: Policy,
+) -> Policy:
+    """Train one stage of one role from `start`; `start` itself if there is nothing to train on."""
+    from malt_fast.trainer import train_stage  # torch and peft are needed only here
+
+    config, role = setup.config, setup.config.chain[level - 1]
+    out = run.path(f"round-{index}", role, stage)
+    trained = Policy(start.base, str(out))
+    if out.is_dir():
+        run.say(f"{stage} {role}: the adapter of round {index} is there already")
+        return trained
+    questions = [setup.prompts.encode_question(question.text) for question in setup.task.train]
+    data = role_data(
+        forest, values, level, questions, setup.prompts, config.preferences, config.seed, stage
+    )
+    rows = len(data.completions) if stage == "sft" else len(data.pairs)
+    if not rows:
+        what = "example" if stage == "sft" else "pair"
+        run.warn(f"{stage} {role} is skipped: the forest holds no {what} for it")
+        return start
+    write_datasets(data, setup.prompts, run.path(f"round-{index}", "data", role), stage)
+    out.parent.mkdir(exist_ok=True)
+    with run.stage(f"{stage} {role}") as (advance, figures):
+
+        def on_log(line: dict[str, float]) -> None:
+            advance(completed=line["step"], total=line["max_steps"])
+            run.log(f"{stage}/{role}", **line)
+
+        result = train_stage(
+            stage,
+            data,
+            base=start.base,
+            init_adapter=None if start.adapter is None else Path(start.adapter),
+            out=out,
+            lora=config.lora,
+            args=getattr(config.train, stage).for_role(role),
+            reference=config.train.reference,
+            dtype=config.model.dtype,
+            device=config.model.device,
+            seed=config.seed,
+            report_to=config.report_to,
+            logging_dir=run.path("tensorboard", f"round-{index}", role, stage),
+            on_log=on_log,
+        )
+        figures["examples" if stage == "sft" else "pairs"] = rows
+        figures |= {
+            key: result.metrics[key]
+            for key in ("first_loss", "train_loss")
+            if key in result.metrics
+        }
+    return trained
+
+
+def publish(run: Run, sft: Policies, final: Policies) -> None:
+    """Copy the adapters of the last round to adapters/ROLE/{sft,final}, where servers find them."""
+    for name, policies in (("sft", sft), ("final", final)):
+        for role, policy in policies.items():
+            if policy.adapter is not None:
+                run.path("adapters", role).mkdir(parents=True, exist_ok=True)
+                copy_folder(Path(policy.adapter), run.path("adapters", role, name))
+
+
+def save_questions(run: Run, setup: Setup) -> None:
+    """The training questions in the order of the forest's trees."""
+    path = run.path("questions.jsonl")
+    if not path.is_file():
+        lines = [json.dumps(asdict(question)) + "\n" for question in setup.task.train]
+        write_text(path, "".join(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    return exit_status(lambda: train(load_config(words, "malt_fast.train")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Config: where values come from, and every mistake as one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from malt_fast.cli import parse_arguments
+from malt_fast.config import (
+    Config,
+    differences,
+    dump,
+    load_config,
+    make_config,
+    resolve_model,
+)
+from malt_fast.errors import MaltError, nearest
+
+
+def load(line: str = "") -> Config:
+    return load_config(line.split(), "malt_fast.train")
+
+
+def mistake(line: str) -> str:
+    with pytest.raises(MaltError) as caught:
+        load(line)
+    text = str(caught.value)
+    assert "\n" not in text and text[-1] != "."
+    return text
+
+
+def test_defaults_are_the_tasks_over_the_fields() -> None:
+    config = load()
+    assert config.chain == ["generator", "verifier", "refiner"]
+    assert config.tree.branching == [3, 3, 3]
+    assert config.task.name == "arithmetic" and config.task.limit == 1500
+    assert config.model.name_or_path == "bundled"
+    assert config.dpo_roles == ["verifier", "refiner"]
+    assert load("--task.name gsm8k --task.path x").model.name_or_path.endswith("8B-Instruct")
+
+
+def test_precedence(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("task: {limit: 7}\nsampling: {temperature: 0.9, top_p: 0.5}\nseed: 4\n")
+    config = load(f"--sampling.temperature 0.1 --config {file}")
+    assert config.sampling.temperature == 0.1  # command line over file, wherever the file stands
+    assert config.sampling.top_p == 0.5  # file over fields
+    assert config.task.limit == 7  # file over the task's defaults
+    assert config.task.test_limit == 1000  # the task's defaults over fields
+    assert config.seed == 4
+
+
+def test_a_file_chooses_the_task_whose_defaults_apply(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("task: {name: gsm8k, path: train.jsonl}\n")
+    config = load(f"--config={file}")
+    assert config.model.name_or_path == "meta-llama/Llama-3.1-8B-Instruct"
+    assert config.task.limit is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[2,3]", [2, 3]),
+        ("1e-5", 1e-5),
+        ("-1", -1),
+        ("true", True),
+        ("null", None),
+        ("2024-01-01", "2024-01-01"),  # run names are no dates
+        ("007", "007"),
+        ("1_0", "1_0"),
+        ("none", "none"),
+        ("a: [b", "a: [b"),  # what is no YAML stays as typed
+        ("a #b", "a #b"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_command_line_values(text: str, value: Any) -> None:
+    assert parse_arguments(["--x.y", text])[0] == {"x": {"y": value}}
+    assert parse_arguments([f"--x.y={text}"])[0] == {"x": {"y": value}}
+
+
+def test_lists_need_no_brackets() -> None:
+    config = load(
+        "--chain solver,judge --tree.branching 2,4 --train.dpo_roles judge "
+        "--task.prompts p.yaml --report_to none"
+    )
+    assert config.chain == ["solver", "judge"]
+    assert config.tree.branching == [2, 4]
+    assert config.dpo_roles == ["judge"]
+    assert config.report_to == ["none"]
+
+
+def test_role_overrides() -> None:
+    config = load(
+        "--sampling.temperature 0.5 --sampling.roles.generator.temperature 0.7 "
+        "--evaluate.sampling.temperature 0.2 --evaluate.sampling.roles.verifier.top_k 5 "
+        "--train.dpo.roles.verifier.beta 0.1 --train.dpo.beta 0.3 --train.dpo.rpo_alpha 1 "
+        "--train.dpo.roles.verifier.rpo_alpha null --model.roles.refiner other"
+    )
+    assert config.sampling_for("generator").temperature == 0.7
+    assert config.sampling_for("refiner").temperature == 0.5
+    assert config.sampling_for("generator", evaluating=True).temperature == 0.2
+    assert config.sampling_for("verifier", evaluating=True).top_k == 5
+    assert config.train.dpo.for_role("verifier").beta == 0.1
+    assert config.train.dpo.for_role("verifier").rpo_alpha is None
+    assert config.train.dpo.for_role("refiner").beta == 0.3
+    assert config.train.dpo.for_role("refiner").rpo_alpha == 1
+    assert config.base_model("refiner") == "other"
+
+
+def test_dump_reads_back(tmp_path: Path) -> None:
+    config = load(
+        "--run here --seed 3 --sampling.roles.generator.top_p 0.7 "
+        "--train.dpo.roles.verifier.beta 1 --train.sft.learning_rate 1e-7 "
+        "--evaluate.sampling.temperature 0"
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(config))
+    again = load(f"--config {file}")
+    assert differences(config, again) == []
+    assert again.run is None and again.train.sft.learning_rate == 1e-7
+    assert "run" not in yaml.safe_load(dump(config))
+
+
+def test_differences_name_dotted_keys() -> None:
+    a = load("--run a")
+    b = load("--run b --seed 1 --tree.branching 3,3,4 --sampling.roles.verifier.top_k 3")
+    assert differences(a, b) == ["seed", "tree.branching", "sampling.roles.verifier.top_k"]
+
+
+def test_settings_do_not_change_later() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("--sampling.temprature 1", ["'sampling.temprature'", "'sampling.temperature'"]),
+        ("--temperature 1", ["did you mean 'sampling.temperature'?"]),
+        ("--smapling.top_p 1", ["'smapling'", "did you mean 'sampling.top_p'?"]),
+        ("--sampling.roles.generator.topp 1", ["did you mean 'top_p'?"]),
+        ("--sampling.roles.genrator.top_p 1", ["'genrator'", "did you mean 'generator'?"]),
+        ("--model.roles.judge x", ["model.roles", "'judge'", "generator, verifier, refiner"]),
+        ("--train.dpo_roles verifer", ["train.dpo_roles", "did you mean 'verifier'?"]),
+        ("--sampling.temperature -1", ["sampling.temperature = -1", "at least 0"]),
+        (
+            "--sampling.roles.verifier.temperature 99",
+            ["roles.verifier.temperature = 99", "at most 10"],
+        ),
+        ("--tree.threshold 1.5", ["tree.threshold = 1.5", "at most 1"]),
+        ("--sampling.top_p 0", ["sampling.top_p = 0", "above 0"]),
+        ("--train.sft.learning_rate nan", ["train.sft.learning_rate", "finite number"]),
+        ("--tree.branching 3,0,3", ["tree.branching.1", "at least 1"]),
+        ("--tree.branching 3,3", ["[3, 3]", "chain of 3", "--tree.branching 3,3,3"]),
+        ("--lora.r 1.5", ["lora.r = 1.5", "a whole number"]),
+        ("--seed x", ["seed = 'x'", "a whole number"]),
+        ("--preferences.dedup maybe", ["preferences.dedup", "true or false"]),
+        ("--train.dpo.loss_type x", ["train.dpo.loss_type", "sigmoid, ipo or hinge"]),
+        ("--train.dpo.loss_type ipo --train.dpo.label_smoothing 0.1", ["label_smoothing", "ipo"]),
+        ("--task.name gsmk", ["task.name", "arithmetic, gsm8k or jsonl"]),
+        ("--task 3", ["task = 3", "group of keys"]),
+        ("--run.x 3", ["run", "a path"]),
+        ("--chain a,b,a", ["names a role twice"]),
+        ("--chain a,b-c,d", ["'b-c'", "letters"]),
+        ("--chain []", ["chain = []", "at least one"]),
+        ("--engine.name replay", ["--engine.path"]),
+        ("--task.name gsm8k", ["--task.path"]),
+        ("--task.name jsonl --task.path x", ["--task.grader"]),
+        ("--task.path x", ["arithmetic", "--task.name"]),
+        ("train", ["'train' is not an option"]),
+        ("--seed", ["--seed needs a value"]),
+        ("--seed --run x", ["--seed needs a value"]),
+        ("--config nowhere.yaml", ["nowhere.yaml does not exist"]),
+    ],
+)
+def test_mistakes(line: str, parts: list[str]) -> None:
+    text = mistake(line)
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"a: [1,\nb: 2\n", "bad.yaml:"),
+        (b"- a\n- b\n", "no mapping"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"seeed: 3\n", "did you mean 'seed'?"),
+        (b"task: 3\n", "group of keys"),
+        (b"seed: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: bytes, part: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(content)
+    assert part in mistake(f"--config {file}")
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("# nothing\n")
+    assert differences(load(f"--config {file}"), load()) == []
+
+
+def test_help_lists_every_setting_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        load("--help")
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert "--sampling.temperature float" in text and "(default: 0.3)" in text
+    assert "--train.dpo.beta float" in text and "--tree.pooling global|local" in text
+
+    def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
+        out = []
+        for key, value in values.items():
+            deeper = isinstance(value, dict) and key != "roles"
+            out += leaves(value, f"{prefix}{key}.") if deeper else [prefix + key]
+        return out
+
+    for name in leaves(load().model_dump()):
+        assert f"  --{name} " in text, name
+    docs = [line for line in text.splitlines() if line.startswith("      ")]
+    assert all(len(line.split(" (default")[0].strip()) > 3 for line in docs)
+
+
+def test_resolve_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert resolve_model("a/b") == "a/b"
+    monkeypatch.setattr("malt_fast.config.PACKAGE", tmp_path)
+    with pytest.raises(MaltError, match="reinstall"):
+        resolve_model("bundled")
+    (tmp_path / "world" / "model").mkdir(parents=True)
+    (tmp_path / "world" / "model" / "config.json").write_text("{}")
+    assert Path(resolve_model("bundled")) == tmp_path / "world" / "model"
+
+
+def test_make_config_takes_nested_values() -> None:
+    config = make_config({"chain": ["a"], "tree": {"branching": [2]}})
+    assert config.chain == ["a"]
+    assert config.dpo_roles == []
+
+
+def test_nearest() -> None:
+    assert nearest("refnier", ["verifier", "refiner"]) == "did you mean 'refiner'?"
+    assert nearest("zzz", ["a", "b"]) == "known are a, b"
+    assert nearest("zzz", []) == "none is known"

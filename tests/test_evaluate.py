@@ -1,0 +1,495 @@
+"""Systems, shape, votes and figures, against every system answering on its own in plain Python."""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from malt_fast import evaluate
+from malt_fast.config import Config, dump, make_config
+from malt_fast.engines import Completion, Policy, Request, SamplingParams
+from malt_fast.errors import MaltError
+from malt_fast.expand import Slot, expand, node_seed
+from malt_fast.forest import load_forest
+from malt_fast.roles import Prompts, RolePrompt
+from malt_fast.run import Run
+from malt_fast.sampling import Setup
+from malt_fast.scores import Judged, flips, judge, summarise, turns, verdicts, vote
+from malt_fast.statistics import mcnemar, paired_bootstrap, wilson
+from malt_fast.systems import System, Training, build_shape, systems_of
+from malt_fast.tasks import Question, Task
+from tests.tiny import byte_tokenizer, tiny_llama
+
+Policies = dict[Training, dict[str, Policy]]
+CHAIN = ["generator", "verifier", "refiner"]
+TOKENIZER = byte_tokenizer()
+
+
+def say(request: Request) -> str | None:
+    """What the fake engine answers: a hash of all that may matter; None is a failure."""
+    key = (request.policy, request.prompt.tobytes(), request.seed, request.params.max_tokens)
+    draw = hashlib.sha256(repr(key).encode()).digest()
+    if draw[0] < 5:
+        return None
+    if draw[0] < 25:
+        return "no idea"
+    trained = request.policy.adapter is not None
+    return f"{'x' * (draw[1] % 4)} A:{draw[2] % (2 if trained else 4)}"
+
+
+class FakeEngine:
+    """Answers by `say`, in an order that has nothing to do with the requests'."""
+
+    def __init__(self, order: int = 0) -> None:
+        self.waiting: list[Request] = []
+        self.seen: list[Request] = []
+        self.rng = random.Random(order)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.waiting += requests
+        self.seen += requests
+
+    def poll(self) -> list[Completion]:
+        self.rng.shuffle(self.waiting)
+        cut = min(len(self.waiting), 7)
+        done, self.waiting = self.waiting[:cut], self.waiting[cut:]
+        return [self.answer(request) for request in done]
+
+    def answer(self, request: Request) -> Completion:
+        text = say(request)
+        if text is None:
+            return Completion.failed(request.id, "lost")
+        tokens = encode(text)
+        return Completion(request.id, tokens, np.zeros(len(tokens), np.float32), "stop")
+
+    @property
+    def pending(self) -> int:
+        return len(self.waiting)
+
+    def close(self) -> None:
+        pass
+
+
+@cache
+def encode(text: str) -> np.ndarray:
+    return np.array([*TOKENIZER(text)["input_ids"], TOKENIZER.eos_token_id], np.int32)
+
+
+def policies_of(chain: Sequence[str]) -> Policies:
+    """Every role has all three kinds, but the first's final policy is its SFT one."""
+    kinds: list[Training] = ["base", "sft", "final"]
+    made: Policies = {
+        kind: {role: Policy("m", None if kind == "base" else f"{role}/{kind}") for role in chain}
+        for kind in kinds
+    }
+    made["final"][chain[0]] = made["sft"][chain[0]]
+    return made
+
+
+def prompts_of(chain: Sequence[str]) -> Prompts:
+    return make_prompts(tuple(chain))
+
+
+@cache
+def make_prompts(chain: tuple[str, ...]) -> Prompts:
+    wording = {
+        role: RolePrompt(None, "{question}" + "".join(f"|{{{r}}}" for r in chain[:i]) + f" {role}:")
+        for i, role in enumerate(chain)
+    }
+    return Prompts(chain, wording, TOKENIZER, chat=False)
+
+
+def questions_of(n: int) -> list[Question]:
+    return [Question(f"q{i}", f"question {i}", str(i % 2)) for i in range(n)]
+
+
+def config_of(chain: Sequence[str] = CHAIN, **evaluating: Any) -> Config:
+    evaluating = {"bootstrap": 300, **evaluating}
+    tree = {"branching": [2] * len(chain)}
+    return make_config({"chain": list(chain), "evaluate": evaluating, "tree": tree, "seed": 4})
+
+
+def run_all(
+    config: Config, questions: list[Question], engine: FakeEngine
+) -> tuple[dict[str, Any], Judged]:
+    """The evaluation as the program does it, but for the model."""
+    systems = systems_of(config.chain, config.evaluate.votes)
+    shape, used = build_shape(systems, config.chain, policies_of(config.chain))
+    prompts, params = prompts_of(config.chain), [SamplingParams()] * len(config.chain)
+    forest = expand(questions, shape, prompts, params, engine, "4/evaluate")
+    judged = judge(forest, shape, questions, prompts.decode, "number")
+    return summarise(judged, systems, used, questions, config), judged
+
+
+# ---- which systems ----
+
+
+def test_the_systems_of_the_paper_and_their_calls() -> None:
+    names = [system.name for system in systems_of(CHAIN, 3)]
+    assert names == [
+        "SA",
+        "SA+MV@3",
+        "SA+MV@9",
+        "MA",
+        "MA+MV@3",
+        "STaR SA",
+        "STaR SA+MV@3",
+        "STaR MA",
+        "STaR MA+MV@3",
+        "MALT",
+        "MALT+MV@3",
+        "MALT+MV@3 -generator",
+        "MALT+MV@3 -verifier",
+        "MALT+MV@3 -refiner",
+    ]
+    calls = {system.name: system.votes * len(system.roles) for system in systems_of(CHAIN, 3)}
+    assert calls["SA+MV@9"] == calls["MA+MV@3"] == calls["MALT+MV@3 -verifier"] == 9
+
+
+def test_systems_that_are_one_stand_once() -> None:
+    alone = [system.name for system in systems_of(["solver"], 3)]
+    assert alone == ["SA", "SA+MV@3", "STaR SA", "STaR SA+MV@3", "MALT", "MALT+MV@3"]
+    single = systems_of(["a", "b"], 1)
+    assert len({(system.roles, system.votes) for system in single}) == len(single)
+    assert [s.name for s in single if s.votes == 1 and s.roles == ("final", "final")] == ["MALT"]
+    assert "SA+MV@2" in [s.name for s in single]
+
+
+# ---- one shape for all ----
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("votes", [1, 3])
+def test_shape_is_a_trie_of_passes(n: int, votes: int) -> None:
+    chain = ["a", "b", "c", "d"][:n]
+    policies = policies_of(chain)
+    systems = systems_of(chain, votes)
+    shape, used = build_shape(systems, chain, policies)
+    for s, slot in enumerate(shape):
+        assert slot.parent < s
+        assert slot.role == (1 if slot.parent < 0 else shape[slot.parent].role + 1)
+        assert len(set(slot.path)) == 1
+        assert len(slot.path) == slot.role
+    assert len(set(shape)) == len(shape)  # nothing is sampled twice
+    parents = [slot.parent for slot in shape]
+    assert parents == sorted(parents)  # siblings side by side
+    for system, slots in zip(systems, used, strict=True):
+        assert slots.shape == (system.votes, len(system.roles))
+        for k, branch in enumerate(slots):
+            for level, s in enumerate(branch):
+                role = chain[level]
+                expected = policies[system.roles[level]][role]
+                parent = -1 if level == 0 else branch[level - 1]
+                assert shape[s] == Slot(parent, level + 1, expected, (k,) * (level + 1))
+    assert {s for slots in used for s in slots.ravel().tolist()} == set(range(len(shape)))
+
+
+def test_the_default_shape_shares_what_can_be_shared() -> None:
+    """Generators: 9 base passes, 3 of SFT (final is the same); then per pass what follows."""
+    shape, _ = build_shape(systems_of(CHAIN, 3), CHAIN, policies_of(CHAIN))
+    by_level = [sum(slot.role == level for slot in shape) for level in (1, 2, 3)]
+    # verifiers under base: base, final; under SFT: base, sft, final
+    # refiners: under (base, base) base; (base, final) final; (sft, base) final; (sft, sft) sft;
+    # (sft, final) base and final
+    assert by_level == [9 + 3, 3 * 5, 3 * 6]
+
+
+# ---- votes ----
+
+
+@pytest.mark.parametrize(
+    ("answers", "winner"),
+    [
+        ([], -1),
+        ([None, None], -1),
+        ([None, "5"], 1),
+        (["7", "5", "5"], 1),
+        (["7", "5"], 0),
+        ([None, "5", "7", "7", "5"], 1),
+        (["1", None, None, None], 0),
+        (["3", "2", "2", "1", "1", "1"], 3),
+    ],
+)
+def test_vote(answers: list[str | None], winner: int) -> None:
+    assert vote(answers) == winner
+
+
+def test_random_ties_are_fair_seeded_and_only_among_the_tied() -> None:
+    answers = ["1", "2", "2", "3", "3", None]
+    drawn = [vote(answers, random.Random(seed)) for seed in range(400)]
+    assert set(drawn) == {1, 3}
+    assert 150 < drawn.count(1) < 250
+    assert drawn == [vote(answers, random.Random(seed)) for seed in range(400)]
+    assert vote(["2", "1", "2"], random.Random(0)) == 0
+
+
+def test_random_ties_depend_on_the_question_not_on_its_place() -> None:
+    questions = questions_of(40)
+    answers: list[list[str | None]] = [["1", "2"] for _ in questions]
+    right = np.array([[True, False]] * len(questions))
+    used = np.array([[0], [1]])
+    judged = Judged(answers, right, np.ones((40, 2), np.int64))
+    forward = verdicts(judged, used, questions, 3)
+    assert 5 < forward.sum() < 35
+    assert (verdicts(judged, used, questions[::-1], 3)[::-1] == forward).all()
+    assert verdicts(judged, used, questions).all()
+
+
+# ---- figures ----
+
+
+def answer_alone(
+    system: System, chain: Sequence[str], question: Question
+) -> tuple[list[str | None], int, list[list[str | None]]]:
+    """A system's answers per pass, its tokens and every turn's text, without shape or forest."""
+    prompts, policies = prompts_of(chain), policies_of(chain)
+    answers, tokens, texts = [], 0, []
+    for k in range(system.votes):
+        segments: list[np.ndarray] = []
+        said: list[str | None] = []
+        for level, kind in enumerate(system.roles, 1):
+            seed = node_seed("4/evaluate", question.id, (k,) * level)
+            prompt = prompts.build(level, prompts.encode_question(question.text), segments)
+            policy = policies[kind][chain[level - 1]]
+            params = SamplingParams()
+            text = say(Request(0, question.id, (k,) * level, policy, prompt, params, seed))
+            said.append(text)
+            if text is None:
+                break
+            segments.append(encode(text))
+        whole = len(segments) == len(system.roles)
+        tokens += sum(map(len, segments))
+        final = said[-1] if whole else None
+        answers.append(final.partition("A:")[2] if final and "A:" in final else None)
+        texts.append(said)
+    return answers, tokens, texts
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_figures_are_those_of_systems_answering_alone(n: int) -> None:
+    chain = ["generator", "verifier", "refiner", "judge"][:n]
+    questions, config = questions_of(30), config_of(chain)
+    result, _ = run_all(config, questions, FakeEngine())
+    right: dict[str, np.ndarray] = {}
+    for system, found in zip(systems_of(chain, 3), result["systems"], strict=True):
+        said = [answer_alone(system, chain, question) for question in questions]
+        hits = []
+        for (answers, _, _), question in zip(said, questions, strict=True):
+            cast = [a for a in answers if a is not None]
+            winner = max(cast, key=lambda a: (cast.count(a), -cast.index(a))) if cast else None
+            hits.append(winner == question.gold)
+        right[system.name] = np.array(hits)
+        assert found == {
+            "name": system.name,
+            "accuracy": pytest.approx(np.mean(hits)),
+            "ci95": wilson(sum(hits), 30),
+            "n": 30,
+            "calls_per_question": system.votes * len(system.roles),
+            "tokens_per_question": pytest.approx(np.mean([tokens for _, tokens, _ in said])),
+        }
+    malt = right["MALT+MV@3"]
+    assert [row["b"] for row in result["paired"]] == [name for name in right if name != "MALT+MV@3"]
+    for row in result["paired"]:
+        other = right[row["b"]]
+        assert row["a"] == "MALT+MV@3"
+        assert row["difference"] == pytest.approx(malt.mean() - other.mean())
+        assert row["ci95"] == paired_bootstrap(malt, other, resamples=300, seed=4)
+        assert row["p_value"] == mcnemar(malt, other)
+    assert result["relative_gain"] == pytest.approx(malt.mean() / right["SA"].mean() - 1)
+
+
+@pytest.mark.parametrize(("name", "roles"), [("MA", ("base",) * 3), ("MALT", ("final",) * 3)])
+def test_flips_and_turns_follow_the_first_pass(name: str, roles: tuple[Training, ...]) -> None:
+    questions = questions_of(60)
+    result, _ = run_all(config_of(), questions, FakeEngine())
+    count = dict.fromkeys(
+        ("right_to_right", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"), 0
+    )
+    answered, correct = [0] * 3, [0] * 3
+    for question in questions:
+        _, _, texts = answer_alone(System(name, roles), CHAIN, question)
+        padded = [*texts[0], None, None][:3]
+        answers = [t.partition("A:")[2] if t and "A:" in t else None for t in padded]
+        words = ["right" if a == question.gold else "wrong" for a in answers]
+        count[f"{words[0]}_to_{words[2]}"] += 1
+        for i, answer in enumerate(answers):
+            answered[i] += answer is not None
+            correct[i] += words[i] == "right"
+    assert result["flips"][name] == pytest.approx({key: value / 60 for key, value in count.items()})
+    assert [turn["role"] for turn in result["turns"][name]] == CHAIN
+    assert [turn["answered"] for turn in result["turns"][name]] == pytest.approx(
+        [a / 60 for a in answered]
+    )
+    assert [turn["accuracy"] for turn in result["turns"][name]] == pytest.approx(
+        [c / 60 for c in correct]
+    )
+
+
+def test_flips_and_turns_of_one_known_case() -> None:
+    right = np.array([[True, True], [True, False], [False, True], [False, True]])
+    answers: list[list[str | None]] = [["1", "1"], ["1", None], [None, "1"], ["2", "1"]]
+    judged, used = Judged(answers, right, np.ones((4, 2), np.int64)), np.array([[0, 1]])
+    assert flips(judged, used) == {
+        "wrong_to_right": 0.5,
+        "right_to_right": 0.25,
+        "wrong_to_wrong": 0.0,
+        "right_to_wrong": 0.25,
+    }
+    assert turns(judged, used, ["a", "b"]) == [
+        {"role": "a", "answered": 0.75, "accuracy": 0.5},
+        {"role": "b", "answered": 0.75, "accuracy": 0.75},
+    ]
+
+
+def test_the_order_of_answers_changes_nothing_and_nothing_is_asked_twice() -> None:
+    questions, engines = questions_of(30), [FakeEngine(order) for order in (0, 1)]
+    first, second = (run_all(config_of(), questions, engine)[0] for engine in engines)
+    assert first == second
+    asked = [(r.question, r.path, r.policy, r.prompt.tobytes()) for r in engines[0].seen]
+    assert len({r.id for r in engines[0].seen}) == len(asked)
+    # pass k of a role has one seed, whoever answers: common random numbers
+    seeds = {(r.question, r.path): r.seed for r in engines[0].seen}
+    assert all(seeds[r.question, r.path] == r.seed for r in engines[0].seen)
+
+
+def test_a_base_that_is_never_right_has_no_relative_gain() -> None:
+    judged = Judged([["1"] * 99], np.zeros((1, 99), np.bool_), np.ones((1, 99), np.int64))
+    systems = systems_of(CHAIN, 3)
+    _, used = build_shape(systems, CHAIN, policies_of(CHAIN))
+    result = summarise(judged, systems, used, questions_of(1), config_of())
+    assert result["relative_gain"] is None
+    assert json.loads(json.dumps(result, allow_nan=False)) is not None
+    assert evaluate.describe(result)
+
+
+# ---- the program ----
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A finished run: a jsonl task, a tiny model, empty adapters; the fake engine samples."""
+    model = tiny_llama(tmp_path / "model")
+    rows = [json.dumps({"question": q.text, "answer": q.gold}) for q in questions_of(20)]
+    (tmp_path / "test.jsonl").write_text("\n".join(rows))
+    wording = {role: {"user": f"{{question}} {role}:"} for role in CHAIN}
+    (tmp_path / "prompts.yaml").write_text(json.dumps({"chat": False, "prompts": wording}))
+    config = make_config(
+        {
+            "run": tmp_path / "run",
+            "task": {
+                "name": "jsonl",
+                "path": str(tmp_path / "test.jsonl"),
+                "test_path": str(tmp_path / "test.jsonl"),
+                "grader": "number",
+                "prompts": str(tmp_path / "prompts.yaml"),
+            },
+            "model": {"name_or_path": str(model)},
+            "evaluate": {"bootstrap": 300},
+        }
+    )
+    for role, kind in [("generator", "sft"), ("generator", "final"), ("verifier", "sft")]:
+        (tmp_path / "run" / "adapters" / role / kind).mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text(dump(config))
+
+    def fake_sample(setup: Setup, questions: Any, shape: Any, seed: str, **options: Any) -> Any:
+        params = setup.params(evaluating=options.pop("evaluating"))
+        return expand(questions, shape, setup.prompts, params, FakeEngine(), seed, **options)
+
+    monkeypatch.setattr(evaluate, "sample", fake_sample)
+    return Run(tmp_path / "run", config, Console(quiet=True))
+
+
+def test_saved_adapters_stand_for_their_role(run: Run) -> None:
+    base = {role: Policy("m") for role in CHAIN}
+    sft, final = evaluate.saved_policies(run.folder, base)
+    adapters = run.folder / "adapters"
+    assert sft == {
+        "generator": Policy("m", str(adapters / "generator" / "sft")),
+        "verifier": Policy("m", str(adapters / "verifier" / "sft")),
+        "refiner": Policy("m"),
+    }
+    assert final == sft | {"generator": Policy("m", str(adapters / "generator" / "final"))}
+    with pytest.raises(MaltError, match=r"malt_fast\.train"):
+        evaluate.saved_policies(run.folder / "adapters", base)
+
+
+def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--run", str(run.folder)]) == 0
+    shown = capsys.readouterr().out
+    path = run.folder / "evaluation.json"
+    result = json.loads(path.read_text())
+    keys = {"systems", "paired", "flips", "turns", "task", "seed", "relative_gain"}
+    assert set(result) == keys
+    assert result["task"] == "jsonl"
+    assert result["systems"][0]["n"] == 20
+    assert "MALT+MV@3" in shown
+    assert "wrong to right" in shown
+    shape, _ = build_shape(
+        systems_of(CHAIN, 3),
+        CHAIN,
+        {"base": policies(run)[0], "sft": policies(run)[1], "final": policies(run)[2]},
+    )
+    assert len(load_forest(run.folder / "evaluation.arrows")) == 20 * (1 + len(shape))
+
+    first = path.read_bytes()
+    assert evaluate.main(["--run", str(run.folder)]) == 0
+    assert path.read_bytes() == first
+    assert (
+        evaluate.main(["--run", str(run.folder), "--evaluate.votes", "2", "--evaluate.limit", "7"])
+        == 0
+    )
+    again = json.loads(path.read_text())
+    assert again["systems"][2]["name"] == "SA+MV@6"
+    assert again["systems"][0]["n"] == 7
+    assert not [file for file in run.folder.iterdir() if file.name.startswith(".")]
+
+
+def policies(run: Run) -> list[dict[str, Policy]]:
+    base = {role: Policy(run.config.base_model(role)) for role in CHAIN}
+    return [base, *evaluate.saved_policies(run.folder, base)]
+
+
+def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task("jsonl", [], questions_of(5), {}, False, "number")
+    setup = Setup(run.config, task, prompts_of(CHAIN))
+    result = evaluate.evaluate_run(run, setup, *policies(run))
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("sampled again")
+
+    monkeypatch.setattr(evaluate, "sample", never)
+    assert evaluate.evaluate_run(run, setup, *policies(run)) == result
+    with pytest.raises(AssertionError):
+        evaluate.evaluate_run(run, setup, *policies(run), again=True)
+    empty = Setup(run.config, Task("jsonl", [], [], {}, False, "number"), setup.prompts)
+    with pytest.raises(MaltError, match="test_path"):
+        evaluate.evaluate_run(run, empty, *policies(run), again=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--evaluate.votes", "3"], "no run was named"),
+        (["--run", "nowhere"], "nowhere holds no run"),
+        (["--run", "RUN", "--evaluate.vote", "3"], "did you mean"),
+        (["--run", "RUN", "--evaluate.votes", "0"], "evaluate.votes"),
+        (["--run", "RUN", "--lora.r", "8", "--seed", "9"], "seed, lora.r cannot differ"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    run: Run, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(run.folder.rglob("*"))
+    assert evaluate.main([str(run.folder) if word == "RUN" else word for word in words]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+    assert sentence in shown
+    assert sorted(run.folder.rglob("*")) == before

@@ -1,0 +1,156 @@
+"""Expansion against a recursive twin, with an engine that answers in any order."""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malt_fast.engines import Completion, Policy, Request, SamplingParams
+from malt_fast.errors import MaltError
+from malt_fast.expand import expand, node_seed, shape_from_branching, slot_nodes
+from malt_fast.forest import DONE, FAILED, Forest
+from malt_fast.roles import Prompts, RolePrompt
+from malt_fast.tasks import Question
+from tests.tiny import byte_tokenizer
+
+CHAIN = ["generator", "verifier", "refiner"]
+WORDING = {
+    "generator": RolePrompt(None, "{question}G"),
+    "verifier": RolePrompt(None, "{question}G{generator}V"),
+    "refiner": RolePrompt(None, "{question}G{generator}V{verifier}R"),
+}
+TOKENIZER = byte_tokenizer()
+END = TOKENIZER.eos_token_id
+PARAMS = [SamplingParams(stop_token_ids=(END,))] * 3
+BASE = Policy("base")
+
+
+class FakeEngine:
+    """Output = the request's seed in letters; answers a few at a time, in a shuffled order."""
+
+    def __init__(self, order: int = 0, refuse: Sequence[tuple[int, ...]] = ()) -> None:
+        self.random = random.Random(order)
+        self.refuse = set(refuse)
+        self.waiting: list[Request] = []
+        self.seen: list[Request] = []
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.waiting += requests
+        self.seen += requests
+
+    def poll(self) -> list[Completion]:
+        self.random.shuffle(self.waiting)
+        n = min(len(self.waiting), self.random.randint(1, 4))
+        taken, self.waiting = self.waiting[:n], self.waiting[n:]
+        return [self.answer(request) for request in taken]
+
+    def answer(self, request: Request) -> Completion:
+        if request.path in self.refuse:
+            empty = np.empty(0, np.int32)
+            return Completion(request.id, empty, empty.astype(np.float32), "error", "refused")
+        tokens = output(request.seed)
+        return Completion(request.id, tokens, -np.arange(len(tokens), dtype=np.float32), "stop")
+
+    @property
+    def pending(self) -> int:
+        return len(self.waiting)
+
+    def close(self) -> None:
+        pass
+
+
+def output(seed: int) -> np.ndarray:
+    return np.array([*(10 + int(digit) for digit in str(seed)[: 1 + seed % 7]), END], np.int32)
+
+
+def questions(n: int) -> list[Question]:
+    return [Question(f"q{i}", f"what is {i}?", "0") for i in range(n)]
+
+
+def grow(n: int, branching: Sequence[int], engine: FakeEngine, seed: int = 5) -> Forest:
+    chain = CHAIN[: len(branching)]
+    prompts = Prompts(chain, WORDING, TOKENIZER, chat=False)
+    shape = shape_from_branching(branching, [BASE] * len(chain))
+    return expand(questions(n), shape, prompts, PARAMS[: len(chain)], engine, seed)
+
+
+def twin(question: Question, branching: Sequence[int], path: tuple[int, ...] = ()) -> list:
+    """(path, tokens) of every node below `path`, level by level within a subtree."""
+    if not branching:
+        return []
+    below = [(*path, i) for i in range(branching[0])]
+    here = [(p, output(node_seed(5, question.id, p)).tolist()) for p in below]
+    return here + [node for p in below for node in twin(question, branching[1:], p)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 4), st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 10**6)
+)
+def test_every_node_is_sampled_once_whatever_the_order(n, branching, order):
+    engine = FakeEngine(order)
+    forest = grow(n, branching, engine)
+    shape = shape_from_branching(branching, [BASE] * len(branching))
+    assert len({(r.question, r.path) for r in engine.seen}) == len(engine.seen) == n * len(shape)
+    nodes = slot_nodes(forest, shape)
+    for t, question in enumerate(questions(n)):
+        expected = dict(twin(question, branching))
+        for s, slot in enumerate(shape):
+            node = int(nodes[t, s])
+            assert forest.tokens_of(node).tolist() == expected[slot.path]
+            parent = t * (1 + len(shape)) if slot.parent < 0 else nodes[t, slot.parent]
+            assert forest.parent[node] == parent and forest.level[node] == slot.role
+
+
+def test_prompts_hold_the_outputs_above_without_their_end_tokens():
+    engine = FakeEngine()
+    grow(2, [2, 1, 2], engine)
+    by_path = {(r.question, r.path): r for r in engine.seen}
+    request = by_path["q1", (1, 0, 1)]
+    draft = output(by_path["q1", (1,)].seed)[:-1]
+    critique = output(by_path["q1", (1, 0)].seed)[:-1]
+    encode = lambda text: np.array(TOKENIZER(text, add_special_tokens=False).input_ids)  # noqa: E731
+    expected = [
+        [TOKENIZER.bos_token_id],
+        encode("what is 1?"),
+        encode("G"),
+        draft,
+        encode("V"),
+        critique,
+        encode("R"),
+    ]
+    assert request.prompt.tolist() == np.concatenate(expected).tolist()
+    assert by_path["q1", (1, 0, 0)].prompt is request.prompt
+
+
+def test_a_refused_request_fails_its_subtree_and_nothing_else():
+    engine = FakeEngine(refuse=[(1,)])
+    forest = grow(3, [2, 2, 1], engine)
+    shape = shape_from_branching([2, 2, 1], [BASE] * 3)
+    nodes = slot_nodes(forest, shape)
+    for s, slot in enumerate(shape):
+        assert (nodes[:, s] == -1).all() == (slot.path[0] == 1)
+    assert set(forest.state.tolist()) == {DONE, FAILED}
+    assert not any(request.path[:1] == (1,) and len(request.path) > 1 for request in engine.seen)
+
+
+def test_an_engine_that_answers_nothing_is_an_error():
+    with pytest.raises(MaltError, match="answered no request: refused"):
+        grow(2, [1], FakeEngine(refuse=[(0,)]))
+
+
+def test_growing_the_branching_keeps_every_seed():
+    small, large = FakeEngine(), FakeEngine()
+    grow(2, [2, 2], small)
+    grow(2, [3, 4], large)
+    seeds = {(r.question, r.path): r.seed for r in large.seen}
+    assert all(seeds[r.question, r.path] == r.seed for r in small.seen)
+
+
+def test_seeds_differ_by_run_question_and_path():
+    seeds = [node_seed(s, q, p) for s in (0, 1) for q in ("a", "b") for p in ((0,), (1,), (0, 0))]
+    assert len(set(seeds)) == len(seeds)
+    assert node_seed(0, "a", (1, 2)) != node_seed(0, "a", (12,))

@@ -1,0 +1,210 @@
+"""Grading: real completions with known verdicts, conventions, and hostile text."""
+
+import json
+import string
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malt_fast.errors import MaltError
+from malt_fast.grading import GRADERS, extract_answer, grade, normal_gold
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_published_gsm8k_solution(shared_data: Path) -> None:
+    solutions, golds, expected = [], [], []
+    for row in rows(shared_data / "gsm8k" / "example_model_solutions.jsonl"):
+        for key, value in row.items():
+            if key not in ("question", "ground_truth"):
+                solutions.append(value["solution"])
+                golds.append(row["ground_truth"].rpartition("A:")[2].strip())
+                expected.append(value["is_correct"])
+    assert len(solutions) == 5276
+    assert grade("number", solutions, golds).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("gsm8k_openai_solutions", 1.0), ("gsm8k_tora", 0.997)]
+)
+def test_labelled_completions(shared_data: Path, name: str, share: float) -> None:
+    data = rows(shared_data / "grading" / f"{name}.jsonl")
+    got = grade("number", [r["prediction"] for r in data], [r["gold"] for r in data])
+    expected = np.array([r["expected"] for r in data], bool)
+    assert (got == expected).mean() >= share
+    assert not (got & ~expected).any()  # never calls a wrong answer right
+
+
+def test_hostile_answers(shared_data: Path) -> None:
+    for row in rows(shared_data / "grading" / "adversarial.jsonl"):
+        for grader in GRADERS:
+            right = grade(grader, [row["prediction"]], [row["gold"]])
+            assert not (right.any() and row["expected"] == 0), row["id"]
+
+
+def test_every_gsm8k_gold_is_a_number(shared_data: Path) -> None:
+    for name in ("train", "test"):
+        for row in rows(shared_data / "gsm8k" / f"{name}.jsonl"):
+            assert normal_gold("number", row["answer"].rpartition("####")[2]) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Final Answer: 25", "25"),
+        ("Final Answer: Final Answer: 125", "125"),
+        ("Final Answer: 1 ... so\nFinal Answer: 2", "2"),
+        ("**Final Answer:** 25", "25"),
+        ("**Final Answer**: 25 apples", "25"),
+        ("the final answer is: $25", "25"),
+        ("Final Answer:\n\n  25\nbecause of 3", "25"),
+        ("Final Answer: $1,234,567.50 per year", "2469135/2"),
+        ("Final Answer: 5 * 3 = 15 apples", "15"),
+        ("A: 18", "18"),
+        ("12 sides\nA: -18", "-18"),
+        ("#### 5,600", "5600"),
+        ("#### 18.0", "18"),
+        ("#### 72 clips", "72"),
+        ("#### 5 Conclude\nFinal Answer: 7", "7"),
+        ("#### Step 5\nIt is 7", "7"),
+        ("Final Answer: 3 is wrong, so\n#### 4", "4"),
+        (r"Final Answer: 3 or \boxed{4}", "4"),
+        (r"\boxed{1} but in fact \boxed{2}", "2"),
+        (r"\boxed 2 it is", "2"),
+        (r"\fbox{7}", "7"),
+        (r"\boxed{\$1{,}200}", "1200"),
+        (r"\boxed{11,\!111}", "11111"),
+        (r"\boxed{40.0\%}", "40"),
+        (r"\boxed{\dfrac{6}{4}}", "3/2"),
+        (r"\boxed{72^\circ}", "72"),
+        (r"\boxed{10\text{ cm}^2}", "10"),
+        (r"\boxed{10cm}", "10"),
+        (r"\boxed{x = 5}", "5"),
+        (r"\boxed{{5}}", "5"),
+        ("it has 3 and then 4 legs", "4"),
+        ("costs $-5", "-5"),
+        ("10-5", "5"),
+        ("\u22125", "-5"),
+        ("about 1,2,3", "3"),
+        ("\uff15", "5"),  # a full-width digit is that digit
+        (".5", "1/2"),
+        ("it is 5.", "5"),
+        (" 85 66 91 55 69", "69"),
+        # No answer: part of a formula, malformed, or not a number.
+        ("no number", None),
+        ("", None),
+        ("Final Answer:", None),
+        ("Final Answer: none\n", None),
+        ("Final Answer: 3:1", None),
+        ("Final Answer: 10-15", None),
+        ("Final Answer: 1 1/2", None),
+        ("Final Answer: 5 and 6", None),
+        ("Final Answer: 12,34", None),
+        ("Final Answer: 5\u00bd", None),
+        ("Final Answer: 2x", None),
+        (r"\boxed{10^{10^{10}}}", None),
+        (r"\boxed{3\sqrt{2}}", None),
+        (r"\boxed{\sqrt{2}}", None),
+        (r"\boxed{\tan(90^\circ)}", None),
+        (r"\boxed{1/0}", None),
+        (r"\boxed{\frac{1}{0}}", None),
+        (r"\boxed{}", None),
+        (r"so 5 and \boxed{5", None),
+        (r"\boxed{nan}", None),
+        (r"\boxed{5, 6}", None),
+        (r"\boxed{1e5}", None),
+    ],
+)
+def test_number(text: str, answer: str | None) -> None:
+    assert extract_answer("number", text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Final Answer: C", "C"),
+        ("Final Answer: (c)", "C"),
+        ("Final Answer: **B) bank**", "B"),
+        ("Final Answer: the correct answer is D.", "D"),
+        (r"\boxed{\text{E}}", "E"),
+        ("I think\n(A)", "A"),
+        ("a\nb.\n", "B"),
+        ("Final Answer: A or B", None),
+        ("Final Answer: either A or B", None),
+        ("Final Answer: a bank", None),
+        ("Final Answer: bank", None),
+        ("It is A because", None),
+        ("", None),
+    ],
+)
+def test_choice(text: str, answer: str | None) -> None:
+    assert extract_answer("choice", text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Final Answer:  new   york ", "new york"),
+        ("new\nyork", "new york"),
+        (r"\boxed{a {b}}", "a {b}"),
+        (" \n", None),
+        (r"\boxed{ }", None),
+    ],
+)
+def test_exact(text: str, answer: str | None) -> None:
+    assert extract_answer("exact", text) == answer
+
+
+def test_grade_compares_with_the_gold() -> None:
+    got = grade("number", ["A: 5,600.0", "A: 5601", "none", "A: 1/2"], ["5600", "5600", "1", "0.5"])
+    assert got.dtype == np.bool_ and got.tolist() == [True, False, False, True]
+    assert grade("number", [], []).shape == (0,)
+    assert grade("choice", ["Final Answer: c"], ["C"]).all()
+    assert not grade("exact", ["C"], ["c"]).any()
+    assert not grade("number", [r"\boxed{}"], [""]).any()  # an empty answer is never right
+    with pytest.raises(ValueError, match="zip"):
+        grade("number", ["1"], [])
+
+
+@given(st.fractions(), st.sampled_from(["A: {}", "Final Answer: {} km", r"\boxed{{{}}}", "is {}"]))
+def test_numbers_come_back(value: Fraction, form: str) -> None:
+    assert extract_answer("number", form.format(value)) == str(value)
+    assert normal_gold("number", str(value)) == str(value)
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_thousands_separators(value: int) -> None:
+    assert extract_answer("number", f"#### {value:,}") == str(value)
+
+
+WORDS = [r"\boxed{", r"\text{", r"\frac{1}{2}", "Final Answer:", "A:", "####", "or"]
+PIECES = [*WORDS, *string.printable, "\u00b2", "\ud800", "\u0667"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_no_text_raises(text: str) -> None:
+    for grader in GRADERS:
+        answer = extract_answer(grader, text)
+        assert answer is None or answer == normal_gold(grader, answer)
+
+
+UNITS = ["1", "-", "{", "$", "1,", ",111", ".1", "9/", "*_", " ", "1 ", "a\n", "5ab\\"]
+
+
+@pytest.mark.parametrize("unit", [*WORDS, *UNITS, "\\box ", "final answer", "\\frac{1}{"])
+def test_scans_are_linear(unit: str) -> None:
+    """Half a megabyte of any repeated piece is done at once; a quadratic scan would take hours."""
+    for grader in GRADERS:
+        extract_answer(grader, unit * (500_000 // len(unit)))
+        extract_answer(grader, f"Final Answer: 5{unit * 100_000}")
+
+
+def test_unknown_grader() -> None:
+    with pytest.raises(MaltError, match=r"did you mean 'number'\?"):
+        grade("numbr", ["1"], ["1"])

@@ -1,0 +1,245 @@
+"""Whole runs of the program, on a model that is right by chance."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from malt_fast import train
+from malt_fast.forest import load_forest
+from tests.tiny import tiny_llama
+
+FAST = [
+    *("--sampling.temperature", "1", "--sampling.max_tokens", "1", "--model.dtype", "float32"),
+    *("--train.sft.max_steps", "2", "--train.dpo.max_steps", "2", "--lora.r", "4"),
+    *("--train.sft.learning_rate", "0.01", "--train.dpo.learning_rate", "0.01"),
+    *("--evaluate.bootstrap", "200", "--report_to", "[]"),
+    *("--tree.branching", "3,2,2"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    likes = {"1": 12.0, "2": 12.0, "</s>": 9.0}
+    return tiny_llama(tmp_path_factory.mktemp("model"), chat_template=True, likes=likes)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Questions whose answer is 1 or 2."""
+    file = tmp_path_factory.mktemp("data") / "questions.jsonl"
+    rows = [{"question": f"one or two? ({i})", "answer": str(1 + i % 2)} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def wording(folder: Path, chain: list[str]) -> Path:
+    """Prompts for any chain, each naming all roles before it."""
+    prompts = {
+        role: {"user": "{question}" + "".join(f"\n{r}: {{{r}}}" for r in chain[:i])}
+        for i, role in enumerate(chain)
+    }
+    file = folder / "prompts.yaml"
+    file.write_text(yaml.safe_dump(prompts))
+    return file
+
+
+def run(data: Path, model: Path, folder: Path, *options: str) -> int:
+    task = ["--task.name", "jsonl", "--task.path", str(data), "--task.grader", "number"]
+    base = ["--model.name_or_path", str(model), "--run", str(folder)]
+    return train.main([*task, *base, *FAST, *options])
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What two equal runs must share."""
+    names = ["evaluation.json", "round-0/forest.arrows", "questions.jsonl"]
+    files = [folder / name for name in names] + sorted(folder.glob("round-*/data/*/*"))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_a_run_makes_everything_and_twice_the_same(data, model, tmp_path):
+    assert run(data, model, tmp_path / "a") == 0
+    assert run(data, model, tmp_path / "b") == 0
+    a, b = results(tmp_path / "a"), results(tmp_path / "b")
+    assert a == b and len(a) >= 3
+    folder = tmp_path / "a"
+    for role in ("generator", "verifier", "refiner"):
+        assert (folder / "adapters" / role / "final" / "adapter_model.safetensors").is_file()
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert {"name", "accuracy", "ci95", "n", "calls_per_question", "tokens_per_question"} <= set(
+        result["systems"][0]
+    )
+    assert {"a", "b", "difference", "ci95", "p_value"} <= set(result["paired"][0])
+    assert (folder / "metrics.jsonl").read_text().count("\n") > 5
+
+
+def test_a_run_goes_on_where_it_stopped(data, model, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    assert run(data, model, tmp_path / "whole") == 0
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate_run", stop)
+        assert run(data, model, folder) == 130
+    with monkeypatch.context() as patch:  # finished stages are not repeated
+        patch.setattr(train, "sample", stop)
+        patch.setattr("malt_fast.trainer.train_stage", stop)
+        assert run(data, model, folder) == 0
+    assert results(folder) == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("chain", "branching"),
+    [(["solver", "checker"], "4,3"), (["plan", "draft", "review", "answer"], "2,2,2,2")],
+)
+def test_the_chain_of_roles_is_data(data, model, tmp_path, chain, branching):
+    options = ["--chain", ",".join(chain), "--tree.branching", branching]
+    options += ["--task.prompts", str(wording(tmp_path, chain))]
+    assert run(data, model, tmp_path / "run", *options) == 0
+    forest = load_forest(tmp_path / "run" / "round-0" / "forest.arrows")
+    assert forest.level.max() == len(chain)
+    names = {
+        s["name"] for s in json.loads((tmp_path / "run/evaluation.json").read_text())["systems"]
+    }
+    assert {f"MALT+MV@3 -{role}" for role in chain} <= names
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--train.rounds", "2"],
+        ["--train.regenerate", "sequential"],
+        ["--train.dpo_roles", "generator,verifier,refiner", "--train.reference", "base"],
+        ["--tree.mean", "leaves", "--preferences.sft_source", "all", "--preferences.dedup", "true"],
+        [
+            "--tree.pooling",
+            "local",
+            "--tree.inclusive",
+            "true",
+            "--preferences.policy",
+            "best_worst",
+        ],
+        ["--preferences.policy", "one", "--preferences.max_per_question", "2"],
+    ],
+)
+def test_every_switch_of_the_method_runs_through(data, model, tmp_path, options):
+    assert run(data, model, tmp_path / "run", *options) == 0
+    assert (tmp_path / "run" / "evaluation.json").is_file()
+
+
+def test_a_role_may_have_its_own_base_model(data, model, tmp_path):
+    other = tiny_llama(
+        tmp_path / "other", chat_template=True, seed=1, likes={"1": 12.0, "</s>": 9.0}
+    )
+    options = ["--model.roles.verifier", str(other)]
+    assert run(data, model, tmp_path / "run", *options) == 0
+    adapter = tmp_path / "run/adapters/verifier/final/adapter_config.json"
+    assert json.loads(adapter.read_text())["base_model_name_or_path"] == str(other)
+
+
+def test_gsm8k_with_a_real_chat_template_goes_through_every_stage(shared_data, tmp_path):
+    likes = {str(digit): 12.0 for digit in range(10)} | {"</s>": 9.0}
+    model = tiny_llama(tmp_path / "model", chat_template=True, likes=likes)
+    options = ["--task.name", "gsm8k", "--task.path", str(shared_data / "gsm8k" / "train.jsonl")]
+    options += ["--model.name_or_path", str(model), "--run", str(tmp_path / "run"), *FAST]
+    options += ["--task.limit", "60", "--task.test_limit", "10", "--tree.branching", "4,4,4"]
+    assert train.main(options) == 0
+    assert (tmp_path / "run/evaluation.json").is_file()
+    assert (tmp_path / "run/adapters/refiner/final").is_dir()
+
+
+def test_recorded_solutions_become_a_forest_with_the_recorded_outcomes(shared_data, tmp_path):
+    rows = (shared_data / "gsm8k/example_model_solutions.jsonl").read_text().splitlines()
+    questions, records, right = [], [], []
+    for i, row in enumerate(map(json.loads, rows)):
+        gold = row["ground_truth"].rpartition("A:")[2].strip()
+        questions.append({"id": f"q{i}", "question": row["question"], "answer": gold})
+        answers = [value for key, value in row.items() if key not in ("question", "ground_truth")]
+        right += [answer["is_correct"] for answer in answers]
+        records += [
+            {"question": f"q{i}", "path": [j], "text": answer["solution"]}
+            for j, answer in enumerate(answers)
+        ]
+    assert len(right) == 5276
+    for name, values in (("questions", questions), ("records", records)):
+        text = "".join(json.dumps(value) + "\n" for value in values)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+
+    from malt_fast.config import load_config
+    from malt_fast.expand import shape_from_branching
+    from malt_fast.sampling import grade_leaves, load_setup, sample
+
+    model = tiny_llama(tmp_path / "model", chat_template=True)
+    path = str(tmp_path / "questions.jsonl")
+    options = ["--task.name", "jsonl", "--task.path", path, "--task.test_path", path]
+    options += ["--task.id_column", "id", "--task.grader", "number", "--chain", "generator"]
+    options += ["--tree.branching", "4", "--model.name_or_path", str(model)]
+    options += ["--engine.name", "replay", "--engine.path", str(tmp_path / "records.jsonl")]
+    setup = load_setup(load_config(options, "malt_fast.train"))
+    shape = shape_from_branching([4], list(setup.base().values()))
+    forest = sample(setup, setup.task.train, shape, "0")
+    grade_leaves(setup, forest, setup.task.train)
+    outcomes = forest.outcome[forest.level == 1].astype(bool)
+    assert np.array_equal(outcomes, np.array(right))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--trian.rounds", "2"], "train.rounds"),
+        (["--tree.threshold", "1.5"], "tree.threshold"),
+        (["--tree.branching", "3,3"], "tree.branching"),
+        (["--task.path", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--task.prompts", "nowhere.yaml"], "nowhere.yaml"),
+        (["--model.name_or_path", "./no-model"], "no-model"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_work_is_spent(
+    data, model, tmp_path, capsys, options, sentence
+):
+    folder = tmp_path / "run"
+    assert run(data, model, folder, *options) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1 and sentence in message
+    assert not folder.exists()
+
+
+def test_a_question_longer_than_the_context_is_named(data, tmp_path, capsys):
+    short = tiny_llama(tmp_path / "model", chat_template=True, max_position_embeddings=32)
+    assert run(data, short, tmp_path / "run") == 2
+    assert "reads 32" in capsys.readouterr().err
+
+
+def test_a_model_without_a_chat_template_is_refused(data, tmp_path, capsys):
+    plain = tiny_llama(tmp_path / "model")
+    assert run(data, plain, tmp_path / "run") == 2
+    assert "--model.chat_template" in capsys.readouterr().err
+
+
+def test_another_config_in_the_same_directory_is_refused(data, model, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(data, model, folder, "--tree.branching", "2,1,1", "--evaluate.limit", "1") in (0, 2)
+    capsys.readouterr()
+    before = (folder / "config.yaml").read_bytes()
+    assert run(data, model, folder, "--tree.branching", "2,2,1", "--evaluate.limit", "1") == 2
+    assert "tree.branching" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_a_forest_without_anything_to_learn_is_an_error_with_its_yield(data, tmp_path, capsys):
+    wrong = tiny_llama(tmp_path / "model", chat_template=True, likes={"7": 12.0, "</s>": 12.0})
+    assert run(data, wrong, tmp_path / "run", "--tree.branching", "2,1,1") == 2
+    captured = capsys.readouterr()
+    assert "no role has a single example" in captured.err and "generator" in captured.out
+
+
+def test_a_role_without_pairs_is_skipped_with_a_warning(data, model, tmp_path, capsys):
+    # One critique per draft: the verifier has no siblings, hence no pair and no paired positive.
+    assert run(data, model, tmp_path / "run", "--tree.branching", "3,1,3") == 0
+    out = capsys.readouterr().out
+    assert "dpo verifier is skipped" in out.replace("\n", " ")
+    assert not (tmp_path / "run/adapters/verifier").exists()

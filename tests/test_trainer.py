@@ -1,0 +1,363 @@
+"""The trainer against plain forwards, itself split otherwise, and itself killed and resumed."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from malt_fast.batches import Collator, LengthSampler, RoleData, right_padded
+from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
+from malt_fast.errors import MaltError
+from malt_fast.trainer import train_stage
+
+from .tiny import tiny_llama
+
+END = 2  # </s> of the byte tokenizer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("base"), max_position_embeddings=64))
+
+
+def role_data(questions=3, n=3, seed=0):
+    """`n` siblings a question, the first chosen over all others; every completion ends on END."""
+    rng = np.random.default_rng(seed)
+    prompts, completions, pairs = [], [], []
+    for _ in range(questions):
+        prompt = rng.integers(3, 259, rng.integers(1, 9)).astype(np.int32)
+        for k in range(n):
+            if k:
+                pairs.append((len(prompts) - k, len(prompts)))
+            prompts.append(prompt)
+            completions.append(
+                np.append(rng.integers(3, 259, rng.integers(0, 12)), END).astype(np.int32)
+            )
+    return RoleData(prompts, completions, np.array(pairs, dtype=np.int64))
+
+
+def train(
+    stage, data, base, out, *, init=None, reference="sft", on_log=None, lora=None, **settings
+):
+    defaults = {"learning_rate": 1e-2, "logging_steps": 1, "per_device_train_batch_size": 4}
+    config = StageConfig if stage == "sft" else DPOStageConfig
+    return train_stage(
+        stage,
+        data,
+        base=base,
+        init_adapter=init,
+        out=out,
+        lora=lora or LoraConfig(r=4),
+        args=config(**(defaults | settings)),
+        reference=reference,
+        dtype="float32",
+        device="cpu",
+        seed=7,
+        report_to=["tensorboard"],
+        logging_dir=None,
+        on_log=on_log,
+    )
+
+
+def logps(base, adapter, data):
+    """Summed log-prob of each completion by a plain forward of PEFT's model, one row at a time."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model = peft.PeftModel.from_pretrained(model, adapter).eval() if adapter else model
+    out = []
+    for prompt, completion in zip(data.prompts, data.completions, strict=True):
+        ids = torch.from_numpy(np.concatenate([prompt, completion])).long()
+        with torch.no_grad():
+            table = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        picked = table[:-1].gather(1, ids[1:, None]).squeeze(1)
+        out.append(picked[len(prompt) - 1 :].sum().item())
+    return out
+
+
+def weights(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **tolerance)
+
+
+@pytest.fixture(scope="module")
+def sft(base, tmp_path_factory):
+    """(data, lines, Trained) of an SFT stage."""
+    data, lines = role_data(), []
+    out = tmp_path_factory.mktemp("sft") / "adapter"
+    trained = train("sft", data, base, out, on_log=lines.append, num_train_epochs=3)
+    return data, lines, trained
+
+
+# ---- batches ----
+
+
+def test_targets_are_the_sampled_tokens_and_end_on_the_end_token():
+    data = role_data(questions=4)
+    batch = Collator("sft", data)(range(len(data.prompts)))
+    for i, (prompt, completion) in enumerate(zip(data.prompts, data.completions, strict=True)):
+        mine = batch["owner"] == i
+        assert batch["targets"][mine].tolist() == completion.tolist()
+        assert batch["targets"][mine][-1] == END
+        before = batch["input_ids"].flatten()[batch["rows"][mine]].tolist()
+        assert before == [prompt[-1], *completion[:-1]]
+    assert batch["items"].tolist() == [sum(map(len, data.completions))]
+
+
+def test_one_token_prompts_and_completions():
+    batch = right_padded([np.array([5, 6]), np.array([5, 7, 8, 9])], np.array([1, 3]))
+    assert batch["input_ids"].tolist() == [[5, 0, 0], [5, 7, 8]]
+    assert batch["rows"].tolist() == [0, 3, 4, 5]
+    assert batch["targets"].tolist() == [6, 7, 8, 9]
+
+
+def test_a_batch_of_pairs_holds_each_completion_once():
+    data = role_data()
+    collator = Collator("dpo", data)
+    collator.ref_logp = torch.arange(len(data.prompts)).float()
+    batch = collator([0, 1, 4])
+    assert batch["ref_logp"].tolist() == [0, 1, 2, 6, 7]
+    assert batch["pairs"].tolist() == [[0, 1], [0, 2], [3, 4]]
+    assert batch["items"].tolist() == [3, sum(len(data.completions[i]) for i in (0, 0, 6))]
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 101])
+def test_sampler_visits_everything_once_in_batches_of_similar_length(n):
+    rng = np.random.default_rng(n)
+    groups = np.arange(n) // 3
+    lengths = rng.integers(1, 99, n)[groups] + rng.integers(0, 5, n)
+    sampler = LengthSampler(lengths, groups, 8, seed=1)
+    first = list(sampler)
+    assert sorted(first) == list(range(n)) and first == list(sampler)
+    sampler.set_epoch(1)
+    assert n < 8 or list(sampler) != first
+    if n == 64:
+        assert np.ptp(lengths[np.reshape(first, (8, 8))], axis=1).mean() < 0.4 * np.ptp(lengths)
+
+
+# ---- training ----
+
+
+def test_adapter_loads_in_peft_alone_and_changes_log_probs(base, sft):
+    data, lines, trained = sft
+    before, after = logps(base, None, data), logps(base, trained.adapter, data)
+    assert sum(after) > sum(before) + 1
+    settings = json.loads((trained.adapter / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == base
+    assert (
+        settings["peft_type"] == "LORA"
+        and settings["task_type"] == "CAUSAL_LM"
+        and settings["bias"] == "none"
+    )
+    assert (
+        not settings["modules_to_save"]
+        and not settings["use_dora"]
+        and not settings["rank_pattern"]
+    )
+    assert not any("lm_head" in name or "embed" in name for name in weights(trained.adapter))
+    assert not [
+        p for p in trained.adapter.parent.iterdir() if p != trained.adapter
+    ]  # no checkpoints left
+    assert lines[-1]["step"] == lines[-1]["max_steps"] == 9
+
+
+def test_sft_loss_is_the_mean_negative_log_prob_of_completion_tokens(base, sft, tmp_path):
+    data, _, _ = sft
+    lines = []
+    train("sft", data, base, tmp_path / "a", on_log=lines.append, per_device_train_batch_size=9)
+    expected = -sum(logps(base, None, data)) / sum(map(len, data.completions))
+    assert lines[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert lines[0]["num_tokens"] == sum(
+        len(p) + len(c) for p, c in zip(data.prompts, data.completions, strict=True)
+    )
+
+
+def test_dpo_starts_at_ln_2_and_widens_margins(base, sft, tmp_path):
+    data, _, start = sft
+    lines, held = [], copy.deepcopy(weights(start.adapter))
+    torch.manual_seed(5)
+    trained = train(
+        "dpo",
+        data,
+        base,
+        tmp_path / "a",
+        init=start.adapter,
+        on_log=lines.append,
+        num_train_epochs=4,
+        per_device_train_batch_size=6,
+    )
+    first = lines[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    log_probs = logps(base, start.adapter, data)
+    assert first["logps/chosen"] == pytest.approx(
+        np.mean([log_probs[c] for c, _ in data.pairs]), rel=1e-5
+    )
+    assert trained.metrics["first_loss"] == first["loss"]
+    assert lines[-2]["rewards/margins"] > 0.1 and lines[-2]["rewards/accuracies"] > 0.6
+    assert_same(weights(start.adapter), held)  # the SFT adapter itself is left alone
+
+
+def test_base_reference_measures_from_the_bare_model(base, sft, tmp_path):
+    data, _, start = sft
+    lines = []
+    train(
+        "dpo",
+        data,
+        base,
+        tmp_path / "a",
+        init=start.adapter,
+        reference="base",
+        on_log=lines.append,
+        per_device_train_batch_size=6,
+        beta=0.5,
+        max_steps=1,
+    )
+    bare, tuned = logps(base, None, data), logps(base, start.adapter, data)
+    expected = np.mean([0.5 * (tuned[c] - bare[c]) for c, _ in data.pairs])
+    assert lines[0]["rewards/chosen"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_accumulation_changes_nothing(stage, base, tmp_path):
+    data = role_data(questions=4, n=2)  # 8 completions, 4 pairs
+    size = len(data.completions) if stage == "sft" else len(data.pairs)
+    extra = {"rpo_alpha": 1.0} if stage == "dpo" else {}
+    found = [
+        train(
+            stage,
+            data,
+            base,
+            tmp_path / str(steps),
+            num_train_epochs=3,
+            learning_rate=1e-3,
+            per_device_train_batch_size=size // steps,
+            gradient_accumulation_steps=steps,
+            **extra,
+        )
+        for steps in (1, 4)
+    ]
+    assert found[0].metrics["loss"] == pytest.approx(found[1].metrics["loss"], rel=1e-5)
+    assert found[0].metrics["grad_norm"] == pytest.approx(found[1].metrics["grad_norm"], rel=1e-4)
+    assert_same(*(weights(t.adapter) for t in found), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("stage", "stop"), [("sft", 3), ("sft", 5), ("dpo", 5)])
+def test_a_killed_stage_resumes_to_the_same_weights(stage, stop, base, sft, tmp_path):
+    data, _, start = sft
+    settings = {
+        "init": start.adapter,
+        "num_train_epochs": 3,
+        "save_steps": 1,
+        "per_device_train_batch_size": 3,
+        "warmup_steps": 2,
+        "lr_scheduler_type": "cosine",
+        "gradient_accumulation_steps": 1,
+    }
+    whole = train(stage, data, base, tmp_path / "whole", **settings)
+
+    def kill(line):
+        if line["step"] == stop:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, data, base, out, on_log=kill, **settings)
+    assert not out.exists()
+    (
+        tmp_path / "killed.checkpoints" / "staging" / "checkpoint-99"
+    ).mkdir()  # half-written ones do not count
+    lines = []
+    resumed = train(stage, data, base, out, on_log=lines.append, **settings)
+    assert lines[0]["step"] == stop
+    assert_same(weights(whole.adapter), weights(resumed.adapter), rtol=0, atol=0)
+    assert resumed.metrics["num_tokens"] == whole.metrics["num_tokens"]
+
+
+def test_a_checkpoint_of_other_settings_is_not_resumed(base, tmp_path):
+    data = role_data(questions=2)
+
+    def kill(line):
+        if line["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", data, base, tmp_path / "a", on_log=kill, save_steps=1, num_train_epochs=3)
+    lines = []
+    train("sft", data, base, tmp_path / "a", on_log=lines.append, save_steps=1, num_train_epochs=2)
+    assert lines[0]["step"] == 1
+
+
+def test_bf16_checkpointing_and_dropout_run(base, tmp_path):
+    data, lora = role_data(questions=1), LoraConfig(r=4, lora_dropout=0.1, use_rslora=True)
+    lines = []
+    train(
+        "dpo",
+        data,
+        base,
+        tmp_path / "a",
+        lora=lora,
+        on_log=lines.append,
+        bf16=True,
+        gradient_checkpointing=True,
+    )
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+# ---- mistakes ----
+
+
+def token(*ids):
+    return np.array(ids, dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "says"),
+    [
+        (token(*[5] * 60), token(*[5] * 5), "context of 64"),
+        (token(5), token(), "leave it out"),
+        (token(), token(5), "leave it out"),
+        (token(5), token(999), "token 999"),
+    ],
+)
+def test_sequences_that_cannot_be_trained_on_are_named(prompt, completion, says, base, tmp_path):
+    data = role_data(questions=1)
+    data = RoleData([*data.prompts, prompt], [*data.completions, completion], data.pairs)
+    with pytest.raises(MaltError, match="completion 3 .*" + says):
+        train("sft", data, base, tmp_path / "a")
+
+
+def test_other_mistakes_are_one_sentence(base, tmp_path):
+    data = role_data(questions=1)
+    none = RoleData(data.prompts, data.completions, np.zeros((0, 2), dtype=np.int64))
+    with pytest.raises(MaltError, match="no pairs"):
+        train("dpo", none, base, tmp_path / "a")
+    with pytest.raises(MaltError, match="label_smoothing"):
+        train("dpo", data, base, tmp_path / "a", loss_type="ipo", label_smoothing=0.1)
+    with pytest.raises(MaltError, match="max_length of 4"):
+        train("sft", data, base, tmp_path / "a", max_length=4)
+    with pytest.raises(MaltError, match="lm_head"):
+        train("sft", data, base, tmp_path / "a", lora=LoraConfig(r=4, target_modules=["lm_head"]))
+    with pytest.raises(MaltError, match="adapter"):
+        train("sft", data, base, tmp_path / "a", lora=LoraConfig(r=4, target_modules=["nowhere"]))
+    with pytest.raises(MaltError, match="base model"):
+        train("sft", data, str(tmp_path / "missing"), tmp_path / "a")
+    with pytest.raises(MaltError, match="loss became"):
+        train(
+            "sft",
+            data,
+            base,
+            tmp_path / "a",
+            learning_rate=1.0,
+            max_grad_norm=0,
+            num_train_epochs=400,
+        )
