@@ -295,7 +295,7 @@ def report_tables(report: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--nodes", type=int, default=100_000)
+    parser.add_argument("--nodes", type=int, default=200_000)
     parser.add_argument("--tokens", type=int, default=32, help="mean tokens per output")
     parser.add_argument("--branching", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)

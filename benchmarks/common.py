@@ -60,7 +60,7 @@ def interleaved(
 ) -> dict[str, dict[str, float]]:
     """Times the contenders in turns, so that a busy moment hits all of them.
 
-    One unmeasured call each, then `repeats` rounds; seconds as median, least and 10 % / 90 % quantiles.
+    One unmeasured call each, then `repeats` rounds. Seconds: median, least, 10 % and 90 % quantile.
     """
     for function in contenders.values():
         function()

@@ -65,9 +65,10 @@ class Forest {
     // Each of these checks all of its input first: an exception (std::invalid_argument,
     // std::length_error) leaves the forest as it was.
     NodeId add_questions(std::size_t n);
-    // Appends n whole trees of one shape: a question and, for each entry of parents, a reserved node
-    // under that entry's node (-1: the question). Parents come before their children, siblings stand
-    // together. Tree t is nodes first + t * (1 + parents.size()) and following, question first.
+    // Appends n whole trees of one shape: a question and, for each entry of parents, a reserved
+    // node under that entry's node (-1: the question). Parents come before their children, siblings
+    // stand together. Tree t is nodes first + t * (1 + parents.size()) and following, question
+    // first.
     NodeId add_trees(std::size_t n, std::span<const std::int32_t> parents);
     // Reserves counts[i] children under parents[i], in this order; writes the blocks' first ids.
     void reserve(std::span<const NodeId> parents, std::span<const std::uint16_t> counts,

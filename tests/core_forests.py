@@ -5,15 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from malt_fast import _core
 from malt_fast._core import DONE, FAILED, RESERVED, Forest
-
-# A busy machine is no reason to fail.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
 
 Path = tuple[int, ...]
 
@@ -91,8 +86,8 @@ def grow(questions: list[Node], seed: int = 0) -> tuple[Forest, dict[int, Node]]
         complete(forest, [i for i in finished if node_of[i].state == DONE], node_of)
         forest.fail([i for i in finished if node_of[i].state == FAILED])
         parents += [i for i in finished if node_of[i].children]
-    graded = [i for i, node in node_of.items() if node.outcome is not None]
-    forest.set_outcomes(graded, [node_of[i].outcome for i in graded])
+    graded = {i: node.outcome for i, node in node_of.items() if node.outcome is not None}
+    forest.set_outcomes(list(graded), list(graded.values()))
     return forest, node_of
 
 

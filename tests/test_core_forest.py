@@ -79,6 +79,31 @@ def test_views_are_frozen_read_only_and_stay_valid_while_the_forest_grows() -> N
     assert text.tolist() == [7, 8], "a view keeps the forest alive"
 
 
+SHAPE = [-1, -1, 0, 0, 0, 1]  # two children; three below the first, one below the second
+
+
+def test_whole_trees_are_the_trees_that_reserve_makes() -> None:
+    whole, grown = Forest(), Forest()
+    whole.add_questions(1)
+    grown.add_questions(1)
+    assert whole.add_trees(2, SHAPE) == 1
+    for root in (1, 8):
+        assert grown.add_questions(1) == root
+        grown.reserve([root], [2])
+        grown.complete([root + 1, root + 2], [], [0, 0, 0], [0, 0])
+        grown.reserve([root + 1, root + 2], [3, 1])
+    whole.complete([1 + 1, 1 + 2, 8 + 1, 8 + 2], [], [0] * 5, [0] * 4)
+    for name, values in columns(grown).items():
+        np.testing.assert_array_equal(getattr(whole, name), values, strict=True)
+
+
+def test_trees_without_nodes_are_questions() -> None:
+    forest = Forest()
+    assert forest.add_trees(3, []) == 0
+    assert forest.add_trees(0, SHAPE) == 3
+    assert forest.level.tolist() == [0, 0, 0]
+
+
 def test_logprobs_are_nan_where_not_given() -> None:
     forest = small()
     forest.complete([4], [1, 2, 3], [0, 3], [0], [-0.5, -1.0, -2.0])
@@ -132,7 +157,7 @@ MISUSE: dict[str, Callable[[Forest], Any]] = {
     "tokens are text": lambda f: f.complete([4], ["a"], [0, 1], [0]),
     "fail a failed node": lambda f: f.fail([4, 3]),
     "fail a negative id": lambda f: f.fail([-1]),
-    "fail nothing known": lambda f: f.fail(None),
+    "fail nothing known": lambda f: f.fail(None),  # type: ignore[arg-type]
     "grade a reserved node": lambda f: f.set_outcomes([2, 4], [1, 1]),
     "grade a failed node": lambda f: f.set_outcomes([3], [1]),
     "grade an inner node": lambda f: f.set_outcomes([0], [1]),
@@ -140,6 +165,12 @@ MISUSE: dict[str, Callable[[Forest], Any]] = {
     "unknown outcome": lambda f: f.set_outcomes([2], [2]),
     "outcomes too short": lambda f: f.set_outcomes([2], []),
     "tokens of nothing": lambda f: f.tokens_of(5),
+    "shape names a later parent": lambda f: f.add_trees(1, [-1, 1]),
+    "shape names no parent": lambda f: f.add_trees(1, [-2]),
+    "shape parts siblings": lambda f: f.add_trees(1, [-1, 0, -1]),
+    "shape too wide": lambda f: f.add_trees(1, np.full(65536, -1)),
+    "shape too deep": lambda f: f.add_trees(1, np.arange(-1, 255)),
+    "too many trees": lambda f: f.add_trees(2**31, SHAPE),
     "too many nodes": lambda f: f.add_questions(2**32),
 }
 

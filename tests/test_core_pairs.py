@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ MARGINS = st.fractions(0, 1, max_denominator=12)
 
 @given(trees(), LEVELS, st.sampled_from(["paired", "all"]), st.booleans())
 def test_examples_are_the_positives(
-    questions: list[Node], level: int, source: str, dedup: bool
+    questions: list[Node], level: int, source: Literal["paired", "all"], dedup: bool
 ) -> None:
     forest, node_of = grow(questions)
     found = examples(forest, credit(forest), level, source, dedup)
@@ -137,7 +138,11 @@ def test_limit_per_question(questions: list[Node], level: int, limit: int, seed:
     trees(), LEVELS, st.sampled_from(["all", "one", "best_worst"]), st.integers(0, 3), st.booleans()
 )
 def test_the_order_of_arrival_changes_nothing(
-    questions: list[Node], level: int, policy: str, limit: int, dedup: bool
+    questions: list[Node],
+    level: int,
+    policy: Literal["all", "one", "best_worst"],
+    limit: int,
+    dedup: bool,
 ) -> None:
     results = []
     for order in (1, 2):

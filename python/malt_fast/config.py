@@ -57,7 +57,10 @@ class Stage(Section):
         default=1.0, ge=0, le=1e6, description="gradient clipping; 0 is none"
     )
     max_length: int | None = Field(
-        default=None, ge=2, le=MAX, description="drop longer sequences; unset keeps all"
+        default=None,
+        ge=2,
+        le=MAX,
+        description="longest sequence, longer ones are refused; unset: the context",
     )
     logging_steps: int = Field(default=10, ge=1, le=MAX, description="updates between log lines")
     save_steps: int = Field(default=500, ge=1, le=MAX, description="updates between checkpoints")

@@ -162,7 +162,8 @@ def describe(result: dict[str, Any]) -> list[str]:
         lines.append(f"{malt} against SA: {gain:+.2f} % relative")
     for name, share in result["flips"].items():
         mended, spoilt = share["wrong_to_right"], share["right_to_wrong"]
-        steps = " -> ".join(f"{t['role']} {100 * t['accuracy']:.1f}" for t in result["turns"][name])
+        turns = [t for t in result["turns"][name] if t["answered"] > 0]
+        steps = " -> ".join(f"{t['role']} {100 * t['accuracy']:.1f}" for t in turns)
         lines.append(
             f"{name}: wrong to right {100 * mended:.1f} %, right to wrong {100 * spoilt:.1f} %; "
             f"right after each turn, %: {steps}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+from rich.box import SIMPLE
 from rich.table import Table
 
 from malt_fast.config import Config, PreferencesConfig
@@ -216,11 +217,12 @@ def _role_yield(forest: Forest, credit: Credit, level: int, role: str, config: C
 
 def yield_table(rows: Sequence[RoleYield]) -> Table:
     """The yield as a table for the terminal."""
-    table = Table(title="what the forest yields")
-    table.add_column("role")
-    names = ("outputs", "failed", "positive", "negative", "mixed blocks", "identical siblings")
-    for name in (*names, "SFT examples", "DPO pairs"):
-        table.add_column(name, justify="right")
+    caption = "mixed: sibling blocks with both labels; same: outputs identical to a sibling"
+    table = Table(title="what the forest yields", caption=caption, box=SIMPLE, padding=0)
+    table.add_column("role", no_wrap=True)
+    names = ("outputs", "failed", "positive", "negative", "mixed", "same", "examples", "pairs")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         counts = [f"{n:,}" for n in (row.nodes, row.failed, row.positives, row.negatives)]
         shares = [f"{share:.1%}" for share in (row.mixed, row.identical)]

@@ -14,7 +14,6 @@ number of processes.
 import hashlib
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.utils import logging as hf_logging
 
 from malt_fast.adapters import (
     LogProbModel,
@@ -51,6 +49,7 @@ from malt_fast.batches import (
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
 from malt_fast.losses import dpo_loss, sft_loss
+from malt_fast.quiet import quiet
 
 __all__ = ["RoleData", "RoleTrainer", "Trained", "train_stage"]
 
@@ -90,7 +89,7 @@ def train_stage(
     """
     check_data(stage, data)
     _check_loss(args)
-    with _quiet(), _tensorboard_dir(logging_dir):
+    with quiet(), _tensorboard_dir(logging_dir):
         check_lengths(data, load_config(base).get_text_config(), args.max_length)
         model = load_model(base, init_adapter, lora, dtype=dtype, seed=seed)
         collator, checkpoints = Collator(stage, data), out.with_name(out.name + ".checkpoints")
@@ -316,22 +315,6 @@ def _use_cpu(device: str) -> bool:
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     return device == "cpu"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No chatter from the libraries: what matters raises, or goes to on_log."""
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(peft|transformers|accelerate|torch)\b")
-            yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 @contextmanager

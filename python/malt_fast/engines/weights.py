@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from malt_fast.errors import MaltError
+from malt_fast.quiet import quiet
 
 
 class Weights:
@@ -96,7 +97,8 @@ def _load(base: str, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise MaltError(f"the model '{base}' cannot be loaded: {reason}") from error

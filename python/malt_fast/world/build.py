@@ -168,7 +168,7 @@ def train(steps: int, batch: int, learning_rate: float, seed: int) -> LlamaForCa
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps * 5 // 4, pct_start=0.05
     )
-    cool_down = steps * 7 // 40
+    cool_down = max(1, steps * 7 // 40)
     start = time.monotonic()
     for step in range(1, steps + 1):
         tokens, labels = (torch.from_numpy(x) for x in demonstrations(batch, Habits(), rng))
