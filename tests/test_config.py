@@ -34,9 +34,12 @@ def test_defaults_are_the_tasks_over_the_fields() -> None:
     config = load()
     assert config.chain == ["generator", "verifier", "refiner"]
     assert config.tree.branching == [3, 3, 3]
-    assert config.task.name == "arithmetic" and config.task.limit == 1500
+    assert config.task.name == "arithmetic" and config.task.limit == 1000
     assert config.model.name_or_path == "bundled"
     assert config.dpo_roles == ["verifier", "refiner"]
+    assert config.train.sft.for_role("generator").num_train_epochs == 3
+    short = load("--chain verifier,refiner --tree.branching 3,3 --task.prompts x")
+    assert set(short.train.sft.roles) == set() and set(short.train.dpo.roles) == {"verifier"}
     assert load("--task.name gsm8k --task.path x").model.name_or_path.endswith("8B-Instruct")
 
 

@@ -57,6 +57,11 @@ def test_arithmetic_is_what_it_says() -> None:
         assert totals(question.text) == [eval(prefix) for prefix in prefixes]
         assert all(10 <= total <= 99 for total in totals(question.text))
         assert question.gold == str(totals(question.text)[-1])
+        # Two or more steps carry, or borrow, never both: totals without their units digit tell.
+        before = [operands[0], *totals(question.text)[:-1]]
+        steps = [int(part) for part in re.findall(r"[+-]\d+", question.text)]
+        tens = [(b + s) // 10 - b // 10 - int(s / 10) for b, s in zip(before, steps, strict=True)]
+        assert sum(map(abs, tens)) == abs(sum(tens)) >= 2
     assert [q.id for q in task.test[:2]] == ["test-0", "test-1"]
     assert task.prompts["verifier"].user == "{question}\nDraft:{generator}\nCheck:"
 

@@ -332,7 +332,8 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     """The config of a command line. `--help` prints every field and exits."""
     values, wants_help = parse_arguments(argv)
     name = lookup(values, ("task", "name"), "arithmetic")
-    values = merge(task_defaults(str(name)), values)
+    chain = split(lookup(values, ("chain",), Config.model_fields["chain"].default))
+    values = merge(for_chain(task_defaults(str(name)), chain), values)
     if wants_help:
         print(help_text(Config, program, values))
         raise SystemExit(0)
@@ -347,6 +348,18 @@ def make_config(values: Mapping[str, Any]) -> Config:
         raise MaltError(sentence(Config, error)) from None
     check(config)
     return config
+
+
+def for_chain(values: Mapping[str, Any], chain: object) -> dict[str, Any]:
+    """`values` without overrides for roles that the chain lacks: a task's defaults name its own."""
+    roles = chain if isinstance(chain, list) else []
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == "roles":
+            out[key] = {role: below for role, below in value.items() if role in roles}
+        else:
+            out[key] = for_chain(value, chain) if isinstance(value, Mapping) else value
+    return out
 
 
 def task_defaults(name: str) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""What does training gain on the bundled task, from one seed to the next?
+
+Runs the whole program once a seed, each in a process of its own, and prints each system's accuracy
+and the paired difference of the trained chain to it. A run that was done already is only read.
+
+    python benchmarks/bench_gains.py --seeds 0 1 2 3 --json benchmarks/results/gains.json
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from common import environment, write_json
+from rich.console import Console
+from rich.table import Table
+
+
+def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
+    """evaluation.json of a run with this seed; with its seconds and peak memory if it ran now."""
+    start = time.monotonic()
+    known = (folder / "evaluation.json").is_file()
+    program = [sys.executable, "-m", "malt_fast.train", "--seed", str(seed), "--run", str(folder)]
+    subprocess.run([*program, *options], check=True)
+    result: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    seconds: Counter[str] = Counter()
+    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        seconds[line["stage"]] += line.get("seconds", 0)
+    result["stage_seconds"] = {name: round(s, 1) for name, s in seconds.items() if s}
+    if not known:
+        result["seconds"] = round(time.monotonic() - start, 1)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        result["peak_memory_mb"] = round(peak / 1024)
+    return result
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    """A row a system, a column pair a seed."""
+    out = Table(title="accuracy %, and how far the trained chain is ahead (95 % interval)")
+    out.add_column("system", no_wrap=True)
+    for result in results:
+        out.add_column(f"seed {result['seed']}", justify="right", no_wrap=True)
+    for i, system in enumerate(results[0]["systems"]):
+        cells = []
+        for result in results:
+            ahead = {row["b"]: row for row in result["paired"]}.get(system["name"])
+            cell = f"{100 * result['systems'][i]['accuracy']:.1f}"
+            if ahead:
+                low, high = ahead["ci95"]
+                cell += f"  {100 * ahead['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+            cells.append(cell)
+        out.add_row(system["name"], *cells)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go")
+    parser.add_argument("--json", type=Path)
+    args, options = parser.parse_known_args()
+    results = [run_seed(s, args.runs / f"gains-seed-{s}", options) for s in args.seeds]
+    Console(width=200).print(table(results))
+    if args.json:
+        write_json(args.json, {"environment": environment(), "runs": results})
+
+
+if __name__ == "__main__":
+    main()
