@@ -9,7 +9,7 @@ run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
 
 test: .venv/.test lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 lint: .venv/.test
 	$(BIN)/ruff check .
