@@ -8,10 +8,8 @@ and the paired difference of the trained chain to it. A run that was done alread
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,21 +20,17 @@ from rich.table import Table
 
 
 def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
-    """evaluation.json of a run with this seed; with its seconds and peak memory if it ran now."""
-    start = time.monotonic()
-    known = (folder / "evaluation.json").is_file()
+    """evaluation.json of a run with this seed, with what metrics.jsonl says of its cost."""
     program = [sys.executable, "-m", "malt_fast.train", "--seed", str(seed), "--run", str(folder)]
     subprocess.run([*program, *options], check=True)
     result: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     seconds: Counter[str] = Counter()
+    peak = 0
     for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
         seconds[line["stage"]] += line.get("seconds", 0)
+        peak = max(peak, line.get("peak_memory_mb", 0))
     result["stage_seconds"] = {name: round(s, 1) for name, s in seconds.items() if s}
-    if not known:
-        result["seconds"] = round(time.monotonic() - start, 1)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        result["peak_memory_mb"] = round(peak / 1024)
-    return result
+    return result | {"peak_memory_mb": peak}
 
 
 def table(results: list[dict[str, Any]]) -> Table:

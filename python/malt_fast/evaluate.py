@@ -145,7 +145,8 @@ def table(result: dict[str, Any]) -> Table:
         other = against.get(row["name"])
         if other:
             cells += [f"{100 * other['difference']:+.1f}", _interval(other["ci95"], "+")]
-            cells.append(f"{other['p_value']:.2g}")
+            p = other["p_value"]
+            cells.append(f"{p:.2g}" if p >= 1e-4 else "<1e-4")
         out.add_row(row["name"], *cells, style="bold" if row["name"] == malt else "")
     return out
 
@@ -162,7 +163,7 @@ def describe(result: dict[str, Any]) -> list[str]:
         lines.append(f"{malt} against SA: {gain:+.2f} % relative")
     for name, share in result["flips"].items():
         mended, spoilt = share["wrong_to_right"], share["right_to_wrong"]
-        turns = [t for t in result["turns"][name] if t["answered"] > 0]
+        turns = [t for t in result["turns"][name] if t["answered"] > 0.5]
         steps = " -> ".join(f"{t['role']} {100 * t['accuracy']:.1f}" for t in turns)
         lines.append(
             f"{name}: wrong to right {100 * mended:.1f} %, right to wrong {100 * spoilt:.1f} %; "

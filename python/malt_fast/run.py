@@ -17,6 +17,7 @@ directory again goes on where it stopped.
 
 import json
 import os
+import resource
 import shutil
 import sys
 import time
@@ -76,7 +77,8 @@ class Run:
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
         ]
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        plain = not self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=plain) as progress:
             bar = progress.add_task(name, total=total, note="")
 
             def advance(steps: float = 0, note: str = "", **fields: Any) -> None:
@@ -84,7 +86,8 @@ class Run:
 
             yield advance, figures
         seconds = time.monotonic() - start
-        self.log(name, seconds=round(seconds, 3), **figures)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # kB on Linux
+        self.log(name, seconds=round(seconds, 3), peak_memory_mb=peak, **figures)
         shown = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
         self.say(f"{name:<22} {seconds:6.1f} s  {shown}")
 
