@@ -143,7 +143,7 @@ def test_settings_do_not_change_later() -> None:
     [
         ("--sampling.temprature 1", ["'sampling.temprature'", "'sampling.temperature'"]),
         ("--temperature 1", ["did you mean 'sampling.temperature'?"]),
-        ("--smapling.top_p 1", ["'smapling'", "did you mean 'sampling.top_p'?"]),
+        ("--smapling.top_p 1", ["'smapling'", "did you mean 'sampling'?"]),
         ("--sampling.roles.generator.topp 1", ["did you mean 'top_p'?"]),
         ("--sampling.roles.genrator.top_p 1", ["'genrator'", "did you mean 'generator'?"]),
         ("--model.roles.judge x", ["model.roles", "'judge'", "generator, verifier, refiner"]),
@@ -213,7 +213,7 @@ def test_help_lists_every_setting_with_its_default(capsys: pytest.CaptureFixture
         load("--help")
     assert done.value.code == 0
     text = capsys.readouterr().out
-    assert "--sampling.temperature float" in text and "(default: 0.3)" in text
+    assert "--sampling.temperature float" in text and "(default: 1.0)" in text
     assert "--train.dpo.beta float" in text and "--tree.pooling global|local" in text
 
     def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:

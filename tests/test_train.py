@@ -42,7 +42,7 @@ def wording(folder: Path, chain: list[str]) -> Path:
         for i, role in enumerate(chain)
     }
     file = folder / "prompts.yaml"
-    file.write_text(yaml.safe_dump(prompts))
+    file.write_text(yaml.safe_dump({"prompts": prompts}))
     return file
 
 
@@ -165,7 +165,9 @@ def test_recorded_solutions_become_a_forest_with_the_recorded_outcomes(shared_da
             for j, answer in enumerate(answers)
         ]
     assert len(right) == 5276
-    for name, values in (("questions", questions), ("records", records)):
+    held_out = [{"id": "held-out", "question": "1 + 1?", "answer": "2"}]
+    files = {"questions": questions, "records": records, "test": held_out}
+    for name, values in files.items():
         text = "".join(json.dumps(value) + "\n" for value in values)
         (tmp_path / f"{name}.jsonl").write_text(text)
 
@@ -175,7 +177,14 @@ def test_recorded_solutions_become_a_forest_with_the_recorded_outcomes(shared_da
 
     model = tiny_llama(tmp_path / "model", chat_template=True)
     path = str(tmp_path / "questions.jsonl")
-    options = ["--task.name", "jsonl", "--task.path", path, "--task.test_path", path]
+    options = [
+        "--task.name",
+        "jsonl",
+        "--task.path",
+        path,
+        "--task.test_path",
+        str(tmp_path / "test.jsonl"),
+    ]
     options += ["--task.id_column", "id", "--task.grader", "number", "--chain", "generator"]
     options += ["--tree.branching", "4", "--model.name_or_path", str(model)]
     options += ["--engine.name", "replay", "--engine.path", str(tmp_path / "records.jsonl")]
@@ -190,7 +199,7 @@ def test_recorded_solutions_become_a_forest_with_the_recorded_outcomes(shared_da
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--trian.rounds", "2"], "train.rounds"),
+        (["--trian.rounds", "2"], "did you mean 'train'?"),
         (["--tree.threshold", "1.5"], "tree.threshold"),
         (["--tree.branching", "3,3"], "tree.branching"),
         (["--task.path", "nowhere.jsonl"], "nowhere.jsonl"),

@@ -155,7 +155,8 @@ def _suggest(model: type[BaseModel], key: str) -> str:
         inside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
         return nearest(leaf, [name for name in inside if name != "roles"])
     same = [name for name in known if name.rpartition(".")[2] == leaf]
-    return nearest(key, same or known)
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    return nearest(key, same or [*known, *sorted(sections)])
 
 
 # ---- help ----
