@@ -62,7 +62,7 @@ def test_arithmetic_is_what_it_says() -> None:
         steps = [int(part) for part in re.findall(r"[+-]\d+", question.text)]
         tens = [(b + s) // 10 - b // 10 - int(s / 10) for b, s in zip(before, steps, strict=True)]
         assert sum(map(abs, tens)) == abs(sum(tens)) >= 2
-    assert [q.id for q in task.test[:2]] == ["test-0", "test-1"]
+    assert [q.id for q in task.test[:2]] == ["held-out-0", "held-out-1"]
     assert task.prompts["verifier"].user == "{question}\nDraft:{generator}\nCheck:"
 
 

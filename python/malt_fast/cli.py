@@ -139,6 +139,8 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
     bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = [f"{word} {context[name]}" for name, word in bounds.items() if name in context]
     wanted = " and ".join(limit.removesuffix(".0") for limit in limits)
+    if first["type"] == "string_pattern_mismatch":
+        wanted = f"of the form {context['pattern']}"
     if first["type"] == "literal_error":
         wanted = f"one of {context['expected']}".replace("'", "")
     if not wanted:

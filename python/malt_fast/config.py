@@ -5,6 +5,7 @@ Values come, later over earlier, from: the fields below, the task's `defaults:` 
 that names the key, the value and the bound.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
@@ -133,7 +134,9 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="precision of the base weights"
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
+    )
     chat_template: Path | None = Field(
         default=None, description="Jinja file for a model that has no template"
     )
@@ -409,6 +412,11 @@ def check(config: Config) -> None:
             raise MaltError(
                 f"chain holds '{role}', which cannot name a role: use letters, digits and _"
             )
+    if math.prod(config.tree.branching) > 1_000_000:
+        raise MaltError(
+            f"tree.branching = {config.tree.branching} makes {math.prod(config.tree.branching):,} "
+            "leaves a question: keep it to a million"
+        )
     if len(config.tree.branching) != roles:
         example = ",".join("3" * roles)
         raise MaltError(

@@ -43,6 +43,7 @@ class Setup:
 
 def load_setup(config: Config) -> Setup:
     """Load the task, the tokenizer and the prompts, and check that they fit the model."""
+    check_machine(config)
     task = load_task(config)
     name = config.base_model()
     tokenizer = load_tokenizer(name, config.model.chat_template)
@@ -62,6 +63,21 @@ def load_setup(config: Config) -> Setup:
     return setup
 
 
+def check_machine(config: Config) -> None:
+    """Raises MaltError for a device or a logger that this machine lacks."""
+    import torch
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    if config.model.device.startswith("cuda") and not torch.cuda.is_available():
+        raise MaltError(
+            f"model.device = '{config.model.device}', but there is no GPU here: use cpu or auto"
+        )
+    try:
+        get_reporting_integration_callbacks(config.report_to)
+    except ValueError as error:
+        raise MaltError(f"report_to = {config.report_to} is not possible ({error})") from None
+
+
 def end_ids(model: str) -> list[int]:
     """End tokens that the model's generation config names; none if it has no such file."""
     from transformers import GenerationConfig
@@ -74,11 +90,12 @@ def end_ids(model: str) -> list[int]:
 
 
 def check_lengths(setup: Setup) -> None:
-    """Raises MaltError for a question that leaves the first role no room in its context."""
-    from transformers import AutoConfig
+    """Raises MaltError for a question that leaves the first role no room to answer."""
+    from malt_fast.adapters import load_config
 
     model = setup.config.base_model(setup.config.chain[0])
-    context = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None) or 1 << 62
+    config = load_config(model).get_text_config()
+    context = getattr(config, "max_position_embeddings", None) or 1 << 62
     for question in [*setup.task.train, *setup.task.test]:
         length = len(setup.prompts.build(1, setup.prompts.encode_question(question.text), []))
         if length >= context:

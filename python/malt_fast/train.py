@@ -40,7 +40,10 @@ def train(config: Config) -> Run:
     for index in range(config.train.rounds):
         sft, final = train_round(run, setup, index, final)
     publish(run, sft, final)
-    evaluate_run(run, setup, base, sft, final)
+    if config.engine.name == "replay":  # it knows questions and paths, not who answers
+        run.warn("recordings cannot tell trained roles from untrained ones: no evaluation")
+    else:
+        evaluate_run(run, setup, base, sft, final)
     return run
 
 
@@ -57,7 +60,7 @@ def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Po
             name = f"forest-{role}" if sequential else "forest"
             forest = grow(run, setup, index, name, final)
             values = propagate(setup.config, forest)
-            show_yield(run, setup, forest, values)
+            show_yield(run, setup, forest, values, first=index == 0 and level == 1)
         sft[role] = train_role(run, setup, index, level, "sft", forest, values, start[role])
         final[role] = sft[role]
         if role in setup.config.dpo_roles:
@@ -110,12 +113,15 @@ def propagate(config: Config, forest: Forest) -> Credit:
     )
 
 
-def show_yield(run: Run, setup: Setup, forest: Forest, values: Credit) -> None:
-    """What the forest offers each role; raises MaltError if no role has anything to learn from."""
+def show_yield(run: Run, setup: Setup, forest: Forest, values: Credit, *, first: bool) -> None:
+    """What the forest offers each role; raises MaltError if the first offers nothing to anybody.
+
+    A later one may: a chain that has become perfect has nothing more to learn.
+    """
     rows = yield_rows(forest, values, setup.config)
     run.console.print(yield_table(rows))
     run.log("yield", roles=[vars(row) for row in rows])
-    if not any(row.examples or row.pairs for row in rows):
+    if first and not any(row.examples or row.pairs for row in rows):
         raise MaltError(
             "no role has a single example or pair to learn from: use more questions, a higher "
             "sampling temperature or an easier task, or set preferences.sft_source to all"
@@ -137,7 +143,7 @@ def train_role(
 
     config, role = setup.config, setup.config.chain[level - 1]
     out = run.path(f"round-{index}", role, stage)
-    trained = Policy(start.base, str(out))
+    trained = Policy(start.base, str(out.resolve()))
     if out.is_dir():
         run.say(f"{stage} {role}: the adapter of round {index} is there already")
         return trained
@@ -193,11 +199,16 @@ def publish(run: Run, sft: Policies, final: Policies) -> None:
 
 
 def save_questions(run: Run, setup: Setup) -> None:
-    """The training questions in the order of the forest's trees."""
+    """Write the training questions, tree by tree; those of a run that goes on must be the same."""
     path = run.path("questions.jsonl")
+    text = "".join(json.dumps(asdict(question)) + "\n" for question in setup.task.train)
     if not path.is_file():
-        lines = [json.dumps(asdict(question)) + "\n" for question in setup.task.train]
-        write_text(path, "".join(lines))
+        write_text(path, text)
+    elif path.read_text(encoding="utf-8") != text:
+        raise MaltError(
+            f"the training questions are not those in {path}: restore the question file, or give "
+            "another --run DIR"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

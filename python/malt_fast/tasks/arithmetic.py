@@ -26,7 +26,7 @@ def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Quest
         )
     return (
         [_question("train", i) for i in range(task.limit)],
-        [_question("test", i) for i in range(task.test_limit)],
+        [_question("held-out", i) for i in range(task.test_limit)],
     )
 
 
@@ -41,9 +41,9 @@ def totals(question: str) -> list[int]:
 
 def _question(split: str, i: int) -> Question:
     rng = random.Random(f"{split}-{i}")
-    # An eighth of all chains can be test questions and the rest training ones: none is ever both.
+    # An eighth of all chains can be held out and the rest training ones: none is ever both.
     text = _chain(rng)
-    while not _one_way(text) or (zlib.crc32(text.encode()) % 8 == 0) != (split == "test"):
+    while not _one_way(text) or (zlib.crc32(text.encode()) % 8 == 0) != (split == "held-out"):
         text = _chain(rng)
     return Question(f"{split}-{i}", text, str(totals(text)[-1]))
 
