@@ -75,15 +75,16 @@ class Run:
             TextColumn("{task.description:<22}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         ]
         plain = not self.console.is_terminal
         with Progress(*columns, console=self.console, transient=True, disable=plain) as progress:
-            bar = progress.add_task(name, total=total, note="")
+            bar = progress.add_task(name, total=total, rate="")
 
-            def advance(steps: float = 0, note: str = "", **fields: Any) -> None:
-                progress.update(bar, advance=steps, note=note, **fields)
+            def advance(steps: float = 0, **fields: Any) -> None:
+                speed = progress.tasks[0].speed or 0
+                progress.update(bar, advance=steps, rate=f"{speed:,.1f}/s", **fields)
 
             yield advance, figures
         seconds = time.monotonic() - start

@@ -1,4 +1,4 @@
-"""Rebuild the bundled base model from nothing: `python -m malt_fast.world.build --out DIR`.
+"""Make the bundled world's base model from nothing: `python -m malt_fast.world.build --out DIR`.
 
 The world is made so that a small model on a laptop has something to gain from outcome rewards. It
 is a demonstration, not evidence about large language models. A question is a chain of five
@@ -190,7 +190,7 @@ def train(steps: int, batch: int, learning_rate: float, seed: int) -> LlamaForCa
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Rebuild the bundled base model from nothing.")
+    parser = argparse.ArgumentParser(description="Make the bundled world's base model.")
     parser.add_argument("--out", type=Path, required=True, help="directory to write the model to")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=128, help="sequences per step")
