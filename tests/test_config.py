@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from malt_fast.cli import parse_arguments
+from malt_fast.cli import parse_arguments, read_yaml, yaml_text
 from malt_fast.config import (
     Config,
     differences,
@@ -66,13 +66,10 @@ def test_a_file_chooses_the_task_whose_defaults_apply(tmp_path: Path) -> None:
     ("text", "value"),
     [
         ("[2,3]", [2, 3]),
-        ("1e-5", 1e-5),
-        ("-1", -1),
-        ("true", True),
         ("null", None),
-        ("2024-01-01", "2024-01-01"),  # run names are no dates
-        ("007", "007"),
-        ("1_0", "1_0"),
+        ("1e-5", "1e-5"),  # the setting's type makes a number of it
+        ("true", "true"),
+        ("2024-01-01", "2024-01-01"),
         ("none", "none"),
         ("a: [b", "a: [b"),  # what is no YAML stays as typed
         ("a #b", "a #b"),
@@ -82,6 +79,31 @@ def test_a_file_chooses_the_task_whose_defaults_apply(tmp_path: Path) -> None:
 def test_command_line_values(text: str, value: Any) -> None:
     assert parse_arguments(["--x.y", text])[0] == {"x": {"y": value}}
     assert parse_arguments([f"--x.y={text}"])[0] == {"x": {"y": value}}
+
+
+@pytest.mark.parametrize("name", ["1", "1.10", "1e3", "007", "-1", "true", "2024-01-01"])
+def test_names_may_look_like_numbers(name: str, tmp_path: Path) -> None:
+    config = load(
+        f"--run {name} --task.prompts {name} --task.id_column {name} --report_to {name} "
+        f"--model.roles.refiner {name}"
+    )
+    assert config.run == config.task.prompts == Path(name)
+    assert config.task.id_column == config.base_model("refiner") == name
+    assert config.report_to == [name]
+    (tmp_path / "c.yaml").write_text(dump(config))
+    assert differences(load(f"--config {tmp_path / 'c.yaml'}"), config) == []
+
+
+def test_typed_numbers_are_numbers() -> None:
+    config = load("--seed 7 --lora.lora_alpha 1e1 --preferences.dedup true --task.limit 5")
+    assert (config.seed, config.lora.lora_alpha) == (7, 10.0)
+    assert (config.preferences.dedup, config.task.limit) == (True, 5)
+
+
+def test_yaml_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    values = {"a": ["1", 1, "1e3", 1e3, 1e-7, "true", True, "null", None, "", "on", "1_0", "ä: #"]}
+    (tmp_path / "v.yaml").write_text(yaml_text(values), encoding="utf-8")
+    assert repr(read_yaml(tmp_path / "v.yaml")) == repr(values)
 
 
 def test_lists_need_no_brackets() -> None:
@@ -148,23 +170,23 @@ def test_settings_do_not_change_later() -> None:
         ("--sampling.roles.genrator.top_p 1", ["'genrator'", "did you mean 'generator'?"]),
         ("--model.roles.judge x", ["model.roles", "'judge'", "generator, verifier, refiner"]),
         ("--train.dpo_roles verifer", ["train.dpo_roles", "did you mean 'verifier'?"]),
-        ("--sampling.temperature -1", ["sampling.temperature = -1", "at least 0"]),
+        ("--sampling.temperature -1", ["sampling.temperature = '-1'", "at least 0"]),
         (
             "--sampling.roles.verifier.temperature 99",
-            ["roles.verifier.temperature = 99", "at most 10"],
+            ["roles.verifier.temperature = '99'", "at most 10"],
         ),
-        ("--tree.threshold 1.5", ["tree.threshold = 1.5", "at most 1"]),
-        ("--sampling.top_p 0", ["sampling.top_p = 0", "above 0"]),
+        ("--tree.threshold 1.5", ["tree.threshold = '1.5'", "at most 1"]),
+        ("--sampling.top_p 0", ["sampling.top_p = '0'", "above 0"]),
         ("--train.sft.learning_rate nan", ["train.sft.learning_rate", "finite number"]),
         ("--tree.branching 3,0,3", ["tree.branching.1", "at least 1"]),
         ("--tree.branching 3,3", ["[3, 3]", "chain of 3", "--tree.branching 3,3,3"]),
-        ("--lora.r 1.5", ["lora.r = 1.5", "a whole number"]),
+        ("--lora.r 1.5", ["lora.r = '1.5'", "a whole number"]),
         ("--seed x", ["seed = 'x'", "a whole number"]),
         ("--preferences.dedup maybe", ["preferences.dedup", "true or false"]),
         ("--train.dpo.loss_type x", ["train.dpo.loss_type", "sigmoid, ipo or hinge"]),
         ("--train.dpo.loss_type ipo --train.dpo.label_smoothing 0.1", ["label_smoothing", "ipo"]),
         ("--task.name gsmk", ["task.name", "arithmetic, gsm8k or jsonl"]),
-        ("--task 3", ["task = 3", "group of keys"]),
+        ("--task 3", ["task = '3'", "group of keys"]),
         ("--run.x 3", ["run", "a path"]),
         ("--chain a,b,a", ["names a role twice"]),
         ("--chain a,b-c,d", ["'b-c'", "letters"]),

@@ -425,7 +425,7 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     path = run.folder / "evaluation.json"
     result = json.loads(path.read_text())
-    keys = {"systems", "paired", "flips", "turns", "task", "seed", "relative_gain"}
+    keys = {"systems", "paired", "flips", "turns", "task", "seed", "relative_gain", "settings"}
     assert set(result) == keys
     assert result["task"] == "jsonl"
     assert result["systems"][0]["n"] == 20
@@ -448,7 +448,23 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     again = json.loads(path.read_text())
     assert again["systems"][2]["name"] == "SA+MV@6"
     assert again["systems"][0]["n"] == 7
+    changed = {
+        key for key in again["settings"] if again["settings"][key] != result["settings"][key]
+    }
+    assert changed == {"evaluate.votes", "evaluate.limit"}
+    assert again["settings"]["evaluate.votes"] == 2 and again["settings"]["seed"] == 0
+    assert {"engine.batch_size", "task.test_path", "task.test_limit"} <= set(again["settings"])
     assert not [file for file in run.folder.iterdir() if file.name.startswith(".")]
+
+
+def test_trained_roles_are_not_asked_with_other_prompts(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(["--run", str(run.folder)]) == 0
+    file = run.folder.parent / "prompts.yaml"
+    file.write_text(file.read_text().replace("refiner:", "refine!"))
+    assert evaluate.main(["--run", str(run.folder)]) == 2
+    assert "prompts.json" in capsys.readouterr().err
 
 
 def policies(run: Run) -> list[dict[str, Policy]]:

@@ -1,5 +1,6 @@
 """Prompts: segments put together equal the rendered conversation, and are shared to the token."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,30 @@ def test_a_template_that_prints_the_date_prints_the_same_one_tomorrow() -> None:
     )
     prompts = Prompts(CHAIN, PLAIN, tokenizer, chat=True)
     assert "26 Jul 2024<s>" in tokenizer.decode(prompts.build(1, prompts.encode_question("1"), []))
+
+
+def test_a_template_that_asks_for_the_date_gets_the_same_one_tomorrow() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }}" + CHAT_TEMPLATE
+    prompts = Prompts(CHAIN, PLAIN, tokenizer, chat=True)
+    assert "2024-07-26<s>" in tokenizer.decode(prompts.build(1, prompts.encode_question("1"), []))
+
+
+def test_json_tells_wording_template_and_end_tokens_apart() -> None:
+    tokenizer = byte_tokenizer(chat_template=True)
+    texts = [
+        Prompts(CHAIN, PLAIN, tokenizer, chat=False).as_json(),
+        Prompts(CHAIN, PLAIN, tokenizer, chat=False, extra_end_ids=[9]).as_json(),
+        Prompts(CHAIN, PLAIN, tokenizer, chat=True).as_json(),
+        Prompts(CHAIN, CHAT, tokenizer, chat=True).as_json(),
+    ]
+    assert len(set(texts)) == 4
+    saved = json.loads(texts[0])
+    first, question, between, draft, last = saved["prompts"]["verifier"]
+    assert (question, draft, saved["end_ids"]) == ("question", "generator", [2])
+    assert [tokenizer.decode(part) for part in (first, between, last)] == [
+        *("<s>", "\nDraft:", "\nCheck:")
+    ]
 
 
 def test_load_tokenizer(tmp_path: Path) -> None:

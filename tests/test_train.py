@@ -1,6 +1,7 @@
 """Whole runs of the program, on a model that is right by chance."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import yaml
 
 from malt_fast import train
+from malt_fast.config import make_config
+from malt_fast.engines import Policy
 from malt_fast.forest import load_forest
-from tests.tiny import tiny_llama
+from malt_fast.run import Run
+from tests.tiny import CHAT_TEMPLATE, tiny_llama
 
 FAST = [
     *("--sampling.temperature", "1", "--sampling.max_tokens", "1", "--model.dtype", "float32"),
@@ -223,6 +227,56 @@ def test_a_run_whose_questions_changed_does_not_go_on(data, model, tmp_path, cap
     file.write_text("\n".join(reversed(data.read_text().splitlines())) + "\n")
     assert run(file, model, tmp_path / "run") == 2
     assert "questions.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["prompts.yaml", "template.jinja"])
+def test_a_run_whose_prompts_changed_does_not_go_on(
+    data, model, tmp_path, monkeypatch, capsys, changed
+):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_round", stop)
+    prompts = wording(tmp_path, ["generator", "verifier", "refiner"])
+    template = tmp_path / "template.jinja"
+    template.write_text(CHAT_TEMPLATE)
+    options = ["--task.prompts", str(prompts), "--model.chat_template", str(template)]
+    for _ in range(2):
+        assert run(data, model, tmp_path / "run", *options) == 130
+        assert f"--run {tmp_path / 'run'} goes on" in capsys.readouterr().err
+    file = tmp_path / changed
+    file.write_text(file.read_text().replace("{question}", "Q: {question}").replace("|>", ">"))
+    assert run(data, model, tmp_path / "run", *options) == 2
+    assert "prompts.json" in capsys.readouterr().err
+
+
+def test_adapters_are_published_whole_or_not_at_all(tmp_path, monkeypatch):
+    def publish(content):
+        kinds = []
+        for kind in ("sft", "dpo"):
+            policies = {"refiner": Policy("m")}
+            for role in ("generator", "verifier"):
+                folder = tmp_path / "round-0" / role / kind
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "adapter_config.json").write_text(content)
+                policies[role] = Policy("m", str(folder))
+            kinds.append(policies)
+        train.publish(Run(tmp_path, make_config({})), *kinds)
+
+    def killed(source, target):
+        if "verifier/final" in str(target):
+            raise KeyboardInterrupt
+        copytree(source, target)
+
+    copytree = shutil.copytree
+    for before, content in [([], "one"), (["one"] * 4, "two")]:
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "copytree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                publish(content)
+        assert [f.read_text() for f in tmp_path.glob("adapters/*/*/*.json")] == before
+        publish(content)
+        assert [f.read_text() for f in tmp_path.glob("adapters/*/*/*.json")] == [content] * 4
 
 
 def test_a_question_longer_than_the_context_is_named(data, tmp_path, capsys):

@@ -36,6 +36,12 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes the text that `_Loader` would take for something else."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file holding a mapping; an empty file is an empty mapping."""
     try:
@@ -56,6 +62,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path} holds no mapping at its top level: write `section:` and keys below it"
         )
     return values
+
+
+def yaml_text(values: Mapping[str, Any]) -> str:
+    """YAML that `read_yaml` reads back as the same values."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
@@ -79,17 +91,20 @@ def parse_arguments(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
         if key == "config":
             files = merge(files, read_yaml(Path(text)))
         else:
-            _set(given, key.split("."), _scalar(text))
+            _set(given, key.split("."), _value(text))
     return merge(files, given), wants_help
 
 
-def _scalar(text: str) -> Any:
-    """A command-line value read as YAML; what YAML calls text, or cannot read, stays as typed."""
+def _value(text: str) -> Any:
+    """A command-line value: null, a list or a mapping as YAML reads it, all else as typed.
+
+    The setting's type makes a number of it, or leaves it: a run may be called 1, 1e3 or true.
+    """
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
-    return text if isinstance(value, str) else value
+    return value if value is None or isinstance(value, list | dict) else text
 
 
 def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:

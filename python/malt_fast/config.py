@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
-from malt_fast.cli import help_text, lookup, merge, parse_arguments, sentence
+from malt_fast.cli import help_text, lookup, merge, parse_arguments, sentence, yaml_text
 from malt_fast.cli import read_yaml as read_yaml
 from malt_fast.errors import MaltError, nearest
 from malt_fast.settings import Names, Patch, Section, override, partial, split
@@ -376,15 +375,19 @@ def task_defaults(name: str) -> dict[str, Any]:
 
 def dump(config: Config) -> str:
     """The resolved config as YAML that `--config` reads back; `run` is left out."""
-    text: str = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-    return text
+    return yaml_text(_plain(config))
 
 
 def differences(a: Config, b: Config) -> list[str]:
     """Dotted keys whose values differ; `run` is not compared."""
-    left, right = dict(_flat(_plain(a))), dict(_flat(_plain(b)))
+    left, right = flat(a), flat(b)
     keys = [*left, *(key for key in right if key not in left)]
     return [key for key in keys if left.get(key) != right.get(key)]
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted key; `run` is left out."""
+    return dict(_flat(_plain(config)))
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -7,8 +7,8 @@ differences between systems come from their weights. Figures have 95 % intervals
 fully trained, voting system are paired by question.
 
 A run's own evaluation is repeated with the settings of its config.yaml; only those below `evaluate`
-and `engine`, the device and the test set may be changed. Reads adapters/ROLE/{sft,final}; a role
-without one stays its base model.
+and `engine`, the device and the test set may be changed, and evaluation.json tells what they were.
+Reads adapters/ROLE/{sft,final}; a role without one stays its base model.
 """
 
 import json
@@ -22,7 +22,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from malt_fast.cli import parse_arguments
-from malt_fast.config import Config, differences, load_config
+from malt_fast.config import Config, differences, flat, load_config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
 from malt_fast.forest import save_forest
@@ -43,6 +43,9 @@ def evaluate_run(
         run.say("evaluate: evaluation.json is there already")
     else:
         result = _evaluate(run, setup, {"base": base, "sft": sft, "final": final})
+        settings = flat(run.config)
+        chosen = [key for key in settings if key.startswith(("seed", *MAY_CHANGE))]
+        result["settings"] = {key: settings[key] for key in chosen}
         write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
     written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     run.console.print(table(written))
@@ -118,6 +121,7 @@ def reevaluate(argv: Sequence[str]) -> None:
     config = saved_config(argv)
     assert config.run is not None
     setup, run = load_setup(config), Run(config.run, config)
+    run.keep("prompts.json", setup.prompts.as_json())
     base = setup.base()
     evaluate_run(run, setup, base, *saved_policies(config.run, base), again=True)
 

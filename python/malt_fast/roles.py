@@ -6,9 +6,11 @@ outputs. Each is tokenised by itself, once; sampled tokens are used as they came
 share their prompt to the token and nothing is decoded and tokenised again.
 """
 
+import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ Tokens = npt.NDArray[np.int32]
 FIX = "give another wording by --task.prompts FILE"
 BRACES = "write {{ and }} for literal braces"
 # Some templates print today's date: a fixed one keeps prompts equal when a run goes on tomorrow.
-DATE = "26 Jul 2024"
+DATE = date(2024, 7, 26)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,16 @@ class Prompts:
         for slot, piece in zip(self._levels[level - 1], pieces[1:], strict=True):
             parts += [question if slot == 0 else self._without_end(segments[slot - 1]), piece]
         return np.concatenate(parts).astype(np.int32, copy=False)
+
+    def as_json(self) -> str:
+        """End tokens, and for each role its fixed tokens with the names of segments in between."""
+        names = ["question", *self.chain]
+        parts: dict[str, list[list[int] | str]] = {}
+        for role, pieces, levels in zip(self.chain, self._pieces, self._levels, strict=True):
+            parts[role] = [pieces[0].tolist()]
+            for level, piece in zip(levels, pieces[1:], strict=True):
+                parts[role] += [names[level], piece.tolist()]
+        return json.dumps({"end_ids": self.end_ids, "prompts": parts}) + "\n"
 
     def decode(self, tokens: npt.ArrayLike) -> str:
         """Text of an output: its end token and any control token dropped."""
@@ -164,7 +176,8 @@ class Prompts:
             turns,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            date_string=DATE,
+            date_string=DATE.strftime("%d %b %Y"),
+            strftime_now=DATE.strftime,
         )
         return text
 

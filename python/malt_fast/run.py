@@ -2,6 +2,7 @@
 
     config.yaml            the resolved config
     questions.jsonl        training questions, in the order of the forest's trees
+    prompts.json           what prompts are made of, as tokens
     round-0/forest.arrows  everything sampled (one file a role under `regenerate: sequential`)
     round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them
     round-0/ROLE/          sft, dpo: adapters
@@ -16,7 +17,6 @@ directory again goes on where it stopped.
 """
 
 import json
-import os
 import resource
 import shutil
 import sys
@@ -61,6 +61,17 @@ class Run:
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
+    def keep(self, name: str, text: str) -> None:
+        """Write a file that must stay the same while the run goes on; else raises MaltError."""
+        path = self.path(name)
+        if not path.is_file():
+            write_text(path, text)
+        elif path.read_text(encoding="utf-8") != text:
+            raise MaltError(
+                f"the {path.stem} are not those in {path}: restore the files they came from, or "
+                "give another --run DIR"
+            )
+
     @contextmanager
     def stage(
         self, name: str, total: int | None = None
@@ -94,8 +105,9 @@ class Run:
         self.say(f"{name:<22} {seconds:6.1f} s  {shown}")
 
 
-def open_run(config: Config, program: str) -> Run:
-    """The run directory of a config, made or found again.
+@contextmanager
+def open_run(config: Config, program: str) -> Iterator[Run]:
+    """The run directory of a config, made or found again; Ctrl-C within tells its name.
 
     Raises MaltError where it holds a run of another config, or something else altogether.
     """
@@ -108,7 +120,7 @@ def open_run(config: Config, program: str) -> Run:
                 f"{folder} holds a run of another config (different: {', '.join(other)}): "
                 "give the same settings, or another --run DIR"
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and not _is_empty(folder):
         raise MaltError(f"{folder} exists and is no run directory: give another --run DIR")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +131,15 @@ def open_run(config: Config, program: str) -> Run:
         ) from None
     run = Run(folder, config)
     run.say(f"{program}: run directory {folder}")
-    return run
+    try:
+        yield run
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(folder) from None
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it holds nothing but what a program killed at its very start left behind."""
+    return folder.is_dir() and all(p.name.startswith(".config.yaml.") for p in folder.iterdir())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -128,14 +148,18 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Copy a directory so that `target` is either absent or whole."""
-    if target.exists():
-        return
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(source, beside)
-    beside.replace(target)
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`; on leaving it takes `path`'s place, which is whole or absent."""
+    new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir()
+    yield new
+    if path.exists():
+        path.replace(old)  # a folder cannot be renamed over one that holds files
+    new.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def exit_status(program: Callable[[], object]) -> int:
@@ -145,8 +169,9 @@ def exit_status(program: Callable[[], object]) -> int:
     except MaltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped: the same command with --run DIR goes on from here", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        how = [f"the same command with --run {folder} goes on from here" for folder in stop.args]
+        print(": ".join(["stopped", *how]), file=sys.stderr)
         return 130
     return 0
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,51 +43,61 @@ class Setup:
 
 
 def load_setup(config: Config) -> Setup:
-    """Load the task, the tokenizer and the prompts, and check that they fit the model."""
-    check_machine(config)
+    """Load the task, the tokenizer and the prompts, and check that they fit the models."""
+    check_device(config.model.device)
     task = load_task(config)
     name = config.base_model()
     tokenizer = load_tokenizer(name, config.model.chat_template)
     vocabulary = tokenizer.get_vocab()
-    for role in config.chain:
-        other = config.base_model(role)
-        if other != name and load_tokenizer(other).get_vocab() != vocabulary:
+    ends: list[int] = []  # roles read each other: a token that ends one's output ends all
+    for base, role in {config.base_model(role): role for role in config.chain}.items():
+        own = tokenizer if base == name else load_tokenizer(base)
+        if own.get_vocab() != vocabulary:
             raise MaltError(
-                f"model.roles.{role} = '{other}' has another tokenizer than '{name}', and roles "
+                f"model.roles.{role} = '{base}' has another tokenizer than '{name}', and roles "
                 "pass tokens to each other: choose base models of one family"
             )
-    prompts = Prompts(
-        config.chain, task.prompts, tokenizer, chat=task.chat, extra_end_ids=end_ids(name)
-    )
+        ends += end_ids(base, own)
+    prompts = Prompts(config.chain, task.prompts, tokenizer, chat=task.chat, extra_end_ids=ends)
     setup = Setup(config, task, prompts)
     check_lengths(setup)
     return setup
 
 
-def check_machine(config: Config) -> None:
-    """Raises MaltError for a device or a logger that this machine lacks."""
+def check_device(device: str) -> None:
+    """Raises MaltError for a device that this machine lacks."""
     import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise MaltError(f"model.device = '{device}', but there is no GPU here: use cpu or auto")
+
+
+def check_loggers(report_to: list[str]) -> None:
+    """Raises MaltError for a logger that is unknown or not installed."""
     from transformers.integrations import get_reporting_integration_callbacks
 
-    if config.model.device.startswith("cuda") and not torch.cuda.is_available():
-        raise MaltError(
-            f"model.device = '{config.model.device}', but there is no GPU here: use cpu or auto"
-        )
+    alone = report_to[0] if report_to in (["none"], ["all"]) else report_to
     try:
-        get_reporting_integration_callbacks(config.report_to)
-    except ValueError as error:
-        raise MaltError(f"report_to = {config.report_to} is not possible ({error})") from None
+        for logger in get_reporting_integration_callbacks(alone):
+            # Made as Trainer will make it, which opens nothing yet. One that fails half-way must
+            # not stumble over its own __del__, as MLflow's and Neptune's do.
+            type(logger.__name__, (logger,), {"__del__": lambda self: None})()
+    except Exception as error:  # each raises its own kind, saying what to install
+        reason, _, fix = " ".join(str(error).split()).rstrip(".").partition(". ")
+        fix = fix[:1].lower() + fix[1:] or "choose from these, or give --report_to none"
+        raise MaltError(f"report_to = {report_to} is not possible ({reason}): {fix}") from None
 
 
-def end_ids(model: str) -> list[int]:
-    """End tokens that the model's generation config names; none if it has no such file."""
+def end_ids(model: str, tokenizer: Any) -> list[int]:
+    """End tokens that the tokenizer and the model's generation config name, if they do."""
     from transformers import GenerationConfig
 
     try:
         ids = GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:
-        return []
-    return [ids] if isinstance(ids, int) else list(ids or [])
+        ids = None
+    named = [tokenizer.eos_token_id, *(ids if isinstance(ids, list) else [ids])]
+    return [i for i in named if i is not None]
 
 
 def check_lengths(setup: Setup) -> None:

@@ -12,6 +12,7 @@ Does not: tune the base model's own weights, share a role between GPUs, pack pre
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,24 +27,27 @@ from malt_fast.evaluate import evaluate_run
 from malt_fast.expand import answered, shape_from_branching
 from malt_fast.forest import Credit, Forest, credit, load_forest, save_forest
 from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
-from malt_fast.run import Run, copy_folder, exit_status, open_run, write_text
-from malt_fast.sampling import Policies, Setup, grade_leaves, load_setup, sample
+from malt_fast.run import Run, exit_status, open_run, replacing_folder
+from malt_fast.sampling import Policies, Setup, check_loggers, grade_leaves, load_setup, sample
 
 
 def train(config: Config) -> Run:
     """The whole method: rounds of sampling and training, then the evaluation."""
+    check_loggers(config.report_to)
     setup = load_setup(config)
-    run = open_run(config, "train")
-    save_questions(run, setup)
-    base = setup.base()
-    sft, final = base, base
-    for index in range(config.train.rounds):
-        sft, final = train_round(run, setup, index, final)
-    publish(run, sft, final)
-    if config.engine.name == "replay":  # it knows questions and paths, not who answers
-        run.warn("recordings cannot tell trained roles from untrained ones: no evaluation")
-    else:
-        evaluate_run(run, setup, base, sft, final)
+    with open_run(config, "train") as run:
+        questions = [json.dumps(asdict(question)) for question in setup.task.train]
+        run.keep("questions.jsonl", "".join(f"{line}\n" for line in questions))
+        run.keep("prompts.json", setup.prompts.as_json())
+        base = setup.base()
+        sft, final = base, base
+        for index in range(config.train.rounds):
+            sft, final = train_round(run, setup, index, final)
+        publish(run, sft, final)
+        if config.engine.name == "replay":  # it knows questions and paths, not who answers
+            run.warn("recordings cannot tell trained roles from untrained ones: no evaluation")
+        else:
+            evaluate_run(run, setup, base, sft, final)
     return run
 
 
@@ -190,25 +194,15 @@ def train_role(
 
 
 def publish(run: Run, sft: Policies, final: Policies) -> None:
-    """Copy the adapters of the last round to adapters/ROLE/{sft,final}, where servers find them."""
-    for name, policies in (("sft", sft), ("final", final)):
-        for role, policy in policies.items():
-            if policy.adapter is not None:
-                run.path("adapters", role).mkdir(parents=True, exist_ok=True)
-                copy_folder(Path(policy.adapter), run.path("adapters", role, name))
+    """Copy the adapters of the last round to adapters/ROLE/{sft,final}, where servers find them.
 
-
-def save_questions(run: Run, setup: Setup) -> None:
-    """Write the training questions, tree by tree; those of a run that goes on must be the same."""
-    path = run.path("questions.jsonl")
-    text = "".join(json.dumps(asdict(question)) + "\n" for question in setup.task.train)
-    if not path.is_file():
-        write_text(path, text)
-    elif path.read_text(encoding="utf-8") != text:
-        raise MaltError(
-            f"the training questions are not those in {path}: restore the question file, or give "
-            "another --run DIR"
-        )
+    All or none: a role whose adapter is missing counts as untrained.
+    """
+    with replacing_folder(run.path("adapters")) as folder:
+        for name, policies in (("sft", sft), ("final", final)):
+            for role, policy in policies.items():
+                if policy.adapter is not None:
+                    shutil.copytree(policy.adapter, folder / role / name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,77 @@
+"""The run directory: what a kill leaves behind does no harm, and Ctrl-C says how to go on."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from malt_fast.config import make_config
+from malt_fast.errors import MaltError
+from malt_fast.run import Run, exit_status, open_run, replacing_folder
+
+
+def test_what_a_kill_at_the_start_left_behind_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".config.yaml.123").write_text("chain:")
+    config = make_config({"run": tmp_path})
+    with open_run(config, "test"):
+        assert (tmp_path / "config.yaml").is_file()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with (
+        pytest.raises(MaltError, match="no run directory"),
+        open_run(make_config({"run": tmp_path}), "test"),
+    ):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_ctrl_c_names_the_directory_that_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def stop_in_a_run() -> None:
+        with open_run(make_config({}), "test"):
+            stop()
+
+    monkeypatch.chdir(tmp_path)
+    assert exit_status(stop_in_a_run) == 130
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"--run runs/{folder.name} goes on" in capsys.readouterr().err
+    assert exit_status(stop) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_what_a_run_keeps_may_not_change(tmp_path: Path) -> None:
+    run = Run(tmp_path, make_config({}))
+    run.keep("prompts.json", "a")
+    run.keep("prompts.json", "a")
+    with pytest.raises(MaltError, match=r"the prompts are not those in .*prompts\.json"):
+        run.keep("prompts.json", "b")
+    assert run.path("prompts.json").read_text() == "a"
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "adapters"
+
+    def fill(names: str, fails: bool = False) -> None:
+        with replacing_folder(target) as folder:
+            for name in names:
+                (folder / name).touch()
+            if fails:
+                raise KeyboardInterrupt
+
+    for fails, names, there in [
+        (True, "x", None),
+        (False, "ab", ["a", "b"]),
+        (True, "y", ["a", "b"]),
+        (False, "cd", ["c", "d"]),  # neither the old files nor those of the half-done one
+    ]:
+        with suppress(KeyboardInterrupt):
+            fill(names, fails)
+        found = sorted(f.name for f in target.iterdir()) if target.exists() else None
+        assert found == there
+    assert [file.name for file in tmp_path.iterdir()] == ["adapters"]
