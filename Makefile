@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test lint clean
+.PHONY: run test lint sanitize clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -17,6 +17,14 @@ lint: .venv/.test
 	$(BIN)/mypy
 	$(BIN)/mypy kernels
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.?pp')
+
+# The C++ core under the address and undefined-behaviour sanitizers.
+sanitize: .venv/.test
+	$(BIN)/cmake --preset asan && $(BIN)/cmake --build --preset asan
+	MALT_CORE=$$(ls build/asan/_core*.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton" tests/test_core_*.py \
+	    tests/test_logprob_from_logits.py tests/test_linear_logprob.py tests/test_dpo_loss.py
 
 # The build tools go into .venv first, so that the package builds against them without isolation.
 .venv/.tools: constraints.txt

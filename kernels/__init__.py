@@ -5,7 +5,21 @@ folder: under that name it is empty, so that the probe imports no second copy of
 """
 
 if __name__ == "malt_fast.kernels":
-    from .linear_logprob import linear_logprob
+    from .dpo_loss import DPOLoss, dpo_loss
+    from .linear_dpo import LinearDPO, linear_dpo
+    from .linear_logprob import LogProb, linear_logprob
+    from .logprob_from_logits import logprob_from_logits
     from .lora_linear import lora_linear
+    from .softmax_rows import which
 
-    __all__ = ["linear_logprob", "lora_linear"]
+    __all__ = [
+        "DPOLoss",
+        "LinearDPO",
+        "LogProb",
+        "dpo_loss",
+        "linear_dpo",
+        "linear_logprob",
+        "logprob_from_logits",
+        "lora_linear",
+        "which",
+    ]

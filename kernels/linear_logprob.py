@@ -1,25 +1,86 @@
 """Log-probs of target tokens straight from hidden rows, without a logits matrix.
 
-For row m, with h = hidden[rows[m]], t = targets[m] and temperature T:
+For a row u of hidden with h = hidden[u], and its distinct targets t:
 
-    z = (h W^T + b) / T                     [V]
-    logp = z[t] - logsumexp(z)
-    dlogp/dh = (W[t] - softmax(z) W) / T    [H]
-    dlogp/dW = (onehot(t) - softmax(z)) h^T / T
+    raw  = h W^T + b                                  [V]
+    z    = cap(raw) / T,  cap(x) = c tanh(x / c)      [V]
+    logp = z[t] - log sum exp z
+    d(sum_t g_t logp_t)/d raw = cap'(raw) (onehot g - (sum_t g_t) softmax(z)) / T
+    dh   = draw W,   dW = draw^T h,   db = sum draw
 
-Rows go in chunks, so that at most `CHUNK` logits exist at once, and all arithmetic is float32 at
-least, whatever the storage type. dlogp/dh is made in the forward pass, while the chunk's logits are
-at hand: with a frozen head (LoRA's usual case) the backward pass is one product with the incoming
-gradient. Only a head that is trained pays for a second pass. This is the plain-torch twin that
-faster kernels are tested against.
+Rows that several targets share are multiplied once. Logits exist as one float32 tile at a time,
+some rows by some of the vocabulary: a product of matrices by torch, then `fold` (softmax_rows.py).
+Statistics, target logits and sums are float32 whatever the storage type.
+
+A frozen head (LoRA's usual case) costs 2 products in all. The forward pass also sums
+
+    R = sum over v that are no target of softmax(z)_v cap'(raw_v) W_v    [H]
+
+which is all of dh that needs the vocabulary; upstream gradients only scale it:
+
+    dh = sum_t (g_t - (sum g) softmax(z)_t) cap'(raw_t) W_t / T - (sum g) R / T
+
+Targets are left out of R so that it keeps its relative accuracy in bfloat16 where a target takes
+nearly all of the mass. A trained head costs 4: backward makes the logits again.
+
+Beside inputs and outputs this holds: a tile and what it is made of (TILE: 8 MB on a CPU, 50 MB on a
+GPU) and R, [min(T, M), H] in hidden's dtype; with a trained head instead of R, for U distinct rows,
+dh [U, H] and a slice of dW in float32.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22  # logits alive at once
+from . import checks, softmax_rows
+from .softmax_rows import Head, Running, running, sums_dtype, temperature_of_rows
+
+# Most logits of a tile, and most columns. A CPU wants it in its caches; a GPU in its L2, with enough
+# rows that W is not what is waited for: 1024 x 8192 float32 are 33 MB of an H100's 50.
+TILE = {"cpu": (1 << 21, 2048), "cuda": (1 << 23, 8192)}
+
+
+class LogProb(NamedTuple):
+    """logp [M], float32, and the entropy [M] of each target's row, without a gradient."""
+
+    logp: Tensor
+    entropy: Tensor
+
+
+class Settings(TypedDict, total=False):
+    """Keywords of linear_logprob."""
+
+    bias: Tensor | None
+    temperature: float | Tensor
+    logit_softcap: float | None
+    check: bool
+
+
+@overload
+def linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    *,
+    return_entropy: Literal[False] = False,
+    **settings: Unpack[Settings],
+) -> Tensor: ...
+
+
+@overload
+def linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    *,
+    return_entropy: Literal[True],
+    **settings: Unpack[Settings],
+) -> LogProb: ...
 
 
 def linear_logprob(
@@ -29,85 +90,439 @@ def linear_logprob(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
-    temperature: float = 1.0,
-) -> Tensor:
-    """Log-prob of `targets[m]` under softmax((hidden[rows[m]] @ weight.T + bias) / temperature).
+    temperature: float | Tensor = 1.0,
+    logit_softcap: float | None = None,
+    return_entropy: bool = False,
+    check: bool = True,
+) -> Tensor | LogProb:
+    """Log-prob of `targets[m]` under softmax(cap(hidden[rows[m]] @ weight.T + bias) / temperature).
 
-    hidden [T, H], weight [V, H], bias [V]: floating point; rows, targets [M]: int64, rows may
-    repeat. Chunked: no [M, V] exists beyond a chunk.
-    Returns float32 [M] (float64 for float64 input), differentiable once in hidden, weight and bias.
+    hidden [T, H], weight [V, H], bias [V]: float32, bfloat16, float16 or float64, strided at will;
+    rows, targets [M]: integers, rows may repeat; temperature: a number or [T], one a row of hidden.
+    check: look whether rows, targets and temperatures are in range (on a GPU this waits for them).
+
+    Returns float32 [M] (float64 for float64 input), differentiable once in hidden, weight and bias;
+    with return_entropy a LogProb. A NaN in a hidden row makes that row's results NaN, no others.
+    Raises ValueError for shapes, dtypes, devices and values that do not fit.
     """
-    _check(hidden, weight, rows, targets, bias, temperature)
-    picked = hidden.index_select(0, rows)
-    with torch.autocast(hidden.device.type, enabled=False):
-        return _LinearLogprob.apply(picked, weight, bias, targets, temperature)
+    _check(hidden, weight, rows, targets, bias, temperature, logit_softcap)
+    hidden, weight, bias = operands(hidden, weight, bias)
+    if check:
+        checks.in_range(("rows", rows, len(hidden)), ("targets", targets, len(weight)))
+        checks.positive("temperature", temperature)
+    grad = torch.is_grad_enabled()
+    trains_head = weight.requires_grad or (bias is not None and bias.requires_grad)
+    keep = grad and hidden.requires_grad and not trains_head
+    logp, entropy, _, _ = _forward(
+        hidden,
+        weight,
+        rows.long(),
+        targets.long(),
+        bias,
+        temperature_of_rows(temperature, hidden),
+        logit_softcap or 0.0,
+        return_entropy,
+        keep,
+    )
+    return LogProb(logp, entropy) if return_entropy else logp
 
 
-class _LinearLogprob(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        temperature: float,
-    ) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        w = weight.to(dtype)
-        logp = torch.empty(len(x), dtype=dtype, device=x.device)
-        dx = torch.empty_like(x, dtype=dtype) if ctx.needs_input_grad[0] else None
-        for part in _chunks(len(x), len(w)):
-            z = _logits(x[part].to(dtype), w, bias, temperature)
-            total = z.logsumexp(1)
-            logp[part] = z.gather(1, targets[part, None]).squeeze(1) - total
-            if dx is not None:
-                p = z.sub_(total[:, None]).exp_()
-                dx[part] = w[targets[part]].sub_(p @ w).div_(temperature)
-        ctx.temperature = temperature
-        trains_head = any(ctx.needs_input_grad[1:3])
-        ctx.save_for_backward(dx, *((x, weight, bias, targets) if trains_head else ()))
-        return logp
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dx, *head = ctx.saved_tensors
-        grad_x = None if dx is None else dx * grad[:, None]
-        if not head:
-            return grad_x, None, None, None, None
-        x, weight, bias, targets = head
-        return grad_x, *_head_grads(grad, x, weight, bias, targets, ctx.temperature), None, None
+# ---- rows and their targets ----
 
 
-def _head_grads(
-    grad: Tensor,
-    x: Tensor,
+@dataclass(frozen=True)
+class Plan:
+    """Which rows are multiplied, and the distinct targets of each."""
+
+    rows: Tensor  # [U] ascending
+    start: Tensor  # [U + 1]: the targets of rows[u] are token[start[u] : start[u + 1]]
+    token: Tensor  # [D]
+    row_of: Tensor  # [D]: index into rows
+    index: Tensor  # [M]: which of the D the caller's m-th is
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def make_plan(rows: Tensor, targets: Tensor, vocabulary: int) -> Plan:
+    """Sort (row, target) and remove doubles; int64 holds 2^45 rows of 2^18 tokens."""
+    if (rows[1:] > rows[:-1]).all():  # the usual layout: nothing to sort, a target a row
+        each = torch.arange(len(rows) + 1, device=rows.device)
+        return Plan(rows, each, targets.contiguous(), each[:-1], each[:-1])
+    key, index = torch.unique(rows * vocabulary + targets, return_inverse=True)
+    row, token = key // vocabulary, key % vocabulary
+    distinct, row_of, counts = torch.unique_consecutive(
+        row, return_inverse=True, return_counts=True
+    )
+    start = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return Plan(distinct, start, token, row_of, index)
+
+
+# ---- tiles ----
+
+
+def tile_shape(rows: int, vocabulary: int, device: torch.device) -> tuple[int, int]:
+    """Rows and columns of the largest tile."""
+    size, width = TILE.get(device.type, TILE["cpu"])
+    width = min(width, vocabulary)
+    return min(rows, max(1, size // max(1, width))), width
+
+
+def slices(n: int, step: int) -> list[slice]:
+    return [slice(i, min(i + step, n)) for i in range(0, n, max(1, step))]
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which tiles are multiplied: a CPU has no fast low-precision products."""
+    return x.dtype if x.is_cuda else sums_dtype(x.dtype)
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """out = a b, in float32 where the operands are low precision."""
+    if a.dtype == out.dtype:
+        return torch.mm(a, b, out=out)
+    return torch.mm(a, b, out_dtype=out.dtype, out=out)
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out += a b, likewise."""
+    if a.dtype == out.dtype:
+        out.addmm_(a, b)
+    else:
+        torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
+
+
+class Buffer:
+    """Memory of one tile, shaped anew for each."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, rows: int, columns: int) -> None:
+        height, width = tile_shape(rows, columns, device)
+        self.flat = torch.empty(height * width, dtype=dtype, device=device)
+
+    def __call__(self, rows: int, columns: int) -> Tensor:
+        return self.flat[: rows * columns].view(rows, columns)
+
+
+# ---- forward ----
+
+
+@torch.library.custom_op("malt_fast::linear_logprob", mutates_args=())
+def _forward(
+    hidden: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    rows: Tensor,
     targets: Tensor,
-    temperature: float,
-) -> tuple[Tensor, Tensor | None]:
-    """Gradients of weight [V, H] and bias [V]: the logits are made again, chunk by chunk."""
-    w = weight.to(grad.dtype)
-    grad_w, grad_b = torch.zeros_like(w), w.new_zeros(len(w))
-    for part in _chunks(len(x), len(w)):
-        rows = x[part].to(grad.dtype)
-        dz = _logits(rows, w, bias, temperature).softmax(1).mul_(-grad[part, None])
-        dz.scatter_add_(1, targets[part, None], grad[part, None])
-        grad_w.addmm_(dz.T, rows, alpha=1 / temperature)
-        grad_b.add_(dz.sum(0), alpha=1 / temperature)
-    return grad_w.to(weight.dtype), None if bias is None else grad_b.to(bias.dtype)
+    bias: Tensor | None,
+    temperature: Tensor | None,
+    softcap: float,
+    entropy: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """logp [M]; entropy [M] or [0]; log sum exp z [min(T, M)] and R [min(T, M), H] (or [0, H]),
+    of which the first U are used: the number of distinct rows is not known before."""
+    plan = make_plan(rows, targets, len(weight))
+    dtype, size = sums_dtype(hidden.dtype), min(len(hidden), len(rows))
+    log_total = hidden.new_empty(size, dtype=dtype)
+    row_entropy = hidden.new_empty(size if entropy else 0, dtype=dtype)
+    residual = hidden.new_empty(size if keep else 0, hidden.shape[1])
+    target_logit = hidden.new_empty(len(plan.token), dtype=dtype)
+    head = make_head(bias, temperature, softcap, plan, dtype)
+    for part, state in _fold_rows(hidden, weight, plan, head, target_logit, entropy, keep):
+        log_total[part] = state.log_total()
+        if entropy:
+            row_entropy[part] = state.entropy()
+        if state.residual is not None:
+            residual[part] = state.residual / state.total[:, None]
+    logp = (target_logit - log_total[plan.row_of])[plan.index]
+    if entropy:
+        row_entropy = row_entropy[plan.row_of[plan.index]]
+    return logp, row_entropy, log_total, residual
 
 
-def _logits(x: Tensor, w: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    z = torch.nn.functional.linear(x, w, None if bias is None else bias.to(w.dtype))
-    return z if temperature == 1.0 else z.div_(temperature)
+def make_head(
+    bias: Tensor | None,
+    temperature: Tensor | None,
+    softcap: float,
+    plan: Plan,
+    dtype: torch.dtype,
+) -> Head:
+    return Head(
+        None if bias is None else bias.to(dtype).contiguous(),
+        None if temperature is None else temperature[plan.rows].to(dtype),
+        softcap,
+    )
 
 
-def _chunks(n: int, vocabulary: int) -> list[slice]:
-    step = max(1, CHUNK // max(1, vocabulary))
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+def _fold_rows(
+    hidden: Tensor,
+    weight: Tensor,
+    plan: Plan,
+    head: Head,
+    target_logit: Tensor,
+    entropy: bool,
+    keep: bool,
+) -> Iterator[tuple[slice, Running]]:
+    """The finished softmax of each chunk of rows."""
+    ops = softmax_rows.choose(hidden.device, hidden.dtype)
+    dtype, vocabulary = product_dtype(hidden), len(weight)
+    logits = Buffer(target_logit.dtype, hidden.device, len(plan), vocabulary)
+    spare = (
+        logits
+        if dtype == target_logit.dtype
+        else Buffer(dtype, hidden.device, len(plan) if keep else 0, vocabulary)
+    )
+    height, width = tile_shape(len(plan), vocabulary, hidden.device)
+    columns = slices(vocabulary, width)
+    for part in slices(len(plan), height):
+        x = hidden[plan.rows[part]].to(dtype)
+        residual = x.new_zeros(x.shape, dtype=target_logit.dtype) if keep else None
+        state = running(len(x), target_logit, entropy=entropy, residual=residual)
+        start = plan.start[part.start : part.stop + 1]
+        for column in columns:
+            w = weight[column].to(dtype)
+            tile = multiply(x, w.T, logits(len(x), len(w)))
+            weights = spare(*tile.shape) if keep and spare is not logits else tile
+            ops.fold(
+                tile,
+                column.start,
+                head.rows(part),
+                start,
+                plan.token,
+                state,
+                weights if keep else None,
+            )
+            if residual is not None:
+                add_product(residual, weights, w)
+        yield part, state
+
+
+@_forward.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    temperature: Tensor | None,
+    softcap: float,
+    entropy: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype, m = sums_dtype(hidden.dtype), rows.shape[0]
+    size = torch.sym_min(hidden.shape[0], m)
+    return (
+        hidden.new_empty(m, dtype=dtype),
+        hidden.new_empty(m if entropy else 0, dtype=dtype),
+        hidden.new_empty(size, dtype=dtype),
+        hidden.new_empty(size if keep else 0, hidden.shape[1]),
+    )
+
+
+# ---- backward ----
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, rows, targets, bias, temperature, ctx.softcap, _, ctx.keep = inputs
+    logp, entropy, log_total, residual = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(entropy, log_total, residual)
+    ctx.save_for_backward(
+        hidden, weight, rows, targets, bias, temperature, logp, log_total, residual
+    )
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 9
+    needs = [bool(need) for need in ctx.needs_input_grad]
+    dx, dw, db = _gradients(
+        grad.contiguous(), *ctx.saved_tensors, ctx.softcap, ctx.keep, needs[0], needs[1], needs[4]
+    )
+    chosen = (dx if needs[0] else None, dw if needs[1] else None, db if needs[4] else None)
+    return chosen[0], chosen[1], None, None, chosen[2], None, None, None, None
+
+
+@torch.library.custom_op("malt_fast::linear_logprob_backward", mutates_args=())
+def _gradients(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    temperature: Tensor | None,
+    logp: Tensor,
+    log_total: Tensor,
+    residual: Tensor,
+    softcap: float,
+    keep: bool,
+    needs_hidden: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden [T, H], weight [V, H], bias [V]; [0] for one that is not wanted."""
+    plan = make_plan(rows, targets, len(weight))
+    head = make_head(bias, temperature, softcap, plan, logp.dtype)
+    grad_target = logp.new_zeros(len(plan.token)).index_add_(0, plan.index, grad.to(logp.dtype))
+    grad_row = logp.new_zeros(len(plan)).index_add_(0, plan.row_of, grad_target)
+    log_total = log_total[: len(plan)]
+    if keep:
+        target_logp = logp.new_empty(len(plan.token)).index_copy_(0, plan.index, logp)
+        dx = _scaled(residual, weight, plan, head, target_logp, log_total, grad_target, grad_row)
+        found: Gradients = dx, None, None
+    else:
+        wants = (needs_hidden, needs_weight, needs_bias)
+        found = recomputed(hidden, weight, plan, head, log_total, grad_target, grad_row, *wants)
+    rows_grad, dw, db = found
+    grad_hidden = hidden.new_zeros(hidden.shape if needs_hidden else 0)
+    if rows_grad is not None:
+        grad_hidden[plan.rows] = rows_grad.to(hidden.dtype)
+    return (
+        grad_hidden,
+        weight.new_empty(0) if dw is None else dw,
+        weight.new_empty(0) if db is None or bias is None else db.to(bias.dtype),
+    )
+
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]  # dh [U, H], dW, db
+
+
+def _scaled(
+    residual: Tensor,
+    weight: Tensor,
+    plan: Plan,
+    head: Head,
+    logp: Tensor,
+    log_total: Tensor,
+    grad_target: Tensor,
+    grad_row: Tensor,
+) -> Tensor:
+    """dh [U, H] out of R: the frozen head's backward pass, without a product of matrices."""
+    own, grad_row = own_coefficients(plan, head, logp, log_total, grad_target, grad_row)
+    dx = residual[: len(plan)] * -grad_row[:, None]
+    for part in slices(len(plan.token), 1 << 14):  # a bounded part of W[token] at a time
+        rows, factor = weight[plan.token[part]].to(dx.dtype), own[part, None]
+        if len(plan.token) == len(plan):
+            dx[part].addcmul_(rows, factor)
+        else:
+            dx.index_add_(0, plan.row_of[part], rows.mul_(factor))
+    return dx
+
+
+def own_coefficients(
+    plan: Plan, head: Head, logp: Tensor, log_total: Tensor, grad_target: Tensor, grad_row: Tensor
+) -> tuple[Tensor, Tensor]:
+    """draw at the targets [D], and (sum g) / T of each row [U]: what softmax(z) cap' is times."""
+    own = grad_target - grad_row[plan.row_of] * logp.exp()
+    if head.temperature is not None:
+        own = own / head.temperature[plan.row_of]
+        grad_row = grad_row / head.temperature
+    if head.softcap:
+        z = logp + log_total[plan.row_of]
+        capped = z if head.temperature is None else z * head.temperature[plan.row_of]
+        own = own * (1 - (capped / head.softcap) ** 2)
+    return own, grad_row
+
+
+def recomputed(
+    hidden: Tensor,
+    weight: Tensor,
+    plan: Plan,
+    head: Head,
+    log_total: Tensor,
+    grad_target: Tensor,
+    grad_row: Tensor,
+    needs_hidden: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> Gradients:
+    """Gradients by making the logits again; slices of dW are summed in float32."""
+    ops = softmax_rows.choose(hidden.device, hidden.dtype)
+    dtype, sums, vocabulary = product_dtype(hidden), log_total.dtype, len(weight)
+    logits = Buffer(sums, hidden.device, len(plan), vocabulary)
+    spare = logits if dtype == sums else Buffer(dtype, hidden.device, len(plan), vocabulary)
+    dx = log_total.new_zeros(len(plan), hidden.shape[1]) if needs_hidden else None
+    dw = torch.zeros_like(weight) if needs_weight else None
+    db = log_total.new_zeros(vocabulary) if needs_bias else None
+    height, width = tile_shape(len(plan), vocabulary, hidden.device)
+    for column in slices(vocabulary, width):
+        w = weight[column].to(dtype)
+        dw_slice = log_total.new_zeros(w.shape) if needs_weight else None
+        for part in slices(len(plan), height):
+            x = hidden[plan.rows[part]].to(dtype)
+            tile = multiply(x, w.T, logits(len(x), len(w)))
+            draw = tile if spare is logits else spare(*tile.shape)
+            ops.gradient(
+                tile,
+                draw,
+                column.start,
+                head.rows(part),
+                plan.start[part.start : part.stop + 1],
+                plan.token,
+                log_total[part],
+                grad_target,
+                grad_row[part],
+            )
+            if dx is not None:
+                add_product(dx[part], draw, w)
+            if dw_slice is not None:
+                add_product(dw_slice, draw.T, x)
+            if db is not None:
+                db[column] += draw.sum(0, dtype=sums)
+        if dw is not None and dw_slice is not None:
+            dw[column] = dw_slice.to(dw.dtype)
+    return dx, dw, db
+
+
+@_gradients.register_fake
+def _(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    temperature: Tensor | None,
+    logp: Tensor,
+    log_total: Tensor,
+    residual: Tensor,
+    softcap: float,
+    keep: bool,
+    needs_hidden: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        hidden.new_empty(hidden.shape if needs_hidden else 0),
+        weight.new_empty(weight.shape if needs_weight else 0),
+        weight.new_empty(len(weight) if needs_bias else 0),
+    )
+
+
+def _twice(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError(
+        "linear_logprob is differentiable once: its gradient has no gradient, so leave out "
+        "create_graph=True"
+    )
+
+
+torch.library.register_autograd("malt_fast::linear_logprob", _backward, setup_context=_save)
+torch.library.register_autograd("malt_fast::linear_logprob_backward", _twice)
+
+
+# ---- what goes in ----
+
+
+def operands(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One dtype for hidden and weight: autocast's on a GPU, else the wider one."""
+    kind = hidden.device.type
+    if kind == "cuda" and torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(kind)
+    else:
+        dtype = torch.promote_types(hidden.dtype, weight.dtype)
+    return hidden.to(dtype), weight.to(dtype), bias
 
 
 def _check(
@@ -116,22 +531,23 @@ def _check(
     rows: Tensor,
     targets: Tensor,
     bias: Tensor | None,
-    temperature: float,
+    temperature: float | Tensor,
+    softcap: float | None,
 ) -> None:
-    """Shapes only: torch finds an index out of bounds; to look at values would stall a GPU."""
+    checks.floating(hidden=hidden, weight=weight, bias=bias)
+    checks.integers(rows=rows, targets=targets)
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             "hidden [T, H] and weight [V, H] must agree in H, "
-            f"got {tuple(hidden.shape)} and {tuple(weight.shape)}"
+            f"got {list(hidden.shape)} and {list(weight.shape)}"
         )
     if rows.ndim != 1 or rows.shape != targets.shape:
         raise ValueError(
             "rows and targets must be one [M] each, "
-            f"got {tuple(rows.shape)} and {tuple(targets.shape)}"
+            f"got {list(rows.shape)} and {list(targets.shape)}"
         )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"bias must be [{weight.shape[0]}], one a row of weight, got {tuple(bias.shape)}"
-        )
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    if bias is not None:
+        checks.shape("bias", bias, (len(weight),), "one a row of weight")
+    checks.temperature(temperature, len(hidden), hidden.device)
+    checks.softcap(softcap)
+    checks.same_device(hidden.device, weight=weight, rows=rows, targets=targets, bias=bias)

@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A busy machine is no reason to fail.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+# `make sanitize` tests another build of the core than the installed one.
+if core := os.environ.get("MALT_CORE"):
+    spec = importlib.util.spec_from_file_location("malt_fast._core", core)
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[spec.name])
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
+from malt_fast.adapters import load_model
 from malt_fast.batches import Collator, LengthSampler, RoleData, right_padded
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
@@ -96,6 +97,23 @@ def sft(base, tmp_path_factory):
     out = tmp_path_factory.mktemp("sft") / "adapter"
     trained = train("sft", data, base, out, on_log=lines.append, num_train_epochs=3)
     return data, lines, trained
+
+
+# ---- the model ----
+
+
+def test_a_capped_head_gives_the_models_own_log_probs(tmp_path):
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=1, head_dim=16,
+        num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5,
+    )  # fmt: skip
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), None, LoraConfig(r=2), dtype="float32", seed=0)
+    ids = torch.randint(50, (2, 9))
+    table = model.peft_model(input_ids=ids).logits.log_softmax(-1).flatten(0, 1)
+    rows, targets = torch.tensor([0, 3, 3, 17]), torch.tensor([4, 4, 49, 0])
+    torch.testing.assert_close(model(ids, rows, targets), table[rows, targets])
 
 
 # ---- batches ----

@@ -175,3 +175,68 @@ def pairs(
     value(chosen) - value(rejected) < min_margin = (numerator, denominator). max_per_question > 0
     keeps a random subset. What is random depends on seed and on the nodes' paths, not on their ids.
     """
+
+# ---- CPU kernels; malt_fast.kernels is the way to call them ----
+
+def simd_levels() -> list[str]:
+    """The instruction sets this machine runs, best first: "avx512", "avx2", "portable"."""
+
+def fold_rows(
+    tile: NDArray[np.float32] | NDArray[np.uint16],
+    type: Literal["float32", "bfloat16", "float16"],
+    first: int,
+    *,
+    bias: NDArray[np.float32] | None,
+    temperature: NDArray[np.float32] | None,
+    softcap: float,
+    start: NDArray[np.int64],
+    token: NDArray[np.int64],
+    offset: NDArray[np.float32],
+    total: NDArray[np.float32],
+    weighted: NDArray[np.float32] | None,
+    target_logit: NDArray[np.float32],
+    residual: NDArray[np.float32] | None,
+    weights: bool,
+    simd: str = "",
+) -> None:
+    """Take a tile [rows, n] of raw logits into a running softmax, in place (csrc/logprob.hpp).
+
+    Halves are given as their bits, uint16. Arrays are worked on where they lie: another dtype or a
+    gap in one raises ValueError. simd: one of simd_levels(), default the best. Releases the GIL.
+    """
+
+def gradient_rows(
+    tile: NDArray[np.float32] | NDArray[np.uint16],
+    out: NDArray[np.float32] | NDArray[np.uint16],
+    type: Literal["float32", "bfloat16", "float16"],
+    first: int,
+    *,
+    bias: NDArray[np.float32] | None,
+    temperature: NDArray[np.float32] | None,
+    softcap: float,
+    start: NDArray[np.int64],
+    token: NDArray[np.int64],
+    log_total: NDArray[np.float32],
+    grad_target: NDArray[np.float32],
+    grad_row: NDArray[np.float32],
+    simd: str = "",
+) -> None:
+    """Turn a tile of raw logits into d(sum g logp)/d raw; `out` may be the tile, else as above."""
+
+def dpo_losses(
+    logp: ArrayLike,
+    ref_logp: ArrayLike,
+    pairs: ArrayLike,
+    lengths: ArrayLike | None,
+    *,
+    loss_type: Literal["sigmoid", "hinge", "ipo"],
+    beta: float,
+    label_smoothing: float,
+    nll: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Losses [P], rewards [2, P] and slopes [2, P] of pairs, flat [2 P] (csrc/dpo.hpp)."""
+
+def dpo_gradient(
+    grad: ArrayLike, slopes: ArrayLike, pairs: ArrayLike, completions: int
+) -> NDArray[np.float32]:
+    """d loss / d logp [completions]: slopes times the upstream grad [P], added up in order."""

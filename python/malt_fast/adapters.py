@@ -25,6 +25,8 @@ class LogProbModel(nn.Module):
     def __init__(self, peft_model: peft.PeftModel) -> None:
         super().__init__()
         self.peft_model = peft_model
+        config = peft_model.get_base_model().config.get_text_config()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma 2
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Final hidden states [B, L, H]. Causal attention never looks right, where padding is."""
@@ -36,7 +38,15 @@ class LogProbModel(nn.Module):
         """float32 [M]: log-prob of targets[m] after position rows[m] of flattened input_ids."""
         head = self.peft_model.get_base_model().get_output_embeddings()
         hidden = self.hidden(input_ids).flatten(0, 1)
-        return linear_logprob(hidden, head.weight, rows, targets, bias=head.bias)
+        return linear_logprob(
+            hidden,
+            head.weight,
+            rows,
+            targets,
+            bias=head.bias,
+            logit_softcap=self.softcap,
+            check=False,  # data is checked once, before training
+        )
 
 
 def load_config(base: str) -> Any:
@@ -124,7 +134,7 @@ def _peft_config(lora: LoraConfig) -> peft.LoraConfig:
 
 
 def _check_head(model: LogProbModel) -> None:
-    """Refuse a head that `linear_logprob` would get wrong: adapted, soft-capped or scaled."""
+    """Refuse a head that `linear_logprob` would get wrong: adapted, or scaled."""
     causal = model.peft_model.get_base_model()
     head, embedding = causal.get_output_embeddings(), causal.get_input_embeddings()
     if isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer):
@@ -136,10 +146,12 @@ def _check_head(model: LogProbModel) -> None:
     with torch.no_grad():
         logits = causal(input_ids=ids, use_cache=False).logits.float()
         ours = nn.functional.linear(model.hidden(ids), head.weight, head.bias).float()
+    if model.softcap:
+        ours = model.softcap * torch.tanh(ours / model.softcap)
     if (ours - logits).abs().max() > 0.02 * logits.abs().max():
         raise MaltError(
-            f"the head of {type(causal).__name__} is more than one linear map (a soft cap or a "
-            "scale), which is not supported: use another base model"
+            f"the head of {type(causal).__name__} is more than a linear map and a soft cap, "
+            "which is not supported: use another base model"
         )
 
 

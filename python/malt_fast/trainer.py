@@ -48,7 +48,8 @@ from malt_fast.batches import (
 )
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
-from malt_fast.losses import dpo_loss, sft_loss
+from malt_fast.kernels import dpo_loss
+from malt_fast.losses import dpo_metrics, sft_loss
 from malt_fast.quiet import quiet
 
 __all__ = ["RoleData", "RoleTrainer", "Trained", "train_stage"]
@@ -160,21 +161,23 @@ class RoleTrainer(transformers.Trainer):
 
     def _dpo_loss(self, token_logp: Tensor, inputs: Batch, items: Tensor) -> Tensor:
         assert isinstance(self.settings, DPOStageConfig)
-        losses, metrics = dpo_loss(
-            completion_logps(token_logp, inputs),
+        logp, pairs = completion_logps(token_logp, inputs), inputs["pairs"]
+        out = dpo_loss(
+            logp,
             inputs["ref_logp"],
-            inputs["pairs"],
+            pairs,
             inputs["lengths"],
             beta=self.settings.beta,
             loss_type=self.settings.loss_type,
             label_smoothing=self.settings.label_smoothing,
             rpo_alpha=self.settings.rpo_alpha,
             mean_chosen_length=items[1] / items[0],
+            check=False,
         )
-        for name, values in metrics.items():
+        for name, values in dpo_metrics(out, logp, pairs).items():
             self._sums[name] = self._sums.get(name, 0.0) + values.sum()
-        self._count += len(losses)
-        return losses.sum() / items[0]
+        self._count += len(pairs)
+        return out.losses.sum() / items[0]
 
     @torch.no_grad()
     def reference_logps(self, reference: Literal["sft", "base"]) -> Tensor:

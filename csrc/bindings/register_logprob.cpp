@@ -1,0 +1,158 @@
+// fold_rows and gradient_rows: tiles of logits in NumPy arrays, worked on where they lie.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "arrays.hpp"
+#include "logprob.hpp"
+
+namespace malt::bindings {
+namespace {
+
+using py::literals::operator""_a;
+using Floats = std::optional<py::array>;
+
+[[noreturn]] void refuse(const char* name, const std::string& wanted) {
+    throw py::value_error(std::string(name) + " must be " + wanted);
+}
+
+// The values of a C-contiguous array of T with `size` elements; no copy is ever made.
+template <class T>
+T* values_of(const py::array& array, const char* name, std::size_t size) {
+    const bool fits = py::isinstance<py::array_t<T, py::array::c_style>>(array) &&
+                      static_cast<std::size_t>(array.size()) == size;
+    if (!fits)
+        refuse(name, "a contiguous array of " + std::to_string(size) + " " +
+                         py::str(py::dtype::of<T>()).template cast<std::string>());
+    return static_cast<T*>(const_cast<void*>(array.data()));
+}
+
+template <class T>
+T* writable(py::array& array, const char* name, std::size_t size) {
+    if (!array.writeable()) refuse(name, "writable");
+    return values_of<T>(array, name, size);
+}
+
+float* optional_values(const Floats& array, const char* name, std::size_t size) {
+    return array ? values_of<float>(*array, name, size) : nullptr;
+}
+
+Scalar scalar_of(const py::array& array, std::string_view type) {
+    const bool half = type == "bfloat16" || type == "float16";
+    if (!half && type != "float32") refuse("type", "float32, bfloat16 or float16");
+    const bool fits = half ? py::isinstance<py::array_t<std::uint16_t>>(array)
+                           : py::isinstance<py::array_t<float>>(array);
+    if (!fits) refuse("tile", half ? "of uint16, the bits of " + std::string(type) : "of float32");
+    if (!half) return Scalar::kFloat32;
+    return type == "bfloat16" ? Scalar::kBfloat16 : Scalar::kFloat16;
+}
+
+Tile tile_of(const py::array& array, std::string_view type, std::int64_t first) {
+    const Scalar scalar = scalar_of(array, type);
+    const auto bytes = static_cast<py::ssize_t>(bytes_of(scalar));
+    const bool rows = array.ndim() == 2 && (array.strides(1) == bytes || array.shape(1) <= 1) &&
+                      array.strides(0) >= 0 && array.strides(0) % bytes == 0;
+    const bool empty = array.ndim() == 2 && array.size() == 0;  // has any strides
+    if (!rows && !empty) refuse("tile", "[rows, columns] with its columns side by side");
+    if (first < 0) refuse("first", "the vocabulary index of the tile's first column");
+    return {
+        .data = const_cast<void*>(array.data()),
+        .type = scalar,
+        .rows = static_cast<std::size_t>(array.shape(0)),
+        .cols = static_cast<std::size_t>(array.shape(1)),
+        .stride = static_cast<std::size_t>(array.strides(0) / bytes),
+        .first = first,
+    };
+}
+
+Transform transform_of(const Tile& tile, const Floats& bias, const Floats& temperature,
+                       float softcap) {
+    const float* bias_values = nullptr;
+    if (bias) {
+        const auto size = static_cast<std::size_t>(bias->size());
+        bias_values = values_of<float>(*bias, "bias", size);
+        if (static_cast<std::size_t>(tile.first) + tile.cols > size)
+            refuse("bias", "as long as the vocabulary");
+    }
+    return {bias_values, optional_values(temperature, "temperature", tile.rows), softcap};
+}
+
+// `start` may be a part of a longer one: its first and last entries bound what is used of `token`.
+Targets targets_of(const Tile& tile, const py::array& start, const py::array& token) {
+    const auto* begin = values_of<std::int64_t>(start, "start", tile.rows + 1);
+    const auto size = static_cast<std::size_t>(token.size());
+    const auto* values = values_of<std::int64_t>(token, "token", size);
+    bool ascending = begin[0] >= 0 && begin[tile.rows] <= static_cast<std::int64_t>(size);
+    for (std::size_t r = 0; r < tile.rows; ++r) ascending = ascending && begin[r] <= begin[r + 1];
+    if (!ascending) refuse("start", "ascending, within token");
+    return {begin, values};
+}
+
+void fold_rows(const py::array& tile_array, std::string_view type, std::int64_t first,
+               const Floats& bias, const Floats& temperature, float softcap, const py::array& start,
+               const py::array& token, py::array& offset, py::array& total,
+               std::optional<py::array> weighted, py::array& target_logit,
+               std::optional<py::array> residual, bool weights, std::string_view simd) {
+    const Tile tile = tile_of(tile_array, type, first);
+    if (weights && (tile.type != Scalar::kFloat32 || !tile_array.writeable()))
+        refuse("tile", "writable float32 to be replaced by weights");
+    const Transform transform = transform_of(tile, bias, temperature, softcap);
+    const Targets targets = targets_of(tile, start, token);
+    Running running{
+        .offset = writable<float>(offset, "offset", tile.rows),
+        .total = writable<float>(total, "total", tile.rows),
+        .target_logit =
+            writable<float>(target_logit, "target_logit", static_cast<std::size_t>(token.size())),
+    };
+    if (weighted) running.weighted = writable<float>(*weighted, "weighted", tile.rows);
+    if (residual) {
+        const auto size = static_cast<std::size_t>(residual->size());
+        running.residual = writable<float>(*residual, "residual", size);
+        running.width = tile.rows == 0 ? 0 : size / tile.rows;
+        if (running.width * tile.rows != size) refuse("residual", "[rows, width]");
+    }
+    const py::gil_scoped_release release;
+    fold(tile, transform, targets, running, weights, simd);
+}
+
+void gradient_rows(const py::array& tile_array, py::array& out_array, std::string_view type,
+                   std::int64_t first, const Floats& bias, const Floats& temperature, float softcap,
+                   const py::array& start, const py::array& token, const py::array& log_total,
+                   const py::array& grad_target, const py::array& grad_row, std::string_view simd) {
+    const Tile tile = tile_of(tile_array, type, first);
+    const Tile out = tile_of(out_array, type, first);
+    if (!out_array.writeable() || out.rows != tile.rows || out.cols != tile.cols)
+        refuse("out", "writable and of the tile's shape");
+    const Transform transform = transform_of(tile, bias, temperature, softcap);
+    const Targets targets = targets_of(tile, start, token);
+    const Upstream upstream{
+        .log_total = values_of<float>(log_total, "log_total", tile.rows),
+        .target =
+            values_of<float>(grad_target, "grad_target", static_cast<std::size_t>(token.size())),
+        .row = values_of<float>(grad_row, "grad_row", tile.rows),
+    };
+    const py::gil_scoped_release release;
+    gradient(tile, out, transform, targets, upstream, simd);
+}
+
+std::vector<std::string> simd_names() {
+    const auto levels = simd_levels();
+    return {levels.begin(), levels.end()};
+}
+
+}  // namespace
+
+void register_logprob(py::module_& m) {
+    m.def("fold_rows", &fold_rows, "tile"_a.noconvert(), "type"_a, "first"_a, py::kw_only(),
+          "bias"_a.none(true), "temperature"_a.none(true), "softcap"_a, "start"_a, "token"_a,
+          "offset"_a, "total"_a, "weighted"_a.none(true), "target_logit"_a, "residual"_a.none(true),
+          "weights"_a, "simd"_a = "");
+    m.def("gradient_rows", &gradient_rows, "tile"_a.noconvert(), "out"_a.noconvert(), "type"_a,
+          "first"_a, py::kw_only(), "bias"_a.none(true), "temperature"_a.none(true), "softcap"_a,
+          "start"_a, "token"_a, "log_total"_a, "grad_target"_a, "grad_row"_a, "simd"_a = "");
+    m.def("simd_levels", &simd_names);
+}
+
+}  // namespace malt::bindings

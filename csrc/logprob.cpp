@@ -1,0 +1,115 @@
+// Chooses the instruction set and spreads rows over threads.
+#include "logprob.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "logprob_rows.hpp"
+
+namespace malt {
+namespace {
+
+constexpr std::size_t kParallel = 1U << 15;  // logits below which threads cost more than they save
+
+struct Level {
+    std::string_view name;
+    const RowKernels* kernels;
+};
+
+const std::vector<Level>& levels() {
+    static const std::vector<Level> found = [] {
+        std::vector<Level> list;
+#ifdef MALT_X86
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+            list.push_back({"avx512", &avx512::kRowKernels});
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            list.push_back({"avx2", &avx2::kRowKernels});
+#endif
+        list.push_back({"portable", &portable::kRowKernels});
+        return list;
+    }();
+    return found;
+}
+
+const RowKernels& kernels_for(std::string_view simd) {
+    if (simd.empty()) return *levels().front().kernels;
+    for (const Level& level : levels())
+        if (level.name == simd) return *level.kernels;
+    throw std::invalid_argument("simd '" + std::string(simd) + "' cannot run on this machine");
+}
+
+template <class Work>
+void for_rows(const Tile& tile, const Work& work) {
+    const auto rows = static_cast<std::ptrdiff_t>(tile.rows);
+#pragma omp parallel for schedule(static) if (tile.rows * tile.cols >= kParallel)
+    for (std::ptrdiff_t r = 0; r < rows; ++r) work(static_cast<std::size_t>(r));
+}
+
+std::byte* row_of(const Tile& tile, std::size_t r) {
+    return static_cast<std::byte*>(tile.data) + r * tile.stride * bytes_of(tile.type);
+}
+
+Row make_row(const Tile& tile, const Transform& transform, const Targets& targets, std::size_t r) {
+    const std::int64_t begin = targets.start[r];
+    const auto count = static_cast<std::size_t>(targets.start[r + 1] - begin);
+    return {
+        .in = row_of(tile, r),
+        .out = nullptr,
+        .type = tile.type,
+        .cols = tile.cols,
+        .bias = transform.bias == nullptr ? nullptr : transform.bias + tile.first,
+        .temperature = transform.temperature == nullptr ? 1.0F : transform.temperature[r],
+        .softcap = transform.softcap,
+        .first = tile.first,
+        .tokens = {targets.token + begin, count},
+    };
+}
+
+}  // namespace
+
+void fold(const Tile& tile, const Transform& transform, const Targets& targets,
+          const Running& running, bool weights, std::string_view simd) {
+    const RowKernels& kernels = kernels_for(simd);
+    for_rows(tile, [&](std::size_t r) {
+        Row row = make_row(tile, transform, targets, r);
+        if (weights) row.out = row_of(tile, r);
+        RowSums sums{
+            .offset = running.offset[r],
+            .total = running.total[r],
+            .weighted = running.weighted == nullptr ? nullptr : running.weighted + r,
+            .target_logit = running.target_logit + targets.start[r],
+            .residual = {},
+        };
+        if (running.residual != nullptr)
+            sums.residual = {running.residual + r * running.width, running.width};
+        kernels.fold(row, sums);
+        running.offset[r] = sums.offset;
+        running.total[r] = sums.total;
+    });
+}
+
+void gradient(const Tile& tile, const Tile& out, const Transform& transform, const Targets& targets,
+              const Upstream& upstream, std::string_view simd) {
+    const RowKernels& kernels = kernels_for(simd);
+    for_rows(tile, [&](std::size_t r) {
+        Row row = make_row(tile, transform, targets, r);
+        row.out = row_of(out, r);
+        const float* target = upstream.target + targets.start[r];
+        kernels.gradient(row, {upstream.log_total[r], target, upstream.row[r]});
+    });
+}
+
+std::span<const std::string_view> simd_levels() {
+    static const std::vector<std::string_view> names = [] {
+        std::vector<std::string_view> list;
+        for (const Level& level : levels()) list.push_back(level.name);
+        return list;
+    }();
+    return names;
+}
+
+}  // namespace malt

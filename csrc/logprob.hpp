@@ -1,0 +1,82 @@
+// Softmax over rows of logits that never exist as a whole: the two row operations behind
+// kernels/linear_logprob.py and kernels/logprob_from_logits.py, on the CPU.
+//
+// A logit is z = cap(raw + bias) / T, where cap(x) = c tanh(x / c) if there is a soft cap c.
+//
+//   fold       takes the next tile of columns into each row's running softmax. A row keeps an
+//              offset near its largest logit so far, total = sum exp(z - offset) and, for the
+//              entropy, weighted = sum exp(z - offset) (z - offset). The offset moves only when a
+//              logit passes it by more than kMargin; what was added up before is scaled then.
+//   gradient   turns a tile of logits into d(sum g logp)/d raw, the softmax's normaliser known.
+//
+// Each row may have several targets: those of row r are token[start[r]..start[r + 1]), distinct.
+// SIMD is chosen at run time; arithmetic is float32; NaN in a row makes that row NaN. Caller
+// validates; rows run on OpenMP threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace malt {
+
+// exp(kMargin) = 2981 leaves room in float16, the narrowest type that takes exp(z - offset).
+inline constexpr float kMargin = 8.0F;
+
+enum class Scalar : std::uint8_t { kFloat32, kBfloat16, kFloat16 };
+
+[[nodiscard]] constexpr std::size_t bytes_of(Scalar type) {
+    return type == Scalar::kFloat32 ? 4 : 2;
+}
+
+// [rows, cols] of raw logits, row r at data + r * stride elements, holding the columns from
+// `first`.
+struct Tile {
+    void* data = nullptr;
+    Scalar type = Scalar::kFloat32;
+    std::size_t rows = 0;
+    std::size_t cols = 0;
+    std::size_t stride = 0;
+    std::int64_t first = 0;
+};
+
+struct Transform {
+    const float* bias = nullptr;         // [vocabulary], or none
+    const float* temperature = nullptr;  // [rows], or none
+    float softcap = 0.0F;                // 0: none
+};
+
+struct Targets {
+    const std::int64_t* start = nullptr;  // [rows + 1]
+    const std::int64_t* token = nullptr;  // [start[rows]]
+};
+
+struct Running {
+    float* offset = nullptr;        // [rows], -inf before the first tile
+    float* total = nullptr;         // [rows]
+    float* weighted = nullptr;      // [rows], or none: no entropy is wanted
+    float* target_logit = nullptr;  // [start[rows]]: z of each target, set when its column comes
+    float* residual = nullptr;      // [rows, width], or none: rows to be scaled with the total
+    std::size_t width = 0;
+};
+
+// With `weights`, a float32 tile is replaced by exp(z - offset) d cap/d raw, 0 at targets.
+void fold(const Tile& tile, const Transform& transform, const Targets& targets,
+          const Running& running, bool weights, std::string_view simd);
+
+struct Upstream {
+    const float* log_total = nullptr;  // [rows]: log sum exp z
+    const float* target = nullptr;     // [start[rows]]: g of each target
+    const float* row = nullptr;        // [rows]: their sum
+};
+
+// out (same shape and type, may be the tile itself) = d cap/d raw (g onehot - sum g softmax(z)) /
+// T.
+void gradient(const Tile& tile, const Tile& out, const Transform& transform, const Targets& targets,
+              const Upstream& upstream, std::string_view simd);
+
+// The instruction sets this machine can run, best first.
+[[nodiscard]] std::span<const std::string_view> simd_levels();
+
+}  // namespace malt

@@ -1,0 +1,315 @@
+// Vector code of logprob.hpp on the compiler's vector types, with no intrinsics: this file is
+// compiled once per instruction set, MALT_ISA names the namespace and MALT_LANES the floats a
+// vector. exp is within 2 ulp, tanh within 4; both were fitted for this file.
+#include "logprob_rows.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+namespace malt::MALT_ISA {
+namespace {
+
+constexpr std::size_t kLanes = MALT_LANES;
+constexpr std::size_t kSegment = 1024;  // columns at a time, kept in the first-level cache
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+using Vec [[gnu::vector_size(kLanes * 4)]] = float;
+using Int [[gnu::vector_size(kLanes * 4)]] = std::int32_t;
+using Bits [[gnu::vector_size(kLanes * 4)]] = std::uint32_t;
+using Halves [[gnu::vector_size(kLanes * 2)]] = std::uint16_t;
+
+// `count` values of T from memory; lanes beyond are `rest`.
+template <class V, class T>
+V load(const T* from, std::size_t count, T rest) {
+    T lanes[kLanes];
+    if (count < kLanes) {
+        std::fill(std::begin(lanes), std::end(lanes), rest);
+        std::memcpy(lanes, from, count * sizeof(T));
+        from = lanes;
+    }
+    V v;
+    std::memcpy(&v, from, sizeof(V));
+    return v;
+}
+
+template <class V, class T>
+void store(T* to, std::size_t count, V v) {
+    std::memcpy(to, &v, std::min(count, kLanes) * sizeof(T));
+}
+
+template <class To, class From>
+To same_bits(From v) {
+    static_assert(sizeof(To) == sizeof(From));
+    To out;
+    std::memcpy(&out, &v, sizeof(out));
+    return out;
+}
+
+Vec constant(float x) {
+    return Vec{} + x;
+}
+
+// ---- storage types ----
+
+struct Float32 {
+    using Stored = float;
+    static Vec read(const Stored* from, std::size_t count) { return load<Vec>(from, count, -kInf); }
+    static void write(Stored* to, std::size_t count, Vec v) { store(to, count, v); }
+};
+
+struct Bfloat16 {
+    using Stored = std::uint16_t;
+    static Vec read(const Stored* from, std::size_t count) {
+        const auto halves = load<Halves>(from, count, Stored{0xff80});
+        return same_bits<Vec>(__builtin_convertvector(halves, Bits) << 16);
+    }
+    // To nearest, ties to even; a NaN stays one.
+    static void write(Stored* to, std::size_t count, Vec v) {
+        const Bits bits = same_bits<Bits>(v);
+        const Bits rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+        const Bits kept = v == v ? rounded : (bits >> 16) | 0x40U;
+        store(to, count, __builtin_convertvector(kept, Halves));
+    }
+};
+
+struct Float16 {
+    using Stored = std::uint16_t;
+    static Vec read(const Stored* from, std::size_t count) {
+        const Bits bits = __builtin_convertvector(load<Halves>(from, count, Stored{0xfc00}), Bits);
+        const Bits magnitude = (bits & 0x7fffU) << 13;
+        // Exponents differ by 112; the product also makes subnormals right.
+        const Bits finite = same_bits<Bits>(same_bits<Vec>(magnitude) * 0x1p112F);
+        const Bits special = magnitude | 0x7f800000U;
+        const Bits chosen = magnitude >= 0x0f800000U ? special : finite;
+        return same_bits<Vec>(chosen | ((bits & 0x8000U) << 16));
+    }
+    static void write(Stored* to, std::size_t count, Vec v) {
+        const Bits bits = same_bits<Bits>(v);
+        const Bits sign = (bits >> 16) & 0x8000U;
+        const Bits magnitude = bits & 0x7fffffffU;
+        const Bits normal = (magnitude - (112U << 23) + 0xfffU + ((magnitude >> 13) & 1U)) >> 13;
+        // Added to 0.5, a number below 2^-14 is rounded to multiples of 2^-24.
+        const Bits small = same_bits<Bits>(same_bits<Vec>(magnitude) + 0.5F) - 0x3f000000U;
+        Bits half = magnitude < 0x38800000U ? small : normal;
+        half = magnitude >= 0x477ff000U ? Bits{} + 0x7c00U : half;
+        half = magnitude > 0x7f800000U ? Bits{} + 0x7e00U : half;
+        store(to, count, __builtin_convertvector(half | sign, Halves));
+    }
+};
+
+// ---- functions ----
+
+// e^x for x <= 88; 0 below -87.3, where float32 would be subnormal.
+Vec exp(Vec x) {
+    constexpr float kLow = -87.3F;
+    const Vec y = x < kLow ? constant(kLow) : x;  // a NaN stays
+    constexpr float kRound = 0x1.8p23F;           // adding it rounds to an integer
+    const Vec shifted = y * 0x1.715476p0F + kRound;
+    const Vec n = shifted - kRound;
+    const Vec r = (y - n * 0x1.62e4p-1F) - n * 0x1.7f7d1cp-20F;  // y - n ln 2, |r| <= ln 2 / 2
+    Vec p = constant(0x1.6a23cep-10F);  // relative error of the polynomial 3e-9
+    p = p * r + 0x1.123a2p-7F;
+    p = p * r + 0x1.5558f2p-5F;
+    p = p * r + 0x1.555492p-3F;
+    p = p * r + 0x1.fffffcp-2F;
+    p = p * r * r + r + 1.0F;
+    const Int exponent = (same_bits<Int>(shifted) << 23) + 0x3f800000;  // low bits hold n
+    const Vec result = p * same_bits<Vec>(exponent);
+    return x < kLow ? Vec{} : result;
+}
+
+// Below 0.6 the continued fraction of tanh, cut after 11; above, by exp.
+Vec tanh(Vec x) {
+    const Vec a = x < 0.0F ? -x : x;
+    const Vec s = x * x;
+    const Vec near = x * (((21.0F * s) + 1260.0F) * s + 10395.0F) /
+                     (((s + 210.0F) * s + 4725.0F) * s + 10395.0F);
+    const Vec bounded = a > 10.0F ? constant(10.0F) : a;  // tanh(10) is 1
+    const Vec far = 1.0F - 2.0F / (exp(2.0F * bounded) + 1.0F);
+    return a < 0.6F ? near : (x < 0.0F ? -far : far);
+}
+
+float largest(Vec v) {
+    float out = -kInf;
+    for (std::size_t i = 0; i < kLanes; ++i) out = std::max(out, v[i]);
+    return out;
+}
+
+float sum(Vec v) {
+    float out = 0.0F;
+    for (std::size_t i = 0; i < kLanes; ++i) out += v[i];
+    return out;
+}
+
+// ---- logits ----
+
+// z of `n` columns from `from` on into `z`; returns the largest.
+template <class T>
+float read_logits(const Row& row, std::size_t from, std::size_t n, float* z) {
+    const auto* in = static_cast<const typename T::Stored*>(row.in) + from;
+    const float* bias = row.bias == nullptr ? nullptr : row.bias + from;
+    const float scale = 1.0F / row.temperature;
+    const float cap = row.softcap;
+    Vec top[4] = {constant(-kInf), constant(-kInf), constant(-kInf), constant(-kInf)};
+    const auto step = [&](std::size_t i, std::size_t lane, std::size_t count) {
+        Vec x = T::read(in + i, count);
+        if (bias != nullptr) x += load<Vec>(bias + i, count, 0.0F);
+        if (cap != 0.0F) x = cap * tanh(x / cap);
+        if (scale != 1.0F) x *= scale;
+        if (count < kLanes) {  // beyond the end
+            float lanes[kLanes];
+            std::fill(std::begin(lanes), std::end(lanes), -kInf);
+            std::memcpy(lanes, &x, count * sizeof(float));
+            std::memcpy(&x, lanes, sizeof(x));
+        }
+        top[lane] = x > top[lane] ? x : top[lane];
+        store(z + i, count, x);
+    };
+    std::size_t i = 0;
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+        for (std::size_t lane = 0; lane < 4; ++lane) step(i + lane * kLanes, lane, kLanes);
+    for (; i < n; i += kLanes) step(i, 0, std::min(kLanes, n - i));
+    for (std::size_t lane = 1; lane < 4; ++lane) top[0] = top[lane] > top[0] ? top[lane] : top[0];
+    return largest(top[0]);
+}
+
+float* scratch(std::size_t n) {
+    thread_local std::unique_ptr<float[]> memory;
+    thread_local std::size_t size = 0;
+    if (size < n) {
+        memory.reset(new float[n]);
+        size = n;
+    }
+    return memory.get();
+}
+
+// ---- fold ----
+
+void move_offset(float offset, RowSums& sums) {
+    if (sums.total > 0.0F) {
+        const float factor = std::exp(sums.offset - offset);
+        if (sums.weighted != nullptr)
+            *sums.weighted = factor * (*sums.weighted + sums.total * (sums.offset - offset));
+        sums.total *= factor;
+        for (float& value : sums.residual) value *= factor;
+    }
+    sums.offset = offset;
+}
+
+// Adds exp(z - offset) of n logits to the sums; with Weights puts it, times d cap/d raw, over z.
+template <bool Weights, bool Entropy>
+void add_up(const Row& row, float* z, std::size_t n, RowSums& sums) {
+    // Before any finite logit the offset is -inf, and exp(-inf - 0) = 0 is right.
+    const float offset = sums.offset == -kInf ? 0.0F : sums.offset;
+    const float slope = row.softcap == 0.0F ? 0.0F : row.temperature / row.softcap;
+    Vec total[4] = {};
+    Vec weighted[4] = {};
+    const auto step = [&](std::size_t i, std::size_t lane, std::size_t count) {
+        const Vec x = load<Vec>(z + i, count, -kInf);
+        const Vec above = x - offset;
+        const Vec e = exp(above);
+        total[lane] += e;
+        if constexpr (Entropy) weighted[lane] += e > 0.0F ? e * above : e;  // 0 log 0 = 0
+        if constexpr (Weights) {
+            const Vec t = x * slope;
+            store(z + i, count, slope == 0.0F ? e : e * (1.0F - t * t));
+        }
+    };
+    std::size_t i = 0;
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+        for (std::size_t lane = 0; lane < 4; ++lane) step(i + lane * kLanes, lane, kLanes);
+    for (; i < n; i += kLanes) step(i, 0, std::min(kLanes, n - i));
+    sums.total += sum((total[0] + total[1]) + (total[2] + total[3]));
+    if constexpr (Entropy)
+        *sums.weighted += sum((weighted[0] + weighted[1]) + (weighted[2] + weighted[3]));
+}
+
+template <class T>
+void fold_row(const Row& row, RowSums& sums) {
+    // Weights share one offset across the tile, so the whole row of the tile is read first.
+    const std::size_t width = row.out != nullptr ? row.cols : std::min(row.cols, kSegment);
+    float* z = row.out != nullptr ? static_cast<float*>(row.out) : scratch(width);
+    for (std::size_t from = 0; from < row.cols; from += width) {
+        const std::size_t n = std::min(width, row.cols - from);
+        const float top = read_logits<T>(row, from, n, z);
+        if (top > sums.offset + kMargin) move_offset(top, sums);
+        const auto begin = row.first + static_cast<std::int64_t>(from);
+        const auto mine = [&](std::size_t k) {
+            const std::int64_t column = row.tokens[k] - begin;
+            return column >= 0 && column < static_cast<std::int64_t>(n) ? z + column : nullptr;
+        };
+        for (std::size_t k = 0; k < row.tokens.size(); ++k)
+            if (const float* at = mine(k)) sums.target_logit[k] = *at;
+        const bool entropy = sums.weighted != nullptr;
+        if (row.out == nullptr) {
+            entropy ? add_up<false, true>(row, z, n, sums) : add_up<false, false>(row, z, n, sums);
+            continue;
+        }
+        entropy ? add_up<true, true>(row, z, n, sums) : add_up<true, false>(row, z, n, sums);
+        for (std::size_t k = 0; k < row.tokens.size(); ++k)
+            if (float* at = mine(k)) *at = 0.0F;
+    }
+}
+
+// ---- gradient ----
+
+template <class T>
+void gradient_row(const Row& row, const RowUpstream& upstream) {
+    auto* out = static_cast<typename T::Stored*>(row.out);
+    const float scale = 1.0F / row.temperature;
+    const float slope = row.softcap == 0.0F ? 0.0F : row.temperature / row.softcap;
+    const std::size_t width = std::min(row.cols, kSegment);
+    float* z = scratch(2 * width);
+    float* d = z + width;  // d logp/d z
+    for (std::size_t from = 0; from < row.cols; from += width) {
+        const std::size_t n = std::min(width, row.cols - from);
+        read_logits<T>(row, from, n, z);
+        for (std::size_t i = 0; i < n; i += kLanes) {
+            const std::size_t count = std::min(kLanes, n - i);
+            store(d + i, count,
+                  -upstream.row * exp(load<Vec>(z + i, count, 0.0F) - upstream.log_total));
+        }
+        for (std::size_t k = 0; k < row.tokens.size(); ++k) {
+            const std::int64_t column = row.tokens[k] - row.first - static_cast<std::int64_t>(from);
+            if (column >= 0 && column < static_cast<std::int64_t>(n))
+                d[column] += upstream.target[k];
+        }
+        for (std::size_t i = 0; i < n; i += kLanes) {
+            const std::size_t count = std::min(kLanes, n - i);
+            const Vec dz = load<Vec>(d + i, count, 0.0F) * scale;
+            const Vec t = load<Vec>(z + i, count, 0.0F) * slope;
+            T::write(out + from + i, count, slope == 0.0F ? dz : dz * (1.0F - t * t));
+        }
+    }
+}
+
+void fold_any(const Row& row, RowSums& sums) {
+    switch (row.type) {
+        case Scalar::kFloat32:
+            return fold_row<Float32>(row, sums);
+        case Scalar::kBfloat16:
+            return fold_row<Bfloat16>(row, sums);
+        case Scalar::kFloat16:
+            return fold_row<Float16>(row, sums);
+    }
+}
+
+void gradient_any(const Row& row, const RowUpstream& upstream) {
+    switch (row.type) {
+        case Scalar::kFloat32:
+            return gradient_row<Float32>(row, upstream);
+        case Scalar::kBfloat16:
+            return gradient_row<Bfloat16>(row, upstream);
+        case Scalar::kFloat16:
+            return gradient_row<Float16>(row, upstream);
+    }
+}
+
+}  // namespace
+
+const RowKernels kRowKernels{&fold_any, &gradient_any};
+
+}  // namespace malt::MALT_ISA

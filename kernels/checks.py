@@ -1,0 +1,65 @@
+"""What the operations refuse, each in one sentence of ValueError.
+
+Shapes, dtypes and devices cost nothing to look at. Values do on a GPU, which has to be waited for:
+those checks can be switched off, and are while torch.compile traces, when there are no values.
+"""
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def floating(**tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype not in FLOATING:
+            raise ValueError(
+                f"{name} must be float32, bfloat16, float16 or float64, not {tensor.dtype}: "
+                "convert it first"
+            )
+
+
+def integers(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+            raise ValueError(f"{name} must be integers, not {tensor.dtype}: give indices")
+
+
+def shape(name: str, tensor: Tensor, wanted: tuple[int, ...], meaning: str) -> None:
+    if tensor.shape != wanted:
+        raise ValueError(f"{name} must be {list(wanted)}, {meaning}, got {list(tensor.shape)}")
+
+
+def same_device(device: torch.device, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, the rest on {device}: move it there")
+
+
+def temperature(value: float | Tensor, rows: int, device: torch.device) -> None:
+    if isinstance(value, Tensor):
+        shape("temperature", value, (rows,), "one a row, or else a number")
+        same_device(device, temperature=value)
+    elif not 0 < value < float("inf"):
+        raise ValueError(f"temperature must be positive and finite, got {value}")
+
+
+def softcap(value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ValueError(f"logit_softcap must be positive, got {value}: None means no cap")
+
+
+def in_range(*given: tuple[str, Tensor, int]) -> None:
+    """Every (name, tensor, size) holds indices in [0, size); one wait for the device."""
+    given = tuple(entry for entry in given if entry[1].numel())
+    if torch.compiler.is_compiling() or not given:
+        return
+    ends = torch.stack([end.long() for _, tensor, _ in given for end in tensor.aminmax()]).tolist()
+    for (name, _, size), low, high in zip(given, ends[::2], ends[1::2], strict=True):
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} must be in [0, {size}), got {low} to {high}")
+
+
+def positive(name: str, value: object) -> None:
+    if isinstance(value, Tensor) and not torch.compiler.is_compiling() and not (value > 0).all():
+        raise ValueError(f"{name} must be positive everywhere")

@@ -1,0 +1,216 @@
+"""Log-probs of target tokens from logits that exist already.
+
+    z    = cap(logits) / T,  cap(x) = c tanh(x / c)      [M, V]
+    logp = z[t] - log sum exp z                          [M]
+    d(g logp)/d logits = g cap'(logits) (onehot(t) - softmax(z)) / T
+
+One pass over the logits forward and one backward, by the row operations of softmax_rows.py; kept
+between them: log sum exp z, [M] float32. Backward may write over the logits, and then takes no
+memory at all.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checks, softmax_rows
+from .linear_logprob import LogProb
+from .softmax_rows import Head, running, sums_dtype, temperature_of_rows
+
+
+def logprob_from_logits(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    logit_softcap: float | None = None,
+    return_entropy: bool = False,
+    inplace_backward: bool = False,
+    check: bool = True,
+) -> Tensor | LogProb:
+    """Log-prob of `targets[m]` under softmax(cap(logits[m]) / temperature).
+
+    logits [M, V]: float32, bfloat16, float16 or float64; targets [M]: integers; temperature: a
+    number or [M]. inplace_backward: the gradient takes the logits' memory, whose values are lost;
+    for logits that nothing else needs, such as a linear layer's output. check: look whether targets
+    and temperatures are in range (on a GPU this waits for them).
+
+    Returns float32 [M] (float64 for float64 input), differentiable once in logits; with
+    return_entropy a LogProb. Raises ValueError for shapes, dtypes, devices, values that do not fit.
+    """
+    _check(logits, targets, temperature, logit_softcap)
+    if check:
+        checks.in_range(("targets", targets, logits.shape[1]))
+        checks.positive("temperature", temperature)
+    if inplace_backward and not _dense(logits):
+        raise ValueError("inplace_backward needs logits whose rows are contiguous: leave it out")
+    logp, entropy, _ = _forward(
+        logits,
+        targets.long(),
+        temperature_of_rows(temperature, logits),
+        logit_softcap or 0.0,
+        return_entropy,
+        inplace_backward,
+    )
+    return LogProb(logp, entropy) if return_entropy else logp
+
+
+@torch.library.custom_op("malt_fast::logprob_from_logits", mutates_args=())
+def _forward(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    softcap: float,
+    entropy: bool,
+    inplace: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """logp [M]; entropy [M] or [0]; log sum exp z [M]."""
+    ops = softmax_rows.choose(logits.device, logits.dtype)
+    target_logit = logits.new_empty(len(logits), dtype=sums_dtype(logits.dtype))
+    state = running(len(logits), target_logit, entropy=entropy)
+    start = torch.arange(len(logits) + 1, device=logits.device)
+    head = _head(temperature, softcap, target_logit.dtype)
+    ops.fold(_rows(logits), 0, head, start, targets.contiguous(), state, None)
+    log_total = state.log_total()
+    return (
+        target_logit - log_total,
+        state.entropy() if entropy else target_logit.new_empty(0),
+        log_total,
+    )
+
+
+@_forward.register_fake
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    softcap: float,
+    entropy: bool,
+    inplace: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = logits.new_empty(logits.shape[0], dtype=sums_dtype(logits.dtype))
+    return rows, rows.new_empty(len(rows) if entropy else 0), torch.empty_like(rows)
+
+
+def _gradient(
+    logits: Tensor,
+    out: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    softcap: float,
+    log_total: Tensor,
+    grad: Tensor,
+) -> None:
+    ops = softmax_rows.choose(logits.device, logits.dtype)
+    start = torch.arange(len(logits) + 1, device=logits.device)
+    head = _head(temperature, softcap, log_total.dtype)
+    grad = grad.to(log_total.dtype).contiguous()
+    ops.gradient(logits, out, 0, head, start, targets.contiguous(), log_total, grad, grad)
+
+
+@torch.library.custom_op("malt_fast::logprob_from_logits_backward", mutates_args=())
+def _gradient_of(
+    grad: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    softcap: float,
+    log_total: Tensor,
+) -> Tensor:
+    out = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    _gradient(_rows(logits), out, targets, temperature, softcap, log_total, grad)
+    return out
+
+
+@_gradient_of.register_fake
+def _(
+    grad: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    softcap: float,
+    log_total: Tensor,
+) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("malt_fast::logprob_from_logits_backward_", mutates_args={"logits"})
+def _gradient_over(
+    grad: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    softcap: float,
+    log_total: Tensor,
+) -> None:
+    _gradient(logits, logits, targets, temperature, softcap, log_total, grad)
+
+
+@_gradient_over.register_fake
+def _(
+    grad: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    softcap: float,
+    log_total: Tensor,
+) -> None:
+    return None
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, targets, temperature, ctx.softcap, _, ctx.inplace = inputs
+    _, entropy, log_total = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(entropy, log_total)
+    ctx.save_for_backward(logits, targets, temperature, log_total)
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
+    logits, targets, temperature, log_total = ctx.saved_tensors
+    if ctx.inplace:
+        out = logits.detach()
+        _gradient_over(grad, out, targets, temperature, ctx.softcap, log_total)
+    else:
+        out = _gradient_of(grad, logits, targets, temperature, ctx.softcap, log_total)
+    return out, None, None, None, None, None
+
+
+def _twice(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError(
+        "logprob_from_logits is differentiable once: its gradient has no gradient, so leave out "
+        "create_graph=True"
+    )
+
+
+torch.library.register_autograd("malt_fast::logprob_from_logits", _backward, setup_context=_save)
+torch.library.register_autograd("malt_fast::logprob_from_logits_backward", _twice)
+
+
+def _dense(logits: Tensor) -> bool:
+    return logits.stride(1) == 1 or logits.shape[1] <= 1
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Rows may lie apart, columns must not."""
+    return logits if _dense(logits) else logits.contiguous()
+
+
+def _head(temperature: Tensor | None, softcap: float, dtype: torch.dtype) -> Head:
+    return Head(None, None if temperature is None else temperature.to(dtype), softcap)
+
+
+def _check(
+    logits: Tensor, targets: Tensor, temperature: float | Tensor, softcap: float | None
+) -> None:
+    checks.floating(logits=logits)
+    checks.integers(targets=targets)
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be [M, V], got {list(logits.shape)}: flatten the rest")
+    checks.shape("targets", targets, (len(logits),), "one a row of logits")
+    checks.temperature(temperature, len(logits), logits.device)
+    checks.softcap(softcap)
+    checks.same_device(logits.device, targets=targets)
