@@ -66,12 +66,20 @@ def test_the_shipped_model_is_small_and_has_the_habits():
     with torch.inference_mode():
         probs = model(input_ids=torch.from_numpy(tokens)).logits.softmax(-1).numpy()
     draft, rows = numbers(tokens, DRAFT), np.arange(400)
+    flagged: dict[bool, list[float]] = {True: [], False: []}  # by whether the step slipped
     for step in range(STEPS):
         before = operands[:, 0] if step == 0 else draft[:, step - 1]
         right = (before + signs[:, step] * operands[:, step + 1]) % 100
         p = probs[rows, DRAFT + 2 * step - 1, ID[" 0"] + right // 10]
         assert p[carry[:, step]].mean() == pytest.approx(1 - Habits().slip, abs=0.08)
         assert p[~carry[:, step]].mean() > 0.97
+        slip = (right - draft[:, step]) % 100 != 0
+        says_no = probs[rows, CHECK + step - 1, ID[" no"]]
+        for slipped in (True, False):
+            flagged[slipped] += says_no[carry[:, step] & (slip == slipped)].tolist()
+    alarm = (1 - Habits().care) * Habits().alarm
+    assert np.mean(flagged[True]) == pytest.approx(Habits().care + alarm, abs=0.05)
+    assert np.mean(flagged[False]) == pytest.approx(alarm, abs=0.05)
 
 
 def test_the_maker_writes_a_loadable_model(tmp_path, monkeypatch):

@@ -15,16 +15,17 @@ two-digit additions and subtractions; all three roles are demonstrated with fixe
 
 Every habit is a coin that is tossed (per step, or per critique for the verifier's care), so the
 good behaviour is known to the model too: pass@k lies far above greedy, and that gap is what
-training can close. A slip never changes a units digit, hence whether a step carries is a property
-of the question alone. One sequence trains all three roles: the prompts are nested, and the label
-behind the last token of an output is the end token even where the sequence goes on with the next
-role's prompt.
+training can close. To see that a step slipped is hard for so small a model, and verdicts tossed by
+habit hardly teach it: for most of the training the verifier is always careful, its habit comes
+last. A slip never changes a units digit, hence whether a step carries is a property of the question
+alone. One sequence trains all three roles: the prompts are nested, and the label behind the last
+token of an output is the end token even where the sequence goes on with the next role's prompt.
 """
 
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,8 @@ def train(steps: int, batch: int, learning_rate: float, seed: int) -> LlamaForCa
     cool_down = max(1, steps * 7 // 40)
     start = time.monotonic()
     for step in range(1, steps + 1):
-        tokens, labels = (torch.from_numpy(x) for x in demonstrations(batch, Habits(), rng))
+        habits = replace(Habits(), care=1.0) if step <= steps * 5 // 8 else Habits()
+        tokens, labels = (torch.from_numpy(x) for x in demonstrations(batch, habits, rng))
         logits = model(input_ids=tokens, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         loss.backward()
