@@ -1,6 +1,8 @@
 """What every benchmark shares: the environment, interleaved timing, the table and the JSON file."""
 
+import ctypes
 import gc
+import importlib.util
 import json
 import os
 import platform
@@ -96,6 +98,23 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def peak_growth(function: Callable[[], object]) -> int:
+    """Bytes that resident memory rose above what it was, at most, while the function ran (Linux).
+
+    Counts everything, whoever allocated it. Freed memory that the heap had kept would hide some:
+    start the process with MALLOC_MMAP_THRESHOLD_=65536, so that large blocks go back to the system.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
+    before = resident_bytes()
+    result = function()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    del result
+    return max(0, 1024 * peak - before)
+
+
 def write_json(path: Path, report: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -103,7 +122,10 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A rich table; the first two columns are text, the rest numbers."""
+    """A table, plain where rich is missing; the first two columns are text, the rest numbers."""
+    if importlib.util.find_spec("rich") is None:
+        print_plain_table(title, header, rows)
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -112,4 +134,13 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(name, justify="left" if i < 2 else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def print_plain_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    print(title)
+    for row in (header, *rows):
+        cells = zip(row, widths, strict=True)
+        print("  ".join(f"{c:<{w}}" if i < 2 else f"{c:>{w}}" for i, (c, w) in enumerate(cells)))
+    print()

@@ -38,8 +38,8 @@ from torch import Tensor
 from . import checks, softmax_rows
 from .softmax_rows import Head, Running, running, sums_dtype, temperature_of_rows
 
-# Most logits of a tile, and most columns. A CPU wants it in its caches; a GPU in its L2, with enough
-# rows that W is not what is waited for: 1024 x 8192 float32 are 33 MB of an H100's 50.
+# Most logits of a tile, and most columns. A CPU wants it in its caches; a GPU in L2 (1024 x 8192
+# float32 are 33 MB of an H100's 50), with enough rows that W is not what is waited for.
 TILE = {"cpu": (1 << 21, 2048), "cuda": (1 << 23, 8192)}
 
 

@@ -1,0 +1,530 @@
+"""The kernels against plain torch and other libraries: time, memory and error.
+
+    python benchmarks/bench_kernels.py --preset cpu|gpu|smoke [--only NAME] [--json FILE]
+
+Contenders (kernel_rivals.py) run in turns in one process, on the same inputs and with the same
+upstream gradient, different for every output. Measured for each:
+
+- forward: without gradients; both: with them, from the call to the gradients; backward: both from
+  the moment the result is there. Quantiles of 20, 50 and 80 %. On a GPU by its own clock, with 512
+  MB written before each call, so that nothing is left in L2;
+- TFLOP/s: the products of matrices that the result needs (G = 2 N H V forward, one more G for each
+  gradient, one for a DPO reference) by the time; what a contender computes twice does not count.
+  From logits TB/s: one read forward, one read and one write more backward;
+- memory: what the process, or the GPU, needs at most above its inputs, results included. On a CPU a
+  process of its own for every contender, after a first run that is not counted;
+- error: of results in nats, and of the first rows' gradient (of hidden, or logits) relative to its
+  norm, against float64 (kernel_problems.py).
+
+Who cannot run is listed with the reason. The targets and what was reached come last.
+"""
+
+import argparse
+import gc
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import environment, peak_growth, print_table, write_json
+from kernel_problems import Case, Problem, Truth, make_problem, truth_of
+from kernel_rivals import CONTENDERS, Contender, Function, Unavailable
+from torch import Tensor
+
+PACKAGES = (
+    "malt-fast",
+    "torch",
+    "triton",
+    "trl",
+    "liger-kernel",
+    "cut-cross-entropy",
+    "quack-kernels",
+    "nvidia-cutlass-dsl",
+)
+FLUSH = 512 << 20  # bytes; an H100's L2 has 50 MB
+ROUNDS = (5, 100)  # at least, at most
+MODES = ("forward", "backward", "both")
+
+# ---- shapes ----
+
+CPU = Case("linear_logprob", 1024, 512, 32768, head="frozen", sweeps=("tokens", "vocabulary"))
+CPU_LOGITS = Case("logprob_from_logits", 1024, vocabulary=32768)
+CPU_DPO = Case("linear_dpo", 800, 512, 32768, head="frozen", pairs=8, prompt=100)
+QWEN = Case("linear_logprob", 8192, 4096, 151936, "bfloat16", "frozen", ("tokens", "vocabulary"))
+LLAMA = replace(QWEN, vocabulary=128256, sweeps=("vocabulary",))
+QWEN_LOGITS = Case("logprob_from_logits", 8192, vocabulary=151936, dtype="bfloat16")
+QWEN_DPO = Case("linear_dpo", 16000, 4096, 151936, "bfloat16", "frozen", pairs=16, prompt=1000)
+SMOKE = Case("linear_logprob", 48, 32, 515, head="frozen", sweeps=("tokens", "vocabulary"))
+SMOKE_DPO = Case("linear_dpo", 40, 32, 515, head="frozen", pairs=4, prompt=7)
+
+
+def trained(case: Case) -> Case:
+    return replace(case, head="trained", sweeps=())
+
+
+def sweep(case: Case, tokens: list[int], vocabularies: list[int]) -> list[Case]:
+    return [replace(case, rows=n, sweeps=("tokens",)) for n in tokens] + [
+        replace(case, vocabulary=v, sweeps=("vocabulary",)) for v in vocabularies
+    ]
+
+
+PRESETS = {  # first what targets speak of
+    "cpu": [
+        CPU,
+        CPU_LOGITS,
+        trained(CPU),
+        replace(CPU, dtype="bfloat16", sweeps=()),
+        Case("linear_logprob", 256, 896, 151936, head="frozen"),  # Qwen2.5-0.5B's head
+        Case("logprob_from_logits", 1024, vocabulary=151936),
+        replace(CPU_LOGITS, dtype="bfloat16"),
+        Case("dpo_loss", 16384),
+        CPU_DPO,
+        trained(CPU_DPO),
+        *sweep(CPU, [128, 256, 512, 2048, 4096], [4096, 8192, 16384, 65536, 131072]),
+    ],
+    "gpu": [
+        QWEN,
+        trained(QWEN),
+        QWEN_LOGITS,
+        QWEN_DPO,
+        trained(QWEN_DPO),
+        LLAMA,
+        trained(LLAMA),
+        *sweep(QWEN, [512, 1024, 2048, 4096, 16384], [32000, 65536, 262144]),
+        replace(QWEN, hidden=896, sweeps=()),  # Qwen2.5-0.5B's head
+        replace(QWEN_LOGITS, dtype="float32", rows=4096),
+        Case("dpo_loss", 16384),
+    ],
+    "smoke": [
+        SMOKE,
+        trained(SMOKE),
+        replace(SMOKE, dtype="bfloat16", sweeps=()),
+        Case("logprob_from_logits", 24, vocabulary=515),
+        Case("dpo_loss", 64),
+        SMOKE_DPO,
+        trained(SMOKE_DPO),
+        *sweep(SMOKE, [16], [257]),
+    ],
+}
+SECONDS = {"cpu": 600.0, "gpu": 100.0, "smoke": 2.0}
+
+# ---- one call ----
+
+
+class Clock:
+    """Seconds between marks; a GPU's own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpu = device.type == "cuda"
+        if self.gpu:
+            self.flush = torch.empty(FLUSH, dtype=torch.int8, device=device)
+
+    def start(self) -> Any:
+        if self.gpu:
+            self.flush.zero_()
+        return self.mark()
+
+    def mark(self) -> Any:
+        if not self.gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, marks: list[Any]) -> list[float]:
+        if not self.gpu:
+            return np.diff(marks).tolist()
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) / 1e3 for a, b in pairwise(marks)]
+
+
+def call(
+    function: Function, x: Problem, *, gradients: bool, clock: Clock | None = None
+) -> tuple[Tensor, tuple[Tensor, ...], list[float]]:
+    """Result, gradients of the leaves, and the seconds that each took."""
+    marks = [clock.start()] if clock else []
+    grads: tuple[Tensor, ...] = ()
+    with torch.set_grad_enabled(gradients):
+        out = function(x)
+    if clock:
+        marks.append(clock.mark())
+    if gradients:
+        grads = torch.autograd.grad(out, x.leaves, x.upstream.to(out.dtype))
+        if clock:
+            marks.append(clock.mark())
+    return out, grads, clock.seconds(marks) if clock else []
+
+
+def given_to(contender: Contender, problem: Problem) -> Problem:
+    return problem.fresh() if contender.destroys else problem
+
+
+# ---- all contenders of a case ----
+
+
+def measure(case: Case, device: torch.device, seconds: float) -> dict[str, Any]:
+    """{"case": ..., "data": facts, "contenders": {name: figures or {"unavailable": reason}}}."""
+    torch._dynamo.reset()  # beyond eight shapes torch.compile would silently give up
+    problem = make_problem(case, device)
+    truth = truth_of(problem)
+    contenders: dict[str, dict[str, Any]] = {}
+    functions: dict[str, tuple[Contender, Function]] = {}
+    for contender in CONTENDERS[case.operation]:
+        try:
+            if case.sweeps and not contender.sweeps and len(case.sweeps) < 2:
+                raise Unavailable("left out of sweeps: it compiles anew for each shape")
+            function = contender.load(device)
+            figures = first_runs(contender, function, problem, truth, device)
+        except Exception as error:  # whatever a rival may raise is its reason
+            contenders[contender.name] = {"unavailable": reason(error)}
+            continue
+        finally:
+            free(device)
+        contenders[contender.name] = figures
+        functions[contender.name] = (contender, function)
+    for name, timing in time_in_turns(functions, problem, Clock(device), seconds).items():
+        contenders[name] |= timing | rates(case, timing)
+    if device.type == "cpu":
+        measure_memory(case, contenders)
+    sizes = asdict(case) | {"name": case.name, "product_flop": case.product}
+    return {"case": sizes, "data": truth.facts, "contenders": contenders}
+
+
+def reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    text = lines[0][:160]
+    known = isinstance(error, Unavailable)
+    return text if known else f"{type(error).__name__}: {text}"
+
+
+def free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def first_runs(
+    contender: Contender, function: Function, problem: Problem, truth: Truth, device: torch.device
+) -> dict[str, Any]:
+    """Compiles and warms up; the error, and on a GPU the memory."""
+    figures: dict[str, Any] = {}
+    for gradients in (True, False):
+        call(function, given_to(contender, problem), gradients=gradients)
+    if device.type == "cuda":
+        figures["memory_bytes"] = {
+            "forward": gpu_growth(contender, function, problem, gradients=False),
+            "both": gpu_growth(contender, function, problem, gradients=True),
+        }
+    out, grads, _ = call(function, given_to(contender, problem), gradients=True)
+    apart = (out.detach().double() - truth.out).abs()
+    checked = grads[0][truth.checked].double()
+    figures["error"] = {
+        "max": apart.max().item(),
+        "mean": apart.mean().item(),
+        "gradient": ((checked - truth.gradient).norm() / truth.gradient.norm()).item(),
+    }
+    return figures
+
+
+def time_in_turns(
+    functions: dict[str, tuple[Contender, Function]],
+    problem: Problem,
+    clock: Clock,
+    seconds: float,
+) -> dict[str, dict[str, Any]]:
+    """Rounds until the time is up, each begun by another contender."""
+    runs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    names, end = list(functions), time.perf_counter() + seconds
+    gc.disable()
+    for turn in range(ROUNDS[1]):
+        if not names or (turn >= ROUNDS[0] and time.perf_counter() > end):
+            break
+        gc.collect()
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            contender, function = functions[name]
+            for gradients in (False, True):
+                x = given_to(contender, problem)
+                spans = call(function, x, gradients=gradients, clock=clock)[2]
+                if gradients:
+                    runs[name]["backward"].append(spans[1])
+                    runs[name]["both"].append(sum(spans))
+                else:
+                    runs[name]["forward"].append(spans[0])
+    gc.enable()
+    return {name: {mode: quantiles(s) for mode, s in runs[name].items()} for name in names}
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    low, median, high = np.quantile(seconds, [0.2, 0.5, 0.8]).tolist()
+    return {"q20_s": low, "median_s": median, "q80_s": high, "runs": len(seconds)}
+
+
+def rates(case: Case, timing: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """TFLOP/s where matrices are multiplied, TB/s where logits are only read."""
+    if case.product:
+        done, name = case.flop, "tflop_per_s"
+    elif case.operation == "logprob_from_logits":
+        done, name = case.bytes_moved, "tb_per_s"
+    else:
+        return {}
+    return {name: {m: done(m) / timing[m]["median_s"] / 1e12 for m in ("forward", "both")}}
+
+
+# ---- memory ----
+
+
+def gpu_growth(
+    contender: Contender, function: Function, problem: Problem, *, gradients: bool
+) -> int:
+    x = given_to(contender, problem)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call(function, x, gradients=gradients)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def measure_memory(case: Case, contenders: dict[str, dict[str, Any]]) -> None:
+    """Adds "memory_bytes" to those that ran, each in a process of its own."""
+    if sys.platform != "linux":
+        return
+    # Blocks go back to the system when they are freed, so that the next ones are counted.
+    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MKL_DISABLE_FAST_MM": "1"}
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["torch", "malt_fast.kernels"])
+    with ProcessPoolExecutor(1, server, max_tasks_per_child=1) as pool:
+        for name, figures in contenders.items():
+            if "unavailable" not in figures:
+                figures["memory_bytes"] = pool.submit(cpu_growth, case, name).result()
+
+
+def cpu_growth(case: Case, name: str) -> dict[str, int]:
+    contender = next(c for c in CONTENDERS[case.operation] if c.name == name)
+    device = torch.device("cpu")
+    problem, function = make_problem(case, device), contender.load(device)
+
+    def growth(gradients: bool) -> int:
+        call(function, given_to(contender, problem), gradients=gradients)
+        x = given_to(contender, problem)
+        return peak_growth(lambda: call(function, x, gradients=gradients))
+
+    return {"forward": growth(False), "both": growth(True)}
+
+
+HOW_MEMORY = {
+    "cpu": "rise of the process's peak resident memory (VmHWM, reset before the call) above its "
+    "resident memory before it; one process a contender, second call; results included",
+    "cuda": "torch.cuda.max_memory_allocated less memory_allocated before the call, "
+    "results included",
+}
+
+# ---- targets ----
+
+
+class Figures:
+    """What was measured, by case and contender; NaN where it was not."""
+
+    def __init__(self, cases: dict[str, Any]) -> None:
+        self.cases = cases
+
+    def get(self, case: Case, contender: str, *path: str) -> float:
+        value = self.cases.get(case.name, {}).get("contenders", {}).get(contender, {})
+        for key in path:
+            value = value.get(key, {})
+        return value if isinstance(value, (int, float)) else math.nan
+
+    def ms(self, case: Case, mode: str, contender: str = "malt_fast") -> float:
+        return 1e3 * self.get(case, contender, mode, "median_s")
+
+    def speedup(self, case: Case, mode: str, rival: str) -> float:
+        return self.ms(case, mode, rival) / self.ms(case, mode)
+
+    def memory(self, case: Case, contender: str = "malt_fast") -> float:
+        return self.get(case, contender, "memory_bytes", "both")
+
+    def error(self, case: Case, kind: str) -> float:
+        return self.get(case, "malt_fast", "error", kind)
+
+
+@dataclass(frozen=True)
+class Target:
+    text: str
+    sign: str  # >=, <= or <
+    bound: float
+    unit: str
+    measured: Callable[[Figures], float]
+
+
+TARGETS = {
+    "cpu": [
+        Target("linear_logprob, frozen head, forward and backward: times faster than torch",
+               ">=", 1.5, "x", lambda f: f.speedup(CPU, "both", "torch")),
+        Target("the same: times faster than trl chunked",
+               ">=", 1.2, "x", lambda f: f.speedup(CPU, "both", "trl chunked")),
+        Target("the same: memory, of torch's",
+               "<=", 10, "%", lambda f: 100 * f.memory(CPU) / f.memory(CPU, "torch")),
+        Target("logprob_from_logits, forward: times faster than log_softmax and gather",
+               ">=", 3, "x", lambda f: f.speedup(CPU_LOGITS, "forward", "torch")),
+    ],
+    "gpu": [
+        Target("linear_logprob, forward", ">=", 650, "TFLOP/s",
+               lambda f: f.get(QWEN, "malt_fast", "tflop_per_s", "forward")),
+        Target("linear_logprob, frozen head, forward and backward",
+               "<=", 32, "ms", lambda f: f.ms(QWEN, "both")),
+        Target("the same: memory, gradient included",
+               "<", 0.35, "GB", lambda f: f.memory(QWEN) / 1e9),
+        Target("linear_logprob, trained head, forward and backward",
+               "<=", 60, "ms", lambda f: f.ms(trained(QWEN), "both")),
+        Target("linear_logprob, mean error a token",
+               "<", 1e-4, "nats", lambda f: f.error(QWEN, "mean")),
+        Target("linear_logprob, largest error of a token",
+               "<", 1e-4, "nats", lambda f: f.error(QWEN, "max")),
+        Target("logprob_from_logits, forward",
+               "<=", 0.85, "ms", lambda f: f.ms(QWEN_LOGITS, "forward")),
+        Target("linear_dpo, frozen head, 16 pairs", "<=", 95, "ms",
+               lambda f: f.ms(QWEN_DPO, "both")),
+        Target("linear_dpo, trained head, 16 pairs", "<=", 120, "ms",
+               lambda f: f.ms(trained(QWEN_DPO), "both")),
+    ],
+}  # fmt: skip
+
+
+def targets_of(preset: str, cases: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for target in TARGETS.get(preset, []):
+        measured = target.measured(Figures(cases))
+        better = measured >= target.bound if target.sign == ">=" else measured <= target.bound
+        verdict = "not measured" if math.isnan(measured) else "reached" if better else "missed"
+        rows.append(
+            {
+                "target": target.text,
+                "bound": f"{target.sign} {target.bound:g} {target.unit}",
+                "measured": None if math.isnan(measured) else measured,
+                "verdict": verdict,
+            }
+        )
+    return rows
+
+
+# ---- report ----
+
+
+def print_case(entry: dict[str, Any]) -> None:
+    facts = "".join(f", {key.replace('_', ' ')} {v:.2f}" for key, v in entry["data"].items())
+    header = ["contender", "", *(f"{mode} ms [20, 80 %]" for mode in MODES), "T/s fwd", "T/s both"]
+    header += ["MB fwd", "MB both", "error max", "mean", "gradient"]
+    rows = []
+    for name, figures in entry["contenders"].items():
+        if "unavailable" in figures:
+            continue
+        rate = figures.get("tflop_per_s") or figures.get("tb_per_s") or {}
+        memory, error = figures.get("memory_bytes", {}), figures["error"]
+        rows.append(
+            [
+                name,
+                "",
+                *(milliseconds(figures[mode]) for mode in MODES),
+                *(f"{rate[m]:.3g}" if rate else "" for m in ("forward", "both")),
+                *(f"{memory[m] / 1e6:.1f}" if memory else "" for m in ("forward", "both")),
+                *(f"{error[kind]:.1e}" for kind in ("max", "mean", "gradient")),
+            ]
+        )
+    print_table(entry["case"]["name"] + facts, header, rows)
+
+
+def milliseconds(timing: dict[str, float]) -> str:
+    low, median, high = (1e3 * timing[key] for key in ("q20_s", "median_s", "q80_s"))
+    return f"{median:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def print_missing(cases: dict[str, Any]) -> None:
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for entry in cases.values():
+        for name, figures in entry["contenders"].items():
+            if "unavailable" in figures:
+                reasons[name, figures["unavailable"]].append(entry["case"]["name"])
+    rows = [(*key, str(len(names)), names[0]) for key, names in sorted(reasons.items())]
+    print_table("not measured", ("contender", "reason", "cases", "first"), rows)
+
+
+def print_targets(targets: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            t["target"],
+            t["verdict"],
+            t["bound"],
+            "" if t["measured"] is None else f"{t['measured']:.3g}",
+        )
+        for t in targets
+    ]
+    print_table("targets", ("target", "", "wanted", "measured"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--seconds", type=float, help="for timing in all, without warming up")
+    parser.add_argument("--json", type=Path, help="write the report here")
+    args = parser.parse_args()
+    gpu = args.preset == "gpu" or (args.preset == "smoke" and torch.cuda.is_available())
+    if gpu and not torch.cuda.is_available():
+        parser.error(
+            "the gpu preset needs a GPU that torch sees: torch.cuda.is_available() is false"
+        )
+    device = torch.device("cuda" if gpu else "cpu")
+
+    chosen = [case for case in PRESETS[args.preset] if args.only in case.name]
+    seconds = args.seconds or SECONDS[args.preset]
+    cases: dict[str, Any] = {}
+    report = {
+        "benchmark": "kernels",
+        "preset": args.preset,
+        "environment": environment(PACKAGES) | {"threads": torch.get_num_threads()},
+        "conventions": (__doc__ or "").split("Measured for each:\n\n")[1],
+        "memory_measured_by": HOW_MEMORY[device.type],
+        "cases": cases,
+    }
+    if gpu:
+        report["environment"] |= {
+            "gpu": torch.cuda.get_device_name(),
+            "cuda": torch.version.cuda,
+            "gpu_bytes": torch.cuda.get_device_properties(device).total_memory,
+        }
+    try:
+        for case in chosen:
+            cases[case.name] = measure(case, device, seconds / len(chosen))
+            print_case(cases[case.name])
+            free(device)
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(cases)} of {len(chosen)} cases are measured")
+    report["targets"] = targets_of(args.preset, cases)
+    print_missing(cases)
+    if report["targets"]:
+        print_targets(report["targets"])
+    if args.json:
+        write_json(args.json, report)
+    broken = [name for name, entry in cases.items() if "error" not in ours(entry)]
+    if broken:
+        sys.exit(f"malt_fast failed in {', '.join(broken)}")
+
+
+def ours(entry: dict[str, Any]) -> dict[str, Any]:
+    return entry["contenders"]["malt_fast"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Everything worth running on a machine with a GPU, in under 8 minutes and without a network:
+# installs the package, checks the kernels against float64, then measures them.
+#
+#     benchmarks/gpu.sh [RESULTS [RIVALS]]
+#
+# RESULTS: folder for kernels_gpu.json, default benchmarks/results. RIVALS (or MALT_RIVALS): folder
+# with other libraries, and with build tools or matplotlib where those are missing; made elsewhere by
+#     pip install --target RIVALS --no-deps --python-version 3.12 --only-binary :all: \
+#         trl==1.16.0 liger-kernel==0.8.5 cut-cross-entropy==25.1.1
+# A library that is not there is listed as such. PYTHON: the interpreter, default python3.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+results=$(realpath -m "${1:-$root/benchmarks/results}")
+rivals=${2:-${MALT_RIVALS:-}}
+python=${PYTHON:-python3}
+if [[ -n $rivals ]]; then
+  rivals=$(realpath -e "$rivals")
+  export PYTHONPATH=$rivals${PYTHONPATH:+:$PYTHONPATH}
+fi
+cd "$root"
+
+echo "== environment"
+nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm --format=csv || true
+"$python" - <<'PY'
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+names = "torch triton transformers numpy rich trl liger-kernel cut-cross-entropy quack-kernels"
+print(f"Python {platform.python_version()}, {platform.platform()}, CUDA {torch.version.cuda}")
+for name in names.split():
+    try:
+        print(f"{name} {version(name)}")
+    except PackageNotFoundError:
+        print(f"{name}: not installed")
+if not torch.cuda.is_available():
+    raise SystemExit("torch sees no GPU here: run this on a machine that has one")
+PY
+
+echo "== package"
+if "$python" -c 'import pybind11, scikit_build_core' 2>/dev/null &&
+  { command -v cmake || "$python" -c 'import cmake'; } >/dev/null 2>&1 &&
+  "$python" -m pip install --quiet --no-build-isolation --no-deps .; then
+  echo "installed"
+else
+  echo "Not installed, for want of cmake, pybind11, scikit-build-core or a compiler: the kernels" \
+    "run from the checkout, as on a GPU they need nothing that is compiled."
+  package=$(mktemp -d)
+  trap 'rm -r "$package"' EXIT
+  cp -r python/malt_fast "$package"
+  cp -r kernels "$package/malt_fast"
+  export PYTHONPATH=$package${PYTHONPATH:+:$PYTHONPATH}
+fi
+
+echo "== right?"
+timeout 150 "$python" benchmarks/check_gpu.py
+
+echo "== how fast?"
+# Interrupted after 5 minutes, it reports what it has.
+timeout -s INT -k 30 300 "$python" benchmarks/bench_kernels.py --preset gpu \
+  --json "$results/kernels_gpu.json" || (($? == 124))
+if "$python" -c 'import matplotlib' 2>/dev/null; then
+  "$python" benchmarks/plot_kernels.py "$results/kernels_gpu.json"
+fi

@@ -1,0 +1,131 @@
+"""Compile every Triton kernel of the package, without a GPU, and say what each one takes.
+
+    python -m malt_fast.kernels.compile [--arch 80 90]
+
+A file of kernels is named in FILES and has a function `variants()` that yields (name, launch) for
+everything its drivers ask for. A launch goes through the file's own launcher, on meta tensors, so
+that block sizes, warps and argument types are those of a real call: here it is caught on its way to
+the GPU and compiled for one that need not exist. Nothing runs. Exits with 1 if registers spill.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import triton
+from torch import Tensor
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+FILES = ("softmax_rows_triton", "dpo_loss_triton")
+
+TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.bool: "i1",
+}
+
+
+class Launch(NamedTuple):
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, Any]  # num_warps and the like
+
+
+class Cost(NamedTuple):
+    registers: int  # a thread
+    spills: int  # bytes a thread, stored and loaded
+    shared: int  # bytes a program
+    warps: int
+
+
+def launches() -> Iterator[tuple[str, Launch]]:
+    """Every launch of every variant of every file."""
+    for file in FILES:
+        for name, launch in importlib.import_module(f".{file}", __package__).variants():
+            for caught in caught_in(launch):
+                yield name, caught
+
+
+def caught_in(launch: Callable[[], object]) -> list[Launch]:
+    caught = []
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        arguments = dict(zip(kernel.arg_names, args, strict=False))
+        arguments |= {name: kwargs.pop(name) for name in kernel.arg_names if name in kwargs}
+        caught.append(Launch(kernel, arguments, kwargs))
+
+    with mock.patch.object(JITFunction, "run", run):
+        launch()
+    return caught
+
+
+def compiled(launch: Launch, arch: int) -> Cost:
+    with contextlib.redirect_stdout(io.StringIO()) as log:  # where ptxas -v is printed to
+        options = {"target": GPUTarget("cuda", arch, 32), "options": launch.options}
+        kernel = triton.compile(source(launch), **options)
+    (registers,) = re.findall(r"Used (\d+) registers", log.getvalue())
+    spills = re.findall(r"(\d+) bytes spill", log.getvalue())
+    metadata = kernel.metadata
+    return Cost(int(registers), sum(map(int, spills)), metadata.shared, metadata.num_warps)
+
+
+def source(launch: Launch) -> ASTSource:
+    """The kernel with its arguments' types as a launch would find them."""
+    constexpr = {param.name for param in launch.kernel.params if param.is_constexpr}
+    signature, constants, attributes = {}, {}, {}
+    for index, (name, value) in enumerate(launch.arguments.items()):
+        signature[name] = "constexpr" if name in constexpr else type_of(value)
+        number = value.data_ptr() if isinstance(value, Tensor) else value
+        if signature[name] == "constexpr":
+            constants[name] = value
+        elif isinstance(number, int) and number % 16 == 0:
+            attributes[index,] = [["tt.divisibility", 16]]
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def type_of(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return "*" + TYPES[value.dtype]
+    if isinstance(value, int):
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    return "fp32" if isinstance(value, float) else "constexpr"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], help="80: A100, 90: H100")
+    archs = parser.parse_args().arch
+    if knobs.runtime.interpret:
+        sys.exit("interpreted kernels are not compiled: unset TRITON_INTERPRET")
+    knobs.compilation.always_compile = knobs.nvidia.dump_ptxas_log = True
+    print(f"{'kernel':24}{'variant':42}arch  registers  spills  shared  warps")
+    spilled = False
+    for name, launch in launches():
+        for arch in archs:
+            cost = compiled(launch, arch)
+            spilled |= cost.spills > 0
+            file = launch.kernel.__module__.split(".")[-1].removesuffix("_triton")
+            kernel = f"{file}.{launch.kernel.__name__}"
+            print(
+                f"{kernel:24}{name:42}{arch:4}{cost.registers:11}{cost.spills:8}"
+                f"{cost.shared:8}{cost.warps:7}",
+                flush=True,
+            )
+    sys.exit(spilled)
+
+
+if __name__ == "__main__":
+    main()
