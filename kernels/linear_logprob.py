@@ -366,17 +366,16 @@ def _gradients(
     grad_target = logp.new_zeros(len(plan.token)).index_add_(0, plan.index, grad.to(logp.dtype))
     grad_row = logp.new_zeros(len(plan)).index_add_(0, plan.row_of, grad_target)
     log_total = log_total[: len(plan)]
+    grad_hidden = hidden.new_zeros(hidden.shape if needs_hidden else 0)
     if keep:
         target_logp = logp.new_empty(len(plan.token)).index_copy_(0, plan.index, logp)
-        dx = _scaled(residual, weight, plan, head, target_logp, log_total, grad_target, grad_row)
-        found: Gradients = dx, None, None
-    else:
-        wants = (needs_hidden, needs_weight, needs_bias)
-        found = recomputed(hidden, weight, plan, head, log_total, grad_target, grad_row, *wants)
-    rows_grad, dw, db = found
-    grad_hidden = hidden.new_zeros(hidden.shape if needs_hidden else 0)
-    if rows_grad is not None:
-        grad_hidden[plan.rows] = rows_grad.to(hidden.dtype)
+        own, row = own_coefficients(plan, head, target_logp, log_total, grad_target, grad_row)
+        _scale_rows(residual, weight, plan, own, row, grad_hidden)
+        return grad_hidden, weight.new_empty(0), weight.new_empty(0)
+    wants = (needs_hidden, needs_weight, needs_bias)
+    dx, dw, db = recomputed(hidden, weight, plan, head, log_total, grad_target, grad_row, *wants)
+    if dx is not None:
+        grad_hidden[plan.rows] = dx.to(hidden.dtype)
     return (
         grad_hidden,
         weight.new_empty(0) if dw is None else dw,
@@ -384,29 +383,24 @@ def _gradients(
     )
 
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]  # dh [U, H], dW, db
-
-
-def _scaled(
-    residual: Tensor,
-    weight: Tensor,
-    plan: Plan,
-    head: Head,
-    logp: Tensor,
-    log_total: Tensor,
-    grad_target: Tensor,
-    grad_row: Tensor,
-) -> Tensor:
-    """dh [U, H] out of R: the frozen head's backward pass, without a product of matrices."""
-    own, grad_row = own_coefficients(plan, head, logp, log_total, grad_target, grad_row)
-    dx = residual[: len(plan)] * -grad_row[:, None]
-    for part in slices(len(plan.token), 1 << 14):  # a bounded part of W[token] at a time
-        rows, factor = weight[plan.token[part]].to(dx.dtype), own[part, None]
-        if len(plan.token) == len(plan):
-            dx[part].addcmul_(rows, factor)
+def _scale_rows(
+    residual: Tensor, weight: Tensor, plan: Plan, own: Tensor, row: Tensor, out: Tensor
+) -> None:
+    """dh = sum_t own_t W_t - row R into `out` [T, H]: the frozen head's backward pass, without a
+    product of matrices. A thousand rows at a time bound what float32 takes."""
+    step, total = 1024, len(plan)
+    firsts = [*range(0, total, step), total]
+    one_each = len(plan.token) == total
+    ends = firsts if one_each else plan.start[firsts].tolist()
+    for part, first, last in zip(slices(total, step), ends, ends[1:], strict=False):
+        dx = residual[part] * -row[part, None]
+        rows = weight[plan.token[first:last]].to(dx.dtype)
+        if one_each:
+            dx.addcmul_(rows, own[part, None])
         else:
-            dx.index_add_(0, plan.row_of[part], rows.mul_(factor))
-    return dx
+            mine = plan.row_of[first:last] - part.start
+            dx.index_add_(0, mine, rows.mul_(own[first:last, None]))
+        out[plan.rows[part]] = dx.to(out.dtype)
 
 
 def own_coefficients(
@@ -435,8 +429,8 @@ def recomputed(
     needs_hidden: bool,
     needs_weight: bool,
     needs_bias: bool,
-) -> Gradients:
-    """Gradients by making the logits again; slices of dW are summed in float32."""
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """dh [U, H], dW, db by making the logits again; slices of dW are summed in float32."""
     ops = softmax_rows.choose(hidden.device, hidden.dtype)
     dtype, sums, vocabulary = product_dtype(hidden), log_total.dtype, len(weight)
     logits = Buffer(sums, hidden.device, len(plan), vocabulary)

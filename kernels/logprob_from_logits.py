@@ -200,7 +200,7 @@ def _rows(logits: Tensor) -> Tensor:
 
 
 def _head(temperature: Tensor | None, softcap: float, dtype: torch.dtype) -> Head:
-    return Head(None, None if temperature is None else temperature.to(dtype), softcap)
+    return Head(None, None if temperature is None else temperature.to(dtype).contiguous(), softcap)
 
 
 def _check(

@@ -163,6 +163,10 @@ def test_rows_of_a_wider_tensor_and_columns_apart():
         t = targets[: len(view)] % view.shape[1] if len(view) <= 6 else torch.zeros(60).long()
         ours, truth = logprob_from_logits(view, t), written_out(view, t)[0]
         torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=1e-5)
+    temperature = torch.rand(12)[::2] + 0.5
+    ours = logprob_from_logits(logits, targets, temperature=temperature).double()
+    truth, _ = written_out(logits, targets, temperature)
+    torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="rows are contiguous"):
         logprob_from_logits(logits.T, torch.zeros(80).long(), inplace_backward=True)
 
