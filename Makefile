@@ -20,7 +20,8 @@ lint: .venv/.test
 
 # The C++ core under the address and undefined-behaviour sanitizers.
 sanitize: .venv/.test
-	$(BIN)/cmake --preset asan && $(BIN)/cmake --build --preset asan
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset asan  # ninja is there too
+	$(BIN)/cmake --build --preset asan
 	MALT_CORE=$$(ls build/asan/_core*.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton" tests/test_core_*.py \

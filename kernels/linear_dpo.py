@@ -72,6 +72,7 @@ def linear_dpo(
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     rpo_alpha: float | None = None,
+    mean_chosen_length: Tensor | float | None = None,
     num_items: float | None = None,
     check: bool = True,
 ) -> LinearDPO:
@@ -85,7 +86,8 @@ def linear_dpo(
 
     loss is differentiable once in hidden, weight and bias. Raises ValueError for what does not fit.
     """
-    _check(hidden, rows, owner, ref_logp, ref_hidden)
+    _check(hidden, rows, owner, pairs, ref_logp, ref_hidden)
+    owner, pairs = owner.long(), pairs.long()
     head = Settings(bias=bias, temperature=temperature, logit_softcap=logit_softcap, check=check)
     completions = _count(owner, pairs) if ref_logp is None else len(ref_logp)
     if check:
@@ -98,12 +100,14 @@ def linear_dpo(
     dtype = sums_dtype(torch.promote_types(hidden.dtype, weight.dtype))
     ref_logp = ref_logp.detach().to(dtype)
     lengths = torch.bincount(owner, minlength=completions)
+    if mean_chosen_length is None:
+        mean_chosen_length = lengths[pairs[:, 0]].to(dtype).mean()
     preference: dict[str, Any] = {
         "beta": beta,
         "loss_type": loss_type,
         "label_smoothing": label_smoothing,
         "rpo_alpha": rpo_alpha,
-        "mean_chosen_length": lengths[pairs[:, 0]].to(dtype).mean(),
+        "mean_chosen_length": mean_chosen_length,
         "check": check,
     }
     items = float(len(pairs)) if num_items is None else float(num_items)
@@ -353,12 +357,16 @@ def _check(
     hidden: Tensor,
     rows: Tensor,
     owner: Tensor,
+    pairs: Tensor,
     ref_logp: Tensor | None,
     ref_hidden: Tensor | None,
 ) -> None:
-    checks.integers(owner=owner)
+    checks.integers(owner=owner, pairs=pairs)
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"pairs must be [P, 2], (chosen, rejected), got {list(pairs.shape)}")
     checks.shape("owner", owner, tuple(rows.shape), "one a target")
-    checks.same_device(hidden.device, owner=owner, ref_logp=ref_logp, ref_hidden=ref_hidden)
+    given = {"owner": owner, "pairs": pairs, "ref_logp": ref_logp, "ref_hidden": ref_hidden}
+    checks.same_device(hidden.device, **given)
     if (ref_logp is None) == (ref_hidden is None):
         raise ValueError("give ref_logp [C] or ref_hidden [T, H], one of them")
     if ref_logp is not None and ref_logp.ndim != 1:

@@ -86,6 +86,7 @@ preferences = st.sampled_from(
         {"label_smoothing": 0.2},
         {"rpo_alpha": 0.7},
         {"num_items": 12},
+        {"rpo_alpha": 0.7, "mean_chosen_length": 2.5, "num_items": 12},
     ]
 )
 
@@ -116,6 +117,13 @@ def test_values_and_gradients(case, head, count, pairs, seed, preference, kept, 
 def test_a_reference_given_as_hidden_rows(head):
     case = make_case(8, 6, 40, 30, bias=True)
     assert_right(case, head, 4, 5, ref_hidden=case.hidden + 0.1)
+
+
+def test_indices_may_be_small_integers():
+    case = make_case(8, 6, 40, 30).with_gradients(head=True)
+    owner, pairs, ref_logp = completions(case, 4, 5)
+    small = run(case, owner.to(torch.uint8), pairs.to(torch.uint8), ref_logp=ref_logp)
+    assert torch.equal(small.losses, run(case, owner, pairs, ref_logp=ref_logp).losses)
 
 
 def test_the_loss_at_step_0_is_ln_2():
@@ -200,6 +208,8 @@ def test_inside_a_compiled_step(head):
         ({"owner": torch.full((30,), 4)}, "owner must be in .0, 4."),
         ({"owner": torch.zeros(30)}, "owner must be integers"),
         ({"pairs": torch.tensor([[0, 4]])}, "pairs must be in .0, 4."),
+        ({"pairs": torch.zeros(2, dtype=torch.long)}, "pairs must be .P, 2."),
+        ({"pairs": torch.zeros(5, 2)}, "pairs must be integers"),
         ({"ref_logp": None}, "ref_logp .C. or ref_hidden"),
         ({"ref_hidden": torch.zeros(8, 6)}, "one of them"),
         ({"ref_logp": torch.zeros(4, 1)}, "ref_logp must be .C."),
