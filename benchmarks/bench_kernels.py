@@ -83,7 +83,6 @@ PRESETS = {  # first what targets speak of
         CPU,
         CPU_LOGITS,
         trained(CPU),
-        replace(CPU, dtype="bfloat16", sweeps=()),
         Case("linear_logprob", 256, 896, 151936, head="frozen"),  # Qwen2.5-0.5B's head
         Case("logprob_from_logits", 1024, vocabulary=151936),
         replace(CPU_LOGITS, dtype="bfloat16"),
