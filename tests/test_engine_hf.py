@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.hf import HFEngine
@@ -417,3 +417,22 @@ def test_logits_that_are_not_numbers_are_an_error(base, tmp_path):
     broken.save_pretrained(tmp_path)
     done = run(HFEngine(), [request(0, str(tmp_path), [5, 6])])
     assert done[0].finish_reason == "error" and "not numbers" in done[0].error
+
+
+def test_a_cap_on_attention_scores_is_kept(tmp_path):
+    config = Gemma2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=2, head_dim=16,
+        num_attention_heads=2, num_key_value_heads=1, attn_logit_softcapping=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    capped = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for name, weight in capped.named_parameters():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            torch.nn.init.normal_(weight, std=1.0)
+    capped.save_pretrained(tmp_path)
+    policy, prompt = Policy(str(tmp_path)), prompts(1)[0] % 50
+    done = run(HFEngine(batch_size=4), [request(0, policy, prompt, temperature=0)])[0]
+    expected = logprobs_after(capped, prompt, done.tokens)
+    np.testing.assert_allclose(
+        done.logprobs, expected[np.arange(len(done.tokens)), done.tokens], atol=1e-4
+    )

@@ -3,18 +3,22 @@
 import copy
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
+import malt_fast.trainer
 from malt_fast.adapters import load_model
-from malt_fast.batches import Collator, LengthSampler, RoleData, right_padded
+from malt_fast.batches import RoleData
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
+from malt_fast.packing import Packer, Packing
 from malt_fast.trainer import train_stage
 
 from .tiny import tiny_llama
@@ -30,21 +34,39 @@ def base(tmp_path_factory):
 def role_data(questions=3, n=3, seed=0):
     """`n` siblings a question, the first chosen over all others; every completion ends on END."""
     rng = np.random.default_rng(seed)
-    prompts, completions, pairs = [], [], []
-    for _ in range(questions):
+    prompts, completions, pairs, trees = [], [], [], []
+    for tree in range(questions):
         prompt = rng.integers(3, 259, rng.integers(1, 9)).astype(np.int32)
         for k in range(n):
             if k:
                 pairs.append((len(prompts) - k, len(prompts)))
             prompts.append(prompt)
+            trees.append(tree)
             completions.append(
                 np.append(rng.integers(3, 259, rng.integers(0, 12)), END).astype(np.int32)
             )
-    return RoleData(prompts, completions, np.array(pairs, dtype=np.int64))
+    return RoleData(
+        prompts,
+        completions,
+        np.array(pairs, dtype=np.int64),
+        np.array(trees, dtype=np.int64),
+        np.arange(len(prompts)),
+    )
 
 
 def train(
-    stage, data, base, out, *, init=None, reference="sft", on_log=None, lora=None, **settings
+    stage,
+    data,
+    base,
+    out,
+    *,
+    init=None,
+    reference="sft",
+    on_log=None,
+    lora=None,
+    layout="trees",
+    pack_tokens=4096,
+    **settings,
 ):
     defaults = {"learning_rate": 1e-2, "logging_steps": 1, "per_device_train_batch_size": 4}
     config = StageConfig if stage == "sft" else DPOStageConfig
@@ -57,6 +79,8 @@ def train(
         lora=lora or LoraConfig(r=4),
         args=config(**(defaults | settings)),
         reference=reference,
+        layout=layout,
+        pack_tokens=pack_tokens,
         dtype="float32",
         device="cpu",
         seed=7,
@@ -110,56 +134,16 @@ def test_a_capped_head_gives_the_models_own_log_probs(tmp_path):
     )  # fmt: skip
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     model = load_model(str(tmp_path), None, LoraConfig(r=2), dtype="float32", seed=0)
-    ids = torch.randint(50, (2, 9))
-    table = model.peft_model(input_ids=ids).logits.log_softmax(-1).flatten(0, 1)
-    rows, targets = torch.tensor([0, 3, 3, 17]), torch.tensor([4, 4, 49, 0])
-    torch.testing.assert_close(model(ids, rows, targets), table[rows, targets])
-
-
-# ---- batches ----
-
-
-def test_targets_are_the_sampled_tokens_and_end_on_the_end_token():
-    data = role_data(questions=4)
-    batch = Collator("sft", data)(range(len(data.prompts)))
-    for i, (prompt, completion) in enumerate(zip(data.prompts, data.completions, strict=True)):
-        mine = batch["owner"] == i
-        assert batch["targets"][mine].tolist() == completion.tolist()
-        assert batch["targets"][mine][-1] == END
-        before = batch["input_ids"].flatten()[batch["rows"][mine]].tolist()
-        assert before == [prompt[-1], *completion[:-1]]
-    assert batch["items"].tolist() == [sum(map(len, data.completions))]
-
-
-def test_one_token_prompts_and_completions():
-    batch = right_padded([np.array([5, 6]), np.array([5, 7, 8, 9])], np.array([1, 3]))
-    assert batch["input_ids"].tolist() == [[5, 0, 0], [5, 7, 8]]
-    assert batch["rows"].tolist() == [0, 3, 4, 5]
-    assert batch["targets"].tolist() == [6, 7, 8, 9]
-
-
-def test_a_batch_of_pairs_holds_each_completion_once():
-    data = role_data()
-    collator = Collator("dpo", data)
-    collator.ref_logp = torch.arange(len(data.prompts)).float()
-    batch = collator([0, 1, 4])
-    assert batch["ref_logp"].tolist() == [0, 1, 2, 6, 7]
-    assert batch["pairs"].tolist() == [[0, 1], [0, 2], [3, 4]]
-    assert batch["items"].tolist() == [3, sum(len(data.completions[i]) for i in (0, 0, 6))]
-
-
-@pytest.mark.parametrize("n", [1, 7, 64, 101])
-def test_sampler_visits_everything_once_in_batches_of_similar_length(n):
-    rng = np.random.default_rng(n)
-    groups = np.arange(n) // 3
-    lengths = rng.integers(1, 99, n)[groups] + rng.integers(0, 5, n)
-    sampler = LengthSampler(lengths, groups, 8, seed=1)
-    first = list(sampler)
-    assert sorted(first) == list(range(n)) and first == list(sampler)
-    sampler.set_epoch(1)
-    assert n < 8 or list(sampler) != first
-    if n == 64:
-        assert np.ptp(lengths[np.reshape(first, (8, 8))], axis=1).mean() < 0.4 * np.ptp(lengths)
+    data = RoleData(
+        [np.array([4, 9], np.int32)] * 2,
+        [np.array([4, 49], np.int32), np.array([0], np.int32)],
+        np.zeros((0, 2), np.int64),
+        np.zeros(2, np.int64),
+        np.arange(2),
+    )
+    (batch,) = Packer("sft", data, Packing("rows", 0, 8, "cpu"))([0, 1]).batches
+    table = model.peft_model(input_ids=batch.input_ids).logits.log_softmax(-1).flatten(0, 1)
+    torch.testing.assert_close(model(batch), table[batch.rows, batch.targets])
 
 
 # ---- training ----
@@ -191,11 +175,12 @@ def test_adapter_loads_in_peft_alone_and_changes_log_probs(base, sft):
 def test_sft_loss_is_the_mean_negative_log_prob_of_completion_tokens(base, sft, tmp_path):
     data, _, _ = sft
     lines = []
-    train("sft", data, base, tmp_path / "a", on_log=lines.append, per_device_train_batch_size=9)
+    settings = {"per_device_train_batch_size": 9, "layout": "rows"}
+    train("sft", data, base, tmp_path / "a", on_log=lines.append, **settings)
     expected = -sum(logps(base, None, data)) / sum(map(len, data.completions))
     assert lines[0]["loss"] == pytest.approx(expected, rel=1e-5)
     assert lines[0]["num_tokens"] == sum(
-        len(p) + len(c) for p, c in zip(data.prompts, data.completions, strict=True)
+        len(p) + len(c) - 1 for p, c in zip(data.prompts, data.completions, strict=True)
     )
 
 
@@ -349,14 +334,20 @@ def token(*ids):
 )
 def test_sequences_that_cannot_be_trained_on_are_named(prompt, completion, says, base, tmp_path):
     data = role_data(questions=1)
-    data = RoleData([*data.prompts, prompt], [*data.completions, completion], data.pairs)
-    with pytest.raises(MaltError, match="completion 3 .*" + says):
+    data = RoleData(
+        [*data.prompts, prompt],
+        [*data.completions, completion],
+        data.pairs,
+        np.append(data.trees, 0),
+        np.append(data.nodes, 77),
+    )
+    with pytest.raises(MaltError, match="node 77 .*" + says):
         train("sft", data, base, tmp_path / "a")
 
 
 def test_other_mistakes_are_one_sentence(base, tmp_path):
     data = role_data(questions=1)
-    none = RoleData(data.prompts, data.completions, np.zeros((0, 2), dtype=np.int64))
+    none = replace(data, pairs=np.zeros((0, 2), dtype=np.int64))
     with pytest.raises(MaltError, match="no pairs"):
         train("dpo", none, base, tmp_path / "a")
     with pytest.raises(MaltError, match="label_smoothing"):
@@ -369,13 +360,22 @@ def test_other_mistakes_are_one_sentence(base, tmp_path):
         train("sft", data, base, tmp_path / "a", lora=LoraConfig(r=4, target_modules=["nowhere"]))
     with pytest.raises(MaltError, match="base model"):
         train("sft", data, str(tmp_path / "missing"), tmp_path / "a")
-    with pytest.raises(MaltError, match="loss became"):
-        train(
-            "sft",
-            data,
-            base,
-            tmp_path / "a",
-            learning_rate=1.0,
-            max_grad_norm=0,
-            num_train_epochs=400,
-        )
+
+
+def test_a_loss_that_is_not_finite_names_its_nodes(base, tmp_path, monkeypatch):
+    data = role_data()
+    monkeypatch.setattr(malt_fast.trainer, "sft_loss", lambda logp, items: logp.sum() * math.nan)
+    with pytest.raises(MaltError, match=r"sft loss became nan at step 0 .* lower the"):
+        train("sft", data, base, tmp_path / "a")
+    left = json.loads((tmp_path / "a.checkpoints" / "not-finite.json").read_text())
+    assert left["step"] == 0 and set(left["nodes"]) <= set(data.nodes.tolist())
+
+
+def test_weights_that_give_no_numbers_are_refused(base, sft, tmp_path):
+    data, _, start = sft
+    broken = tmp_path / "broken"
+    shutil.copytree(start.adapter, broken)
+    huge = {name: 1e30 * weight for name, weight in weights(broken).items()}
+    save_file(huge, broken / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MaltError, match="not finite"):
+        train("sft", data, base, tmp_path / "a", init=broken)

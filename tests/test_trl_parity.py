@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from malt_fast.adapters import LogProbModel
-from malt_fast.batches import Collator
 from malt_fast.config import DPOStageConfig
+from malt_fast.packing import Packer, Packing
+from malt_fast.references import References
 from malt_fast.trainer import RoleTrainer, _arguments
 
 from .test_trainer import role_data
@@ -99,18 +100,19 @@ def theirs(base, data, settings, folder):
 def ours(base, data, settings, folder):
     config = DPOStageConfig(beta=BETA, per_device_train_batch_size=len(data.pairs), **settings)
     peft_model = adapted(base)
-    collator = Collator("dpo", data)
+    packer = Packer("dpo", data, Packing("rows", 0, len(data.pairs), "cpu"))
     args = _arguments(config, folder, "cpu", 0, [], None)
-    trainer = RoleTrainer("dpo", LogProbModel(peft_model), collator, config, args)
-    collator.ref_logp = trainer.reference_logps("sft")
+    trainer = RoleTrainer(packer, LogProbModel(peft_model), config, args)
+    source = ("base", folder, "float32", False)  # a folder: with the adapter
+    trainer.references = References(folder / "references.npz", data, source)
+    trainer.set_references(trainer.model)
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
             if "lora_B" in name:
                 parameter.mul_(2)
     trainer.model.train()
-    loss = trainer.compute_loss(
-        trainer.model, trainer._prepare_inputs(collator(range(len(data.pairs))))
-    )
+    (batch,), items = packer(range(len(data.pairs)))
+    loss = trainer.batch_loss(trainer.model, batch, items)
     loss.backward()
     logs = {}
     trainer.log(logs)

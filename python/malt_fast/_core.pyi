@@ -240,3 +240,77 @@ def dpo_gradient(
     grad: ArrayLike, slopes: ArrayLike, pairs: ArrayLike, completions: int
 ) -> NDArray[np.float32]:
     """d loss / d logp [completions]: slopes times the upstream grad [P], added up in order."""
+
+# ---- packs ----
+
+class Packs:
+    """P packs of prefix trees, as columns; rows and ends count from the start of their pack.
+
+    Pack p has the inputs begin[p]:begin[p + 1] of token, position and end, the targets
+    target_begin[p]:target_begin[p + 1] of row, target and owner, the sequences
+    member_begin[p]:member_begin[p + 1] of member and the pairs link_begin[p]:link_begin[p + 1].
+    """
+
+    def __len__(self) -> int: ...
+    @property
+    def begin(self) -> NDArray[np.int64]: ...
+    @property
+    def token(self) -> NDArray[np.int32]: ...
+    @property
+    def position(self) -> NDArray[np.int32]:
+        """Counted from the root of the token's tree."""
+
+    @property
+    def end(self) -> NDArray[np.int32]:
+        """Where the subtree of the token's segment ends: q sees k when k <= q < end[k]."""
+
+    @property
+    def target_begin(self) -> NDArray[np.int64]: ...
+    @property
+    def row(self) -> NDArray[np.int32]:
+        """The input that predicts `target`, a token of sequence `owner`."""
+
+    @property
+    def target(self) -> NDArray[np.int32]: ...
+    @property
+    def owner(self) -> NDArray[np.int32]: ...
+    @property
+    def member_begin(self) -> NDArray[np.int64]: ...
+    @property
+    def member(self) -> NDArray[np.int32]:
+        """Sequences of each pack, ascending."""
+
+    @property
+    def link_begin(self) -> NDArray[np.int64]: ...
+    @property
+    def link(self) -> NDArray[np.int32]:
+        """Pairs of each pack, ascending."""
+
+def lay_out(
+    tokens: ArrayLike,
+    prompt_begin: ArrayLike,
+    prompt_len: ArrayLike,
+    completion_begin: ArrayLike,
+    completion_len: ArrayLike,
+    pairs: ArrayLike,
+    capacity: int,
+) -> Packs:
+    """Lay sequences out as prefix trees, in packs of at most `capacity` tokens.
+
+    Sequence i is tokens[prompt_begin[i]:][:prompt_len[i]] and likewise a completion; equal prompts
+    are best the same slice. pairs: flat, two sequences each, which then share a pack. The last
+    token of a sequence is no input; every token of a completion is a target. A sequence is in one
+    pack, or in several if its pairs do not fit one. ValueError for what does not fit at all.
+    """
+
+def block_map(
+    end: ArrayLike, block: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """(count [n], index [n, n], full_count [n], full_index [n, n]) for n = ceil(N / block).
+
+    Block i of queries sees the count[i] blocks of keys index[i, :count[i]] in part, and
+    full_index[i, :full_count[i]] whole, ascending: FlexAttention's layout.
+    """
+
+def best_fit_decreasing(sizes: ArrayLike, capacity: int) -> NDArray[np.int32]:
+    """The bin of each item, 0..capacity in size: in decreasing size, each into the fullest bin."""

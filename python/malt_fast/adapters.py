@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 import transformers
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from malt_fast.config import LoraConfig
 from malt_fast.errors import MaltError
 from malt_fast.kernels import linear_logprob, lora_linear
+from malt_fast.packing import Batch, Layout
+from malt_fast.tree_attention import TREE, Tree, make_tree
 
 
 class LogProbModel(nn.Module):
@@ -28,21 +31,24 @@ class LogProbModel(nn.Module):
         config = peft_model.get_base_model().config.get_text_config()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma 2
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, position_ids: Tensor | None = None, tree: Tree | None = None
+    ) -> Tensor:
         """Final hidden states [B, L, H]. Causal attention never looks right, where padding is."""
         decoder = self.peft_model.get_base_model().get_decoder()
-        output: Tensor = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+        packed = {} if tree is None else {"position_ids": position_ids, "tree": tree}
+        output: Tensor = decoder(input_ids=input_ids, use_cache=False, **packed).last_hidden_state
         return output
 
-    def forward(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """float32 [M]: log-prob of targets[m] after position rows[m] of flattened input_ids."""
         head = self.peft_model.get_base_model().get_output_embeddings()
-        hidden = self.hidden(input_ids).flatten(0, 1)
+        hidden = self.hidden(batch.input_ids, batch.position_ids, batch.tree).flatten(0, 1)
         return linear_logprob(
             hidden,
             head.weight,
-            rows,
-            targets,
+            batch.rows,
+            batch.targets,
             bias=head.bias,
             logit_softcap=self.softcap,
             check=False,  # data is checked once, before training
@@ -58,13 +64,25 @@ def load_config(base: str) -> Any:
 
 
 def load_model(
-    base: str, init_adapter: Path | None, lora: LoraConfig, *, dtype: str, seed: int
+    base: str,
+    init_adapter: Path | None,
+    lora: LoraConfig,
+    *,
+    dtype: str,
+    seed: int,
+    layout: Layout = "rows",
 ) -> LogProbModel:
-    """`base`, frozen, under a trainable copy of `init_adapter` or a fresh seeded LoRA."""
+    """`base`, frozen, under a trainable copy of `init_adapter` or a fresh seeded LoRA.
+
+    `layout`: what its batches will be. Raises MaltError for a model that cannot be trained so.
+    """
     config = load_config(base)
     try:
         causal = transformers.AutoModelForCausalLM.from_pretrained(
-            base, config=config, dtype=getattr(torch, dtype)
+            base,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager" if _caps_scores(config) else None,
         )
     except (OSError, ValueError) as error:
         raise MaltError(f"cannot load the base model {base}: {_first_line(error)}") from None
@@ -79,7 +97,14 @@ def load_model(
         raise MaltError(f"cannot put the adapter on {base}: {_first_line(error)}") from None
     model = LogProbModel(peft_model)
     _check_head(model)
+    if layout == "trees":
+        _use_trees(model)
     return model
+
+
+def _caps_scores(config: Any) -> bool:
+    """Whether attention scores are capped (Gemma 2), which transformers' SDPA leaves out."""
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 def save_adapter(model: LogProbModel, folder: Path) -> None:
@@ -148,10 +173,42 @@ def _check_head(model: LogProbModel) -> None:
         ours = nn.functional.linear(model.hidden(ids), head.weight, head.bias).float()
     if model.softcap:
         ours = model.softcap * torch.tanh(ours / model.softcap)
+    if not logits.isfinite().all():
+        raise MaltError(
+            f"the outputs of {type(causal).__name__} are not finite: its weights or its adapter "
+            "are damaged, or too large for model.dtype"
+        )
     if (ours - logits).abs().max() > 0.02 * logits.abs().max():
         raise MaltError(
             f"the head of {type(causal).__name__} is more than a linear map and a soft cap, "
             "which is not supported: use another base model"
+        )
+
+
+@torch.no_grad()
+def _use_trees(model: LogProbModel) -> None:
+    """Switch attention to TREE; refuse a model in which siblings then see each other."""
+    causal = model.peft_model.get_base_model()
+    name, device = type(causal).__name__, next(causal.parameters()).device
+    model.eval()
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]], device=device)
+    alone = model.hidden(ids)
+    order = [0, 1, 2, 3, 6, 7]  # of the flattened rows: both begin alike
+    end, position = np.array([6, 6, 4, 4, 6, 6], np.int32), torch.tensor([[0, 1, 2, 3, 2, 3]])
+    tree = make_tree(end, 4, device.type).to(device)
+    try:
+        causal.set_attn_implementation(TREE)
+        packed = model.hidden(ids.flatten()[order][None], position.to(device), tree)[0]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MaltError(
+            f"{name} cannot be trained on packs ({_first_line(error)}): use --train.packing rows"
+        ) from None
+    alone = alone.flatten(0, 1)[order]
+    tolerance = 1e-4 if alone.dtype == torch.float32 else 0.05
+    if not (packed - alone).abs().max() <= tolerance * alone.abs().max():
+        raise MaltError(
+            f"{name} lets the branches of a pack see each other, or counts positions its own way: "
+            "use --train.packing rows"
         )
 
 

@@ -41,7 +41,10 @@ class Stage(Section):
         default=-1, ge=-1, le=MAX, description="stop after this many updates; -1 goes by epochs"
     )
     per_device_train_batch_size: int = Field(
-        default=8, ge=1, le=MAX, description="examples or pairs a step"
+        default=8,
+        ge=1,
+        le=MAX,
+        description="examples or pairs of a step, and of a forward pass if rows",
     )
     gradient_accumulation_steps: int = Field(
         default=1, ge=1, le=MAX, description="steps per update"
@@ -255,6 +258,12 @@ class TrainConfig(Section):
         default="none", description="sequential: resample below a role once it is trained"
     )
     rounds: int = Field(default=1, ge=1, le=100, description="rounds of sampling and training")
+    packing: Literal["trees", "rows"] = Field(
+        default="trees", description="trees: shared prefixes once; rows: a padded row a completion"
+    )
+    pack_tokens: int = Field(
+        default=16384, ge=1, le=MAX, description="trees: most tokens in one forward pass"
+    )
     sft: StageConfig = Field(default=StageConfig())
     dpo: DPOStageConfig = Field(default=DPOStageConfig())
 

@@ -23,7 +23,7 @@ from malt_fast.forest import DONE, FAILED, Credit, Forest, examples, pairs, repl
 from malt_fast.roles import Prompts, Tokens
 
 if TYPE_CHECKING:
-    from malt_fast.trainer import RoleData
+    from malt_fast.batches import RoleData
 
 Ids = npt.NDArray[np.uint32]
 Stage = Literal["sft", "dpo"]
@@ -109,7 +109,7 @@ def role_data(
     SFT: one completion an example; an output sampled twice counts twice unless prefs.dedup.
     DPO: every (prompt, completion) once, however many pairs share it.
     """
-    from malt_fast.trainer import RoleData
+    from malt_fast.batches import RoleData
 
     if stage == "sft":
         ids = select_examples(forest, credit, level, prefs, seed)
@@ -118,19 +118,30 @@ def role_data(
         nodes = np.stack(select_pairs(forest, credit, level, prefs, seed), axis=1)
         ids, inverse = np.unique(nodes, return_inverse=True)
         index = inverse.reshape(-1, 2).astype(np.int64)
-    rows = _rows(forest, level, questions, prompts, ids)
+    roots = np.flatnonzero(forest.level == 0)
+    trees = np.searchsorted(roots, forest.roots()[ids])
+    rows = _rows(forest, level, questions, prompts, ids, trees)
     if stage == "dpo":
-        rows, place = _unique(rows)
-        index = place[index]
-    return RoleData([prompt for prompt, _ in rows], [completion for _, completion in rows], index)
+        first, place = _unique(rows)
+        ids, trees, rows, index = ids[first], trees[first], [rows[i] for i in first], place[index]
+    return RoleData(
+        prompts=[prompt for prompt, _ in rows],
+        completions=[completion for _, completion in rows],
+        pairs=index,
+        trees=trees.astype(np.int64),
+        nodes=ids.astype(np.int64),
+    )
 
 
 def _rows(
-    forest: Forest, level: int, questions: Sequence[Tokens], prompts: Prompts, ids: Ids
+    forest: Forest,
+    level: int,
+    questions: Sequence[Tokens],
+    prompts: Prompts,
+    ids: Ids,
+    trees: npt.NDArray[np.intp],
 ) -> list[tuple[Tokens, Tokens]]:
     """(prompt, completion) of each node; equal prompts are one array."""
-    roots = np.flatnonzero(forest.level == 0)
-    trees = np.searchsorted(roots, forest.roots()[ids])
     parents = forest.parent[ids]
     by_parent: dict[int, Tokens] = {}
     by_bytes: dict[bytes, Tokens] = {}
@@ -153,19 +164,16 @@ def segments_above(forest: Forest, node: int) -> list[Tokens]:
     return segments[::-1]
 
 
-def _unique(
-    rows: list[tuple[Tokens, Tokens]],
-) -> tuple[list[tuple[Tokens, Tokens]], npt.NDArray[np.int64]]:
-    """Rows without repetition, in order of first sight, and the place of each old row in them."""
-    first: dict[tuple[int, bytes], int] = {}
-    place = [
-        first.setdefault((id(prompt), completion.tobytes()), len(first))
-        for prompt, completion in rows
-    ]
-    kept: dict[int, tuple[Tokens, Tokens]] = {}
-    for i, row in zip(place, rows, strict=True):
-        kept.setdefault(i, row)
-    return list(kept.values()), np.array(place, np.int64)
+def _unique(rows: list[tuple[Tokens, Tokens]]) -> tuple[list[int], npt.NDArray[np.int64]]:
+    """First indices of the distinct rows, and the place of each row among them."""
+    seen: dict[tuple[int, bytes], int] = {}
+    first: list[int] = []
+    place = []
+    for i, (prompt, completion) in enumerate(rows):
+        place.append(seen.setdefault((id(prompt), completion.tobytes()), len(first)))
+        if place[-1] == len(first):
+            first.append(i)
+    return first, np.array(place, np.int64)
 
 
 # ---- how much there is ----

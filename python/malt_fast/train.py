@@ -8,7 +8,7 @@ on sibling pairs), and evaluate the trained chain beside its baselines.
     python -m malt_fast.train --task.name gsm8k --task.path train.jsonl --run runs/gsm8k
     python -m malt_fast.train --help
 
-Does not: tune the base model's own weights, share a role between GPUs, pack prefixes in training.
+Does not: tune the base model's own weights, share a role between GPUs.
 """
 
 import json
@@ -177,6 +177,8 @@ def train_role(
             lora=config.lora,
             args=getattr(config.train, stage).for_role(role),
             reference=config.train.reference,
+            layout=config.train.packing,
+            pack_tokens=config.train.pack_tokens,
             dtype=config.model.dtype,
             device=config.model.device,
             seed=config.seed,

@@ -1,29 +1,32 @@
 """Train one role: LoRA by SFT on completions, or by DPO on pairs of completions.
 
-    RoleData --Collator--> rows with targets --LogProbModel--> log-probs --losses--> loss
+    RoleData --Packer--> steps of batches --LogProbModel--> log-probs --losses--> loss
 
 `RoleTrainer` is the loop, a `transformers.Trainer` whose model returns log-probs of target tokens
-and nothing else; `train_stage` is one stage, from data to a saved adapter. A batch of pairs
-forwards each of its completions once, reference log-probs are computed once per completion before
-training, and a loss is divided by the items of the whole optimiser step: accumulation is exact.
+and nothing else; `train_stage` is one stage, from data to a saved adapter. A batch forwards each of
+its completions once, however many pairs share it, and reference log-probs are computed once per
+completion (references.py). A thread lays the next step out while one runs.
 
-Not here: packed prefix trees, evaluation during training, full fine-tuning, resuming in another
-number of processes.
+Not here: evaluation during training, full fine-tuning, resuming in another number of processes.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import peft
 import torch
 import transformers
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,20 +40,21 @@ from malt_fast.adapters import (
     save_adapter,
 )
 from malt_fast.batches import (
-    Batch,
-    Collator,
-    LengthSampler,
+    Ints,
     RoleData,
     Stage,
+    TreeSampler,
     check_data,
     check_lengths,
-    completion_logps,
+    examples_of,
 )
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
 from malt_fast.kernels import dpo_loss
 from malt_fast.losses import dpo_metrics, sft_loss
+from malt_fast.packing import Batch, Layout, Packer, Packing, Step, completion_logps
 from malt_fast.quiet import quiet
+from malt_fast.references import References
 
 __all__ = ["RoleData", "RoleTrainer", "Trained", "train_stage"]
 
@@ -73,6 +77,8 @@ def train_stage(
     lora: LoraConfig,
     args: StageConfig | DPOStageConfig,
     reference: Literal["sft", "base"],
+    layout: Layout,
+    pack_tokens: int,
     dtype: str,
     device: str,
     seed: int,
@@ -83,27 +89,41 @@ def train_stage(
     """Train an adapter over the frozen model `base` and leave it in `out`, a PEFT directory.
 
     Starts from a copy of `init_adapter`, or from a fresh LoRA. `reference` is what DPO compares
-    with: the initial adapter, or the bare model. A stage that was stopped goes on from its newest
-    checkpoint, to the weights it would have had. `on_log` gets each log line, with `step` and
-    `max_steps`; without `logging_dir` there is no TensorBoard. Raises MaltError for data that
-    cannot be trained on, an unsuitable model, and a loss that is not finite.
+    with: the initial adapter, or the bare model. `layout` and `pack_tokens` say how steps are cut
+    into batches (packing.py). A stage that was stopped goes on from its newest checkpoint, to the
+    weights it would have had. `on_log` gets each log line, with `step` and `max_steps`; without
+    `logging_dir` there is no TensorBoard. Raises MaltError for data that cannot be trained on, an
+    unsuitable model, and a loss that is not finite.
     """
     check_data(stage, data)
     _check_loss(args)
     with quiet(), _tensorboard_dir(logging_dir):
         check_lengths(data, load_config(base).get_text_config(), args.max_length)
-        model = load_model(base, init_adapter, lora, dtype=dtype, seed=seed)
-        collator, checkpoints = Collator(stage, data), out.with_name(out.name + ".checkpoints")
-        settings = (stage, base, init_adapter, lora, args, reference, dtype, seed)
-        resume = _newest_checkpoint(checkpoints, _fingerprint(data, settings))
+        checkpoints = out.with_name(out.name + ".checkpoints")
         arguments = _arguments(args, checkpoints, device, seed, report_to, logging_dir)
-        trainer = RoleTrainer(stage, model, collator, args, arguments, on_log)
+        packing = Packing(
+            layout,
+            pack_tokens,
+            args.per_device_train_batch_size,
+            arguments.device.type,
+            arguments.process_index,
+            arguments.world_size,
+        )
+        packer = Packer(stage, data, packing)
+        model = load_model(base, init_adapter, lora, dtype=dtype, seed=seed, layout=layout)
+        trainer = RoleTrainer(packer, model, args, arguments, on_log)
+        whole = True
         if stage == "dpo":
-            collator.ref_logp = trainer.reference_logps(reference)
+            source = (base, init_adapter if reference == "sft" else None, dtype, args.bf16)
+            trainer.references = References(out.with_name("references.npz"), data, source)
+            whole = len(trainer.references.missing()) == 0
+        settings = (stage, base, init_adapter, lora, args, reference, layout, dtype, seed)
+        resume = _newest_checkpoint(checkpoints, _fingerprint(data, settings), resumable=whole)
         output = trainer.train(resume_from_checkpoint=resume)
         if trainer.is_world_process_zero():
             replace_adapter(model, out)
             shutil.rmtree(checkpoints)
+        trainer.accelerator.wait_for_everyone()
     return Trained(out, _summary(trainer, output.metrics))
 
 
@@ -112,14 +132,13 @@ class RoleTrainer(transformers.Trainer):
 
     def __init__(
         self,
-        stage: Stage,
+        packer: Packer,
         model: LogProbModel,
-        collator: Collator,
         settings: StageConfig | DPOStageConfig,
         args: transformers.TrainingArguments,
         on_log: OnLog | None = None,
     ) -> None:
-        if stage == "dpo":
+        if packer.stage == "dpo":
             disable_dropout(model)  # as TRL: the policy equals its reference at step 0
         if not settings.bf16:
             merge_small_layers(model)
@@ -128,45 +147,56 @@ class RoleTrainer(transformers.Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
-            train_dataset=range(len(collator)),
-            callbacks=[_Lines(on_log)],
+            train_dataset=range(len(packer)),
+            callbacks=[_Lines(on_log), _Begin(self)],
         )
         self.remove_callback(transformers.PrinterCallback)
-        self.stage = stage
+        self.packer = packer
         self.settings = settings
+        self.references: References | None = None  # DPO: set before training
+        self._ref_logp = torch.empty(0)  # [completions] on the device
+        self._thread = ThreadPoolExecutor(1)  # lays out the step after the one that runs
         self._sums: dict[str, Tensor] = {}  # per-pair metrics since the last log line
         self._count = 0
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+    def training_step(
+        self, model: nn.Module, inputs: "Future[Step]", num_items_in_batch: Any = None
     ) -> Tensor:
-        items = inputs["items"] if num_items_in_batch is None else num_items_in_batch
-        self.state.num_input_tokens_seen += inputs["num_tokens"]
-        token_logp = model(inputs["input_ids"], inputs["rows"], inputs["targets"])
-        if self.stage == "sft":
+        """All of an optimiser step: processes meet in its last batch only."""
+        model.train()
+        batches, items = inputs.result()
+        items, total = items.to(self.args.device), torch.zeros((), device=self.args.device)
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = self.batch_loss(model, batch.to(self.args.device), items)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def batch_loss(self, model: nn.Module, batch: Batch, items: Tensor) -> Tensor:
+        """The batch's part of the step's loss, a scalar; gradients are averaged over processes."""
+        token_logp = model(batch)
+        if self.packer.stage == "sft":
             loss = sft_loss(token_logp, items[0])
         else:
-            loss = self._dpo_loss(token_logp, inputs, items)
+            loss = self._dpo_loss(token_logp, batch, items)
         if not torch.isfinite(loss):
-            raise MaltError(
-                f"the {self.stage} loss became {loss.item()} at step {self.state.global_step}: "
-                "lower the learning rate, or train in float32"
-            )
-        return loss * self.accelerator.num_processes  # gradients are averaged over processes
+            self._refuse(loss, batch)
+        if not batch.counts:
+            return loss * 0.0
+        self.state.num_input_tokens_seen += batch.num_tokens
+        return loss * self.accelerator.num_processes
 
-    def _dpo_loss(self, token_logp: Tensor, inputs: Batch, items: Tensor) -> Tensor:
+    def _dpo_loss(self, token_logp: Tensor, batch: Batch, items: Tensor) -> Tensor:
         assert isinstance(self.settings, DPOStageConfig)
-        logp, pairs = completion_logps(token_logp, inputs), inputs["pairs"]
+        logp = completion_logps(token_logp, batch)
         out = dpo_loss(
             logp,
-            inputs["ref_logp"],
-            pairs,
-            inputs["lengths"],
+            self._ref_logp[batch.completions],
+            batch.pairs,
+            batch.lengths,
             beta=self.settings.beta,
             loss_type=self.settings.loss_type,
             label_smoothing=self.settings.label_smoothing,
@@ -174,44 +204,69 @@ class RoleTrainer(transformers.Trainer):
             mean_chosen_length=items[1] / items[0],
             check=False,
         )
-        for name, values in dpo_metrics(out, logp, pairs).items():
-            self._sums[name] = self._sums.get(name, 0.0) + values.sum()
-        self._count += len(pairs)
+        if batch.counts:
+            for name, values in dpo_metrics(out, logp, batch.pairs).items():
+                self._sums[name] = self._sums.get(name, 0.0) + values.sum()
+            self._count += len(batch.pairs)
         return out.losses.sum() / items[0]
 
-    @torch.no_grad()
-    def reference_logps(self, reference: Literal["sft", "base"]) -> Tensor:
-        """[completions] on the CPU: log-probs under the weights before training, NaN outside pairs.
+    def _refuse(self, loss: Tensor, batch: Batch) -> None:
+        """Say which nodes made a loss that is not finite; the last checkpoint stays."""
+        path = Path(self.args.output_dir).parent / "not-finite.json"
+        nodes = self.packer.data.nodes[batch.completions.cpu()].tolist()
+        path.write_text(json.dumps({"step": self.state.global_step, "nodes": nodes}) + "\n")
+        raise MaltError(
+            f"the {self.packer.stage} loss became {loss.item()} at step {self.state.global_step} "
+            f"(its nodes are in {path}): lower the learning rate, or train in float32"
+        )
 
-        Layout, precision and code are training's, so step 0 has margin 0; draws no random number.
+    def set_references(self, model: nn.Module) -> None:
+        """Reference log-probs of all completions in pairs: those on disk, and the rest computed.
+
+        Precision and code are training's, so step 0 has margin 0; draws no random number.
         """
-        collator, model = self.data_collator, self.model
-        used = np.unique(collator.data.pairs)
-        used = used[np.argsort([len(collator.rows[i]) for i in used], kind="stable")]
-        ref_logp = torch.full((len(collator.rows),), torch.nan)
-        size = 2 * self.args.per_device_train_batch_size
-        bare = model.peft_model.disable_adapter() if reference == "base" else nullcontext()
+        references = self.references
+        assert references is not None
+        missing = references.missing()
+        if len(missing):
+            references.add(missing, self._reference_logps(model, missing, references.bare))
+            if self.is_world_process_zero():
+                references.save()
+        self._ref_logp = torch.from_numpy(references.logp).to(self.args.device)
+
+    @torch.no_grad()
+    def _reference_logps(self, model: nn.Module, completions: Ints, bare_model: bool) -> Any:
+        out = torch.zeros(len(self.packer.data), device=self.args.device)
+        peft_model = self.accelerator.unwrap_model(model).peft_model
+        bare = peft_model.disable_adapter() if bare_model else nullcontext()
         model.eval()
         with bare, self.accelerator.autocast():
-            for start in range(0, len(used), size):
-                part = used[start : start + size]
-                batch = self._prepare_inputs(collator.layout(part))
-                token_logp = model(batch["input_ids"], batch["rows"], batch["targets"])
-                ref_logp[torch.from_numpy(part)] = completion_logps(token_logp, batch).cpu()
-        return ref_logp
+            for batch in self.packer.cut(completions, np.zeros((0, 2), np.int64)):
+                batch = batch.to(self.args.device)
+                logp = completion_logps(model(batch), batch)
+                if batch.counts:
+                    out[batch.completions] = logp
+        return self.accelerator.reduce(out, "sum").cpu().numpy()[completions]
 
     # What follows are hooks that Trainer calls.
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: Any) -> Tensor | None:
-        """`items` of the whole optimiser step, over micro-batches and processes."""
-        if not batch_samples:
-            return None
-        items = torch.stack([batch["items"] for batch in batch_samples]).sum(0)
-        return self.accelerator.reduce(items.to(device), "sum")
+    def get_train_dataloader(self) -> Any:
+        """Futures of steps; every process is given all indices and takes its share of batches."""
+        length, tree = examples_of(self.packer.stage, self.packer.data)
+        size = self.args.train_batch_size * self.args.world_size
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_size=size,
+            sampler=TreeSampler(length, tree, size, self.args.seed),
+            collate_fn=lambda indices: self._thread.submit(self.packer, indices),
+        )
+        return prepare_data_loader(loader, num_processes=1, process_index=0, put_on_device=False)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
-        lengths, groups = self.data_collator.sizes()
-        return LengthSampler(lengths, groups, self.args.train_batch_size, self.args.seed)
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
+        return None  # a Step brings its own
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # Trainer would look for input_ids in a Future
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._count:
@@ -240,6 +295,17 @@ class RoleTrainer(transformers.Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
         peft.set_peft_model_state_dict(self.model.peft_model, weights)
+
+
+class _Begin(transformers.TrainerCallback):
+    """Reference log-probs come from the prepared model, sharded as it is, before any step."""
+
+    def __init__(self, trainer: RoleTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.references is not None:
+            self.trainer.set_references(self.trainer.model_wrapped)
 
 
 class _Lines(transformers.TrainerCallback):
@@ -276,9 +342,8 @@ def _check_loss(args: StageConfig | DPOStageConfig) -> None:
 
 
 TRAINER_FIELDS = {  # of a stage's config, passed on as they are
-    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
-    "gradient_accumulation_steps", "warmup_steps", "lr_scheduler_type", "weight_decay",
-    "max_grad_norm", "logging_steps", "save_steps", "bf16",
+    "learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type",
+    "weight_decay", "max_grad_norm", "logging_steps", "save_steps", "bf16",
 }  # fmt: skip
 
 
@@ -294,6 +359,9 @@ def _arguments(
     cpu = _use_cpu(device)
     out = transformers.TrainingArguments(
         **args.model_dump(include=TRAINER_FIELDS),
+        # what Trainer takes for a batch is a whole step, which training_step cuts
+        per_device_train_batch_size=args.per_device_train_batch_size
+        * args.gradient_accumulation_steps,
         output_dir=str(checkpoints / "staging"),
         use_cpu=cpu,
         seed=seed % 2**32,  # NumPy's bound
@@ -341,15 +409,19 @@ def _tensorboard_dir(folder: Path | None) -> Iterator[None]:
 def _fingerprint(data: RoleData, settings: tuple[object, ...]) -> str:
     """Hash of all that decides the result of a stage."""
     digest = hashlib.blake2b(repr((settings, len(data.prompts))).encode(), digest_size=16)
-    for array in (*data.prompts, *data.completions, data.pairs):
+    arrays: list[npt.NDArray[Any]] = [*data.prompts, *data.completions, data.pairs, data.trees]
+    for array in arrays:
         digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _newest_checkpoint(checkpoints: Path, fingerprint: str) -> str | None:
-    """The checkpoint to go on from; those of other settings or data are removed."""
+def _newest_checkpoint(checkpoints: Path, fingerprint: str, *, resumable: bool) -> str | None:
+    """The checkpoint to go on from; those of other settings or data are removed.
+
+    Nor is there a way on without reference log-probs: only the first weights give them.
+    """
     mark = checkpoints / "fingerprint"
-    if mark.is_file() and mark.read_text() == fingerprint:
+    if resumable and mark.is_file() and mark.read_text() == fingerprint:
         found = checkpoints.glob("checkpoint-*")
         newest = max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
         return None if newest is None else str(newest)

@@ -139,6 +139,8 @@ def _grouped_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA in which, at one query token, the G query heads of a key head are its G queries."""
+    if kwargs.get("softcap"):
+        return _capped(query, key, value, attention_mask, scaling, kwargs["softcap"])
     if query.shape[2] > 1:
         attend: Callable = _sdpa()
         return attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -148,6 +150,28 @@ def _grouped_attention(
         grouped, key, value, attn_mask=attention_mask, scale=scaling
     )
     return out.reshape(batch, 1, heads, -1), None
+
+
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    cap: float,
+) -> tuple[Tensor, None]:
+    """With Gemma 2's cap on scores, which SDPA does not know; no mask means causal."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = cap * torch.tanh(query @ key.mT * (scale / cap))
+    if attention_mask is None:
+        attention_mask = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+    if attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, -torch.inf)
+    else:
+        scores = scores + attention_mask
+    return (scores.softmax(-1) @ value).transpose(1, 2), None
 
 
 def _sdpa() -> Callable:
