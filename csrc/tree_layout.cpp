@@ -9,6 +9,10 @@
 #include <string>
 #include <unordered_map>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "binpack.hpp"
 
 namespace malt {
@@ -19,6 +23,19 @@ constexpr Index kNone = -1;
 
 std::size_t at(Index i) {
     return static_cast<std::size_t>(i);
+}
+
+// Room for n values. A large layout waits for its pages more than for anything else: the system is
+// asked for huge ones.
+void reserve_pages(std::vector<std::int32_t>& values, std::size_t n) {
+    values.reserve(n);
+#ifdef __linux__
+    constexpr std::uintptr_t kHuge = std::uintptr_t{1} << 21U;
+    const auto begin = reinterpret_cast<std::uintptr_t>(values.data());
+    const std::uintptr_t first = (begin + kHuge - 1) & ~(kHuge - 1);
+    const std::uintptr_t last = (begin + n * sizeof values[0]) & ~(kHuge - 1);
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
 }
 
 // ---- a compressed trie over all sequences ----
@@ -58,7 +75,8 @@ class Children {
 
     Slot& find(std::uint64_t key) {
         const std::size_t mask = slots_.size() - 1;
-        std::size_t i = (key * 0x9E3779B97F4A7C15 >> 20) & mask;
+        // The top bits: those below would not depend on the parent.
+        std::size_t i = key * 0x9E3779B97F4A7C15 >> std::countl_zero(mask);
         while (slots_[i].key != kEmpty && slots_[i].key != key) i = (i + 1) & mask;
         return slots_[i];
     }
@@ -189,9 +207,9 @@ class Layout {
         place_.resize(order_.size());
         stop_.resize(order_.size());
         find_units();
-        Packs packs;
-        for (const std::vector<Index>& units : fill()) emit(units, packs);
-        return packs;
+        std::vector<Pack> packs;
+        for (const std::vector<Index>& units : fill()) packs.push_back(pack_of(units));
+        return written(packs);
     }
 
   private:
@@ -400,25 +418,49 @@ class Layout {
 
     // ---- one pack ----
 
-    void emit(const std::vector<Index>& units, Packs& packs) {
-        std::vector<Index> members, links;
+    struct Pack {
+        std::vector<Index> members, links;  // ascending
+        std::vector<Index> nodes;           // on the paths of its members, depth first
+    };
+
+    Pack pack_of(const std::vector<Index>& units) {
+        Pack pack;
         for (const Index u : units) {
-            members.insert(members.end(), units_[at(u)].members.begin(),
-                           units_[at(u)].members.end());
-            links.insert(links.end(), units_[at(u)].links.begin(), units_[at(u)].links.end());
+            const Unit& unit = units_[at(u)];
+            pack.members.insert(pack.members.end(), unit.members.begin(), unit.members.end());
+            pack.links.insert(pack.links.end(), unit.links.begin(), unit.links.end());
         }
-        std::ranges::sort(members);
-        members.erase(std::ranges::unique(members).begin(), members.end());
-        std::ranges::sort(links);
-        const std::vector<Index> nodes = path_nodes(members);
-        emit_tokens(nodes, packs);
-        for (const Index i : members) emit_targets(i, packs);
-        packs.member.insert(packs.member.end(), members.begin(), members.end());
-        packs.link.insert(packs.link.end(), links.begin(), links.end());
-        packs.begin.push_back(static_cast<std::int64_t>(packs.token.size()));
-        packs.target_begin.push_back(static_cast<std::int64_t>(packs.row.size()));
-        packs.member_begin.push_back(static_cast<std::int64_t>(packs.member.size()));
-        packs.link_begin.push_back(static_cast<std::int64_t>(packs.link.size()));
+        std::ranges::sort(pack.members);
+        pack.members.erase(std::ranges::unique(pack.members).begin(), pack.members.end());
+        std::ranges::sort(pack.links);
+        pack.nodes = path_nodes(pack.members);
+        return pack;
+    }
+
+    Packs written(std::span<const Pack> packs) {
+        Packs out;
+        reserve(packs, out);
+        for (const Pack& pack : packs) {
+            write_tokens(pack.nodes, out);
+            for (const Index i : pack.members) write_targets(i, out);
+            out.member.insert(out.member.end(), pack.members.begin(), pack.members.end());
+            out.link.insert(out.link.end(), pack.links.begin(), pack.links.end());
+            out.begin.push_back(static_cast<std::int64_t>(out.token.size()));
+            out.target_begin.push_back(static_cast<std::int64_t>(out.row.size()));
+            out.member_begin.push_back(static_cast<std::int64_t>(out.member.size()));
+            out.link_begin.push_back(static_cast<std::int64_t>(out.link.size()));
+        }
+        return out;
+    }
+
+    void reserve(std::span<const Pack> packs, Packs& out) {
+        std::size_t tokens = 0, targets = 0;
+        for (const Pack& pack : packs) {
+            for (const Index n : pack.nodes) tokens += at(node(n).len);
+            for (const Index i : pack.members) targets += at(sequences_.completion_len[at(i)]);
+        }
+        for (auto* column : {&out.token, &out.position, &out.end}) reserve_pages(*column, tokens);
+        for (auto* column : {&out.row, &out.target, &out.owner}) reserve_pages(*column, targets);
     }
 
     // Nodes on the paths of `members`, depth first.
@@ -434,7 +476,7 @@ class Layout {
         return nodes;
     }
 
-    void emit_tokens(std::span<const Index> nodes, Packs& packs) {
+    void write_tokens(std::span<const Index> nodes, Packs& out) {
         Index rows = 0;
         for (const Index n : nodes) {
             place_[at(n)] = rows;
@@ -445,36 +487,32 @@ class Layout {
             Index& above = stop_[at(node(nodes[i]).parent)];
             above = std::max(above, stop_[at(nodes[i])]);
         }
-        const std::size_t start = packs.token.size(), size = start + at(rows);
-        packs.token.resize(size);
-        packs.position.resize(size);
-        packs.end.resize(size);
         for (const Index n : nodes) {
             const Node& run = node(n);
-            const auto to = static_cast<std::ptrdiff_t>(start + at(place_[at(n)]));
-            std::copy_n(sequences_.tokens.data() + run.begin, run.len, packs.token.begin() + to);
-            std::iota(packs.position.begin() + to, packs.position.begin() + to + run.len,
-                      run.depth - run.len);
-            std::fill_n(packs.end.begin() + to, run.len, stop_[at(n)]);
+            const std::int32_t* tokens = sequences_.tokens.data() + run.begin;
+            out.token.insert(out.token.end(), tokens, tokens + run.len);
+            out.end.insert(out.end.end(), at(run.len), stop_[at(n)]);
+            out.position.resize(out.token.size());
+            std::iota(out.position.end() - run.len, out.position.end(), run.depth - run.len);
         }
     }
 
     // Row p - 1 + i of the sequence's path predicts token i of its completion, p the prompt's
     // length.
-    void emit_targets(Index sequence, Packs& packs) {
+    void write_targets(Index sequence, Packs& out) {
         const std::size_t i = at(sequence), n = at(sequences_.completion_len[i]);
         const Index first = sequences_.prompt_len[i] - 1;
-        const std::size_t start = packs.row.size();
-        packs.row.resize(start + n);
+        const std::size_t start = out.row.size();
+        out.row.resize(start + n);
         for (Index v = last_[i]; v != kNone && node(v).depth > first; v = node(v).parent) {
             const Index from = std::max(first, node(v).depth - node(v).len);
-            const auto to = packs.row.begin() + static_cast<std::ptrdiff_t>(start) + (from - first);
+            const auto to = out.row.begin() + static_cast<std::ptrdiff_t>(start) + (from - first);
             std::iota(to, to + (node(v).depth - from),
                       place_[at(v)] + from - (node(v).depth - node(v).len));
         }
         const auto* tokens = sequences_.tokens.data() + sequences_.completion_begin[i];
-        packs.target.insert(packs.target.end(), tokens, tokens + n);
-        packs.owner.insert(packs.owner.end(), n, sequence);
+        out.target.insert(out.target.end(), tokens, tokens + n);
+        out.owner.insert(out.owner.end(), n, sequence);
     }
 
     const Sequences& sequences_;
@@ -493,37 +531,38 @@ class Layout {
 
 // ---- bad input ----
 
-void check(bool good, const std::string& problem) {
-    if (!good) throw std::invalid_argument(problem);
+[[noreturn]] void refuse(const std::string& problem) {
+    throw std::invalid_argument(problem);
 }
 
 void check_slice(std::int64_t begin, std::int32_t len, std::size_t size, std::size_t i,
                  const char* what) {
-    check(len > 0, std::string("the ") + what + " of sequence " + std::to_string(i) + " is empty");
-    check(begin >= 0 && begin <= static_cast<std::int64_t>(size) - len,
-          std::string("the ") + what + " of sequence " + std::to_string(i) +
-              " lies outside of tokens");
+    const auto named = [&] {
+        return std::string("the ") + what + " of sequence " + std::to_string(i);
+    };
+    if (len <= 0) refuse(named() + " is empty");
+    if (begin < 0 || begin > static_cast<std::int64_t>(size) - len)
+        refuse(named() + " lies outside of tokens");
 }
 
 void check_input(const Sequences& s, std::span<const std::int64_t> pairs, std::int64_t capacity) {
+    constexpr Index kMost = std::numeric_limits<Index>::max();
     const std::size_t n = s.size();
-    check(
-        s.prompt_len.size() == n && s.completion_begin.size() == n && s.completion_len.size() == n,
-        "prompts and completions differ in number");
-    check(n <= std::numeric_limits<Index>::max() / 4, "too many sequences for one call");
-    check(capacity > 0 && capacity <= std::numeric_limits<Index>::max(),
-          "capacity must be in 1..2^31 - 1");
+    if (s.prompt_len.size() != n || s.completion_begin.size() != n || s.completion_len.size() != n)
+        refuse("prompts and completions differ in number");
+    if (n > kMost / 4 || pairs.size() / 2 > kMost / 4)
+        refuse("too many sequences or pairs for one call");
+    if (capacity <= 0 || capacity > kMost) refuse("capacity must be in 1..2^31 - 1");
     for (std::size_t i = 0; i < n; ++i) {
         check_slice(s.prompt_begin[i], s.prompt_len[i], s.tokens.size(), i, "prompt");
         check_slice(s.completion_begin[i], s.completion_len[i], s.tokens.size(), i, "completion");
-        check(std::int64_t{s.prompt_len[i]} + s.completion_len[i] <=
-                  std::numeric_limits<Index>::max(),
-              "sequence " + std::to_string(i) + " is too long");
+        if (s.prompt_len[i] > kMost - s.completion_len[i])
+            refuse("sequence " + std::to_string(i) + " is too long");
     }
-    check(pairs.size() % 2 == 0, "pairs must hold two indices each");
+    if (pairs.size() % 2 != 0) refuse("pairs must hold two indices each");
     for (const std::int64_t i : pairs)
-        check(i >= 0 && i < static_cast<std::int64_t>(n),
-              "pairs name sequence " + std::to_string(i) + " of " + std::to_string(n));
+        if (i < 0 || i >= static_cast<std::int64_t>(n))
+            refuse("pairs name sequence " + std::to_string(i) + " of " + std::to_string(n));
 }
 
 }  // namespace
@@ -535,7 +574,7 @@ Packs lay_out(const Sequences& sequences, std::span<const std::int64_t> pairs,
 }
 
 BlockMap block_map(std::span<const std::int32_t> end, std::int64_t block) {
-    check(block > 0, "block must be positive");
+    if (block <= 0) refuse("block must be positive");
     const auto size = static_cast<std::size_t>(block);
     const std::size_t n = (end.size() + size - 1) / size;
     std::vector<std::int32_t> least(n), most(n);

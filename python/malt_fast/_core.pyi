@@ -314,3 +314,38 @@ def block_map(
 
 def best_fit_decreasing(sizes: ArrayLike, capacity: int) -> NDArray[np.int32]:
     """The bin of each item, 0..capacity in size: in decreasing size, each into the fullest bin."""
+
+# ---- attention over packs, CPU; malt_fast.tree_attention is the way to call it ----
+
+def tree_attention(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    end: ArrayLike,
+    scale: float,
+    softcap: float,
+    out: NDArray[np.float32],
+    log_sum: NDArray[np.float32],
+    simd: str = "",
+) -> None:
+    """Fill out [H, N, D] and log_sum [H, N] from q [H, N, D], k and v [G, N, D] (H % G == 0).
+
+    Rows of D lie side by side, other strides are free. softcap 0: none (csrc/tree_attention.hpp).
+    """
+
+def tree_attention_gradient(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    end: ArrayLike,
+    scale: float,
+    softcap: float,
+    out: NDArray[np.float32],
+    log_sum: NDArray[np.float32],
+    grad: NDArray[np.float32],
+    dq: NDArray[np.float32],
+    dk: NDArray[np.float32],
+    dv: NDArray[np.float32],
+    simd: str = "",
+) -> None:
+    """Fill dq, dk and dv for the upstream `grad` of `out`; shapes as in tree_attention."""
