@@ -25,7 +25,8 @@ sanitize: .venv/.test
 	MALT_CORE=$$(ls build/asan/_core*.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton" tests/test_core_*.py \
-	    tests/test_logprob_from_logits.py tests/test_linear_logprob.py tests/test_dpo_loss.py
+	    tests/test_logprob_from_logits.py tests/test_linear_logprob.py tests/test_dpo_loss.py \
+	    tests/test_tree_attention.py
 
 # The build tools go into .venv first, so that the package builds against them without isolation.
 .venv/.tools: constraints.txt
@@ -38,7 +39,7 @@ sanitize: .venv/.test
 	touch $@
 
 .venv/.test: .venv/.run
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test,bench]"
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test,bench,ray,qlora]"
 	touch $@
 
 clean:

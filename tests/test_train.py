@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load
 
 from malt_fast import train
 from malt_fast.config import make_config
 from malt_fast.engines import Policy
-from malt_fast.forest import load_forest
+from malt_fast.forest import Forest, load_forest, save_forest
 from malt_fast.run import Run
 from tests.tiny import CHAT_TEMPLATE, tiny_llama
 
@@ -314,3 +316,48 @@ def test_a_role_without_pairs_is_skipped_with_a_warning(data, model, tmp_path, c
     out = capsys.readouterr().out
     assert "dpo verifier is skipped" in out.replace("\n", " ")
     assert not (tmp_path / "run/adapters/verifier").exists()
+
+
+def test_roles_side_by_side_are_those_trained_in_turn(data, model, tmp_path):
+    pytest.importorskip("ray")
+    assert run(data, model, tmp_path / "turns") == 0
+    assert run(data, model, tmp_path / "beside", "--train.side_by_side", "true") == 0
+    a, b = results(tmp_path / "turns"), results(tmp_path / "beside")
+    assert a.keys() == b.keys() and a["round-0/forest.arrows"] == b["round-0/forest.arrows"]
+    for name in a:
+        if name.endswith("safetensors"):
+            ours, theirs = load(a[name]), load(b[name])
+            for key in ours:  # other numbers of threads add up in another order
+                torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_role_that_fails_beside_others_says_so(data, model, tmp_path, capsys):
+    pytest.importorskip("ray")
+    options = ["--train.side_by_side", "true", "--train.pack_tokens", "8"]
+    assert run(data, model, tmp_path / "run", *options) == 2
+    error = capsys.readouterr().err
+    assert "does not fit a pack" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--train.side_by_side", "true", "--train.regenerate", "sequential"], "exclude each"),
+        (["--train.side_by_side", "true"], "pip install 'malt-fast[ray]'"),
+        (["--train.load_in_4bit", "true"], "pip install 'malt-fast[qlora]'"),
+    ],
+)
+def test_ways_of_training_that_cannot_be(data, model, tmp_path, capsys, monkeypatch, options, says):
+    monkeypatch.setattr(train, "find_spec", lambda package: None)
+    assert run(data, model, tmp_path / "run", *options) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_forest_of_another_tokenizer_is_refused(data, model, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(data, model, folder) == 0
+    (folder / "round-0" / "forest.arrows").unlink()
+    save_forest(Forest(), folder / "round-0" / "forest.arrows", "another")
+    shutil.rmtree(folder / "round-0" / "generator")
+    assert run(data, model, folder) == 2
+    assert "tokens of another tokenizer" in capsys.readouterr().err

@@ -66,6 +66,7 @@ def train(
     lora=None,
     layout="trees",
     pack_tokens=4096,
+    load_in_4bit=False,
     **settings,
 ):
     defaults = {"learning_rate": 1e-2, "logging_steps": 1, "per_device_train_batch_size": 4}
@@ -82,6 +83,7 @@ def train(
         layout=layout,
         pack_tokens=pack_tokens,
         dtype="float32",
+        load_in_4bit=load_in_4bit,
         device="cpu",
         seed=7,
         report_to=["tensorboard"],
@@ -314,6 +316,24 @@ def test_bf16_checkpointing_and_dropout_run(base, tmp_path):
         gradient_checkpointing=True,
     )
     assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_four_bit_base_weights(base, tmp_path):
+    """QLoRA: close to the whole weights, and trained as well."""
+    pytest.importorskip("bitsandbytes")
+    data, lines = role_data(), {True: [], False: []}
+    for four_bit, told in lines.items():
+        folder = tmp_path / str(four_bit)
+        settings = {"on_log": told.append, "num_train_epochs": 6, "load_in_4bit": four_bit}
+        train("sft", data, base, folder, per_device_train_batch_size=9, **settings)
+    assert lines[True][0]["loss"] == pytest.approx(lines[False][0]["loss"], rel=0.02)
+    assert lines[True][0]["loss"] != lines[False][0]["loss"]
+    assert lines[True][-2]["loss"] < lines[True][0]["loss"] - 0.3
+    trained = train(
+        "dpo", data, base, tmp_path / "dpo", init=tmp_path / "True", load_in_4bit=True,
+        per_device_train_batch_size=6,
+    )  # fmt: skip
+    assert trained.metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 # ---- mistakes ----

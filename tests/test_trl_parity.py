@@ -103,7 +103,7 @@ def ours(base, data, settings, folder):
     packer = Packer("dpo", data, Packing("rows", 0, len(data.pairs), "cpu"))
     args = _arguments(config, folder, "cpu", 0, [], None)
     trainer = RoleTrainer(packer, LogProbModel(peft_model), config, args)
-    source = ("base", folder, "float32", False)  # a folder: with the adapter
+    source = ("base", folder, ("float32", False))  # a folder: with the adapter
     trainer.references = References(folder / "references.npz", data, source)
     trainer.set_references(trainer.model)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def ours(base, data, settings, folder):
             if "lora_B" in name:
                 parameter.mul_(2)
     trainer.model.train()
-    (batch,), items = packer(range(len(data.pairs)))
+    (batch,), items, _ = packer(range(len(data.pairs)))
     loss = trainer.batch_loss(trainer.model, batch, items)
     loss.backward()
     logs = {}

@@ -11,7 +11,9 @@ import peft
 import torch
 import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from malt_fast.config import LoraConfig
 from malt_fast.errors import MaltError
@@ -28,7 +30,9 @@ class LogProbModel(nn.Module):
     def __init__(self, peft_model: peft.PeftModel) -> None:
         super().__init__()
         self.peft_model = peft_model
-        config = peft_model.get_base_model().config.get_text_config()
+        base = peft_model.get_base_model()
+        self._no_split_modules = getattr(base, "_no_split_modules", None)  # FSDP's units: layers
+        config = base.config.get_text_config()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma 2
 
     def hidden(
@@ -71,18 +75,24 @@ def load_model(
     dtype: str,
     seed: int,
     layout: Layout = "rows",
+    four_bit_on: torch.device | None = None,
 ) -> LogProbModel:
     """`base`, frozen, under a trainable copy of `init_adapter` or a fresh seeded LoRA.
 
-    `layout`: what its batches will be. Raises MaltError for a model that cannot be trained so.
+    `layout`: what its batches will be. `four_bit_on`: for QLoRA, the device that holds the base
+    weights, in 4 bits. Raises MaltError for a model that cannot be trained so.
     """
     config = load_config(base)
+    quantised: dict[str, Any] = {}
+    if four_bit_on is not None:
+        quantised = {"quantization_config": _four_bit(dtype), "device_map": {"": four_bit_on}}
     try:
         causal = transformers.AutoModelForCausalLM.from_pretrained(
             base,
             config=config,
             dtype=getattr(torch, dtype),
             attn_implementation="eager" if _caps_scores(config) else None,
+            **quantised,
         )
     except (OSError, ValueError) as error:
         raise MaltError(f"cannot load the base model {base}: {_first_line(error)}") from None
@@ -102,23 +112,56 @@ def load_model(
     return model
 
 
+def _four_bit(dtype: str) -> transformers.BitsAndBytesConfig:
+    """QLoRA's (arXiv 2305.14314): 4-bit normal floats, their scales quantised too."""
+    computed = getattr(torch, dtype)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=computed,
+        bnb_4bit_quant_storage=computed,  # FSDP2 slices floats only
+    )
+
+
 def _caps_scores(config: Any) -> bool:
     """Whether attention scores are capped (Gemma 2), which transformers' SDPA leaves out."""
     return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
-def save_adapter(model: LogProbModel, folder: Path) -> None:
-    """Write the adapter as PEFT and `vllm serve --enable-lora` read it."""
-    model.peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+def save_adapter(model: LogProbModel, folder: Path, *, write: bool = True) -> None:
+    """Write the adapter as PEFT and `vllm serve --enable-lora` read it.
+
+    Every process calls this, to hand in its slices; those that lead (`write`) write.
+    """
+    peft_model = model.peft_model
+    trained = {n: p.detach() for n, p in peft_model.named_parameters() if p.requires_grad}
+    whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in trained.items()}
+    if write:
+        peft_model.save_pretrained(str(folder), state_dict=whole, save_embedding_layers=False)
 
 
-def replace_adapter(model: LogProbModel, out: Path) -> None:
-    """Save to `out`, which appears whole or not at all."""
+def load_adapter(model: LogProbModel, folder: Path) -> None:
+    """Put saved weights into the adapter that `model` has, sliced as its own are."""
+    weights = load_file(folder / "adapter_model.safetensors")
+    for name, parameter in model.peft_model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        value = weights[name.replace(".default.", ".")].to(parameter.device)
+        if isinstance(parameter, DTensor):
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        parameter.data.copy_(value)
+
+
+def replace_adapter(model: LogProbModel, out: Path, *, write: bool = True) -> None:
+    """Save to `out`, which appears whole or not at all; called and written as in save_adapter."""
     partial_folder = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    save_adapter(model, partial_folder)
-    shutil.rmtree(out, ignore_errors=True)
-    partial_folder.replace(out)
+    if write:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+    save_adapter(model, partial_folder, write=write)
+    if write:
+        shutil.rmtree(out, ignore_errors=True)
+        partial_folder.replace(out)
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -167,7 +210,7 @@ def _check_head(model: LogProbModel) -> None:
             "LoRA on lm_head or embed_tokens is not supported: leave it out of lora.target_modules"
         )
     model.eval()  # dropout would tell two forwards apart
-    ids = torch.arange(min(8, len(head.weight)))[None]
+    ids = torch.arange(min(8, len(head.weight)), device=head.weight.device)[None]
     with torch.no_grad():
         logits = causal(input_ids=ids, use_cache=False).logits.float()
         ours = nn.functional.linear(model.hidden(ids), head.weight, head.bias).float()

@@ -264,6 +264,12 @@ class TrainConfig(Section):
     pack_tokens: int = Field(
         default=16384, ge=1, le=MAX, description="trees: most tokens in one forward pass"
     )
+    load_in_4bit: bool = Field(
+        default=False, description="QLoRA: base weights in 4 bits while training (bitsandbytes)"
+    )
+    side_by_side: bool = Field(
+        default=False, description="train roles at once, a GPU or a share of the CPU each (ray)"
+    )
     sft: StageConfig = Field(default=StageConfig())
     dpo: DPOStageConfig = Field(default=DPOStageConfig())
 

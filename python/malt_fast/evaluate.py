@@ -72,7 +72,7 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
             evaluating=True,
             on_progress=lambda nodes, tokens: advance(nodes),
         )
-        save_forest(forest, run.path("evaluation.arrows"))
+        save_forest(forest, run.path("evaluation.arrows"), setup.prompts.fingerprint)
         judged = judge(forest, shape, questions, setup.prompts.decode, setup.task.grader)
         result = summarise(judged, systems, used, questions, config)
         figures |= {"questions": len(questions), "systems": len(systems)}

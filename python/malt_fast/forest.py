@@ -1,8 +1,8 @@
 """The forest and its file: an Arrow IPC stream, one row a node, that any Arrow tool reads.
 
 Tokens and log-probs are lists of their node, so the file does not depend on the order in which
-outputs were finished. Metadata of the schema: the format's version and the number of nodes; of a
-batch: a CRC-32 of its values. A file appears whole or not at all.
+outputs were finished. Metadata of the schema: the format's version, the number of nodes, and the
+tokenizer's fingerprint; of a batch: a CRC-32 of its values. A file appears whole or not at all.
 """
 
 import os
@@ -64,11 +64,15 @@ LISTS = {"tokens": np.int32, "logprobs": np.float32}
 Columns = dict[str, npt.NDArray[Any]]
 
 
-def save_forest(forest: Forest, path: Path) -> None:
-    """Write `path`, replacing it; log-probs that were not given are NaN. Raises OSError."""
+def save_forest(forest: Forest, path: Path, tokenizer: str = "") -> None:
+    """Write `path`, replacing it; log-probs that were not given are NaN. Raises OSError.
+
+    tokenizer: the fingerprint (roles.py) of the one whose tokens these are.
+    """
     import pyarrow as pa
 
-    schema = _schema({"malt_forest": VERSION, "nodes": str(len(forest))})
+    metadata = {"malt_forest": VERSION, "nodes": str(len(forest)), "tokenizer": tokenizer}
+    schema = _schema(metadata)
     edges = [*range(0, len(forest), BATCH), len(forest)]
     with replacing(path) as beside, pa.ipc.new_stream(str(beside), schema) as writer:
         for begin, end in pairwise(edges):
@@ -77,14 +81,22 @@ def save_forest(forest: Forest, path: Path) -> None:
             writer.write_batch(batch, custom_metadata={"crc32": str(_checksum(columns))})
 
 
-def load_forest(path: Path) -> Forest:
-    """The forest in `path`. Raises MaltError for a missing, foreign, cut or damaged file."""
+def load_forest(path: Path, tokenizer: str = "") -> Forest:
+    """The forest in `path`. Raises MaltError for a missing, foreign, cut or damaged file.
+
+    And, given a fingerprint, for a forest of another tokenizer's tokens.
+    """
     import pyarrow as pa
 
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
             metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
             _check_schema(path, reader.schema, metadata)
+            if tokenizer and metadata.get("tokenizer") != tokenizer:
+                raise MaltError(
+                    f"{path} holds tokens of another tokenizer than the model's: use the model it "
+                    "was sampled with, or sample again in another --run DIR"
+                )
             parts = list(_read_batches(reader))
         forest = Forest.from_columns(**_join(parts))
     except FileNotFoundError:

@@ -58,6 +58,7 @@ class Step(NamedTuple):
 
     batches: list[Batch]
     items: Tensor  # int64: [targets] for SFT, [pairs, chosen tokens] for DPO
+    num_tokens: int  # of all processes' batches, without padding
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Packer:
         self.stage, self.data, self.packing = stage, data, packing
         self.lengths = np.array([len(c) for c in data.completions], dtype=np.int64)
         self.arena = _Arena(data)
+        self.row_lengths = self.arena.prompt_len + self.lengths - 1  # the last token predicts none
         if packing.layout == "trees":
             self._check_capacity()
 
@@ -95,27 +97,34 @@ class Packer:
             items = [len(pairs), int(self.lengths[pairs[:, 0]].sum())]
             completions, local = np.unique(pairs, return_inverse=True)
             pairs = local.reshape(-1, 2)
-        return Step(self.cut(completions, pairs), torch.tensor(items))
+        batches, num_tokens = self.cut(completions, pairs)
+        return Step(batches, torch.tensor(items), num_tokens)
 
-    def cut(self, completions: Ints, pairs: Ints) -> list[Batch]:
-        """This process's batches; pairs [P, 2] index `completions`. Processes get equally many."""
+    def cut(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+        """This process's batches, of which all get equally many, and the tokens of all batches.
+
+        pairs [P, 2] index `completions`.
+        """
         if self.packing.layout == "trees":
-            batches = self._packs(completions, pairs)
-        else:
-            batches = self._padded(completions, pairs)
-        return share(batches, self.packing.rank, self.packing.world)
+            return self._packs(completions, pairs)
+        return self._padded(completions, pairs)
 
-    def _padded(self, completions: Ints, pairs: Ints) -> list[Batch]:
-        size, batches = self.packing.batch_size, []
+    def _padded(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+        size, parts = self.packing.batch_size, []
         for start in range(0, len(pairs) or len(completions), size):
             part, linked = np.arange(start, min(start + size, len(completions))), pairs[:0]
             if len(pairs):
                 part, local = np.unique(pairs[start : start + size], return_inverse=True)
                 linked = local.reshape(-1, 2)
-            batches.append(right_padded(self.arena, completions[part], linked))
-        return batches
+            parts.append((completions[part], linked))
+        sizes = [int(self.row_lengths[part].sum()) for part, _ in parts]
+        mine = [
+            right_padded(self.arena, *parts[i], counts=counts)
+            for i, counts in share(sizes, self.packing.rank, self.packing.world)
+        ]
+        return mine, sum(sizes)
 
-    def _packs(self, completions: Ints, pairs: Ints) -> list[Batch]:
+    def _packs(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
         layout = self._layout(completions, pairs, self.packing.pack_tokens)
         packs, world = len(layout.begin) - 1, self.packing.world
         if packs % world:  # smaller ones may come out even
@@ -124,8 +133,11 @@ class Packer:
             even_size = max(need, int(1.05 * len(layout.token) / even))
             finer = self._layout(completions, pairs, min(even_size, self.packing.pack_tokens))
             layout = finer if len(finer.begin) - 1 <= even else layout
-        device = self.packing.device
-        return [to_batch(layout, p, completions, pairs, self.lengths, device) for p in range(packs)]
+        mine = [
+            to_batch(layout, i, completions, pairs, self.lengths, self.packing.device, counts)
+            for i, counts in share(np.diff(layout.begin).tolist(), self.packing.rank, world)
+        ]
+        return mine, len(layout.token)
 
     def _layout(self, completions: Ints, pairs: Ints, capacity: int) -> _core.Packs:
         arena = self.arena
@@ -178,7 +190,13 @@ class _Arena:
 
 
 def to_batch(
-    layout: _core.Packs, pack: int, completions: Ints, pairs: Ints, lengths: Ints, device: str
+    layout: _core.Packs,
+    pack: int,
+    completions: Ints,
+    pairs: Ints,
+    lengths: Ints,
+    device: str,
+    counts: bool = True,
 ) -> Batch:
     """Pack number `pack` of a layout of `completions`; on a GPU padded to whole blocks."""
     columns = (layout.begin, layout.target_begin, layout.member_begin, layout.link_begin)
@@ -199,10 +217,11 @@ def to_batch(
         completions=_long(completions[member]),
         pairs=_long(np.searchsorted(member, pairs[link])),
         num_tokens=n,
+        counts=counts,
     )
 
 
-def right_padded(arena: _Arena, completions: Ints, pairs: Ints) -> Batch:
+def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool = True) -> Batch:
     """A completion a row, without its last token, which predicts nothing.
 
     Padding is any token: causal attention never looks right.
@@ -227,16 +246,20 @@ def right_padded(arena: _Arena, completions: Ints, pairs: Ints) -> Batch:
         completions=_long(completions),
         pairs=_long(pairs),
         num_tokens=int((sizes - 1).sum()),
+        counts=counts,
     )
 
 
-def share(batches: list[Batch], rank: int, world: int) -> list[Batch]:
-    """Every world-th batch by size, so that processes work alike and equally often."""
-    order = sorted(range(len(batches)), key=lambda i: -batches[i].input_ids.numel())
-    mine = [batches[i] for i in order[rank::world]]
-    if len(mine) < -(-len(batches) // world):
-        mine.append(replace(batches[order[-1]], counts=False))
-    return mine if world > 1 else batches
+def share(sizes: Sequence[int], rank: int, world: int) -> list[tuple[int, bool]]:
+    """(batch, whether it counts) of a process, larger ones first: processes work alike.
+
+    And equally often, as gradients are exchanged by all: who has a batch too few repeats one.
+    """
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    mine = [(i, True) for i in order[rank::world]]
+    if len(mine) < -(-len(sizes) // world):
+        mine.append((order[-1], False))
+    return mine
 
 
 def completion_logps(token_logp: Tensor, batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from malt_fast.batches import Ints, RoleData
 from malt_fast.forest import replacing
 
-Source = tuple[str, Path | None, str, bool]  # base, adapter, dtype, bf16 autocast
+Source = tuple[str, Path | None, tuple[object, ...]]  # base, adapter, precision
 
 
 class References:
@@ -58,8 +58,8 @@ def load(path: Path) -> dict[bytes, float]:
 
 def model_digest(source: Source) -> bytes:
     """Of the adapter's bytes, and of the base: a directory's files by name, size and time."""
-    base, adapter, dtype, bf16 = source
-    digest = hashlib.blake2b(repr((base, dtype, bf16)).encode(), digest_size=16)
+    base, adapter, precision = source
+    digest = hashlib.blake2b(repr((base, *precision)).encode(), digest_size=16)
     for file in sorted(Path(base).glob("*.safetensors")):
         stat = file.stat()
         digest.update(repr((file.name, stat.st_size, stat.st_mtime_ns)).encode())

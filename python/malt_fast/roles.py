@@ -6,6 +6,7 @@ outputs. Each is tokenised by itself, once; sampled tokens are used as they came
 share their prompt to the token and nothing is decoded and tokenised again.
 """
 
+import hashlib
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,6 +55,7 @@ class Prompts:
     ) -> None:
         self.chain = list(chain)
         self.tokenizer = tokenizer
+        self.fingerprint = fingerprint(tokenizer)
         if chat and not getattr(tokenizer, "chat_template", None):
             raise MaltError(
                 f"{_name(tokenizer)} has no chat template: give one by --model.chat_template FILE, "
@@ -238,6 +240,12 @@ def load_tokenizer(name_or_path: str, chat_template: Path | None = None) -> Any:
                 f"{chat_template} cannot be read ({reason}): check --model.chat_template"
             ) from None
     return tokenizer
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Of the tokens that a tokenizer knows and their numbers."""
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
 
 
 def _fields(role: str, wording: str) -> list[tuple[str, str | None]]:

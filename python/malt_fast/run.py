@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from malt_fast import processes
 from malt_fast.config import Config, differences, dump, make_config, read_yaml
 from malt_fast.errors import MaltError
 from malt_fast.forest import replacing
@@ -40,17 +41,20 @@ Advance = Callable[..., None]
 
 @dataclass
 class Run:
-    """A run directory and the terminal."""
+    """A run directory and the terminal; of several processes only the leader uses them."""
 
     folder: Path
     config: Config
-    console: Console = field(default_factory=Console)
+    leads: bool = field(default_factory=processes.leads)
+    console: Console = field(default_factory=lambda: Console(quiet=not processes.leads()))
 
     def path(self, *parts: str) -> Path:
         return self.folder.joinpath(*parts)
 
     def log(self, stage: str, **figures: Any) -> None:
         """Append a line to metrics.jsonl."""
+        if not self.leads:
+            return
         line = {"time": round(time.time(), 3), "stage": stage, **figures}
         with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -64,6 +68,8 @@ class Run:
     def keep(self, name: str, text: str) -> None:
         """Write a file that must stay the same while the run goes on; else raises MaltError."""
         path = self.path(name)
+        if not self.leads:
+            return
         if not path.is_file():
             write_text(path, text)
         elif path.read_text(encoding="utf-8") != text:
@@ -111,8 +117,16 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
 
     Raises MaltError where it holds a run of another config, or something else altogether.
     """
+    if config.run is None and processes.count() > 1:
+        raise MaltError(
+            f"{processes.count()} processes need one run directory between them: give --run DIR"
+        )
     folder = config.run or Path("runs") / time.strftime(f"{config.task.name}-%Y%m%d-%H%M%S")
     saved = folder / "config.yaml"
+    if not processes.leads():
+        processes.wait_for(saved)
+        yield Run(folder, config)
+        return
     if saved.is_file():
         other = differences(make_config(read_yaml(saved)), config)
         if other:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from malt_fast import processes
 from malt_fast.config import Config
 from malt_fast.engines import Engine, Policy, SamplingParams
 from malt_fast.errors import MaltError
@@ -68,6 +69,10 @@ def check_device(device: str) -> None:
     """Raises MaltError for a device that this machine lacks."""
     import torch
 
+    if device.startswith("cuda:") and processes.count() > 1:
+        raise MaltError(
+            f"model.device = '{device}' names one GPU for {processes.count()} processes: use auto"
+        )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise MaltError(f"model.device = '{device}', but there is no GPU here: use cpu or auto")
 

@@ -8,7 +8,10 @@ on sibling pairs), and evaluate the trained chain beside its baselines.
     python -m malt_fast.train --task.name gsm8k --task.path train.jsonl --run runs/gsm8k
     python -m malt_fast.train --help
 
-Does not: tune the base model's own weights, share a role between GPUs.
+Under `accelerate launch` (profiles/) or `torchrun`, a role's steps are shared by all processes; the
+first one does everything else.
+
+Does not: tune the base model's own weights.
 """
 
 import json
@@ -17,9 +20,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from malt_fast import processes
 from malt_fast.config import Config, load_config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
@@ -34,6 +39,7 @@ from malt_fast.sampling import Policies, Setup, check_loggers, grade_leaves, loa
 def train(config: Config) -> Run:
     """The whole method: rounds of sampling and training, then the evaluation."""
     check_loggers(config.report_to)
+    check_training(config)
     setup = load_setup(config)
     with open_run(config, "train") as run:
         questions = [json.dumps(asdict(question)) for question in setup.task.train]
@@ -43,6 +49,9 @@ def train(config: Config) -> Run:
         sft, final = base, base
         for index in range(config.train.rounds):
             sft, final = train_round(run, setup, index, final)
+        processes.part()
+        if not run.leads:
+            return run
         publish(run, sft, final)
         if config.engine.name == "replay":  # it knows questions and paths, not who answers
             run.warn("recordings cannot tell trained roles from untrained ones: no evaluation")
@@ -51,33 +60,87 @@ def train(config: Config) -> Run:
     return run
 
 
+def check_training(config: Config) -> None:
+    """Raises MaltError for ways of training that exclude each other, or lack their package."""
+    settings = config.train
+    if settings.side_by_side and settings.regenerate == "sequential":
+        raise MaltError(
+            "train.side_by_side and train.regenerate = sequential exclude each other, since there "
+            "a role waits for those before it: choose one"
+        )
+    if settings.side_by_side and processes.count() > 1:
+        raise MaltError(
+            "train.side_by_side starts its own processes: start it by python, not by a launcher"
+        )
+    for needed, package, extra in (
+        (settings.side_by_side, "ray", "ray"),
+        (settings.load_in_4bit, "bitsandbytes", "qlora"),
+    ):
+        if needed and find_spec(package) is None:
+            raise MaltError(
+                f"this way of training needs {package}, which is not installed: "
+                f"pip install 'malt-fast[{extra}]'"
+            )
+
+
 def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Policies, Policies]:
     """One round from the policies `start`: those after SFT, and those after DPO where it ran.
 
     All roles learn from one forest, or under `regenerate: sequential` each from a forest in which
     the roles before it are already trained.
     """
-    sft, final = dict(start), dict(start)
-    sequential = setup.config.train.regenerate == "sequential"
-    for level, role in enumerate(setup.config.chain, 1):
-        if level == 1 or sequential:
-            name = f"forest-{role}" if sequential else "forest"
-            forest = grow(run, setup, index, name, final)
-            values = propagate(setup.config, forest)
-            show_yield(run, setup, forest, values, first=index == 0 and level == 1)
-        sft[role] = train_role(run, setup, index, level, "sft", forest, values, start[role])
-        final[role] = sft[role]
-        if role in setup.config.dpo_roles:
-            final[role] = train_role(run, setup, index, level, "dpo", forest, values, sft[role])
+    config, sft, final = setup.config, dict(start), dict(start)
+    if config.train.regenerate == "sequential":
+        for level, role in enumerate(config.chain, 1):
+            forest, values = look(run, setup, index, f"forest-{role}", final)
+            stages = train_stages(run, setup, index, level, forest, values, start[role])
+            sft[role], final[role] = stages
+        return sft, final
+    forest, values = look(run, setup, index, "forest", start)
+    if config.train.side_by_side:
+        from malt_fast.side_by_side import train_side_by_side
+
+        trained = train_side_by_side(run, index, start)
+    else:
+        trained = [
+            train_stages(run, setup, index, level, forest, values, start[role])
+            for level, role in enumerate(config.chain, 1)
+        ]
+    for role, stages in zip(config.chain, trained, strict=True):
+        sft[role], final[role] = stages
     return sft, final
+
+
+def look(
+    run: Run, setup: Setup, index: int, name: str, policies: Policies
+) -> tuple[Forest, Credit]:
+    """A forest of a round with its values, and on the terminal what it offers.
+
+    Raises MaltError if the first one of a run offers nothing to anybody. A later one may: a chain
+    that has become perfect has nothing more to learn.
+    """
+    first = index == 0 and not any(policy.adapter for policy in policies.values())
+    forest = grow(run, setup, index, name, policies)
+    values = propagate(setup.config, forest)
+    rows = yield_rows(forest, values, setup.config)
+    run.console.print(yield_table(rows))
+    run.log("yield", roles=[vars(row) for row in rows])
+    if first and not any(row.examples or row.pairs for row in rows):
+        raise MaltError(
+            "no role has a single example or pair to learn from: use more questions, a higher "
+            "sampling temperature or an easier task, or set preferences.sft_source to all"
+        )
+    return forest, values
 
 
 def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> Forest:
     """Sample the trees of all training questions and grade the leaves, or load them if done."""
     path = run.path(f"round-{index}", f"{name}.arrows")
+    if not run.leads:
+        processes.wait_for(path)
     if path.is_file():
         run.say(f"sample: {path.name} of round {index} is there already")
-        return load_forest(path)
+        return load_forest(path, setup.prompts.fingerprint)
     config, questions = setup.config, setup.task.train
     shape = shape_from_branching(config.tree.branching, [policies[role] for role in config.chain])
     path.parent.mkdir(exist_ok=True)
@@ -93,7 +156,7 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
             on_progress=lambda nodes, tokens: advance(nodes),
         )
         right = grade_leaves(setup, forest, questions)
-        save_forest(forest, path)
+        save_forest(forest, path, setup.prompts.fingerprint)
         figures |= {
             "trees": len(questions),
             "outputs": answered(forest),
@@ -117,19 +180,14 @@ def propagate(config: Config, forest: Forest) -> Credit:
     )
 
 
-def show_yield(run: Run, setup: Setup, forest: Forest, values: Credit, *, first: bool) -> None:
-    """What the forest offers each role; raises MaltError if the first offers nothing to anybody.
-
-    A later one may: a chain that has become perfect has nothing more to learn.
-    """
-    rows = yield_rows(forest, values, setup.config)
-    run.console.print(yield_table(rows))
-    run.log("yield", roles=[vars(row) for row in rows])
-    if first and not any(row.examples or row.pairs for row in rows):
-        raise MaltError(
-            "no role has a single example or pair to learn from: use more questions, a higher "
-            "sampling temperature or an easier task, or set preferences.sft_source to all"
-        )
+def train_stages(
+    run: Run, setup: Setup, index: int, level: int, forest: Forest, values: Credit, start: Policy
+) -> tuple[Policy, Policy]:
+    """SFT of a role, then DPO where it gets it; the policies after each."""
+    sft = train_role(run, setup, index, level, "sft", forest, values, start)
+    if setup.config.chain[level - 1] not in setup.config.dpo_roles:
+        return sft, sft
+    return sft, train_role(run, setup, index, level, "dpo", forest, values, sft)
 
 
 def train_role(
@@ -160,8 +218,9 @@ def train_role(
         what = "example" if stage == "sft" else "pair"
         run.warn(f"{stage} {role} is skipped: the forest holds no {what} for it")
         return start
-    write_datasets(data, setup.prompts, run.path(f"round-{index}", "data", role), stage)
-    out.parent.mkdir(exist_ok=True)
+    if run.leads:
+        write_datasets(data, setup.prompts, run.path(f"round-{index}", "data", role), stage)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with run.stage(f"{stage} {role}") as (advance, figures):
 
         def on_log(line: dict[str, float]) -> None:
@@ -180,6 +239,7 @@ def train_role(
             layout=config.train.packing,
             pack_tokens=config.train.pack_tokens,
             dtype=config.model.dtype,
+            load_in_4bit=config.train.load_in_4bit,
             device=config.model.device,
             seed=config.seed,
             report_to=config.report_to,

@@ -7,6 +7,9 @@ and nothing else; `train_stage` is one stage, from data to a saved adapter. A ba
 its completions once, however many pairs share it, and reference log-probs are computed once per
 completion (references.py). A thread lays the next step out while one runs.
 
+Under `accelerate launch` or `torchrun` all processes call `train_stage` with the same arguments,
+and share every step: whole copies of the model, or slices of it (FSDP2).
+
 Not here: evaluation during training, full fine-tuning, resuming in another number of processes.
 """
 
@@ -23,16 +26,21 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import peft
 import torch
 import transformers
 from accelerate.data_loader import prepare_data_loader
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from malt_fast.adapters import (
     LogProbModel,
     disable_dropout,
+    load_adapter,
     load_config,
     load_model,
     merge_small_layers,
@@ -80,6 +88,7 @@ def train_stage(
     layout: Layout,
     pack_tokens: int,
     dtype: str,
+    load_in_4bit: bool,
     device: str,
     seed: int,
     report_to: list[str],
@@ -110,18 +119,29 @@ def train_stage(
             arguments.world_size,
         )
         packer = Packer(stage, data, packing)
-        model = load_model(base, init_adapter, lora, dtype=dtype, seed=seed, layout=layout)
+        model = load_model(
+            base,
+            init_adapter,
+            lora,
+            dtype=dtype,
+            seed=seed,
+            layout=layout,
+            four_bit_on=arguments.device if load_in_4bit else None,
+        )
         trainer = RoleTrainer(packer, model, args, arguments, on_log)
         whole = True
         if stage == "dpo":
-            source = (base, init_adapter if reference == "sft" else None, dtype, args.bf16)
+            adapter, precision = init_adapter if reference == "sft" else None, (dtype, args.bf16)
+            source = (base, adapter, (*precision, load_in_4bit))
             trainer.references = References(out.with_name("references.npz"), data, source)
             whole = len(trainer.references.missing()) == 0
-        settings = (stage, base, init_adapter, lora, args, reference, layout, dtype, seed)
-        resume = _newest_checkpoint(checkpoints, _fingerprint(data, settings), resumable=whole)
+        weights = (base, init_adapter, lora, dtype, load_in_4bit, seed)
+        settings = (stage, weights, args, reference, layout, arguments.world_size)
+        with arguments.main_process_first(local=False):
+            resume = _newest_checkpoint(checkpoints, _fingerprint(data, settings), resumable=whole)
         output = trainer.train(resume_from_checkpoint=resume)
-        if trainer.is_world_process_zero():
-            replace_adapter(model, out)
+        replace_adapter(model, out, write=arguments.should_save)
+        if arguments.should_save:
             shutil.rmtree(checkpoints)
         trainer.accelerator.wait_for_everyone()
     return Trained(out, _summary(trainer, output.metrics))
@@ -151,20 +171,21 @@ class RoleTrainer(transformers.Trainer):
             callbacks=[_Lines(on_log), _Begin(self)],
         )
         self.remove_callback(transformers.PrinterCallback)
+        if self.is_fsdp_enabled:
+            _own_precision(self.accelerator.state.fsdp_plugin)
         self.packer = packer
         self.settings = settings
         self.references: References | None = None  # DPO: set before training
         self._ref_logp = torch.empty(0)  # [completions] on the device
         self._thread = ThreadPoolExecutor(1)  # lays out the step after the one that runs
         self._sums: dict[str, Tensor] = {}  # per-pair metrics since the last log line
-        self._count = 0
 
     def training_step(
         self, model: nn.Module, inputs: "Future[Step]", num_items_in_batch: Any = None
     ) -> Tensor:
         """All of an optimiser step: processes meet in its last batch only."""
         model.train()
-        batches, items = inputs.result()
+        batches, items, num_tokens = inputs.result()
         items, total = items.to(self.args.device), torch.zeros((), device=self.args.device)
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
@@ -173,6 +194,7 @@ class RoleTrainer(transformers.Trainer):
                     loss = self.batch_loss(model, batch.to(self.args.device), items)
                 self.accelerator.backward(loss)
             total += loss.detach()
+        self.state.num_input_tokens_seen += num_tokens
         return total
 
     def batch_loss(self, model: nn.Module, batch: Batch, items: Tensor) -> Tensor:
@@ -184,10 +206,7 @@ class RoleTrainer(transformers.Trainer):
             loss = self._dpo_loss(token_logp, batch, items)
         if not torch.isfinite(loss):
             self._refuse(loss, batch)
-        if not batch.counts:
-            return loss * 0.0
-        self.state.num_input_tokens_seen += batch.num_tokens
-        return loss * self.accelerator.num_processes
+        return loss * self.accelerator.num_processes * batch.counts
 
     def _dpo_loss(self, token_logp: Tensor, batch: Batch, items: Tensor) -> Tensor:
         assert isinstance(self.settings, DPOStageConfig)
@@ -204,10 +223,9 @@ class RoleTrainer(transformers.Trainer):
             mean_chosen_length=items[1] / items[0],
             check=False,
         )
-        if batch.counts:
-            for name, values in dpo_metrics(out, logp, batch.pairs).items():
-                self._sums[name] = self._sums.get(name, 0.0) + values.sum()
-            self._count += len(batch.pairs)
+        metrics = dpo_metrics(out, logp, batch.pairs) | {"pairs": torch.ones_like(out.losses)}
+        for name, values in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + values.sum() * batch.counts
         return out.losses.sum() / items[0]
 
     def _refuse(self, loss: Tensor, batch: Batch) -> None:
@@ -241,7 +259,7 @@ class RoleTrainer(transformers.Trainer):
         bare = peft_model.disable_adapter() if bare_model else nullcontext()
         model.eval()
         with bare, self.accelerator.autocast():
-            for batch in self.packer.cut(completions, np.zeros((0, 2), np.int64)):
+            for batch in self.packer.cut(completions, np.zeros((0, 2), np.int64))[0]:
                 batch = batch.to(self.args.device)
                 logp = completion_logps(model(batch), batch)
                 if batch.counts:
@@ -269,17 +287,17 @@ class RoleTrainer(transformers.Trainer):
         return 0  # Trainer would look for input_ids in a Future
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._count:
-            count = torch.tensor(float(self._count), device=self.args.device)
-            sums = self.accelerator.reduce({**self._sums, "count": count}, "sum")
-            total = sums.pop("count").item()
-            logs |= {name: value.item() / total for name, value in sums.items()}
-            self._sums, self._count = {}, 0
+        if self._sums:
+            sums = {k: v.item() for k, v in self.accelerator.reduce(self._sums, "sum").items()}
+            pairs = sums.pop("pairs")
+            logs |= {name: value / pairs for name, value in sums.items()}
+            self._sums = {}
         logs["num_tokens"] = float(self.state.num_input_tokens_seen)
         super().log(logs, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        save_adapter(self.model, Path(output_dir or self.args.output_dir))
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        save_adapter(self.model, folder, write=self.args.should_save)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer fills a staging folder (`output_dir`); the complete one replaces the older."""
@@ -293,8 +311,34 @@ class RoleTrainer(transformers.Trainer):
                 shutil.rmtree(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
-        peft.set_peft_model_state_dict(self.model.peft_model, weights)
+        load_adapter(self.model, Path(resume_from_checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Whole, of the adapter only, however the model is sliced."""
+        state = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=WHOLE)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir, "optimizer.pt"))
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler.pt"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint, name), map_location="cpu", weights_only=True)
+            for name in ("optimizer.pt", "scheduler.pt")
+        )
+        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=WHOLE)
+        self.lr_scheduler.load_state_dict(schedule)
+
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+
+
+def _own_precision(plugin: Any) -> None:
+    """Let FSDP keep every dtype: accelerate would round log-probs and gradients to bfloat16."""
+    if plugin.fsdp_version != 2:
+        raise MaltError("FSDP of version 1 is not supported: set fsdp_config.fsdp_version to 2")
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
 
 class _Begin(transformers.TrainerCallback):
@@ -369,6 +413,9 @@ def _arguments(
         logging_nan_inf_filter=False,  # compute_loss refuses them
         optim="adamw_torch_fused",
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        ddp_timeout=4 * 3600,  # s: others may wait while the first process writes the data
         dataloader_pin_memory=not cpu,
         report_to=[name for name in report_to if name != "tensorboard" or logging_dir is not None],
         disable_tqdm=True,

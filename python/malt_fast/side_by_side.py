@@ -1,0 +1,74 @@
+"""The roles of a round side by side, with Ray: a GPU each, or a share of the CPU cores.
+
+Roles are independent once the forest is there. A worker reads it from the run directory, which all
+machines of a cluster must see, and leaves adapters there; it knows no more than the config and
+where the role starts. Roles that find no GPU free wait for one.
+"""
+
+import io
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+from malt_fast.config import Config
+from malt_fast.engines import Policy
+from malt_fast.errors import MaltError
+from malt_fast.run import Run
+
+Stages = tuple[Policy, Policy]  # a role after SFT and after DPO
+
+
+def train_side_by_side(run: Run, index: int, start: dict[str, Policy]) -> list[Stages]:
+    """Train every role of the chain from `start`, on the forest of round `index`.
+
+    Uses the cluster that RAY_ADDRESS names, or this machine. Raises MaltError if a role does.
+    """
+    import ray
+    import torch
+
+    chain = run.config.chain
+    gpus = 0 if run.config.model.device == "cpu" else min(1, torch.cuda.device_count())
+    run.say(f"train side by side: {', '.join(chain)}")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // len(chain))
+        worker = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(_train_role)
+        tasks = [
+            worker.remote(run.config, run.folder.resolve(), index, level, start[role], cores)
+            for level, role in enumerate(chain, 1)
+        ]
+        waiting = tasks
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            told, outcome = ray.get(done)
+            run.say(told.rstrip())
+            if isinstance(outcome, MaltError):
+                raise outcome
+        return [outcome for _, outcome in ray.get(tasks)]
+    finally:
+        ray.shutdown()
+
+
+def _train_role(
+    config: Config, folder: Path, index: int, level: int, start: Policy, cores: int
+) -> tuple[str, Stages | MaltError]:
+    """In a worker: what it would have printed, and what came of it."""
+    import torch
+
+    from malt_fast.forest import load_forest
+    from malt_fast.sampling import load_setup
+    from malt_fast.train import propagate, train_stages
+
+    torch.set_num_threads(cores)
+    told = io.StringIO()
+    run = Run(folder, config, console=Console(file=told, width=200))
+    try:
+        setup = load_setup(config)
+        path = run.path(f"round-{index}", "forest.arrows")
+        forest = load_forest(path, setup.prompts.fingerprint)
+        values = propagate(config, forest)
+        outcome = train_stages(run, setup, index, level, forest, values, start)
+    except MaltError as error:
+        return told.getvalue(), MaltError(f"{config.chain[level - 1]}: {error}")
+    return told.getvalue(), outcome
