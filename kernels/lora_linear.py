@@ -1,15 +1,18 @@
-"""A linear layer with a low-rank update, computed as one product with the merged weight.
+"""A linear layer with a low-rank update, in few passes over activations.
 
-    W' = W + s B A            [O, I]   made anew in every call, B and A change at every step
-    y  = x W'^T + b           [N, O]
-    dx = dy W'                [N, I]
-    dA = s B^T (dy^T x)       [R, I]
-    dB = s (dy^T x) A^T       [O, R]
+    y = x W^T + b + s (x A^T) B^T          x [N, I], W [O, I], A [R, I], B [O, R]
 
-PEFT computes x W^T + s (x A^T) B^T: 2 IO + 3 R (I + O) multiplications a row of x, forward and
-backward, and several more passes over activations. Merging costs 3 IO whatever the rank, and none
-of those passes: it wins where IO <= 3 R (I + O), a layer small against the rank. float32 only:
-bfloat16 would round the update away.
+Two ways, the cheaper one is taken. A side branch accumulates into the products of W, forward and
+backward, where PEFT makes and adds tensors of their own: 2 IO + 3 R (I + O) multiplications a row.
+Merging makes W' = W + s B A anew in every call, as B and A change at every step:
+
+    y  = x W'^T + b
+    dx = dy W'
+    dA = s B^T (dy^T x)
+    dB = s (dy^T x) A^T
+
+which is 3 IO whatever the rank, and no narrow product: for layers small against the rank. float32
+only: bfloat16 would round the update away.
 """
 
 from typing import Any
@@ -25,10 +28,14 @@ def lora_linear(
 
     Differentiable once in x, a and b.
     """
-    return _LoraLinear.apply(x, weight, bias, a, b, scaling)
+    (rank, inputs), outputs = a.shape, len(b)
+    merge = inputs * outputs <= 3 * rank * (inputs + outputs)
+    rows = x.flatten(0, -2)
+    y = (_Merged if merge else _SideBranch).apply(rows, weight, bias, a, b, scaling)
+    return y.view(*x.shape[:-1], outputs)
 
 
-class _LoraLinear(torch.autograd.Function):
+class _Merged(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -49,5 +56,30 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, merged, a, b = ctx.saved_tensors
         grad_x = grad @ merged if ctx.needs_input_grad[0] else None
-        outer = grad.flatten(0, -2).T @ x.flatten(0, -2)
+        outer = grad.T @ x
         return grad_x, None, None, ctx.scaling * (b.T @ outer), ctx.scaling * (outer @ a.T), None
+
+
+class _SideBranch(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        scaled, narrow = scaling * b, x @ a.T
+        ctx.save_for_backward(x, weight, a, scaled, narrow)
+        ctx.scaling = scaling
+        return torch.nn.functional.linear(x, weight, bias).addmm_(narrow, scaled.T)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, scaled, narrow = ctx.saved_tensors
+        grad_narrow = grad @ scaled
+        grad_x = (grad @ weight).addmm_(grad_narrow, a) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, grad_narrow.T @ x, ctx.scaling * (grad.T @ narrow), None

@@ -5,23 +5,24 @@ import torch
 from malt_fast.kernels import lora_linear
 
 
+@pytest.mark.parametrize("width", [6, 40], ids=["merged", "side branch"])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("shape", [(3,), (2, 5)])
-def test_lora_linear_is_the_low_rank_update(shape, with_bias):
+def test_lora_linear_is_the_low_rank_update(shape, with_bias, width):
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(*shape, 6, generator=g).requires_grad_()
+    x = torch.randn(*shape, width, generator=g).requires_grad_()
     a, b = (
-        torch.randn(2, 6, generator=g).requires_grad_(),
-        torch.randn(4, 2, generator=g).requires_grad_(),
+        torch.randn(2, width, generator=g).requires_grad_(),
+        torch.randn(width - 2, 2, generator=g).requires_grad_(),
     )
     weight, bias = (
-        torch.randn(4, 6, generator=g),
-        torch.randn(4, generator=g) if with_bias else None,
+        torch.randn(width - 2, width, generator=g),
+        torch.randn(width - 2, generator=g) if with_bias else None,
     )
     ours = lora_linear(x, weight, bias, a, b, 0.5)
     truth = torch.nn.functional.linear(x, weight, bias) + 0.5 * x @ a.T @ b.T
     torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
-    grad = torch.randn(*shape, 4, generator=g)
+    grad = torch.randn(*shape, width - 2, generator=g)
     for mine, other in zip(
         torch.autograd.grad(ours, (x, a, b), grad),
         torch.autograd.grad(truth, (x, a, b), grad),

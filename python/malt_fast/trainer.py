@@ -43,7 +43,7 @@ from malt_fast.adapters import (
     load_adapter,
     load_config,
     load_model,
-    merge_small_layers,
+    speed_up_lora,
     replace_adapter,
     save_adapter,
 )
@@ -161,7 +161,7 @@ class RoleTrainer(transformers.Trainer):
         if packer.stage == "dpo":
             disable_dropout(model)  # as TRL: the policy equals its reference at step 0
         if not settings.bf16:
-            merge_small_layers(model)
+            speed_up_lora(model)
         if settings.gradient_checkpointing:
             model.peft_model.gradient_checkpointing_enable({"use_reentrant": False})
         super().__init__(
