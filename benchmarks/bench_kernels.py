@@ -23,6 +23,7 @@ import argparse
 import gc
 import math
 import multiprocessing
+import operator
 import os
 import sys
 import time
@@ -358,10 +359,13 @@ class Figures:
         return self.get(case, "malt_fast", "error", kind)
 
 
+SIGNS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
+
+
 @dataclass(frozen=True)
 class Target:
     text: str
-    sign: str  # >=, <= or <
+    sign: str  # one of SIGNS
     bound: float
     unit: str
     measured: Callable[[Figures], float]
@@ -405,7 +409,7 @@ def targets_of(preset: str, cases: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for target in TARGETS.get(preset, []):
         measured = target.measured(Figures(cases))
-        better = measured >= target.bound if target.sign == ">=" else measured <= target.bound
+        better = SIGNS[target.sign](measured, target.bound)
         verdict = "not measured" if math.isnan(measured) else "reached" if better else "missed"
         rows.append(
             {

@@ -73,7 +73,7 @@ void pair_losses(const Completions& completions, std::span<const std::int64_t> p
         auto [loss, slope] =
             loss_of(chosen.scale * chosen.ratio - rejected.scale * rejected.ratio, rule);
         double chosen_slope = slope * chosen.scale;
-        if (rule.nll > 0) {
+        if (rule.nll != 0) {
             const auto c = static_cast<std::size_t>(pairs[2 * p]);
             loss -= rule.nll * double{completions.policy[c]};
             chosen_slope -= rule.nll;

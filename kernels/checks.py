@@ -40,6 +40,8 @@ def temperature(value: float | Tensor, rows: int, device: torch.device) -> None:
     if isinstance(value, Tensor):
         shape("temperature", value, (rows,), "one a row, or else a number")
         same_device(device, temperature=value)
+        if value.requires_grad:
+            raise ValueError("temperature gets no gradient: detach it")
     elif not 0 < value < float("inf"):
         raise ValueError(f"temperature must be positive and finite, got {value}")
 

@@ -12,9 +12,10 @@ the pairs then say what each row's gradient is, and it takes 3 products:
     draw = cap'(raw) (onehot g - (sum_t g_t) softmax(z)) / T,  g_t = d loss / d logp[c]
     dh   = draw W,   dW = draw^T h
 
-Gradients are made in the forward pass and only scaled by the loss's own upstream scalar. Groups of
-linked completions are joined until their weights fill KEPT bytes; a single larger one makes its
-logits again instead (4 products).
+Gradients of the sum over pairs are made in the forward pass and only scaled by the loss's own
+upstream scalar over num_items, so that a narrow type rounds none of them to 0. Groups of linked
+completions are joined until their weights fill KEPT bytes; a single larger one makes its logits
+again instead (4 products).
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ from .dpo_loss import dpo_loss
 from .linear_logprob import (
     Buffer,
     Settings,
+    add_at,
     add_product,
+    check_operands,
     linear_logprob,
     make_head,
     make_plan,
@@ -51,7 +54,7 @@ class LinearDPO(NamedTuple):
     losses: Tensor  # [P]
     chosen_rewards: Tensor  # [P]
     rejected_rewards: Tensor  # [P]
-    logp: Tensor  # [C]
+    logp: Tensor  # [C]; a trained head leaves completions in no pair out: NaN
     ref_logp: Tensor  # [C]
 
 
@@ -88,7 +91,12 @@ def linear_dpo(
     """
     _check(hidden, rows, owner, pairs, ref_logp, ref_hidden)
     owner, pairs = owner.long(), pairs.long()
-    head = Settings(bias=bias, temperature=temperature, logit_softcap=logit_softcap, check=check)
+    head: Settings = {
+        "bias": bias,
+        "temperature": temperature,
+        "logit_softcap": logit_softcap,
+        "check": check,
+    }
     completions = _count(owner, pairs) if ref_logp is None else len(ref_logp)
     if check:
         checks.in_range(("owner", owner, completions), ("pairs", pairs, completions))
@@ -99,7 +107,7 @@ def linear_dpo(
         ref_logp = _per_completion(token_logp, owner, completions)
     dtype = sums_dtype(torch.promote_types(hidden.dtype, weight.dtype))
     ref_logp = ref_logp.detach().to(dtype)
-    lengths = torch.bincount(owner, minlength=completions)
+    lengths = owner.new_zeros(completions).index_add(0, owner, torch.ones_like(owner))
     if mean_chosen_length is None:
         mean_chosen_length = lengths[pairs[:, 0]].to(dtype).mean()
     preference: dict[str, Any] = {
@@ -110,12 +118,13 @@ def linear_dpo(
         "mean_chosen_length": mean_chosen_length,
         "check": check,
     }
-    items = float(len(pairs)) if num_items is None else float(num_items)
+    items = float(max(1, len(pairs))) if num_items is None else float(num_items)
     trains_head = weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.is_grad_enabled() and trains_head:
-        linear_logprob(hidden, weight, rows[:0], targets[:0], **head)  # its checks
+        check_operands(hidden, weight, rows, targets, bias, temperature, logit_softcap)
         if check:
             checks.in_range(("rows", rows, len(hidden)), ("targets", targets, len(weight)))
+            checks.positive("temperature", temperature)
         job = _Job(rows, targets, owner, pairs, ref_logp, lengths, head, preference, items)
         loss, losses, chosen, rejected, logp = _trained_head(hidden, weight, bias, job)
         return LinearDPO(loss, losses, chosen, rejected, logp, ref_logp)
@@ -128,7 +137,10 @@ def linear_dpo(
 
 
 def _per_completion(token_logp: Tensor, owner: Tensor, completions: int) -> Tensor:
-    return token_logp.new_zeros(completions).index_add(0, owner, token_logp)
+    zeros = token_logp.new_zeros(completions)
+    if token_logp.is_cuda:  # index_add adds in no fixed order there
+        return zeros.index_put((owner,), token_logp, accumulate=True)
+    return zeros.index_add(0, owner, token_logp)
 
 
 def _count(owner: Tensor, pairs: Tensor) -> int:
@@ -170,6 +182,7 @@ class _TrainedHead(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*result[1:])
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
+        ctx.items = job.items
         ctx.save_for_backward(dx, dw, db)
         return result
 
@@ -179,7 +192,9 @@ class _TrainedHead(torch.autograd.Function):
         if grad is None:
             return None, None, None, None
         saved = zip(ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad, strict=False)
-        return *((d * grad).to(dtype) if needed else None for d, dtype, needed in saved), None
+        return *(
+            (d * (grad / ctx.items)).to(dtype) if needed else None for d, dtype, needed in saved
+        ), None
 
 
 def _all_groups(
@@ -188,33 +203,37 @@ def _all_groups(
     """(loss, losses, rewards, logp) and the gradients of hidden, weight and bias."""
     logp = job.ref_logp.new_zeros(len(job.lengths))
     per_pair = logp.new_zeros(3, len(job.pairs))
-    dx = torch.zeros_like(hidden)
+    dx = logp.new_zeros(hidden.shape)
     room = KEPT.get(hidden.device.type, KEPT["cpu"])
     itemsize = product_dtype(hidden).itemsize
     groups = list(_groups(job, room // max(1, len(weight) * itemsize)))
-    single = len(groups) == 1
-    dw = weight.new_zeros(weight.shape, dtype=weight.dtype if single else logp.dtype)
+    # One rounding at the end; bfloat16 has the range to be rounded to before the scaling too.
+    rounded = len(groups) == 1 and weight.dtype == torch.bfloat16
+    dw = weight.new_zeros(weight.shape, dtype=weight.dtype if rounded else logp.dtype)
     db = None if bias is None else logp.new_zeros(len(bias))
     for targets, pairs in groups:
         group = _Group(hidden, weight, bias, job, targets)
         keeps = len(group.plan) * len(weight) * itemsize <= room
         blocks = group.fold(keep=keeps)
         token_logp = group.token_logp()
-        logp.index_add_(0, job.owner[targets], token_logp)
+        add_at(logp, job.owner[targets], token_logp)
         grad_logp, per_pair[:, pairs] = _preference(logp, pairs, job)
         group.receive(grad_logp[job.owner[targets]])
         group_dx = group.spend(blocks, dw, db) if keeps else group.recompute(dw, db)
-        dx.index_add_(0, group.plan.rows, group_dx.to(dx.dtype))
+        dx[group.plan.rows] += group_dx  # distinct rows
+    paired = torch.zeros_like(logp, dtype=torch.bool)
+    paired[job.pairs.flatten()] = True
+    logp = logp.masked_fill(~paired, torch.nan)
     loss = per_pair[0].sum() / job.items
     return (loss, *per_pair, logp), dx, dw, db
 
 
 def _preference(logp: Tensor, pairs: Tensor, job: _Job) -> tuple[Tensor, Tensor]:
-    """d loss / d logp [C] of some pairs, and their losses and rewards [3, pairs]."""
+    """d (sum of losses) / d logp [C] of some pairs, and their losses and rewards [3, pairs]."""
     with torch.enable_grad():
         leaf = logp.clone().requires_grad_()
         out = dpo_loss(leaf, job.ref_logp, job.pairs[pairs], job.lengths, **job.preference)
-        (grad,) = torch.autograd.grad(out.losses.sum() / job.items, leaf)
+        (grad,) = torch.autograd.grad(out.losses.sum(), leaf)
     return grad, torch.stack([out.losses.detach(), out.chosen_rewards, out.rejected_rewards])
 
 
@@ -309,9 +328,8 @@ class _Group:
     def receive(self, grad: Tensor) -> None:
         """Take the upstream gradient of every target."""
         zeros = torch.zeros_like(self.logp)
-        self.grad_target = zeros.index_add_(0, self.plan.index, grad.to(zeros.dtype))
-        zeros = torch.zeros_like(self.log_total)
-        self.grad_row = zeros.index_add_(0, self.plan.row_of, self.grad_target)
+        self.grad_target = add_at(zeros, self.plan.index, grad.to(zeros.dtype))
+        self.grad_row = add_at(torch.zeros_like(self.log_total), self.plan.row_of, self.grad_target)
 
     def spend(self, blocks: list[tuple[Tensor, Tensor]], dw: Tensor, db: Tensor | None) -> Tensor:
         """Turn kept weights into draw, add to dW and db, and return dh [U, H]."""

@@ -99,13 +99,16 @@ def linear_logprob(
 
     hidden [T, H], weight [V, H], bias [V]: float32, bfloat16, float16 or float64, strided at will;
     rows, targets [M]: integers, rows may repeat; temperature: a number or [T], one a row of hidden.
-    check: look whether rows, targets and temperatures are in range (on a GPU this waits for them).
+    check: look whether rows, targets and temperatures are in range; nothing is looked at under
+    torch.compile. One out of range that was not looked at has no meaning, -100 neither. Finding
+    rows that repeat waits for a GPU in any case.
 
     Returns float32 [M] (float64 for float64 input), differentiable once in hidden, weight and bias;
     with return_entropy a LogProb. A NaN in a hidden row makes that row's results NaN, no others.
+    Products of float32 are torch's: TF32 where torch.set_float32_matmul_precision allows it.
     Raises ValueError for shapes, dtypes, devices and values that do not fit.
     """
-    _check(hidden, weight, rows, targets, bias, temperature, logit_softcap)
+    check_operands(hidden, weight, rows, targets, bias, temperature, logit_softcap)
     hidden, weight, bias = operands(hidden, weight, bias)
     if check:
         checks.in_range(("rows", rows, len(hidden)), ("targets", targets, len(weight)))
@@ -192,6 +195,13 @@ def add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
 
 
+def add_at(out: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """out[index] += values, always in the same order, which index_add_ has on a CPU only."""
+    if out.is_cuda:
+        return out.index_put_((index,), values, accumulate=True)
+    return out.index_add_(0, index, values)
+
+
 class Buffer:
     """Memory of one tile, shaped anew for each."""
 
@@ -206,7 +216,11 @@ class Buffer:
 # ---- forward ----
 
 
-@torch.library.custom_op("malt_fast::linear_logprob", mutates_args=())
+# They wait for the GPU (make_plan), which a CUDA graph cannot record.
+WAITS = torch.Tag.cudagraph_unsafe
+
+
+@torch.library.custom_op("malt_fast::linear_logprob", mutates_args=(), tags=WAITS)
 def _forward(
     hidden: Tensor,
     weight: Tensor,
@@ -225,7 +239,7 @@ def _forward(
     log_total = hidden.new_empty(size, dtype=dtype)
     row_entropy = hidden.new_empty(size if entropy else 0, dtype=dtype)
     residual = hidden.new_empty(size if keep else 0, hidden.shape[1])
-    target_logit = hidden.new_empty(len(plan.token), dtype=dtype)
+    target_logit = hidden.new_full((len(plan.token),), torch.nan, dtype=dtype)
     head = make_head(bias, temperature, softcap, plan, dtype)
     for part, state in _fold_rows(hidden, weight, plan, head, target_logit, entropy, keep):
         log_total[part] = state.log_total()
@@ -342,7 +356,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
     return chosen[0], chosen[1], None, None, chosen[2], None, None, None, None
 
 
-@torch.library.custom_op("malt_fast::linear_logprob_backward", mutates_args=())
+@torch.library.custom_op("malt_fast::linear_logprob_backward", mutates_args=(), tags=WAITS)
 def _gradients(
     grad: Tensor,
     hidden: Tensor,
@@ -363,23 +377,24 @@ def _gradients(
     """Gradients of hidden [T, H], weight [V, H], bias [V]; [0] for one that is not wanted."""
     plan = make_plan(rows, targets, len(weight))
     head = make_head(bias, temperature, softcap, plan, logp.dtype)
-    grad_target = logp.new_zeros(len(plan.token)).index_add_(0, plan.index, grad.to(logp.dtype))
-    grad_row = logp.new_zeros(len(plan)).index_add_(0, plan.row_of, grad_target)
+    grad_target = add_at(logp.new_zeros(len(plan.token)), plan.index, grad.to(logp.dtype))
+    grad_row = add_at(logp.new_zeros(len(plan)), plan.row_of, grad_target)
     log_total = log_total[: len(plan)]
     grad_hidden = hidden.new_zeros(hidden.shape if needs_hidden else 0)
+    unwanted = weight.new_empty(0), (weight if bias is None else bias).new_empty(0)
     if keep:
         target_logp = logp.new_empty(len(plan.token)).index_copy_(0, plan.index, logp)
         own, row = own_coefficients(plan, head, target_logp, log_total, grad_target, grad_row)
         _scale_rows(residual, weight, plan, own, row, grad_hidden)
-        return grad_hidden, weight.new_empty(0), weight.new_empty(0)
+        return grad_hidden, *unwanted
     wants = (needs_hidden, needs_weight, needs_bias)
     dx, dw, db = recomputed(hidden, weight, plan, head, log_total, grad_target, grad_row, *wants)
     if dx is not None:
         grad_hidden[plan.rows] = dx.to(hidden.dtype)
     return (
         grad_hidden,
-        weight.new_empty(0) if dw is None else dw,
-        weight.new_empty(0) if db is None or bias is None else db.to(bias.dtype),
+        unwanted[0] if dw is None else dw,
+        unwanted[1] if db is None else db.to(unwanted[1].dtype),
     )
 
 
@@ -387,19 +402,21 @@ def _scale_rows(
     residual: Tensor, weight: Tensor, plan: Plan, own: Tensor, row: Tensor, out: Tensor
 ) -> None:
     """dh = sum_t own_t W_t - row R into `out` [T, H]: the frozen head's backward pass, without a
-    product of matrices. A thousand rows at a time bound what float32 takes."""
+    product of matrices. A thousand rows, and targets, at a time bound what float32 takes."""
     step, total = 1024, len(plan)
     firsts = [*range(0, total, step), total]
     one_each = len(plan.token) == total
     ends = firsts if one_each else plan.start[firsts].tolist()
     for part, first, last in zip(slices(total, step), ends, ends[1:], strict=False):
         dx = residual[part] * -row[part, None]
-        rows = weight[plan.token[first:last]].to(dx.dtype)
-        if one_each:
-            dx.addcmul_(rows, own[part, None])
-        else:
-            mine = plan.row_of[first:last] - part.start
-            dx.index_add_(0, mine, rows.mul_(own[first:last, None]))
+        for some in range(first, last, step):
+            own_part = slice(some, min(some + step, last))
+            rows = weight[plan.token[own_part]].to(dx.dtype)
+            if one_each:
+                dx.addcmul_(rows, own[own_part, None])
+            else:
+                mine = plan.row_of[own_part] - part.start
+                add_at(dx, mine, rows.mul_(own[own_part, None]))
         out[plan.rows[part]] = dx.to(out.dtype)
 
 
@@ -436,7 +453,7 @@ def recomputed(
     logits = Buffer(sums, hidden.device, len(plan), vocabulary)
     spare = logits if dtype == sums else Buffer(dtype, hidden.device, len(plan), vocabulary)
     dx = log_total.new_zeros(len(plan), hidden.shape[1]) if needs_hidden else None
-    dw = torch.zeros_like(weight) if needs_weight else None
+    dw = weight.new_zeros(weight.shape) if needs_weight else None
     db = log_total.new_zeros(vocabulary) if needs_bias else None
     height, width = tile_shape(len(plan), vocabulary, hidden.device)
     for column in slices(vocabulary, width):
@@ -489,7 +506,7 @@ def _(
     return (
         hidden.new_empty(hidden.shape if needs_hidden else 0),
         weight.new_empty(weight.shape if needs_weight else 0),
-        weight.new_empty(len(weight) if needs_bias else 0),
+        (weight if bias is None else bias).new_empty(weight.shape[0] if needs_bias else 0),
     )
 
 
@@ -519,7 +536,7 @@ def operands(
     return hidden.to(dtype), weight.to(dtype), bias
 
 
-def _check(
+def check_operands(
     hidden: Tensor,
     weight: Tensor,
     rows: Tensor,

@@ -34,7 +34,8 @@ def logprob_from_logits(
     logits [M, V]: float32, bfloat16, float16 or float64; targets [M]: integers; temperature: a
     number or [M]. inplace_backward: the gradient takes the logits' memory, whose values are lost;
     for logits that nothing else needs, such as a linear layer's output. check: look whether targets
-    and temperatures are in range (on a GPU this waits for them).
+    and temperatures are in range (on a GPU this waits for them); nothing is looked at under
+    torch.compile, and a target out of range then gives NaN.
 
     Returns float32 [M] (float64 for float64 input), differentiable once in logits; with
     return_entropy a LogProb. Raises ValueError for shapes, dtypes, devices, values that do not fit.
@@ -43,8 +44,10 @@ def logprob_from_logits(
     if check:
         checks.in_range(("targets", targets, logits.shape[1]))
         checks.positive("temperature", temperature)
-    if inplace_backward and not _dense(logits):
-        raise ValueError("inplace_backward needs logits whose rows are contiguous: leave it out")
+    if inplace_backward and not _apart(logits):
+        raise ValueError(
+            "inplace_backward needs rows that are contiguous and do not overlap: leave it out"
+        )
     logp, entropy, _ = _forward(
         logits,
         targets.long(),
@@ -67,7 +70,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """logp [M]; entropy [M] or [0]; log sum exp z [M]."""
     ops = softmax_rows.choose(logits.device, logits.dtype)
-    target_logit = logits.new_empty(len(logits), dtype=sums_dtype(logits.dtype))
+    target_logit = logits.new_full((len(logits),), torch.nan, dtype=sums_dtype(logits.dtype))
     state = running(len(logits), target_logit, entropy=entropy)
     start = torch.arange(len(logits) + 1, device=logits.device)
     head = _head(temperature, softcap, target_logit.dtype)
@@ -90,7 +93,7 @@ def _(
     inplace: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = logits.new_empty(logits.shape[0], dtype=sums_dtype(logits.dtype))
-    return rows, rows.new_empty(len(rows) if entropy else 0), torch.empty_like(rows)
+    return rows, rows.new_empty(rows.shape[0] if entropy else 0), torch.empty_like(rows)
 
 
 def _gradient(
@@ -172,6 +175,8 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
         return (None,) * 6
     logits, targets, temperature, log_total = ctx.saved_tensors
     if ctx.inplace:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            _twice(ctx)  # create_graph=True: what is written in place would have no graph
         out = logits.detach()
         _gradient_over(grad, out, targets, temperature, ctx.softcap, log_total)
     else:
@@ -192,6 +197,10 @@ torch.library.register_autograd("malt_fast::logprob_from_logits_backward", _twic
 
 def _dense(logits: Tensor) -> bool:
     return logits.stride(1) == 1 or logits.shape[1] <= 1
+
+
+def _apart(logits: Tensor) -> bool:
+    return _dense(logits) and (len(logits) <= 1 or logits.stride(0) >= logits.shape[1])
 
 
 def _rows(logits: Tensor) -> Tensor:

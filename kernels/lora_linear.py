@@ -26,11 +26,15 @@ def lora_linear(
 ) -> Tensor:
     """x [..., I], frozen weight [O, I] and bias [O], a [R, I], b [O, R] -> [..., O].
 
-    Differentiable once in x, a and b.
+    Differentiable once in x, a and b. Raises ValueError for other types than float32, and under
+    autocast.
     """
+    given = {t.dtype for t in (x, weight, a, b)}
+    if given != {torch.float32} or torch.is_autocast_enabled(x.device.type):
+        raise ValueError("lora_linear is for float32 without autocast: use PEFT's own layer")
     (rank, inputs), outputs = a.shape, len(b)
     merge = inputs * outputs <= 3 * rank * (inputs + outputs)
-    rows = x.flatten(0, -2)
+    rows = x.reshape(-1, inputs)
     y = (_Merged if merge else _SideBranch).apply(rows, weight, bias, a, b, scaling)
     return y.view(*x.shape[:-1], outputs)
 

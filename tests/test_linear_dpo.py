@@ -185,7 +185,7 @@ def test_differentiable_once(head):
     owner, pairs, ref_logp = completions(case, 4, 5)
     loss = run(case, owner, pairs, ref_logp=ref_logp).loss
     (dx,) = torch.autograd.grad(loss, case.hidden, create_graph=True)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"once|does not require grad"):
         dx.sum().backward()
 
 
@@ -197,8 +197,43 @@ def test_inside_a_compiled_step(head):
     def step(case):
         return run(replace(case, hidden=case.hidden * 1.5), owner, pairs, ref_logp=ref_logp).loss
 
-    compiled = torch.compile(step, backend="aot_eager")
-    torch.testing.assert_close(compiled(case), step(case))
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=not head)
+    loss, expected = compiled(case), step(case)
+    torch.testing.assert_close(loss, expected)
+    for mine, other in zip(
+        torch.autograd.grad(loss, case.leaves()),
+        torch.autograd.grad(expected, case.leaves()),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+def test_a_completion_in_no_pair_has_no_log_prob_with_a_trained_head():
+    case = make_case(8, 6, 40, 30).with_gradients(head=True)
+    owner, _, ref_logp = completions(case, 4, 5)
+    out = run(case, owner, torch.tensor([[0, 1]]), ref_logp=ref_logp)
+    assert out.logp.isnan().tolist() == [False, False, True, True]
+
+
+def test_no_pairs_are_no_loss():
+    case = make_case(8, 6, 40, 30)
+    owner, _, ref_logp = completions(case, 4, 5)
+    assert run(case, owner, torch.zeros((0, 2), dtype=torch.long), ref_logp=ref_logp).loss == 0
+
+
+def test_float16_gradients_do_not_vanish_before_they_are_scaled():
+    case = make_case(64, 16, 2000, 64, dtype=torch.float16)
+    exact = replace(case, hidden=case.hidden.double(), weight=case.weight.double())
+    case, exact = case.with_gradients(head=True), exact.with_gradients(head=True)
+    owner, pairs, ref_logp = completions(case, 4, 5)
+    losses = [
+        run(c, owner, pairs, ref_logp=ref_logp, beta=0.1, num_items=4096).loss
+        for c in (case, exact)
+    ]
+    scaled = torch.autograd.grad(losses[0] * 65536, case.leaves())
+    expected = torch.autograd.grad(losses[1] * 65536, exact.leaves())
+    for mine, other in zip(scaled, expected, strict=True):
+        assert (mine.double() - other).norm() <= 2e-3 * other.norm()
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,40 @@ def test_opcheck():
         )
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_opcheck_of_the_gradients(keep):
+    """A bias of another type and a weight whose columns lie together come back as announced."""
+    case = make_case(4, 3, 11, 6, bias=True, dtype=torch.bfloat16)
+    weight = case.weight.T.contiguous().T
+    _, _, log_total, residual = torch.ops.malt_fast.linear_logprob(
+        case.hidden, weight, case.rows, case.targets, case.bias, None, 0.0, False, keep
+    )
+    logp = written_out(case)[0].float()
+    args = (case.hidden, weight, case.rows, case.targets, case.bias.float(), None)
+    torch.library.opcheck(
+        torch.ops.malt_fast.linear_logprob_backward,
+        (logp, *args, logp, log_total, residual, 0.0, keep, True, not keep, not keep),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_targets_out_of_range_give_no_number_where_nobody_looks():
+    case = make_case(4, 3, 11, 4)
+    rows, targets = torch.arange(4), torch.tensor([1, -100, 2, 99])
+    out = linear_logprob(case.hidden, case.weight, rows, targets, check=False)
+    assert out.isnan().tolist() == [False, True, False, True]
+
+
+def test_a_row_with_every_token_as_target_is_taken_in_parts():
+    case = replace(
+        make_case(2, 5, 3000, 3000), rows=torch.zeros(3000).long(), targets=torch.arange(3000)
+    ).with_gradients(head=False)
+    g = upstream(case)
+    (mine,) = torch.autograd.grad(run(case), case.hidden, g)
+    (other,) = torch.autograd.grad(written_out(case)[0], case.hidden, g.double())
+    torch.testing.assert_close(mine, other.float(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("head", [False, True])
 def test_compiles_whole(head):
     case = make_case(7, 5, 40, 9, bias=True).with_gradients(head=head)

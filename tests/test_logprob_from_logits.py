@@ -167,8 +167,17 @@ def test_rows_of_a_wider_tensor_and_columns_apart():
     ours = logprob_from_logits(logits, targets, temperature=temperature).double()
     truth, _ = written_out(logits, targets, temperature)
     torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="rows are contiguous"):
-        logprob_from_logits(logits.T, torch.zeros(80).long(), inplace_backward=True)
+    for view in (logits.T, logits[:1].expand(80, 80)):
+        with pytest.raises(ValueError, match="rows that are contiguous and do not overlap"):
+            logprob_from_logits(view, torch.zeros(80).long(), inplace_backward=True)
+
+
+def test_in_place_gradients_have_no_gradient():
+    logits, targets, g = make(4, 50)
+    made = logits.requires_grad_() * 1.0
+    out = logprob_from_logits(made, targets, inplace_backward=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(out, logits, g, create_graph=True)
 
 
 def test_opcheck_compile_and_double_backward():

@@ -29,3 +29,12 @@ def test_lora_linear_is_the_low_rank_update(shape, with_bias, width):
         strict=True,
     ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_only_float32():
+    x, a, b, w = (torch.randn(3, 3) for _ in range(4))
+    for given in ([x.bfloat16(), w], [x, w.half()]):
+        with pytest.raises(ValueError, match="float32 without autocast"):
+            lora_linear(*given, None, a, b, 1.0)
+    with torch.autocast("cpu"), pytest.raises(ValueError, match="float32 without autocast"):
+        lora_linear(x, w, None, a, b, 1.0)

@@ -181,7 +181,8 @@ def speed_up_lora(model: LogProbModel) -> None:
 
 def _lora_forward(module: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     dropout = getattr(module.lora_dropout["default"], "p", 0.0)
-    if module.disable_adapters or (module.training and dropout):
+    lower = torch.is_autocast_enabled(x.device.type)
+    if module.disable_adapters or (module.training and dropout) or lower:
         return plain(x)
     base, scaling = module.base_layer, module.scaling["default"]
     a, b = module.lora_A["default"].weight, module.lora_B["default"].weight

@@ -43,9 +43,9 @@ from malt_fast.adapters import (
     load_adapter,
     load_config,
     load_model,
-    speed_up_lora,
     replace_adapter,
     save_adapter,
+    speed_up_lora,
 )
 from malt_fast.batches import (
     Ints,
@@ -184,7 +184,8 @@ class RoleTrainer(transformers.Trainer):
         self, model: nn.Module, inputs: "Future[Step]", num_items_in_batch: Any = None
     ) -> Tensor:
         """All of an optimiser step: processes meet in its last batch only."""
-        model.train()
+        if not model.training:
+            model.train()  # visits every module
         batches, items, num_tokens = inputs.result()
         items, total = items.to(self.args.device), torch.zeros((), device=self.args.device)
         for i, batch in enumerate(batches):

@@ -142,11 +142,11 @@ def flex(
     query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float, softcap: float | None
 ) -> Tensor:
     """FlexAttention, compiled on a GPU once for all lengths."""
-    run = _compiled_flex() if query.is_cuda else flex_attention
+    run, device = _compiled_flex() if query.is_cuda else flex_attention, query.device.type
+    # autocast does not know it, and rotary embedding may have made float32 of all but the values
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     out: Tensor = run(
-        query,
-        key,
-        value,
+        *(x.to(kind) for x in (query, key, value)),
         score_mod=None if softcap is None else _softcap_mod(softcap),
         block_mask=tree.block_mask,
         scale=scale,
