@@ -159,3 +159,13 @@ def test_what_the_rule_cannot_express_is_refused():
         tree_attention(module, q, k, v, None, dropout=0.1, tree=tree)
     with pytest.raises(MaltError, match="sinks"):
         tree_attention(module, q, k, v, None, s_aux=q, tree=tree)
+
+
+def test_flex_attention_takes_what_autocast_left_mixed():
+    """Rotary embedding makes float32 of queries and keys, but not of values."""
+    end = np.full(128, 128, np.int32)
+    tree = make_tree(end, 128, "cuda").to(torch.device("cpu"))
+    q, k, v = (x.detach()[None] for x in inputs(0, 128, 2, 2, 16, torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = flex(q, k, v.bfloat16(), tree, 0.3, None)
+    assert out.dtype == torch.bfloat16

@@ -19,7 +19,7 @@ from malt_fast.config import LoraConfig
 from malt_fast.errors import MaltError
 from malt_fast.kernels import linear_logprob, lora_linear
 from malt_fast.packing import Batch, Layout
-from malt_fast.tree_attention import TREE, Tree, make_tree
+from malt_fast.tree_attention import BLOCK, TREE, Tree, make_tree
 
 
 class LogProbModel(nn.Module):
@@ -235,17 +235,20 @@ def _use_trees(model: LogProbModel) -> None:
     model.eval()
     ids = torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]], device=device)
     alone = model.hidden(ids)
-    order = [0, 1, 2, 3, 6, 7]  # of the flattened rows: both begin alike
-    end, position = np.array([6, 6, 4, 4, 6, 6], np.int32), torch.tensor([[0, 1, 2, 3, 2, 3]])
+    rows = [0, 1, 2, 3, 6, 7]  # of the flattened ids: both begin alike
+    padding = BLOCK - len(rows)  # trees of one token, up to what a GPU takes
+    end = np.append([6, 6, 4, 4, 6, 6], np.arange(len(rows) + 1, BLOCK + 1)).astype(np.int32)
+    position = torch.tensor([[0, 1, 2, 3, 2, 3] + padding * [0]], device=device)
     tree = make_tree(end, 4, device.type).to(device)
+    pack = nn.functional.pad(ids.flatten()[rows], (0, padding))[None]
     try:
         causal.set_attn_implementation(TREE)
-        packed = model.hidden(ids.flatten()[order][None], position.to(device), tree)[0]
+        packed = model.hidden(pack, position, tree)[0, : len(rows)]
     except (ValueError, TypeError, AttributeError) as error:
         raise MaltError(
             f"{name} cannot be trained on packs ({_first_line(error)}): use --train.packing rows"
         ) from None
-    alone = alone.flatten(0, 1)[order]
+    alone = alone.flatten(0, 1)[rows]
     tolerance = 1e-4 if alone.dtype == torch.float32 else 0.05
     if not (packed - alone).abs().max() <= tolerance * alone.abs().max():
         raise MaltError(
