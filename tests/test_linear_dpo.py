@@ -227,8 +227,7 @@ def test_float16_gradients_do_not_vanish_before_they_are_scaled():
     case, exact = case.with_gradients(head=True), exact.with_gradients(head=True)
     owner, pairs, ref_logp = completions(case, 4, 5)
     losses = [
-        run(c, owner, pairs, ref_logp=ref_logp, beta=0.1, num_items=1e7).loss
-        for c in (case, exact)
+        run(c, owner, pairs, ref_logp=ref_logp, beta=0.1, num_items=1e7).loss for c in (case, exact)
     ]
     scaled = torch.autograd.grad(losses[0] * 2**24, case.leaves())
     expected = torch.autograd.grad(losses[1] * 2**24, exact.leaves())

@@ -15,6 +15,7 @@ from malt_fast.config import make_config
 from malt_fast.engines import Policy
 from malt_fast.forest import Forest, load_forest, save_forest
 from malt_fast.run import Run
+from malt_fast.side_by_side import share_of
 from tests.tiny import CHAT_TEMPLATE, tiny_llama
 
 FAST = [
@@ -329,6 +330,15 @@ def test_roles_side_by_side_are_those_trained_in_turn(data, model, tmp_path):
             ours, theirs = load(a[name]), load(b[name])
             for key in ours:  # other numbers of threads add up in another order
                 torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_role_takes_no_more_than_a_machine_has():
+    config = make_config({})
+    machines = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 4.0}]
+    assert share_of(config, machines) == (6, 1)
+    assert share_of(config, machines[:1] * 9) == (16, 1)
+    assert share_of(config, [{"CPU": 2.0}]) == (1, 0)
+    assert share_of(make_config({"model": {"device": "cpu"}}), machines) == (6, 0)
 
 
 def test_a_role_that_fails_beside_others_says_so(data, model, tmp_path, capsys):

@@ -25,14 +25,12 @@ def train_side_by_side(run: Run, index: int, start: dict[str, Policy]) -> list[S
     Uses the cluster that RAY_ADDRESS names, or this machine. Raises MaltError if a role does.
     """
     import ray
-    import torch
 
     chain = run.config.chain
-    gpus = 0 if run.config.model.device == "cpu" else min(1, torch.cuda.device_count())
     run.say(f"train side by side: {', '.join(chain)}")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // len(chain))
+        cores, gpus = share_of(run.config, [n["Resources"] for n in ray.nodes() if n["Alive"]])
         worker = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(_train_role)
         tasks = [
             worker.remote(run.config, run.folder.resolve(), index, level, start[role], cores)
@@ -48,6 +46,14 @@ def train_side_by_side(run: Run, index: int, start: dict[str, Policy]) -> list[S
         return [outcome for _, outcome in ray.get(tasks)]
     finally:
         ray.shutdown()
+
+
+def share_of(config: Config, machines: list[dict[str, float]]) -> tuple[int, int]:
+    """CPU cores and GPUs of a role: no more than one machine has."""
+    cores = [int(machine.get("CPU", 0)) for machine in machines]
+    fair = max(1, min(max(cores), sum(cores) // len(config.chain)))
+    has_gpu = any(machine.get("GPU", 0) >= 1 for machine in machines)
+    return fair, int(has_gpu and config.model.device != "cpu")
 
 
 def _train_role(
