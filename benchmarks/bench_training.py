@@ -40,11 +40,12 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from malt_fast.adapters import load_model
+from malt_fast.arguments import training_arguments
 from malt_fast.batches import RoleData, Stage, TreeSampler, examples_of
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.packing import Layout, Packer, Packing
 from malt_fast.quiet import quiet
-from malt_fast.trainer import RoleTrainer, _arguments
+from malt_fast.trainer import RoleTrainer
 
 MEANS = {"question": 150, "generator": 300, "verifier": 200, "refiner": 300}
 ROLES = ["generator", "verifier", "refiner"]
@@ -216,7 +217,7 @@ def malt_fast(
     dpo = stage == "dpo"
     kind = partial(DPOStageConfig, beta=BETA) if dpo else StageConfig
     settings = kind(**common, **setting.lean)
-    arguments = _arguments(settings, folder, setting.device, 0, [], None)
+    arguments = training_arguments(settings, folder, setting.device, 0, [], None)
     packing = Packing(layout, args.pack_tokens, setting.size, setting.device)
     packer = Packer(stage, data, packing)
     model = load_model(base, None, LORA, dtype=setting.dtype, seed=0, layout=layout)

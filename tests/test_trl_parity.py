@@ -7,10 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from malt_fast.adapters import LogProbModel
+from malt_fast.arguments import training_arguments
 from malt_fast.config import DPOStageConfig
 from malt_fast.packing import Packer, Packing
 from malt_fast.references import References
-from malt_fast.trainer import RoleTrainer, _arguments
+from malt_fast.trainer import RoleTrainer
 
 from .test_trainer import role_data
 from .tiny import byte_tokenizer, tiny_llama
@@ -101,7 +102,7 @@ def ours(base, data, settings, folder):
     config = DPOStageConfig(beta=BETA, per_device_train_batch_size=len(data.pairs), **settings)
     peft_model = adapted(base)
     packer = Packer("dpo", data, Packing("rows", 0, len(data.pairs), "cpu"))
-    args = _arguments(config, folder, "cpu", 0, [], None)
+    args = training_arguments(config, folder, "cpu", 0, [], None)
     trainer = RoleTrainer(packer, LogProbModel(peft_model), config, args)
     source = ("base", folder, ("float32", False))  # a folder: with the adapter
     trainer.references = References(folder / "references.npz", data, source)

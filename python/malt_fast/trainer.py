@@ -15,11 +15,10 @@ Not here: evaluation during training, full fine-tuning, resuming in another numb
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +46,7 @@ from malt_fast.adapters import (
     save_adapter,
     speed_up_lora,
 )
+from malt_fast.arguments import check_loss, tensorboard_dir, training_arguments
 from malt_fast.batches import (
     Ints,
     RoleData,
@@ -105,11 +105,11 @@ def train_stage(
     unsuitable model, and a loss that is not finite.
     """
     check_data(stage, data)
-    _check_loss(args)
-    with quiet(), _tensorboard_dir(logging_dir):
+    check_loss(args)
+    with quiet(), tensorboard_dir(logging_dir):
         check_lengths(data, load_config(base).get_text_config(), args.max_length)
         checkpoints = out.with_name(out.name + ".checkpoints")
-        arguments = _arguments(args, checkpoints, device, seed, report_to, logging_dir)
+        arguments = training_arguments(args, checkpoints, device, seed, report_to, logging_dir)
         packing = Packing(
             layout,
             pack_tokens,
@@ -373,82 +373,6 @@ def _summary(trainer: RoleTrainer, metrics: dict[str, float]) -> dict[str, float
     lines = [line for line in trainer.state.log_history if "loss" in line]
     run = {name: value for name, value in metrics.items() if name != "total_flos"}
     return run | lines[-1] | {"first_loss": lines[0]["loss"]}
-
-
-# ---- settings ----
-
-
-def _check_loss(args: StageConfig | DPOStageConfig) -> None:
-    if isinstance(args, DPOStageConfig) and args.label_smoothing and args.loss_type != "sigmoid":
-        raise MaltError(
-            f"label_smoothing has no meaning for loss_type {args.loss_type}: "
-            "set it to 0, or take loss_type sigmoid"
-        )
-
-
-TRAINER_FIELDS = {  # of a stage's config, passed on as they are
-    "learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type",
-    "weight_decay", "max_grad_norm", "logging_steps", "save_steps", "bf16",
-}  # fmt: skip
-
-
-def _arguments(
-    args: StageConfig | DPOStageConfig,
-    checkpoints: Path,
-    device: str,
-    seed: int,
-    report_to: list[str],
-    logging_dir: Path | None,
-) -> transformers.TrainingArguments:
-    """The stage's settings, and quiet, lean choices for the rest."""
-    cpu = _use_cpu(device)
-    out = transformers.TrainingArguments(
-        **args.model_dump(include=TRAINER_FIELDS),
-        # what Trainer takes for a batch is a whole step, which training_step cuts
-        per_device_train_batch_size=args.per_device_train_batch_size
-        * args.gradient_accumulation_steps,
-        output_dir=str(checkpoints / "staging"),
-        use_cpu=cpu,
-        seed=seed % 2**32,  # NumPy's bound
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # compute_loss refuses them
-        optim="adamw_torch_fused",
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
-        ddp_timeout=4 * 3600,  # s: others may wait while the first process writes the data
-        dataloader_pin_memory=not cpu,
-        report_to=[name for name in report_to if name != "tensorboard" or logging_dir is not None],
-        disable_tqdm=True,
-        log_level="error",
-    )
-    out._n_gpu = min(1, out.n_gpu)  # one process drives one GPU: no DataParallel
-    return out
-
-
-def _use_cpu(device: str) -> bool:
-    if device == "auto":
-        return not torch.cuda.is_available()
-    if device != "cpu" and not torch.cuda.is_available():
-        raise MaltError(f"device {device} is not available here: use --model.device cpu")
-    if device.startswith("cuda:"):
-        torch.cuda.set_device(device)
-    return device == "cpu"
-
-
-@contextmanager
-def _tensorboard_dir(folder: Path | None) -> Iterator[None]:
-    """transformers 5 takes TensorBoard's folder from the environment only."""
-    name = "TENSORBOARD_LOGGING_DIR"
-    before = os.environ.get(name)
-    if folder is not None:
-        os.environ[name] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
 
 
 # ---- resume ----
