@@ -476,7 +476,8 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--steps", type=int, help="fewer or more than the preset's")
     parser.add_argument("--pack-tokens", type=int, default=16384)
-    parser.add_argument("--only", nargs="*", help="STAGE-ROLE, such as dpo-refiner")
+    every = [f"{stage}-{role}" for stage in ("dpo", "sft") for role in ("refiner", "verifier")]
+    parser.add_argument("--only", nargs="*", choices=every)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     args.setting = PRESETS[args.preset]

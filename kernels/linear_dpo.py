@@ -104,7 +104,7 @@ def linear_dpo(
         assert ref_hidden is not None
         with torch.no_grad():
             token_logp = linear_logprob(ref_hidden, weight, rows, targets, **head)
-        ref_logp = _per_completion(token_logp, owner, completions)
+        ref_logp = per_completion(token_logp, owner, completions)
     dtype = sums_dtype(torch.promote_types(hidden.dtype, weight.dtype))
     ref_logp = ref_logp.detach().to(dtype)
     lengths = owner.new_zeros(completions).index_add(0, owner, torch.ones_like(owner))
@@ -129,14 +129,15 @@ def linear_dpo(
         loss, losses, chosen, rejected, logp = _trained_head(hidden, weight, bias, job)
         return LinearDPO(loss, losses, chosen, rejected, logp, ref_logp)
     token_logp = linear_logprob(hidden, weight, rows, targets, **head)
-    logp = _per_completion(token_logp, owner, completions)
+    logp = per_completion(token_logp, owner, completions)
     out = dpo_loss(logp, ref_logp, pairs, lengths, **preference)
     loss = out.losses.sum() / items
     rewards = (out.chosen_rewards, out.rejected_rewards)
     return LinearDPO(loss, out.losses.detach(), *rewards, logp.detach(), ref_logp)
 
 
-def _per_completion(token_logp: Tensor, owner: Tensor, completions: int) -> Tensor:
+def per_completion(token_logp: Tensor, owner: Tensor, completions: int) -> Tensor:
+    """[C]: token log-probs [M] summed over the targets of each completion, in a fixed order."""
     zeros = token_logp.new_zeros(completions)
     if token_logp.is_cuda:  # index_add adds in no fixed order there
         return zeros.index_put((owner,), token_logp, accumulate=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 from malt_fast import _core
 from malt_fast.batches import Ints, RoleData, Stage
 from malt_fast.errors import MaltError
+from malt_fast.kernels.linear_dpo import per_completion
 from malt_fast.tree_attention import BLOCK, Tree, make_tree
 
 Layout = Literal["trees", "rows"]
@@ -264,7 +265,7 @@ def share(sizes: Sequence[int], rank: int, world: int) -> list[tuple[int, bool]]
 
 def completion_logps(token_logp: Tensor, batch: Batch) -> Tensor:
     """[K]: token log-probs [M] summed over the targets of each completion."""
-    return token_logp.new_zeros(len(batch.lengths)).index_add(0, batch.owner, token_logp)
+    return per_completion(token_logp, batch.owner, len(batch.lengths))
 
 
 def _row(values: np.ndarray, padding: int) -> Tensor:
