@@ -3,13 +3,17 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test lint sanitize clean
+.PHONY: run test test-vllm lint sanitize clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
 
 test: .venv/.test lint
 	$(BIN)/python -m pytest -q -n 2
+
+# The CPU build of vLLM in the same .venv, and the tests that need it.
+test-vllm: .venv/.vllm
+	$(BIN)/python -m pytest -q -m vllm
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -40,6 +44,11 @@ sanitize: .venv/.test
 
 .venv/.test: .venv/.run
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test,bench,ray,qlora]"
+	touch $@
+
+# Without dependencies: those named by the package would replace torch by a CUDA build.
+.venv/.vllm: .venv/.test constraints-vllm.txt
+	$(BIN)/pip install -q --no-deps -r constraints-vllm.txt
 	touch $@
 
 clean:

@@ -15,6 +15,7 @@ from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.hf import HFEngine
 from malt_fast.engines.sampler import draw, filtered, uniforms
 from malt_fast.errors import MaltError
+from tests.adapters import make_adapter
 from tests.tiny import tiny_llama
 
 END = 2  # </s> of the tiny tokenizer
@@ -35,19 +36,10 @@ def model(base):
 @pytest.fixture(scope="module")
 def adapters(base, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two LoRA adapters far from zero, on different layers."""
-    from peft import LoraConfig, get_peft_model
-
-    folders = []
-    for i, targets in enumerate(["all-linear", ["q_proj", "down_proj"]]):
-        plain = AutoModelForCausalLM.from_pretrained(base)
-        torch.manual_seed(i)
-        tuned = get_peft_model(plain, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
-        for name, weight in tuned.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.3)
-        folders.append(str(tmp_path_factory.mktemp(f"adapter{i}")))
-        tuned.save_pretrained(folders[-1])
-    return folders
+    return [
+        make_adapter(base, tmp_path_factory.mktemp(f"adapter{i}"), i, targets=targets)
+        for i, targets in enumerate(["all-linear", ["q_proj", "down_proj"]])
+    ]
 
 
 def request(id: int, policy: Policy | str, prompt, seed: int | None = None, **params) -> Request:
@@ -62,9 +54,7 @@ def run(engine: HFEngine, requests: list[Request]) -> dict[int, Completion]:
     engine.submit(requests)
     done: dict[int, Completion] = {}
     while engine.pending:
-        polled = engine.poll()
-        assert polled
-        done |= {completion.id: completion for completion in polled}
+        done |= {completion.id: completion for completion in engine.poll()}
     assert len(done) == len(requests)
     return done
 

@@ -47,6 +47,8 @@ def say(request: Request) -> str | None:
 class FakeEngine:
     """Answers by `say`, in an order that has nothing to do with the requests'."""
 
+    wants = 50
+
     def __init__(self, order: int = 0) -> None:
         self.waiting: list[Request] = []
         self.seen: list[Request] = []
@@ -72,6 +74,9 @@ class FakeEngine:
     @property
     def pending(self) -> int:
         return len(self.waiting)
+
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def close(self) -> None:
         pass
@@ -400,7 +405,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def fake_sample(setup: Setup, questions: Any, shape: Any, seed: str, **options: Any) -> Any:
         params = setup.params(evaluating=options.pop("evaluating"))
-        return expand(questions, shape, setup.prompts, params, FakeEngine(), seed, **options)
+        del options["unfinished"]
+        return expand(questions, shape, setup.prompts, params, FakeEngine(), seed, **options), {}
 
     monkeypatch.setattr(evaluate, "sample", fake_sample)
     return Run(tmp_path / "run", config, Console(quiet=True))

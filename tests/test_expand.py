@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.errors import MaltError
-from malt_fast.expand import expand, node_seed, shape_from_branching, slot_nodes
+from malt_fast.expand import expand, node_seed, reserve, shape_from_branching, slot_nodes
 from malt_fast.forest import DONE, FAILED, Forest
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
@@ -34,6 +34,7 @@ class FakeEngine:
     def __init__(self, order: int = 0, refuse: Sequence[tuple[int, ...]] = ()) -> None:
         self.random = random.Random(order)
         self.refuse = set(refuse)
+        self.wants = self.random.randint(1, 12)
         self.waiting: list[Request] = []
         self.seen: list[Request] = []
 
@@ -57,6 +58,9 @@ class FakeEngine:
     @property
     def pending(self) -> int:
         return len(self.waiting)
+
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def close(self) -> None:
         pass
@@ -135,6 +139,60 @@ def test_a_refused_request_fails_its_subtree_and_nothing_else():
         assert (nodes[:, s] == -1).all() == (slot.path[0] == 1)
     assert set(forest.state.tolist()) == {DONE, FAILED}
     assert not any(request.path[:1] == (1,) and len(request.path) > 1 for request in engine.seen)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 10**6))
+def test_no_more_trees_are_open_than_requests_are_wanted(n, wants, order):
+    engine = FakeEngine(order)
+    engine.wants = wants
+    most = 0
+    submit = engine.submit
+
+    def watch(requests):
+        nonlocal most
+        submit(requests)
+        most = max(most, len({request.question for request in engine.waiting}))
+
+    engine.submit = watch
+    forest = grow(n, [2, 2, 1], engine)
+    assert most <= wants and (forest.state == DONE).all()
+    first = list(dict.fromkeys(request.question for request in engine.seen))
+    assert first == [question.id for question in questions(n)]  # begun in order
+
+
+class Breaking(FakeEngine):
+    """Raises at its `last` poll."""
+
+    def __init__(self, order: int, last: int, refuse=()) -> None:
+        super().__init__(order, refuse)
+        self.last = last
+
+    def poll(self) -> list[Completion]:
+        self.last -= 1
+        if self.last < 0:
+            raise MaltError("gone")
+        return super().poll()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 30), st.booleans(), st.integers(0, 10**6))
+def test_an_interrupted_expansion_goes_on_and_samples_nothing_twice(n, last, refuse, order):
+    prompts = Prompts(CHAIN, WORDING, TOKENIZER, chat=False)
+    shape = shape_from_branching([2, 2, 1], [BASE] * 3)
+    refused = [(1, 0)] if refuse else []
+    whole = expand(questions(n), shape, prompts, PARAMS, FakeEngine(order, refused), 5)
+    forest, engine = reserve(n, shape), Breaking(order, last, refused)
+    try:
+        expand(questions(n), shape, prompts, PARAMS, engine, 5, forest=forest)
+    except MaltError:
+        kept = (forest.state == DONE) & (forest.level > 0)
+        again = FakeEngine(order + 1, refused)
+        expand(questions(n), shape, prompts, PARAMS, again, 5, forest=forest)
+        assert not {request.id for request in again.seen} & set(np.flatnonzero(kept).tolist())
+    assert forest.state.tolist() == whole.state.tolist()
+    for node in np.flatnonzero(whole.state == DONE):
+        assert forest.tokens_of(int(node)).tolist() == whole.tokens_of(int(node)).tolist()
 
 
 def test_an_engine_that_answers_nothing_is_an_error():

@@ -10,36 +10,25 @@ import torch
 import yaml
 from safetensors.torch import load
 
-from malt_fast import train
+from malt_fast import cluster, train
+from malt_fast.cluster import Cluster
 from malt_fast.config import make_config
 from malt_fast.engines import Policy
 from malt_fast.forest import Forest, load_forest, save_forest
 from malt_fast.run import Run
-from malt_fast.side_by_side import share_of
+from malt_fast.side_by_side import gpus_of
+from tests.small_run import FAST, run, write_model, write_questions
 from tests.tiny import CHAT_TEMPLATE, tiny_llama
-
-FAST = [
-    *("--sampling.temperature", "1", "--sampling.max_tokens", "1", "--model.dtype", "float32"),
-    *("--train.sft.max_steps", "2", "--train.dpo.max_steps", "2", "--lora.r", "4"),
-    *("--train.sft.learning_rate", "0.01", "--train.dpo.learning_rate", "0.01"),
-    *("--evaluate.bootstrap", "200", "--report_to", "[]"),
-    *("--tree.branching", "3,2,2"),
-]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    likes = {"1": 12.0, "2": 12.0, "</s>": 9.0}
-    return tiny_llama(tmp_path_factory.mktemp("model"), chat_template=True, likes=likes)
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Questions whose answer is 1 or 2."""
-    file = tmp_path_factory.mktemp("data") / "questions.jsonl"
-    rows = [{"question": f"one or two? ({i})", "answer": str(1 + i % 2)} for i in range(20)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    return write_questions(tmp_path_factory.mktemp("data") / "questions.jsonl")
 
 
 def wording(folder: Path, chain: list[str]) -> Path:
@@ -51,12 +40,6 @@ def wording(folder: Path, chain: list[str]) -> Path:
     file = folder / "prompts.yaml"
     file.write_text(yaml.safe_dump({"prompts": prompts}))
     return file
-
-
-def run(data: Path, model: Path, folder: Path, *options: str) -> int:
-    task = ["--task.name", "jsonl", "--task.path", str(data), "--task.grader", "number"]
-    base = ["--model.name_or_path", str(model), "--run", str(folder)]
-    return train.main([*task, *base, *FAST, *options])
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -193,7 +176,7 @@ def test_recorded_solutions_become_a_forest_with_the_recorded_outcomes(shared_da
     options += ["--engine.name", "replay", "--engine.path", str(tmp_path / "records.jsonl")]
     setup = load_setup(load_config(options, "malt_fast.train"))
     shape = shape_from_branching([4], list(setup.base().values()))
-    forest = sample(setup, setup.task.train, shape, "0")
+    forest, _ = sample(setup, setup.task.train, shape, "0", unfinished=tmp_path)
     grade_leaves(setup, forest, setup.task.train)
     outcomes = forest.outcome[forest.level == 1].astype(bool)
     assert np.array_equal(outcomes, np.array(right))
@@ -333,12 +316,12 @@ def test_roles_side_by_side_are_those_trained_in_turn(data, model, tmp_path):
 
 
 def test_a_role_takes_no_more_than_a_machine_has():
-    config = make_config({})
-    machines = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 4.0}]
-    assert share_of(config, machines) == (6, 1)
-    assert share_of(config, machines[:1] * 9) == (16, 1)
-    assert share_of(config, [{"CPU": 2.0}]) == (1, 0)
-    assert share_of(make_config({"model": {"device": "cpu"}}), machines) == (6, 0)
+    cluster = Cluster(cores=[16, 4], gpus=[4, 0])
+    assert (cluster.share(3), gpus_of(make_config({}), cluster)) == (6, 1)
+    assert Cluster([16] * 9, [4] * 9).share(3) == 16
+    small = Cluster([2], [0])
+    assert (small.share(3), gpus_of(make_config({}), small)) == (1, 0)
+    assert gpus_of(make_config({"model": {"device": "cpu"}}), cluster) == 0
 
 
 def test_a_role_that_fails_beside_others_says_so(data, model, tmp_path, capsys):
@@ -358,7 +341,8 @@ def test_a_role_that_fails_beside_others_says_so(data, model, tmp_path, capsys):
     ],
 )
 def test_ways_of_training_that_cannot_be(data, model, tmp_path, capsys, monkeypatch, options, says):
-    monkeypatch.setattr(train, "find_spec", lambda package: None)
+    for module in (train, cluster):
+        monkeypatch.setattr(module, "find_spec", lambda package: None)
     assert run(data, model, tmp_path / "run", *options) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "run").exists()
 

@@ -107,6 +107,13 @@ def _value(text: str) -> Any:
     return value if value is None or isinstance(value, list | dict) else text
 
 
+def typed(values: object) -> object:
+    """A group that anything may be set in, its values read as YAML: no type tells what they are."""
+    if not isinstance(values, dict):
+        return values
+    return {k: yaml.load(v, Loader=_Loader) if isinstance(v, str) else v for k, v in values.items()}
+
+
 def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for part in path[:-1]:
         below = values.get(part)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from malt_fast.cli import help_text, lookup, merge, parse_arguments, sentence, yaml_text
+from malt_fast.cli import help_text, lookup, merge, parse_arguments, sentence, typed, yaml_text
 from malt_fast.cli import read_yaml as read_yaml
 from malt_fast.errors import MaltError, nearest
 from malt_fast.settings import Names, Patch, Section, override, partial, split
@@ -148,11 +148,39 @@ class ModelConfig(Section):
 
 
 class EngineConfig(Section):
-    name: Literal["hf", "replay"] = Field(
-        default="hf", description="what samples: transformers, or recordings"
+    name: Literal["auto", "hf", "vllm", "openai", "replay"] = Field(
+        default="auto",
+        description="what samples: transformers (hf), vLLM, a server, recordings; auto is vllm "
+        "where it and a GPU are there, else hf",
+    )
+    batch_size: int = Field(
+        default=256, ge=1, le=65536, description="hf: sequences sampled together"
+    )
+    vllm: Annotated[dict[str, Any], BeforeValidator(typed)] = Field(
+        default={},
+        description="vllm: its own engine arguments, --engine.vllm.gpu_memory_utilization 0.8",
+    )
+    replicas: int = Field(
+        default=1, ge=1, le=4096, description="hf, vllm: engines side by side, with Ray"
+    )
+    ray_address: str | None = Field(
+        default=None, description="Ray cluster; unset is RAY_ADDRESS, or this machine"
+    )
+    base_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="openai: the server, http://localhost:8000/v1; OPENAI_API_KEY is its key",
+    )
+    concurrency: int = Field(
+        default=256, ge=1, le=4096, description="openai: requests under way at once"
+    )
+    timeout: float = Field(
+        default=600, gt=0, le=86400, description="openai: seconds to wait for an answer"
+    )
+    max_retries: int = Field(
+        default=6, ge=0, le=100, description="openai: times a request is sent again"
     )
     path: Path | None = Field(default=None, description="replay: JSONL of recorded outputs")
-    batch_size: int = Field(default=256, ge=1, le=65536, description="sequences sampled together")
 
 
 class SamplingConfig(Sampling):
@@ -470,6 +498,10 @@ def _check_roles(config: Config) -> None:
 def _check_sources(config: Config) -> None:
     if config.engine.name == "replay" and config.engine.path is None:
         raise MaltError("the replay engine needs recordings: give --engine.path FILE.jsonl")
+    if config.engine.name == "openai" and config.engine.base_url is None:
+        raise MaltError(
+            "the openai engine needs a server: give --engine.base_url http://HOST:PORT/v1"
+        )
     if config.task.name == "arithmetic" and (config.task.path or config.task.test_path):
         raise MaltError(
             "the arithmetic task reads no file: give --task.name gsm8k or jsonl with --task.path"

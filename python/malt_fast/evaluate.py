@@ -64,12 +64,13 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
     systems = systems_of(config.chain, config.evaluate.votes)
     shape, used = build_shape(systems, config.chain, policies)
     with run.stage("evaluate", total=len(questions) * len(shape)) as (advance, figures):
-        forest = sample(
+        forest, told = sample(
             setup,
             questions,
             shape,
             f"{config.seed}/evaluate",
             evaluating=True,
+            unfinished=run.folder,
             on_progress=lambda nodes, tokens: advance(nodes),
         )
         save_forest(forest, run.path("evaluation.arrows"), setup.prompts.fingerprint)
@@ -77,6 +78,7 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
         result = summarise(judged, systems, used, questions, config)
         figures |= {"questions": len(questions), "systems": len(systems)}
         figures |= {"outputs": int(np.count_nonzero(judged.tokens)), "tokens": len(forest.tokens)}
+        figures |= told
     return result
 
 

@@ -1,5 +1,9 @@
 """Tree expansion without barriers: as soon as an output is finished, its children are requested.
 
+A new tree is begun only when the engine would otherwise run short, and requests of older trees go
+first: so started trees finish early, and however many questions there are, no more trees are open
+than requests keep the engine busy. A straggler holds up what stands below it and nothing else.
+
 A shape says what is sampled under every question. Training uses the full tree of a branching,
 evaluation one trie in which all systems share what they have in common:
 
@@ -12,8 +16,8 @@ order the engine answers in. A node's seed is a hash of the run's seed, its ques
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +25,7 @@ import numpy.typing as npt
 
 from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
 from malt_fast.errors import MaltError
-from malt_fast.forest import DONE, FINISH_LENGTH, FINISH_STOP, Forest
+from malt_fast.forest import DONE, FINISH_LENGTH, FINISH_STOP, RESERVED, Forest
 from malt_fast.roles import Prompts, Tokens
 from malt_fast.tasks import Question
 
@@ -62,6 +66,13 @@ def slot_nodes(forest: Forest, shape: Sequence[Slot]) -> npt.NDArray[np.int64]:
     return np.where(forest.state.reshape(-1, stride)[:, 1:] == DONE, nodes, -1)
 
 
+def reserve(trees: int, shape: Sequence[Slot]) -> Forest:
+    """A forest of `trees` questions, each with all nodes of `shape`, nothing sampled yet."""
+    forest = Forest()
+    forest.add_trees(trees, np.array([slot.parent for slot in shape], np.int32))
+    return forest
+
+
 @dataclass
 class Expansion:
     """The state of one expansion: what is asked, and the forest as far as it has grown."""
@@ -72,10 +83,7 @@ class Expansion:
     params: Sequence[SamplingParams]  # one a role
     seed: int | str
     forest: Forest
-
-    @cached_property
-    def texts(self) -> list[Tokens]:
-        return [self.prompts.encode_question(question.text) for question in self.questions]
+    open: dict[int, Tokens] = field(default_factory=dict)  # question tokens of trees not finished
 
     @cached_property
     def children(self) -> list[list[int]]:
@@ -84,6 +92,12 @@ class Expansion:
         for s, slot in enumerate(self.shape):
             below[slot.parent].append(s)
         return below
+
+    @cached_property
+    def left(self) -> list[int]:
+        """Slots of each tree that are not settled."""
+        waiting = self.forest.state == RESERVED
+        return waiting.reshape(-1, 1 + len(self.shape))[:, 1:].sum(1).tolist()
 
     def place(self, node: int) -> tuple[int, int]:
         """(tree, slot) of a node."""
@@ -101,13 +115,24 @@ class Expansion:
             slot = self.shape[slot].parent
         return path[::-1]
 
-    def requests_below(self, tree: int, parent: int) -> Iterator[Request]:
-        """One request for each child of `parent`; siblings share their prompt."""
+    def begin(self, tree: int) -> list[Request]:
+        """Requests of a tree for all that can be asked now: everything below finished outputs."""
+        self.open[tree] = self.prompts.encode_question(self.questions[tree].text)
+        state = self.forest.state[self.node(tree, 0) :][: len(self.shape)].tolist()
+        done = [-1, *(s for s in range(len(state)) if state[s] == DONE)]
+        return [r for s in done for r in self.requests_below(tree, s, state)]
+
+    def requests_below(
+        self, tree: int, parent: int, state: Sequence[int] | None = None
+    ) -> Iterator[Request]:
+        """One request for each child of `parent` (by `state`, if reserved); siblings share it."""
         below = self.children[parent]
+        if state is not None:
+            below = [s for s in below if state[s] == RESERVED]
         if not below:
             return
         level = self.shape[below[0]].role
-        prompt = self.prompts.build(level, self.texts[tree], self.segments(tree, parent))
+        prompt = self.prompts.build(level, self.open[tree], self.segments(tree, parent))
         question = self.questions[tree].id
         for s in below:
             slot = self.shape[s]
@@ -119,6 +144,7 @@ class Expansion:
                 prompt=prompt,
                 params=self.params[level - 1],
                 seed=node_seed(self.seed, question, slot.path),
+                priority=tree,
             )
 
     def subtree(self, slot: int) -> list[int]:
@@ -132,9 +158,19 @@ class Expansion:
         if good:
             complete(self.forest, good)
         if bad:
-            lost = [self.node(tree, s) for tree, slot in bad for s in self.subtree(slot)]
-            self.forest.fail(np.array(lost, np.uint32))
-        return [request for c in good for request in self.requests_below(*self.place(c.id))]
+            lost = [(tree, s) for tree, slot in bad for s in self.subtree(slot)]
+            self.forest.fail(np.array([self.node(tree, s) for tree, s in lost], np.uint32))
+            self._count(tree for tree, _ in lost)
+        requests = [request for c in good for request in self.requests_below(*self.place(c.id))]
+        self._count(self.place(c.id)[0] for c in good)
+        return requests
+
+    def _count(self, trees: Iterable[int]) -> None:
+        """A slot of each of `trees` is settled; what is finished needs its question no more."""
+        for tree in trees:
+            self.left[tree] -= 1
+            if not self.left[tree]:
+                del self.open[tree]
 
 
 def complete(forest: Forest, completions: Sequence[Completion]) -> None:
@@ -159,22 +195,30 @@ def expand(
     engine: Engine,
     seed: int | str,
     on_progress: OnProgress | None = None,
+    forest: Forest | None = None,
 ) -> Forest:
     """Sample `shape` under every question; roots are the questions in order.
 
-    A request that the engine could not answer fails its node and everything below it. Raises
-    MaltError when none could be answered.
+    forest: from `reserve`, or one that an earlier expansion left unfinished: it is grown in place,
+    so that nothing is lost when the engine raises. A request that the engine could not answer fails
+    its node and everything below it. Raises MaltError when none could be answered.
     """
-    forest = Forest()
-    forest.add_trees(len(questions), np.array([slot.parent for slot in shape], np.int32))
-    tree = Expansion(questions, shape, prompts, params, seed, forest)
-    engine.submit([r for t in range(len(questions)) for r in tree.requests_below(t, -1)])
+    forest = reserve(len(questions), shape) if forest is None else forest
+    growth = Expansion(questions, shape, prompts, params, seed, forest)
+    trees = (tree for tree, left in enumerate(growth.left) if left)
     errors: list[str] = []
-    while engine.pending:
+    requests: list[Request] = []
+    while True:
+        room = engine.wants - engine.pending
+        while len(requests) < room and (tree := next(trees, None)) is not None:
+            requests += growth.begin(tree)
+        engine.submit(requests)
+        if not engine.pending:
+            break
         completions = engine.poll()
         errors += [c.error for c in completions if c.finish_reason == "error"]
-        engine.submit(tree.settle(completions))
-        if on_progress is not None:
+        requests = growth.settle(completions)
+        if completions and on_progress is not None:
             on_progress(len(completions), sum(len(c.tokens) for c in completions))
     if errors and not answered(forest):
         raise MaltError(f"the engine answered no request: {errors[0]}")

@@ -128,7 +128,8 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
         yield Run(folder, config)
         return
     if saved.is_file():
-        other = differences(make_config(read_yaml(saved)), config)
+        before = make_config(read_yaml(saved))
+        other = [key for key in differences(before, config) if not may_change(before, config, key)]
         if other:
             raise MaltError(
                 f"{folder} holds a run of another config (different: {', '.join(other)}): "
@@ -149,6 +150,12 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
         yield run
     except KeyboardInterrupt:
         raise KeyboardInterrupt(folder) from None
+
+
+def may_change(before: Config, config: Config, key: str) -> bool:
+    """Whether a run goes on with another value: who samples does not change what is sampled."""
+    recorded = "replay" in (before.engine.name, config.engine.name)
+    return key == "model.device" or (key.startswith("engine.") and not recorded)
 
 
 def _is_empty(folder: Path) -> bool:

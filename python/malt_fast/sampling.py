@@ -1,8 +1,11 @@
 """From a config to what sampling needs: task, prompts, engine; sampling and grading with them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,12 @@ import numpy.typing as npt
 
 from malt_fast import processes
 from malt_fast.config import Config
-from malt_fast.engines import Engine, Policy, SamplingParams
+from malt_fast.engines import Policy, SamplingParams
+from malt_fast.engines.adapter_files import content_name
+from malt_fast.engines.choice import check_engine, context_of, open_engine
 from malt_fast.errors import MaltError
-from malt_fast.expand import Slot, expand
-from malt_fast.forest import DONE, Forest
+from malt_fast.expand import Slot, answered, expand, reserve
+from malt_fast.forest import DONE, Forest, load_forest, save_forest
 from malt_fast.grading import grade
 from malt_fast.roles import Prompts, load_tokenizer
 from malt_fast.tasks import Question, Task, load_task
@@ -62,6 +67,7 @@ def load_setup(config: Config) -> Setup:
     prompts = Prompts(config.chain, task.prompts, tokenizer, chat=task.chat, extra_end_ids=ends)
     setup = Setup(config, task, prompts)
     check_lengths(setup)
+    check_engine(setup)
     return setup
 
 
@@ -107,11 +113,7 @@ def end_ids(model: str, tokenizer: Any) -> list[int]:
 
 def check_lengths(setup: Setup) -> None:
     """Raises MaltError for a question that leaves the first role no room to answer."""
-    from malt_fast.adapters import load_config
-
-    model = setup.config.base_model(setup.config.chain[0])
-    config = load_config(model).get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or 1 << 62
+    model, context = setup.config.base_model(setup.config.chain[0]), context_of(setup)
     for question in [*setup.task.train, *setup.task.test]:
         length = len(setup.prompts.build(1, setup.prompts.encode_question(question.text), []))
         if length >= context:
@@ -121,43 +123,58 @@ def check_lengths(setup: Setup) -> None:
             )
 
 
-@contextmanager
-def open_engine(setup: Setup) -> Iterator[Engine]:
-    """The engine that the config names, closed on the way out."""
-    config = setup.config.engine
-    engine: Engine
-    if config.name == "replay":
-        from malt_fast.engines.replay import ReplayEngine
-
-        assert config.path is not None
-        engine = ReplayEngine.from_jsonl(config.path, setup.prompts.tokenizer)
-    else:
-        from malt_fast.engines.hf import HFEngine
-
-        engine = HFEngine(
-            dtype=setup.config.model.dtype,
-            device=setup.config.model.device,
-            batch_size=config.batch_size,
-        )
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
 def sample(
     setup: Setup,
     questions: Sequence[Question],
     shape: Sequence[Slot],
     seed: str,
     *,
+    unfinished: Path,
     evaluating: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Forest:
-    """Sample a shape under every question."""
+) -> tuple[Forest, dict[str, float]]:
+    """Sample a shape under every question; what the engine has to say about it.
+
+    unfinished: a folder that takes what was sampled when the engine fails or the user stops, in a
+    file from which the same call goes on.
+    """
     params = setup.params(evaluating=evaluating)
-    with open_engine(setup) as engine:
-        return expand(questions, shape, setup.prompts, params, engine, seed, on_progress)
+    levels = {slot.policy: slot.role for slot in shape}
+    tokenizer = setup.prompts.fingerprint
+    path = unfinished / f"unfinished-{_content(setup, questions, shape, params, seed)}.arrows"
+    kept = path.is_file()
+    forest = load_forest(path, tokenizer) if kept else reserve(len(questions), shape)
+    with closing(open_engine(setup, levels, params)) as engine:
+        try:
+            expand(questions, shape, setup.prompts, params, engine, seed, on_progress, forest)
+        except (MaltError, KeyboardInterrupt):
+            if answered(forest):
+                save_forest(forest, path, tokenizer)
+            raise
+        figures = engine.figures()
+    path.unlink(missing_ok=True)
+    return forest, figures
+
+
+def _content(
+    setup: Setup,
+    questions: Sequence[Question],
+    shape: Sequence[Slot],
+    params: Sequence[SamplingParams],
+    seed: str,
+) -> str:
+    """A name for all that the tokens of a forest depend on."""
+    weights = {
+        slot.policy: slot.policy.adapter and content_name(slot.policy.adapter) for slot in shape
+    }
+    parts = [
+        setup.prompts.as_json(),
+        seed,
+        [(question.id, question.text) for question in questions],
+        [(s.parent, s.role, s.path, s.policy.base, weights[s.policy]) for s in shape],
+        [asdict(p) for p in params],
+    ]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
 
 def grade_leaves(

@@ -6,11 +6,11 @@ where the role starts. Roles that find no GPU free wait for one.
 """
 
 import io
-import logging
 from pathlib import Path
 
 from rich.console import Console
 
+from malt_fast.cluster import Cluster, connected
 from malt_fast.config import Config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
@@ -22,15 +22,14 @@ Stages = tuple[Policy, Policy]  # a role after SFT and after DPO
 def train_side_by_side(run: Run, index: int, start: dict[str, Policy]) -> list[Stages]:
     """Train every role of the chain from `start`, on the forest of round `index`.
 
-    Uses the cluster that RAY_ADDRESS names, or this machine. Raises MaltError if a role does.
+    Uses the cluster of engine.ray_address. Raises MaltError if a role does.
     """
     import ray
 
     chain = run.config.chain
     run.say(f"train side by side: {', '.join(chain)}")
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        cores, gpus = share_of(run.config, [n["Resources"] for n in ray.nodes() if n["Alive"]])
+    with connected(run.config.engine.ray_address) as cluster:
+        cores, gpus = cluster.share(len(chain)), gpus_of(run.config, cluster)
         worker = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(_train_role)
         tasks = [
             worker.remote(run.config, run.folder.resolve(), index, level, start[role], cores)
@@ -40,20 +39,16 @@ def train_side_by_side(run: Run, index: int, start: dict[str, Policy]) -> list[S
         while waiting:
             (done,), waiting = ray.wait(waiting)
             told, outcome = ray.get(done)
-            run.say(told.rstrip())
+            if told:
+                run.say(told.rstrip())
             if isinstance(outcome, MaltError):
                 raise outcome
         return [outcome for _, outcome in ray.get(tasks)]
-    finally:
-        ray.shutdown()
 
 
-def share_of(config: Config, machines: list[dict[str, float]]) -> tuple[int, int]:
-    """CPU cores and GPUs of a role: no more than one machine has."""
-    cores = [int(machine.get("CPU", 0)) for machine in machines]
-    fair = max(1, min(max(cores), sum(cores) // len(config.chain)))
-    has_gpu = any(machine.get("GPU", 0) >= 1 for machine in machines)
-    return fair, int(has_gpu and config.model.device != "cpu")
+def gpus_of(config: Config, cluster: Cluster) -> int:
+    """GPUs of a role."""
+    return int(any(cluster.gpus) and config.model.device != "cpu")
 
 
 def _train_role(

@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Literal
 
 from malt_fast import processes
+from malt_fast.cluster import check_ray
 from malt_fast.config import Config, load_config
 from malt_fast.engines import Policy
+from malt_fast.engines.choice import choose
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import evaluate_run
 from malt_fast.expand import answered, shape_from_branching
@@ -45,6 +47,7 @@ def train(config: Config) -> Run:
         questions = [json.dumps(asdict(question)) for question in setup.task.train]
         run.keep("questions.jsonl", "".join(f"{line}\n" for line in questions))
         run.keep("prompts.json", setup.prompts.as_json())
+        run.say("engine: {} ({})".format(*choose(config)))
         base = setup.base()
         sft, final = base, base
         for index in range(config.train.rounds):
@@ -72,15 +75,13 @@ def check_training(config: Config) -> None:
         raise MaltError(
             "train.side_by_side starts its own processes: start it by python, not by a launcher"
         )
-    for needed, package, extra in (
-        (settings.side_by_side, "ray", "ray"),
-        (settings.load_in_4bit, "bitsandbytes", "qlora"),
-    ):
-        if needed and find_spec(package) is None:
-            raise MaltError(
-                f"this way of training needs {package}, which is not installed: "
-                f"pip install 'malt-fast[{extra}]'"
-            )
+    if settings.side_by_side:
+        check_ray()
+    if settings.load_in_4bit and find_spec("bitsandbytes") is None:
+        raise MaltError(
+            "train.load_in_4bit needs bitsandbytes, which is not installed: "
+            "pip install 'malt-fast[qlora]'"
+        )
 
 
 def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Policies, Policies]:
@@ -148,11 +149,12 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
         advance,
         figures,
     ):
-        forest = sample(
+        forest, told = sample(
             setup,
             questions,
             shape,
             f"{config.seed}/round-{index}",
+            unfinished=path.parent,
             on_progress=lambda nodes, tokens: advance(nodes),
         )
         right = grade_leaves(setup, forest, questions)
@@ -164,6 +166,7 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
         }
         figures["failed"] = len(forest) - len(questions) - answered(forest)
         figures["right"] = float(right.mean()) if len(right) else 0.0
+        figures |= told
     return forest
 
 

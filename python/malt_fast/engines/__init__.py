@@ -43,6 +43,7 @@ class Request:
     prompt: npt.NDArray[np.int32]  # [P], P >= 1
     params: SamplingParams
     seed: int  # unsigned, 64 bits
+    priority: int = 0  # lower goes first, where the engine can choose
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,15 +65,25 @@ class Completion:
 class Engine(Protocol):
     """Samples outputs. Not thread-safe: one caller submits and polls."""
 
+    @property
+    def wants(self) -> int:
+        """Requests pending that keep it busy; more only wait."""
+
     def submit(self, requests: Sequence[Request]) -> None:
         """Take more requests; allowed at any time between polls."""
 
     def poll(self) -> list[Completion]:
-        """Work until something finishes and return it; [] only when nothing is pending."""
+        """Work, or wait, a little and return what finished; often nothing.
+
+        Raises MaltError when the engine cannot go on; what it has returned stays good.
+        """
 
     @property
     def pending(self) -> int:
         """Requests submitted whose completion `poll` has not returned yet."""
+
+    def figures(self) -> dict[str, float]:
+        """What the engine has to report about its work, for people."""
 
     def close(self) -> None:
         """Free the weights; the engine is of no use afterwards."""

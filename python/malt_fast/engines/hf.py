@@ -46,6 +46,11 @@ class HFEngine:
         self.submitted = 0
 
     @property
+    def wants(self) -> int:
+        """Enough to choose prompts of one length and one policy from."""
+        return 8 * self.batch_size
+
+    @property
     def pending(self) -> int:
         running = self.batch.running if self.batch else 0
         return sum(map(len, self.queues.values())) + running + len(self.done)
@@ -58,12 +63,15 @@ class HFEngine:
             self.submitted += 1
 
     def poll(self) -> list[Completion]:
-        """Decode until rows finish. Raises MaltError for weights that cannot be loaded."""
+        """Decode one token a row. Raises MaltError for weights that cannot be loaded."""
         with torch.inference_mode():
-            while not self.done and self.pending:
+            if not self.done and self.pending:
                 self._work()
         done, self.done = self.done, []
         return done
+
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def close(self) -> None:
         self.batch = None

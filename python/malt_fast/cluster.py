@@ -1,0 +1,77 @@
+"""The Ray cluster: one that runs already, or this machine."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from malt_fast.errors import MaltError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the machines of a cluster have."""
+
+    cores: list[int]  # of each machine
+    gpus: list[int]
+
+    def share(self, workers: int) -> int:
+        """CPU cores of each of some workers: no more than one machine has."""
+        return max(1, min(max(self.cores), sum(self.cores) // workers))
+
+
+def check_ray() -> None:
+    """Raises MaltError where ray is not installed."""
+    if find_spec("ray") is None:
+        raise MaltError("this needs ray, which is not installed: pip install 'malt-fast[ray]'")
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Cluster]:
+    """Ray at `address`, else at RAY_ADDRESS, else started here; left as it was found.
+
+    Raises MaltError for a cluster that does not answer.
+    """
+    import ray
+
+    if ray.is_initialized():  # by whoever uses us as a library
+        yield _cluster()
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    options = {} if address else {"include_dashboard": False}
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise MaltError(
+            f"no Ray cluster answers at {address} ({_first_line(error)}): check "
+            "engine.ray_address, or start one by `ray start --head`"
+        ) from None
+    try:
+        yield _cluster()
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition("//")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _cluster() -> Cluster:
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        [int(machine.get("CPU", 0)) for machine in machines],
+        [int(machine.get("GPU", 0)) for machine in machines],
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

@@ -1,0 +1,63 @@
+"""What the files of a PEFT adapter tell without loading it: its rank, its content, its effect."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from malt_fast.errors import MaltError
+
+
+def config_of(adapter: str) -> dict[str, Any]:
+    """adapter_config.json. Raises MaltError for a folder without a readable one."""
+    try:
+        values: dict[str, Any] = json.loads(
+            (Path(adapter) / "adapter_config.json").read_text(encoding="utf-8")
+        )
+    except (OSError, ValueError):
+        raise MaltError(
+            f"'{adapter}' is not an adapter: it has no readable adapter_config.json"
+        ) from None
+    return values
+
+
+def rank_of(adapter: str) -> int:
+    """Its largest LoRA rank."""
+    values = config_of(adapter)
+    return max([int(values.get("r", 1)), *map(int, (values.get("rank_pattern") or {}).values())])
+
+
+def content_name(adapter: str) -> str:
+    """A name that changes with the weights: `refiner-final-0123456789abcdef`."""
+    folder = Path(adapter)
+    digest = hashlib.blake2b(digest_size=8)
+    for path in (folder / "adapter_config.json", folder / "adapter_model.safetensors"):
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise MaltError(f"the adapter '{adapter}' cannot be read: {error}") from None
+    return f"{folder.parent.name}-{folder.name}-{digest.hexdigest()}"
+
+
+@lru_cache
+def is_untrained(adapter: str) -> bool:
+    """Whether its B matrices are all zero, so that it is meant to change nothing."""
+    from safetensors import safe_open
+
+    with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as weights:
+        names = [name for name in weights.keys() if "lora_B" in name]  # noqa: SIM118, not a dict
+        return not any(weights.get_tensor(name).any() for name in names)
+
+
+def write_zeros(adapter: str, folder: Path) -> str:
+    """Write an adapter shaped like another that changes nothing; `folder` as text."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config_of(adapter)), encoding="utf-8")
+    weights = load_file(Path(adapter) / "adapter_model.safetensors")
+    for weight in weights.values():
+        weight.zero_()
+    save_file(weights, folder / "adapter_model.safetensors")
+    return str(folder)

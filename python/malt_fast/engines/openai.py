@@ -1,0 +1,301 @@
+"""A running OpenAI-compatible server as the engine: vLLM, SGLang, or what speaks as they do.
+
+Prompts go as token ids to /v1/completions and sampled ids come back (`return_token_ids`), so the
+tokens trained on are those sampled. An adapter is asked for by its name, which holds a hash of its
+content; a server that does not know it yet is asked to load it (vLLM's /v1/load_lora_adapter), from
+a path that it must see.
+
+A request that fails for a passing reason (429, 5xx, a lost connection, no answer in time) is sent
+again with growing pauses. When that does not help, `poll` raises, and what came before stays good.
+"""
+
+import heapq
+import os
+import queue
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+
+from malt_fast.config import EngineConfig
+from malt_fast.engines import Completion, Policy, Request
+from malt_fast.engines.adapter_files import content_name
+from malt_fast.errors import MaltError
+
+WAIT = 0.5  # seconds that `poll` waits for an answer
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a request is sent again
+SEEDS = 2**63  # servers read a seed as a signed 64-bit integer
+PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
+
+
+class OpenAIEngine:
+    """Samples from the server at `settings.base_url`; `policies` are all that requests may name.
+
+    Raises MaltError for a server that is down, refuses us, does not know a model, or does not take
+    token ids.
+    """
+
+    def __init__(self, settings: EngineConfig, policies: Sequence[Policy]) -> None:
+        self.wants = 2 * settings.concurrency
+        self.settings = settings
+        self.client = _client(settings)
+        self.waiting: list[tuple[int, int, Request]] = []  # heap of (priority, arrival, request)
+        self.answers: queue.SimpleQueue[Completion | MaltError] = queue.SimpleQueue()
+        self.running = self.arrived = 0
+        self.stopped = threading.Event()
+        self.threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="openai")
+        self.names = {policy: self._name(policy) for policy in policies}
+
+    @property
+    def pending(self) -> int:
+        return len(self.waiting) + self.running
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self.arrived += 1
+            heapq.heappush(self.waiting, (request.priority, self.arrived, request))
+        self._send()
+
+    def poll(self) -> list[Completion]:
+        """Wait a little for answers. Raises MaltError when the server cannot go on."""
+        done: list[Completion] = []
+        while self.running:
+            try:
+                answer = self.answers.get(timeout=0 if done else WAIT)
+            except queue.Empty:
+                break
+            self.running -= 1
+            if isinstance(answer, MaltError):
+                if done:  # those first
+                    self.answers.put(answer)
+                    self.running += 1
+                    break
+                raise answer
+            done.append(answer)
+        self._send()
+        return done
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        self.stopped.set()
+        self.waiting.clear()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.client.close()
+
+    def _send(self) -> None:
+        while self.waiting and self.running < self.settings.concurrency:
+            _, _, request = heapq.heappop(self.waiting)
+            self.running += 1
+            self.threads.submit(self._answer, request)
+
+    # ---- in a thread ----
+
+    def _answer(self, request: Request) -> None:
+        try:
+            self.answers.put(self._ask(request))
+        except MaltError as error:
+            self.answers.put(error)
+        except Exception as error:  # a bug here must not leave `poll` waiting for ever
+            self.answers.put(MaltError(f"an answer of the server was not understood: {error!r}"))
+
+    def _ask(self, request: Request) -> Completion:
+        """Send a request until it is answered. Raises MaltError when that is hopeless."""
+        body = _body(request, self.names[request.policy])
+        trouble, pause = "", FIRST_PAUSE
+        for attempt in range(self.settings.max_retries + 1):
+            if attempt:
+                self.stopped.wait(pause * random.uniform(0.5, 1))  # not all of them at once
+                pause = min(2 * pause, LONGEST_PAUSE)
+            if self.stopped.is_set():
+                break
+            try:
+                response = self.client.post("completions", json=body)
+            except httpx.TimeoutException:
+                trouble = f"no answer in {self.settings.timeout:g} s"
+                continue
+            except httpx.HTTPError as error:
+                trouble = _first_line(error)
+                continue
+            if response.status_code in PASSING:
+                trouble = f"status {response.status_code}, {_reason(response)}"
+                pause = max(pause, _retry_after(response))
+                continue
+            if response.status_code in (400, 413, 422):
+                return Completion.failed(request.id, f"the server refused it: {_reason(response)}")
+            if response.status_code != 200:
+                raise _refusal(self.settings, response)
+            try:
+                return _completion(request, response.json())
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                trouble = f"it answered garbage: {_first_line(error)}"
+        raise MaltError(
+            f"the server at {self.settings.base_url} gave no usable answer in "
+            f"{self.settings.max_retries + 1} tries ({trouble}): see to the server, or raise "
+            "engine.timeout or engine.max_retries"
+        )
+
+    # ---- models and adapters by name ----
+
+    def _name(self, policy: Policy) -> str:
+        """What the server calls a policy."""
+        models = served_models(self.client, self.settings)
+        base = base_name(models, policy.base, self.settings)
+        if policy.adapter is None:
+            return base
+        name = content_name(policy.adapter)
+        if name not in models:
+            self._load(name, policy.adapter)
+        return name
+
+    def _load(self, name: str, adapter: str) -> None:
+        body = {"lora_name": name, "lora_path": adapter}
+        try:
+            response = self.client.post("load_lora_adapter", json=body)
+            problem = "" if response.status_code == 200 else _reason(response)
+        except httpx.HTTPError as error:
+            problem = _first_line(error)
+        if problem:
+            raise MaltError(
+                f"the server has no model '{name}' and does not load it ({problem}): start it with "
+                f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora, or with "
+                f"--lora-modules {name}={adapter}"
+            )
+
+
+def check_server(settings: EngineConfig, base: str) -> None:
+    """Raises MaltError for a server that is down, lacks the base model, or takes no token ids."""
+    with _client(settings) as client:
+        name = base_name(served_models(client, settings), base, settings)
+        probe = {"model": name, "prompt": [1, 2], "max_tokens": 1, "return_token_ids": True}
+        try:
+            response = client.post("completions", json=probe | {"logprobs": 0})
+        except httpx.HTTPError as error:
+            raise _down(settings, error) from None
+        if response.status_code in PASSING:
+            return  # busy, not unable
+        if response.status_code not in (200, 400, 422):
+            raise _refusal(settings, response)
+        try:
+            known = isinstance(response.json()["choices"][0]["token_ids"], list)
+        except (ValueError, KeyError, TypeError, IndexError):
+            known = False
+        if not known:
+            told = f" ({_reason(response)})" if response.status_code != 200 else ""
+            raise MaltError(
+                f"the server at {settings.base_url} does not take and return token ids{told}, so "
+                "roles could not be trained on the tokens sampled: use vLLM or SGLang of 2026"
+            )
+
+
+def served_models(client: httpx.Client, settings: EngineConfig) -> dict[str, dict[str, Any]]:
+    """The server's models by name."""
+    try:
+        response = client.get("models")
+    except httpx.HTTPError as error:
+        raise _down(settings, error) from None
+    if response.status_code != 200:
+        raise _refusal(settings, response)
+    try:
+        return {str(model["id"]): model for model in response.json()["data"]}
+    except (ValueError, KeyError, TypeError):
+        raise MaltError(
+            f"what answers at {settings.base_url} is no OpenAI-compatible server: check "
+            "engine.base_url, which usually ends in /v1"
+        ) from None
+
+
+def base_name(models: Mapping[str, Mapping[str, Any]], base: str, settings: EngineConfig) -> str:
+    """What the server calls the base model: its own name, or that of one made from it."""
+    for name, model in models.items():
+        if base in (name, model.get("root")) and not model.get("parent"):
+            return name
+    raise MaltError(
+        f"the server at {settings.base_url} does not serve '{base}' but {', '.join(models)}: give "
+        "--model.name_or_path what it serves, or start it with that model"
+    )
+
+
+def _client(settings: EngineConfig) -> httpx.Client:
+    key = os.environ.get("OPENAI_API_KEY")
+    n = settings.concurrency
+    return httpx.Client(
+        base_url=settings.base_url or "",
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx.Timeout(settings.timeout, connect=min(30, settings.timeout)),
+        limits=httpx.Limits(max_connections=n, max_keepalive_connections=n),
+    )
+
+
+def _body(request: Request, model: str) -> dict[str, Any]:
+    params = request.params
+    return {
+        "model": model,
+        "prompt": request.prompt.tolist(),
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k or -1,
+        "min_p": params.min_p,
+        "max_tokens": params.max_tokens,
+        "stop_token_ids": list(params.stop_token_ids),
+        "ignore_eos": True,
+        "seed": request.seed % SEEDS,
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+
+
+def _completion(request: Request, answer: Any) -> Completion:
+    """The output in an answer; ValueError, KeyError, TypeError or IndexError if it is none."""
+    choice = answer["choices"][0]
+    tokens = np.array(choice["token_ids"], np.int32)
+    logprobs = np.array(choice["logprobs"]["token_logprobs"], np.float32)
+    reason = choice["finish_reason"]
+    if tokens.ndim != 1 or tokens.shape != logprobs.shape or not len(tokens) or tokens.min() < 0:
+        raise ValueError(f"{tokens.shape} token ids with {logprobs.shape} log-probs")
+    if len(tokens) > request.params.max_tokens or reason not in ("stop", "length"):
+        raise ValueError(f"{len(tokens)} tokens, finished by {reason!r}")
+    return Completion(request.id, tokens, logprobs, reason)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks us to wait."""
+    try:
+        return min(LONGEST_PAUSE, float(response.headers.get("retry-after", 0)))
+    except ValueError:  # a date
+        return FIRST_PAUSE
+
+
+def _refusal(settings: EngineConfig, response: httpx.Response) -> MaltError:
+    fixes = {401: "set OPENAI_API_KEY", 403: "set OPENAI_API_KEY", 404: "check engine.base_url"}
+    return MaltError(
+        f"the server at {settings.base_url} refuses us (status {response.status_code}, "
+        f"{_reason(response)}): {fixes.get(response.status_code, 'see its log')}"
+    )
+
+
+def _down(settings: EngineConfig, error: Exception) -> MaltError:
+    return MaltError(
+        f"no server answers at {settings.base_url} ({_first_line(error)}): start it, or check "
+        "engine.base_url"
+    )
+
+
+def _reason(response: httpx.Response) -> str:
+    """What a server says is wrong, in a line."""
+    try:
+        told = response.json()
+        told = told.get("error", told) if isinstance(told, dict) else told
+        told = told.get("message", told) if isinstance(told, dict) else told
+    except ValueError:
+        told = response.text
+    return " ".join(str(told).split())[:200].rstrip(".:") or "no reason given"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

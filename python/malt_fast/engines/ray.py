@@ -1,0 +1,229 @@
+"""Many engines as Ray actors, on this machine or a cluster, behind the face of one.
+
+An actor owns one engine and works in short turns: take new requests, sample for a while, return
+what finished. Two turns are under way per actor, so that it never waits for the driver. What an
+actor has taken and not answered is known here: if it dies, another takes its place and those
+requests are sampled again, with their seeds, hence to the same tokens.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from malt_fast.cluster import Cluster, connected
+from malt_fast.engines import Completion, Engine, Request
+from malt_fast.engines.choice import EngineSpec
+from malt_fast.engines.pool import Router
+from malt_fast.errors import MaltError
+
+log = logging.getLogger(__name__)
+
+TURN = 0.05  # seconds of sampling between two looks at the driver
+DEATHS = 3  # of one replica, with nothing finished in between, end the run
+
+
+class Worker:
+    """The actor: an engine that works in turns."""
+
+    def __init__(self, spec: EngineSpec, cores: int) -> None:
+        self.spec, self.cores = spec, cores
+        self.engine: Engine | None = None
+
+    def open(self) -> int | MaltError:
+        """Make the engine; how many requests keep it busy."""
+        import torch
+
+        if not self.spec.gpus:
+            torch.set_num_threads(self.cores)
+        try:
+            self.engine = self.spec.open()
+        except MaltError as error:
+            return error
+        return self.engine.wants
+
+    def work(self, requests: Sequence[Request]) -> tuple[list[Completion], MaltError | None]:
+        """Take `requests`, sample for a turn; what finished, and why no more will come."""
+        assert self.engine is not None
+        done: list[Completion] = []
+        end = time.monotonic() + TURN
+        try:
+            self.engine.submit(requests)
+            while self.engine.pending and time.monotonic() < end:
+                done += self.engine.poll()
+        except MaltError as error:
+            return done, error
+        return done, None
+
+    def figures(self) -> dict[str, float]:
+        return {} if self.engine is None else self.engine.figures()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@dataclass
+class Replica:
+    """The driver's view of an actor."""
+
+    actor: Any
+    wants: int = 0
+    taken: dict[int, Request] = field(default_factory=dict)  # and not answered yet
+    turns: int = 0  # under way
+    deaths: int = 0  # since something finished
+
+
+class RayEngine:
+    """`replicas` engines made from one spec.
+
+    address: of a running cluster; None is RAY_ADDRESS, or this machine. Raises MaltError for a
+    cluster that lacks what the replicas need, and for what their engines raise.
+    """
+
+    def __init__(self, spec: EngineSpec, replicas: int, address: str | None = None) -> None:
+        self.spec, self.router = spec, Router(replicas)
+        self.calls: dict[Any, int] = {}  # Ray's reference of a turn -> replica
+        self.leaving = ExitStack()
+        try:
+            cluster = self.leaving.enter_context(connected(address))
+            check_room(cluster, spec, replicas)
+            self.cores = cluster.share(replicas)
+            self.replicas = [Replica(self._actor()) for _ in range(replicas)]
+            self._open(self.replicas)
+        except BaseException:
+            self.leaving.close()
+            raise
+
+    @property
+    def wants(self) -> int:
+        return sum(replica.wants for replica in self.replicas)
+
+    @property
+    def pending(self) -> int:
+        return self.router.pending
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.router.add(requests)
+
+    def poll(self) -> list[Completion]:
+        """Hand out what waits, then up to a second for what finishes."""
+        import ray
+
+        self._hand_out()
+        ready, _ = ray.wait(list(self.calls), num_returns=1, timeout=1.0)
+        more, _ = ray.wait(list(self.calls), num_returns=len(self.calls), timeout=0)
+        done: list[Completion] = []
+        stop: MaltError | None = None
+        for call in dict.fromkeys([*ready, *more]):
+            try:
+                done += self._result(call)
+            except MaltError as error:
+                stop = error
+        if stop is not None and not done:
+            raise stop
+        return done  # nothing is lost, and what cannot go on says so again at its next turn
+
+    def figures(self) -> dict[str, float]:
+        """The mean of each figure over the replicas."""
+        import ray
+
+        told = ray.get([replica.actor.figures.remote() for replica in self.replicas])
+        return {key: sum(figures[key] for figures in told) / len(told) for key in told[0]}
+
+    def close(self) -> None:
+        import ray
+
+        for replica in self.replicas:
+            ray.kill(replica.actor)
+        self.leaving.close()
+
+    def _hand_out(self) -> None:
+        """Begin turns: two for an actor that has work, so that one waits while one runs."""
+        for i, replica in enumerate(self.replicas):
+            while replica.turns < 2:
+                requests = self.router.take(i, replica.wants - len(replica.taken))
+                replica.taken |= {request.id: request for request in requests}
+                if not replica.taken:
+                    break
+                self.calls[replica.actor.work.remote(requests)] = i
+                replica.turns += 1
+
+    def _result(self, call: Any) -> list[Completion]:
+        """What a finished turn has brought. Raises MaltError if it brought nothing but that."""
+        import ray
+
+        if call not in self.calls:  # of an actor that was replaced
+            return []
+        i = self.calls.pop(call)
+        replica = self.replicas[i]
+        replica.turns -= 1
+        try:
+            done, stop = ray.get(call)
+        except ray.exceptions.RayError as error:
+            self._replace(i, error)
+            return []
+        if stop is not None and not done:
+            raise stop
+        if done:
+            replica.deaths = 0
+        self.router.settle([replica.taken.pop(completion.id) for completion in done])
+        return done
+
+    def _replace(self, i: int, error: Exception) -> None:
+        """A new actor for one that died; what it had taken waits again."""
+        dead, reason = self.replicas[i], _first_line(error)
+        dead.deaths += 1
+        if dead.deaths >= DEATHS:
+            raise MaltError(
+                f"engine replica {i} died {DEATHS} times without finishing an output ({reason}): "
+                "see Ray's logs; with less memory per batch it may live"
+            )
+        log.warning("engine replica %d died (%s): a new one takes its place", i, reason)
+        self.calls = {call: j for call, j in self.calls.items() if j != i}
+        self.replicas[i] = Replica(self._actor(), deaths=dead.deaths)
+        self.router.again(dead.taken.values())
+        self._open([self.replicas[i]])
+
+    def _actor(self) -> Any:
+        import ray
+
+        options = {"num_cpus": self.cores, "num_gpus": self.spec.gpus, "max_restarts": 0}
+        return ray.remote(Worker).options(**options).remote(self.spec, self.cores)
+
+    def _open(self, replicas: Sequence[Replica]) -> None:
+        """Load the engines of new actors, all at once."""
+        import ray
+
+        try:
+            told = ray.get([replica.actor.open.remote() for replica in replicas])
+        except ray.exceptions.RayError as error:
+            raise MaltError(
+                f"an engine died while it was loading ({_first_line(error)}): see Ray's logs"
+            ) from None
+        for replica, wants in zip(replicas, told, strict=True):
+            if isinstance(wants, MaltError):
+                raise wants
+            replica.wants = wants
+
+
+def check_room(cluster: Cluster, spec: EngineSpec, replicas: int) -> None:
+    """Raises MaltError for a cluster on which the replicas would wait for ever."""
+    if spec.gpus:
+        room = sum(gpus // spec.gpus for gpus in cluster.gpus)
+        each = f"{spec.gpus} GPU{'s' * (spec.gpus > 1)} each, on one machine"
+        have = f"machines with {', '.join(map(str, cluster.gpus))} GPUs"
+    else:
+        room = sum(cores // cluster.share(replicas) for cores in cluster.cores)
+        each, have = "a core each", f"{sum(cluster.cores)} cores"
+    if room < replicas:
+        raise MaltError(
+            f"engine.replicas = {replicas} need {each}, but the Ray cluster has {have}, room for "
+            f"{room}: lower engine.replicas or add machines"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

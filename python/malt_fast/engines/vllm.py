@@ -1,0 +1,310 @@
+"""vLLM as the engine: one base model and every adapter in one batch, shared prefixes cached.
+
+Requests go in as token ids and join the running batch at once, those of older trees first. Tokens,
+log-probs and finish reasons come back as vLLM made them. An adapter goes by a name that holds a
+hash of its content, since vLLM's prefix cache knows adapters by name: changed weights never meet
+keys of the old ones.
+
+On a GPU vLLM runs in a process of its own, which frees the memory when the engine is closed; on a
+CPU, in this one. There, vLLM 0.32 gives rows without an adapter that of another row of the batch:
+so beside adapters the bare base goes as an adapter of zeros.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast.engines import Completion, Policy, Request, SamplingParams
+from malt_fast.engines.adapter_files import content_name, is_untrained, rank_of, write_zeros
+from malt_fast.errors import MaltError, nearest
+from malt_fast.quiet import quiet
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+OURS = {"model", "tokenizer", "skip_tokenizer_init", "enable_lora", "scheduling_policy"}
+SEEDS = 2**63  # vLLM keeps a seed in a signed 64-bit integer
+# Of a CPU build. It cannot rewind a seeded request's generator after a part of its prompt.
+CPU = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
+PROBE = SamplingParams(temperature=0, max_tokens=4)
+
+Tokens = npt.NDArray[np.int32]
+
+
+class VLLMEngine:
+    """Samples with vLLM from one base model, bare or under any of the adapters named at the start.
+
+    policies: all that requests may name. dtype: of the weights; max_model_len: longest prompt and
+    output; probes: a prompt a policy, on which its adapter must make a difference; settings: more
+    of vLLM's own EngineArgs, which go over the rest. Raises MaltError for a model, an adapter or a
+    setting that vLLM refuses.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        *,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        probes: Mapping[Policy, Tokens] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        adapters = [policy.adapter for policy in policies if policy.adapter is not None]
+        stand_in = bool(adapters) and runs_on_cpu()
+        (base,) = {policy.base for policy in policies}
+        arguments: dict[str, Any] = {
+            "model": base,
+            "skip_tokenizer_init": True,
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "enable_prefix_caching": True,
+            "scheduling_policy": "priority",
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
+        if adapters:
+            rank = max(map(rank_of, adapters))
+            arguments |= {
+                "enable_lora": True,
+                "max_loras": len(adapters) + stand_in,
+                "max_lora_rank": next(r for r in RANKS if r >= rank),
+            }
+        self.base = base
+        self.requests: dict[str, Request] = {}  # by vLLM's request id
+        self.refused: list[Completion] = []
+        self.prompt_tokens = self.cached_tokens = 0
+        with quiet():
+            self.engine = _start(base, arguments | dict(settings or {}))
+        self.wants = 2 * self.engine.vllm_config.scheduler_config.max_num_seqs
+        self.adapters: dict[str | None, Any] = {None: None}  # vLLM's handles
+        for adapter in adapters:
+            self._load(adapter, adapter)
+        if stand_in:
+            with TemporaryDirectory() as folder:
+                self._load(None, write_zeros(adapters[0], Path(folder) / "base"))
+        self._check_effect(probes or {})
+
+    @property
+    def pending(self) -> int:
+        return len(self.requests) + len(self.refused)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Hand requests to vLLM; one that it refuses is answered with its reason."""
+        longest = self.engine.vllm_config.model_config.max_model_len - 1
+        for request in requests:
+            name = str(request.id)
+            if not 0 < len(request.prompt) <= longest:
+                told = f"the prompt has {len(request.prompt)} tokens, and {longest} fit"
+                self.refused.append(Completion.failed(request.id, told))
+                continue
+            try:
+                self.engine.add_request(
+                    name,
+                    {"prompt_token_ids": request.prompt.tolist()},
+                    _params(request),
+                    lora_request=self.adapters[request.policy.adapter],
+                    priority=request.priority,
+                )
+            except ValueError as error:
+                self.refused.append(Completion.failed(request.id, _first_line(error)))
+            else:
+                self.requests[name] = request
+
+    def poll(self) -> list[Completion]:
+        """One step of vLLM. Raises MaltError if it has died."""
+        done, self.refused = self.refused, []
+        if self.requests and not done:
+            try:
+                outputs = self.engine.step()
+            except Exception as error:  # each part of vLLM has its own kinds
+                raise MaltError(f"vLLM stopped ({_first_line(error)}): {_advice(error)}") from None
+            done += [self._completion(output) for output in outputs if output.finished]
+        return done
+
+    def close(self) -> None:
+        self.requests.clear()
+        self.engine.engine_core.shutdown()
+        del self.engine
+        _leave()
+
+    def figures(self) -> dict[str, float]:
+        """`prefix_cache_hits`: share of prompt tokens whose keys were there already."""
+        return {"prefix_cache_hits": self.cached_tokens / max(1, self.prompt_tokens)}
+
+    def _completion(self, output: Any) -> Completion:
+        request = self.requests.pop(output.request_id)
+        self.prompt_tokens += len(request.prompt)
+        self.cached_tokens += output.num_cached_tokens or 0
+        (out,) = output.outputs
+        tokens = np.array(out.token_ids, np.int32)
+        logprobs = np.array(
+            [step[t].logprob for step, t in zip(out.logprobs, out.token_ids, strict=True)],
+            np.float32,
+        )
+        if out.finish_reason not in ("stop", "length") or np.isnan(logprobs).any():
+            reason = "logits that are not numbers" if len(tokens) else out.finish_reason
+            return Completion.failed(request.id, f"vLLM gave up an output: {reason}")
+        return Completion(request.id, tokens, logprobs, out.finish_reason)
+
+    # ---- adapters ----
+
+    def _load(self, adapter: str | None, folder: str) -> None:
+        """Load an adapter from `folder` now, so that a bad one is told at the start."""
+        from vllm.lora.request import LoRARequest
+
+        handle = LoRARequest(content_name(folder), len(self.adapters), folder)
+        try:
+            self.engine.add_lora(handle)
+        except Exception as error:  # asserts and all kinds of errors, depending on what is wrong
+            raise MaltError(
+                f"vLLM cannot put the adapter '{adapter}' on '{self.base}' "
+                f"({_first_line(error)}): give the base it was trained on, or --engine.name hf"
+            ) from None
+        self.adapters[adapter] = handle
+
+    def _check_effect(self, probes: Mapping[Policy, Tokens]) -> None:
+        """Raises MaltError for an adapter that changes no log-probs, or changes its neighbours'."""
+        tuned = [p for p in probes if p.adapter is not None and not is_untrained(p.adapter)]
+        if not tuned:
+            return
+        prompts = [probes[policy] for policy in tuned]
+        bare = [replace(policy, adapter=None) for policy in tuned]
+        alone = self._probe(bare, prompts)
+        mixed = self._probe([*tuned, *bare], prompts * 2)
+        for policy, own, base in zip(tuned, mixed, alone, strict=False):
+            if np.array_equal(own, base):
+                raise MaltError(
+                    f"the adapter '{policy.adapter}' changes nothing in vLLM: it may tune layers "
+                    "that vLLM leaves alone; choose other lora.target_modules or --engine.name hf"
+                )
+        for beside, base in zip(mixed[len(tuned) :], alone, strict=True):
+            if beside[0] != base[0] and abs(beside[0] - base[0]) > 0.1 * abs(base[0]):
+                raise MaltError(
+                    f"this vLLM mixes up '{self.base}' and its adapters in a batch: use another "
+                    "version of vLLM or --engine.name hf"
+                )
+        self.prompt_tokens = self.cached_tokens = 0
+
+    def _probe(self, policies: Sequence[Policy], prompts: Sequence[Tokens]) -> list[Any]:
+        """float32[T] a policy: log-probs of its likeliest output, all in one batch."""
+        self.submit(
+            [
+                Request(i, "", (), policy, prompt, PROBE, seed=0)
+                for i, (policy, prompt) in enumerate(zip(policies, prompts, strict=True))
+            ]
+        )
+        told: dict[int, Completion] = {}
+        while self.pending:
+            told |= {done.id: done for done in self.poll()}
+        if failed := [done.error for done in told.values() if done.error]:
+            raise MaltError(f"vLLM cannot sample from '{self.base}': {failed[0]}")
+        return [told[i].logprobs for i in range(len(policies))]
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises MaltError for a setting that vLLM does not know, or that is not the user's."""
+    _prepare()
+    with quiet():
+        from vllm.engine.arg_utils import EngineArgs
+    known = EngineArgs.__dataclass_fields__
+    for key in settings:
+        if key in OURS:
+            raise MaltError(f"engine.vllm.{key} is set by malt-fast itself: leave it out")
+        if key not in known:
+            raise MaltError(f"vLLM has no setting '{key}' ({nearest(key, known)})")
+
+
+def _params(request: Request) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = request.params
+    return SamplingParams(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        max_tokens=params.max_tokens,
+        stop_token_ids=list(params.stop_token_ids),
+        ignore_eos=True,  # only the request's own stop tokens stop it
+        seed=request.seed % SEEDS,
+        logprobs=0,  # of sampled tokens only
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def _start(base: str, arguments: dict[str, Any]) -> Any:
+    """A vLLM engine; what it raises comes out as one sentence."""
+    _prepare()
+    try:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        if current_platform.is_cpu():
+            arguments = CPU | {"max_num_batched_tokens": _batched(arguments)} | arguments
+        return LLMEngine.from_engine_args(EngineArgs(**arguments))
+    except Exception as error:  # pydantic's, torch's, its own
+        _leave()
+        raise MaltError(f"vLLM refuses '{base}' ({_first_line(error)}): {_advice(error)}") from None
+
+
+def _batched(arguments: Mapping[str, Any]) -> int:
+    """Tokens of a step: without chunked prefill the longest prompt must fit."""
+    return max(8192, arguments["max_model_len"] or 0)
+
+
+def _prepare() -> None:
+    """Settings that vLLM reads from the environment; what the user has set stays."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if runs_on_cpu():
+        for name, value in (
+            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
+            ("VLLM_CPU_KVCACHE_SPACE", "1"),  # GiB
+            ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
+            ("TORCHDYNAMO_DISABLE", "1"),  # compiling takes longer than a small model saves
+        ):
+            os.environ.setdefault(name, value)
+
+
+def runs_on_cpu() -> bool:
+    """Whether the installed vLLM is a build for CPUs."""
+    try:
+        return bool(version("vllm-cpu"))
+    except PackageNotFoundError:
+        return "cpu" in version("vllm")
+
+
+def _leave() -> None:
+    """Undo what an engine in this process has set up for torch.distributed."""
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+
+
+def _advice(error: Exception) -> str:
+    """What a user can do about an error of vLLM."""
+    text = str(error).lower()
+    if "memory" in text or "kv cache" in text:
+        return (
+            "lower engine.vllm.max_num_seqs or sampling.max_tokens, set "
+            "engine.vllm.gpu_memory_utilization to what is free, or shard by "
+            "engine.vllm.tensor_parallel_size"
+        )
+    if "core initialization failed" in text:
+        return "its own message above tells why; --engine.name hf samples with transformers"
+    return "change what it names, or sample with --engine.name hf"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "validation error" not in line]  # pydantic's heading
+    return (told or lines or [type(error).__name__])[0].rstrip(".:")

@@ -1,0 +1,33 @@
+"""A whole run on a tiny model that is right now and then, in seconds."""
+
+import json
+from pathlib import Path
+
+from malt_fast import train
+from tests.tiny import tiny_llama
+
+FAST = [
+    *("--sampling.temperature", "1", "--sampling.max_tokens", "1", "--model.dtype", "float32"),
+    *("--train.sft.max_steps", "2", "--train.dpo.max_steps", "2", "--lora.r", "4"),
+    *("--train.sft.learning_rate", "0.01", "--train.dpo.learning_rate", "0.01"),
+    *("--evaluate.bootstrap", "200", "--report_to", "[]"),
+    *("--tree.branching", "3,2,2"),
+]
+
+
+def write_model(folder: Path) -> Path:
+    """A random model that mostly says 1 or 2."""
+    return tiny_llama(folder, chat_template=True, likes={"1": 12.0, "2": 12.0, "</s>": 9.0})
+
+
+def write_questions(file: Path) -> Path:
+    """Questions whose answer is 1 or 2."""
+    rows = [{"question": f"one or two? ({i})", "answer": str(1 + i % 2)} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def run(data: Path, model: Path, folder: Path, *options: str) -> int:
+    task = ["--task.name", "jsonl", "--task.path", str(data), "--task.grader", "number"]
+    base = ["--model.name_or_path", str(model), "--run", str(folder)]
+    return train.main([*task, *base, *FAST, *options])

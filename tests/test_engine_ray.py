@@ -1,0 +1,171 @@
+"""Many engines: the router by itself, and real Ray actors that die."""
+
+import os
+import signal
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malt_fast.cluster import Cluster
+from malt_fast.config import EngineConfig
+from malt_fast.engines import Policy, Request, SamplingParams
+from malt_fast.engines.choice import EngineSpec
+from malt_fast.engines.pool import Router
+from malt_fast.engines.ray import RayEngine, check_room
+from malt_fast.errors import MaltError
+from malt_fast.expand import Slot, expand, shape_from_branching
+from malt_fast.forest import DONE, Forest
+from malt_fast.roles import Prompts, RolePrompt
+from malt_fast.tasks import Question
+from tests.tiny import byte_tokenizer, tiny_llama
+
+CHAIN = ["generator", "verifier", "refiner"]
+
+
+def request(id: int, tree: int) -> Request:
+    prompt = np.zeros(1, np.int32)
+    return Request(id, f"q{tree}", (id,), Policy("m"), prompt, SamplingParams(), 0, priority=tree)
+
+
+# ---- the router ----
+
+
+@settings(max_examples=100)
+@given(st.integers(1, 5), st.lists(st.integers(0, 9), max_size=60), st.randoms())
+def test_every_request_is_taken_once_though_engines_die(engines, trees, rng):
+    router = Router(engines)
+    todo = [request(i, tree) for i, tree in enumerate(trees)]
+    taken: dict[int, list[Request]] = {i: [] for i in range(engines)}
+    answered: Counter[int] = Counter()
+    while todo or router.pending:
+        cut = rng.randint(0, len(todo))
+        router.add(todo[:cut])
+        todo = todo[cut:]
+        engine = rng.randrange(engines)
+        taken[engine] += router.take(engine, rng.randint(0, 4))
+        if taken[engine] and rng.random() < 0.2:
+            router.again(taken[engine])
+            taken[engine] = []
+        n = rng.randint(0, len(taken[engine]))
+        done, taken[engine] = taken[engine][:n], taken[engine][n:]
+        router.settle(done)
+        answered.update(request.id for request in done)
+    assert answered == Counter(range(len(trees)))
+    router.take(0, 1)
+    assert not router.home and not router.unsettled and not router.fresh  # nothing is kept
+
+
+def test_a_tree_stays_where_it_began_and_old_trees_go_first():
+    router = Router(2)
+    router.add([request(0, 1), request(1, 0), request(2, 1), request(3, 0)])
+    assert [r.id for r in router.take(0, 2)] == [0, 2]  # tree 1 arrived first
+    assert [r.id for r in router.take(1, 1)] == [1]
+    router.add([request(4, 1), request(5, 0), request(6, 0)])
+    assert [r.id for r in router.take(1, 2)] == [3, 5]
+    assert [r.id for r in router.take(0, 1)] == [4]
+
+
+def test_an_idle_engine_takes_the_oldest_waiting_tree_of_another():
+    router = Router(2)
+    router.add([request(i, tree) for i, tree in enumerate([0, 1, 1, 2])])
+    assert [r.id for r in router.take(0, 1)] == [0]
+    router.take(0, 0)
+    assert [r.id for r in router.take(1, 9)] == [1, 2, 3]  # began by nobody: all of them
+    router.add([request(i, 1) for i in range(4, 8)])
+    assert [r.id for r in router.take(0, 2)] == [4, 5]  # tree 1 moves
+    assert [r.id for r in router.take(1, 9)] == [6, 7]  # and back: nobody is idle
+
+
+def test_finished_trees_leave_nothing_behind():
+    router = Router(3)
+    for tree in range(1000):
+        router.add([request(tree, tree)])
+        router.settle(router.take(tree % 3, 1))
+    router.take(0, 1)
+    assert not router.home and not router.unsettled and not any(router.queues)
+
+
+# ---- Ray ----
+
+
+SPEC = EngineSpec("hf", EngineConfig(batch_size=16), "float32", "cpu", ())
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpus", "replicas", "says"),
+    [
+        (Cluster([8], [2]), 1, 3, r"3 need 1 GPU each.*machines with 2 GPUs, room for 2"),
+        (Cluster([8, 8], [3, 3]), 2, 3, r"3 need 2 GPUs each.*with 3, 3 GPUs, room for 2"),
+        (Cluster([2], [0]), 0, 3, r"3 need a core each.*2 cores, room for 2"),
+    ],
+)
+def test_a_cluster_without_room_is_told_what_is_needed(cluster, gpus, replicas, says):
+    spec = EngineSpec("vllm", EngineConfig(), "float32", "auto", (), gpus=gpus)
+    with pytest.raises(MaltError, match=says):
+        check_room(cluster, spec, replicas)
+    check_room(cluster, spec, replicas - 1)
+
+
+def test_a_cluster_that_does_not_answer_is_an_error():
+    pytest.importorskip("ray")
+    with pytest.raises(MaltError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        RayEngine(SPEC, 2, "127.0.0.1:1")
+
+
+def grow(engine, base: str, on_progress=None) -> Forest:
+    wording = {
+        role: RolePrompt(None, "{question}" + "".join(f"|{{{r}}}" for r in CHAIN[:i]) + f" {role}:")
+        for i, role in enumerate(CHAIN)
+    }
+    prompts = Prompts(CHAIN, wording, byte_tokenizer(), chat=False)
+    params = [SamplingParams(max_tokens=6, stop_token_ids=(2,))] * 3
+    shape: list[Slot] = shape_from_branching([2, 2, 2], [Policy(base)] * 3)
+    questions = [Question(f"q{i}", f"what is {i}?", "0") for i in range(12)]
+    forest = expand(questions, shape, prompts, params, engine, 5, on_progress)
+    engine.close()
+    return forest
+
+
+def same(a: Forest, b: Forest) -> None:
+    assert (a.state == DONE).all() and (b.state == DONE).all()
+    for node in range(len(a)):
+        x, y = a.tokens_of(node), b.tokens_of(node)
+        assert x.tolist() == y.tolist()
+
+
+def test_two_replicas_grow_the_forest_of_one_though_one_is_killed(tmp_path, caplog):
+    pytest.importorskip("ray")
+    base = str(tiny_llama(tmp_path / "model"))
+    alone = grow(SPEC.open(), base)
+    two = RayEngine(SPEC, 2)
+    assert two.wants == 2 * SPEC.open().wants
+    same(alone, grow(two, base))
+
+    import ray
+
+    engine = RayEngine(SPEC, 2)
+    pids = ray.get([replica.actor.pid.remote() for replica in engine.replicas])
+    assert len(set(pids)) == 2
+    seen = 0
+
+    def kill(nodes: int, tokens: int) -> None:
+        nonlocal seen
+        if seen < 40 <= seen + nodes:  # of 168, in the middle of things
+            os.kill(pids[0], signal.SIGKILL)
+        seen += nodes
+
+    same(alone, grow(engine, base, kill))
+    assert seen == 168 and "a new one takes its place" in caplog.text
+
+
+def test_an_engine_that_cannot_load_says_so_from_its_actor(tmp_path):
+    pytest.importorskip("ray")
+    engine = RayEngine(SPEC, 2)
+    engine.submit([request(0, 0)])  # the model 'm' does not exist
+    with pytest.raises(MaltError, match="the model 'm' cannot be loaded"):
+        while engine.pending:
+            engine.poll()
+    engine.close()
