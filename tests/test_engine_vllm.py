@@ -1,15 +1,25 @@
 """The real vLLM, on its CPU build, against transformers and PEFT. Run by `make test-vllm`."""
 
 import json
+import os
 import random
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from malt_fast.config import EngineConfig
 from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
 from malt_fast.engines.adapter_files import content_name
 from malt_fast.errors import MaltError
@@ -251,3 +261,58 @@ def test_mistakes_are_told_before_anything_is_sampled(data, model, tmp_path, cap
     assert small_run.run(data, model, tmp_path / "run", "--engine.name", "vllm", *more) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+# ---- vLLM's own server ----
+
+
+@pytest.fixture(scope="module")
+def server(base: str) -> Iterator[str]:
+    """Its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", base]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-model-len", "200", "--block-size", "32"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
+    command += ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "3"]
+    env = os.environ | {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    told: deque[bytes] = deque(maxlen=30)
+    Thread(target=lambda: told.extend(process.stdout), daemon=True).start()
+    url = f"http://127.0.0.1:{port}"
+    while True:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                break
+        except httpx.HTTPError:
+            assert process.poll() is None, b"".join(told).decode()
+            time.sleep(0.5)
+    yield f"{url}/v1"
+    process.terminate()
+    process.wait(30)
+
+
+def test_a_server_of_vllm_gives_what_the_engine_gives(server, engine, base, policies):
+    """The bare base, then adapters that it is asked to load (on a CPU it must not mix them)."""
+    from malt_fast.engines.openai import OpenAIEngine, check_server
+
+    settings = EngineConfig(name="openai", base_url=server, concurrency=8)
+    check_server(settings, base)
+    for some in (policies[:1], policies[1:]):
+        requests = asks(some, 18, temperature=1)
+        ours = run(engine, requests)
+        client = OpenAIEngine(settings, some)
+        theirs = run(client, requests)
+        client.close()
+        for i, out in ours.items():
+            assert theirs[i].tokens.tolist() == out.tokens.tolist()
+            assert theirs[i].finish_reason == out.finish_reason
+            np.testing.assert_allclose(theirs[i].logprobs, out.logprobs, atol=1e-3)
