@@ -23,7 +23,7 @@ def config_of(adapter: str) -> dict[str, Any]:
 
 
 def rank_of(adapter: str) -> int:
-    """Its largest LoRA rank."""
+    """Its largest LoRA rank; 1 for an adapter of another kind."""
     values = config_of(adapter)
     return max([int(values.get("r", 1)), *map(int, (values.get("rank_pattern") or {}).values())])
 

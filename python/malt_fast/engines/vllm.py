@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from malt_fast import processes
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.adapter_files import content_name, is_untrained, rank_of, write_zeros
 from malt_fast.errors import MaltError, nearest
@@ -68,11 +69,10 @@ class VLLMEngine:
             "use_tqdm_on_load": False,
         }
         if adapters:
-            rank = max(map(rank_of, adapters))
             arguments |= {
                 "enable_lora": True,
                 "max_loras": len(adapters) + stand_in,
-                "max_lora_rank": next(r for r in RANKS if r >= rank),
+                "max_lora_rank": max(map(_rank, adapters)),
             }
         self.base = base
         self.requests: dict[str, Request] = {}  # by vLLM's request id
@@ -206,6 +206,17 @@ class VLLMEngine:
         return [told[i].logprobs for i in range(len(policies))]
 
 
+def _rank(adapter: str) -> int:
+    """The least rank that vLLM has kernels for and that holds an adapter's."""
+    rank = rank_of(adapter)
+    if rank > RANKS[-1]:
+        raise MaltError(
+            f"the adapter '{adapter}' has rank {rank}, and vLLM serves up to {RANKS[-1]}: use "
+            "--engine.name hf"
+        )
+    return next(r for r in RANKS if r >= rank)
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raises MaltError for a setting that vLLM does not know, or that is not the user's."""
     _prepare()
@@ -267,7 +278,7 @@ def _prepare() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if runs_on_cpu():
         for name, value in (
-            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
+            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if processes.count() == 1 else "1"),
             ("VLLM_CPU_KVCACHE_SPACE", "1"),  # GiB
             ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
             ("TORCHDYNAMO_DISABLE", "1"),  # compiling takes longer than a small model saves
@@ -285,9 +296,10 @@ def runs_on_cpu() -> bool:
 
 def _leave() -> None:
     """Undo what an engine in this process has set up for torch.distributed."""
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-    cleanup_dist_env_and_memory()
+        cleanup_dist_env_and_memory()
 
 
 def _advice(error: Exception) -> str:
