@@ -251,7 +251,7 @@ def measure(
         "batches": partial(levels, batch=preset.batch),
         "peak": peak,
     }
-    runs: dict[str, list[tuple[float, int, float]]] = {key: [] for key in contenders}
+    runs: dict[str, list[tuple[float, int, float | None]]] = {key: [] for key in contenders}
     ours(replace(work, questions=work.questions[:2]), engine, "warm-up")
     for repeat in range(repeats):
         for key, contender in contenders.items():
@@ -275,12 +275,12 @@ def measure_nodes(work: Work, base: str, preset: Preset) -> dict[str, Any]:
     return figures([time.perf_counter() - start], tokens, len(work.questions))
 
 
-def reset(engine: Measured) -> Callable[[], float]:
-    """Forget what was counted, and what vLLM has cached; returns a reading of cache hits."""
+def reset(engine: Measured) -> Callable[[], float | None]:
+    """Forget what was counted, and what vLLM has cached; returns a reading of its cache hits."""
     engine.tokens = 0
     inner: Any = engine.engine
     if isinstance(inner, HFEngine):
-        return lambda: float("nan")
+        return lambda: None
     inner.engine.reset_prefix_cache()
     inner.prompt_tokens = inner.cached_tokens = 0
     return lambda: inner.figures()["prefix_cache_hits"]
@@ -334,7 +334,7 @@ def show(report: dict[str, Any]) -> None:
                     f"{figure['tokens_per_s']:,.0f}",
                     f"{best['trees_per_s'] / figure['trees_per_s']:.2f}",
                     f"{best['tokens_per_s'] / figure['tokens_per_s']:.2f}",
-                    f"{figure.get('prefix_cache_hits', float('nan')):.0%}",
+                    f"{hits:.0%}" if (hits := figure.get("prefix_cache_hits")) is not None else "",
                 ]
             )
     header = ["engine", "way", "trees/s", "tokens/s", "ours x trees", "ours x tokens", "cache hits"]

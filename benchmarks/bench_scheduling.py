@@ -29,6 +29,7 @@ from common import environment, peak_bytes, print_table, resident_bytes, write_j
 
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.pool import Router
+from malt_fast.engines.ray import SHARE
 from malt_fast.expand import Expansion, expand, reserve, shape_from_branching
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
@@ -114,7 +115,7 @@ class Simulated:
     def poll(self) -> list[Completion]:
         """Go on to the end of the turn in which something finishes."""
         for i in range(len(self.queues)):
-            for request in self.router.take(i, 2 * ROWS - self.taken[i]):
+            for request in self.router.take(i, int(SHARE * 2 * ROWS) - self.taken[i]):
                 self.taken[i] += 1
                 heapq.heappush(self.queues[i], (request.priority, request.id, request))
             while self.free[i] and self.queues[i]:

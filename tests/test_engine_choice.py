@@ -6,7 +6,7 @@ import pytest
 from malt_fast import cluster
 from malt_fast.config import make_config
 from malt_fast.engines import SamplingParams, choice
-from malt_fast.engines.choice import check_engine, choose, longest
+from malt_fast.engines.choice import check_engine, choose, gpus_of_engine, longest
 from malt_fast.sampling import load_setup
 from tests import small_run
 from tests.small_run import write_model, write_questions
@@ -29,6 +29,16 @@ def test_auto_is_vllm_where_it_and_a_gpu_are_there(monkeypatch):
     name, why = choose(make_config({"model": {"roles": {"verifier": "other"}}}))
     assert name == "hf" and "base models of their own" in why
     assert choose(make_config({"engine": {"name": "hf"}})) == ("hf", "as engine.name says")
+
+
+def test_an_engine_takes_the_gpus_that_it_shards_over(monkeypatch):
+    has(monkeypatch, vllm=True, gpu=False)  # as on a head node
+    sharded = {"vllm": {"tensor_parallel_size": 4, "pipeline_parallel_size": "2"}}
+    assert gpus_of_engine(make_config({"engine": sharded}), "vllm") == 8
+    assert gpus_of_engine(make_config({"engine": sharded}), "hf") == 1
+    assert gpus_of_engine(make_config({"model": {"device": "cpu"}}), "vllm") == 0
+    has(monkeypatch, vllm=True, gpu=False, cpu_build=True)
+    assert gpus_of_engine(make_config({}), "vllm") == 0
 
 
 @pytest.mark.parametrize(

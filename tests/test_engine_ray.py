@@ -17,9 +17,11 @@ from malt_fast.engines.pool import Router
 from malt_fast.engines.ray import RayEngine, check_room
 from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, expand, shape_from_branching
-from malt_fast.forest import DONE, Forest
+from malt_fast.forest import DONE, Forest, load_forest
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
+from tests import small_run
+from tests.small_run import write_model, write_questions
 from tests.tiny import byte_tokenizer, tiny_llama
 
 CHAIN = ["generator", "verifier", "refiner"]
@@ -169,3 +171,12 @@ def test_an_engine_that_cannot_load_says_so_from_its_actor(tmp_path):
         while engine.pending:
             engine.poll()
     engine.close()
+
+
+def test_the_program_runs_on_two_actors(tmp_path, capsys):
+    pytest.importorskip("ray")
+    data, model = write_questions(tmp_path / "q.jsonl"), write_model(tmp_path / "model")
+    assert small_run.run(data, model, tmp_path / "one") == 0
+    assert small_run.run(data, model, tmp_path / "two", "--engine.replicas", "2") == 0
+    one, two = (load_forest(tmp_path / name / "round-0/forest.arrows") for name in ("one", "two"))
+    same(one, two)

@@ -263,6 +263,20 @@ def test_mistakes_are_told_before_anything_is_sampled(data, model, tmp_path, cap
     assert says in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+def test_two_replicas_answer_as_one(engine, base, policies):
+    from malt_fast.engines.choice import EngineSpec
+    from malt_fast.engines.ray import RayEngine
+
+    spec = EngineSpec("vllm", EngineConfig(), "float32", "cpu", tuple(policies), max_model_len=200)
+    requests = asks(policies, 40, temperature=1)
+    ours = run(engine, requests)
+    two = RayEngine(spec, 2)
+    theirs = run(two, requests)
+    assert set(two.figures()) == {"prefix_cache_hits"}
+    two.close()
+    assert all(ours[i].tokens.tolist() == theirs[i].tokens.tolist() for i in ours)
+
+
 # ---- vLLM's own server ----
 
 

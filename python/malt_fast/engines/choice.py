@@ -1,5 +1,6 @@
 """Which engine a config means: told and checked before work is spent, opened when it is time."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -31,7 +32,7 @@ class EngineSpec:
     policies: tuple[Policy, ...]  # that requests will name
     max_model_len: int | None = None  # longest prompt and output; None is the model's context
     probes: Mapping[Policy, npt.NDArray[np.int32]] = field(default_factory=dict)  # prompts
-    gpus: int = 0  # that one engine takes
+    gpus: int = 0  # that one engine takes, of a cluster that has any
 
     def open(self) -> Engine:
         """Load the engine. Raises MaltError for what it refuses."""
@@ -69,6 +70,18 @@ def _has_gpu(config: Config) -> bool:
     import torch
 
     return torch.cuda.is_available() and config.model.device != "cpu"
+
+
+def gpus_of_engine(config: Config, name: Literal["hf", "vllm"]) -> int:
+    """GPUs that one engine takes where there are any; a cluster may have what this machine lacks."""
+    if config.model.device == "cpu":
+        return 0
+    if name == "hf":
+        return 1
+    from malt_fast.engines.vllm import runs_on_cpu
+
+    parallel = [config.engine.vllm.get(f"{k}_parallel_size", 1) for k in ("tensor", "pipeline")]
+    return 0 if runs_on_cpu() else math.prod(parallel)
 
 
 def check_engine(setup: "Setup") -> None:
@@ -146,8 +159,6 @@ def open_engine(
         from malt_fast.engines.openai import OpenAIEngine
 
         return OpenAIEngine(settings, list(policies))
-    on_gpu = _has_gpu(config)
-    parallel = [settings.vllm.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
     text = setup.prompts.encode_question(setup.task.train[0].text)
     spec = EngineSpec(
         name=name,
@@ -157,7 +168,7 @@ def open_engine(
         policies=tuple(policies),
         max_model_len=longest(setup, params) if name == "vllm" else None,
         probes={p: setup.prompts.build(k, text, [text[:1]] * (k - 1)) for p, k in policies.items()},
-        gpus=int(np.prod(parallel)) if name == "vllm" and on_gpu else int(on_gpu),
+        gpus=gpus_of_engine(config, name),
     )
     if settings.replicas == 1:
         return spec.open()

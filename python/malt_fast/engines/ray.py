@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from malt_fast.cluster import Cluster, connected
@@ -23,6 +23,7 @@ from malt_fast.errors import MaltError
 log = logging.getLogger(__name__)
 
 TURN = 0.05  # seconds of sampling between two looks at the driver
+SHARE = 5 / 8  # of what an engine wants is handed to it; an idle one can still take the rest
 DEATHS = 3  # of one replica, with nothing finished in between, end the run
 
 
@@ -84,11 +85,14 @@ class RayEngine:
     """
 
     def __init__(self, spec: EngineSpec, replicas: int, address: str | None = None) -> None:
-        self.spec, self.router = spec, Router(replicas)
+        self.router = Router(replicas)
         self.calls: dict[Any, int] = {}  # Ray's reference of a turn -> replica
         self.leaving = ExitStack()
         try:
             cluster = self.leaving.enter_context(connected(address))
+            if spec.name == "hf" and not any(cluster.gpus):
+                spec = replace(spec, gpus=0)
+            self.spec = spec
             check_room(cluster, spec, replicas)
             self.cores = cluster.share(replicas)
             self.replicas = [Replica(self._actor()) for _ in range(replicas)]
@@ -144,7 +148,8 @@ class RayEngine:
         """Begin turns: two for an actor that has work, so that one waits while one runs."""
         for i, replica in enumerate(self.replicas):
             while replica.turns < 2:
-                requests = self.router.take(i, replica.wants - len(replica.taken))
+                room = max(1, int(SHARE * replica.wants)) - len(replica.taken)
+                requests = self.router.take(i, room)
                 replica.taken |= {request.id: request for request in requests}
                 if not replica.taken:
                     break
