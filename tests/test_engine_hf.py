@@ -191,7 +191,7 @@ def allowed(logits: np.ndarray, temperature: float, top_k: int, top_p: float, mi
     mass = sum(p for _, p in ranked)
     kept, before = [], 0.0
     for token, p in ranked:
-        if before >= top_p * mass:
+        if top_p < 1 and before >= top_p * mass:
             break
         kept.append((token, p))
         before += p

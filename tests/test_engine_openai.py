@@ -1,6 +1,8 @@
 """Sampling from a server: one that behaves, and ones that do not."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]  # status, body, heade
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.5)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -95,6 +97,11 @@ def serving(reply: Callable[[dict, int], Reply], models: list[dict] | None = Non
     finally:
         http.shutdown()
         http.server_close()
+
+
+def said(tokens: list[int], logprobs: list) -> dict:
+    choice = {"token_ids": tokens, "logprobs": {"token_logprobs": logprobs}}
+    return {"choices": [choice | {"finish_reason": "stop"}]}
 
 
 def output(body: dict) -> list[int]:
@@ -191,6 +198,8 @@ def good_tokens(request: Request) -> list[int]:
         ((429, "busy"), r"no usable answer in 4 tries \(status 429, busy\)"),
         ((200, "<html>"), "it answered garbage"),
         ((200, {"choices": [{"token_ids": [1], "logprobs": None}]}), "it answered garbage"),
+        ((200, said([2**40], [-1.0])), "it answered garbage"),
+        ((200, said([5], [None])), "a log-prob is missing"),
         ((401, {"error": {"message": "bad key"}}), r"refuses us \(status 401, bad key\): set OPEN"),
         ((404, {"error": {"message": "no model"}}), "status 404, no model"),
     ],
@@ -220,6 +229,42 @@ def test_a_slow_server_and_a_dead_one():
         check_server(config, "base")
     with pytest.raises(MaltError, match=r"no server answers at http://127"):
         OpenAIEngine(config, [BASE])
+
+
+def test_a_silent_server_does_not_hold_the_program_at_its_end():
+    asleep = threading.Event()
+
+    def silent(body: dict, number: int) -> Reply:
+        asleep.wait(60)
+        return good(body)
+
+    with serving(silent) as server:
+        code = f"""
+import numpy as np
+from malt_fast.config import EngineConfig
+from malt_fast.engines import Policy, Request, SamplingParams
+from malt_fast.engines.openai import OpenAIEngine
+engine = OpenAIEngine(EngineConfig(name="openai", base_url="{server.url}"), [Policy("base")])
+prompt = np.ones(3, np.int32)
+engine.submit([Request(0, "q", (0,), Policy("base"), prompt, SamplingParams(), 0)])
+assert engine.poll() == []
+engine.close()
+"""
+        done = subprocess.run([sys.executable, "-c", code], timeout=50)
+        asleep.set()
+    assert done.returncode == 0
+
+
+def test_the_server_is_not_asked_before_it_wants():
+    times: list[float] = []
+
+    def later(body: dict, number: int) -> Reply:
+        times.append(time.monotonic())
+        return (429, "wait", {"retry-after": "0.4"}) if number == 1 else good(body)
+
+    with serving(later) as server:
+        run(OpenAIEngine(settings(server, concurrency=1), [BASE]), asks(1))
+    assert times[1] - times[0] >= 0.4
 
 
 def test_a_request_that_is_refused_fails_alone():

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ from tests.small_run import write_model, write_questions
 from tests.tiny import byte_tokenizer, tiny_llama
 
 CHAIN = ["generator", "verifier", "refiner"]
+
+
+SPEC = EngineSpec("hf", EngineConfig(batch_size=16), "float32", "cpu", ())
 
 
 def request(id: int, tree: int) -> Request:
@@ -90,10 +94,17 @@ def test_finished_trees_leave_nothing_behind():
     assert not router.home and not router.unsettled and not any(router.queues)
 
 
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(1, 9))
+def test_every_worker_gets_as_many_cores_as_leave_room_for_all(cores, workers):
+    cluster = Cluster(cores, [0] * len(cores))
+    share = cluster.share(workers)
+    fits = [n for n in range(1, max(cores) + 1) if sum(c // n for c in cores) >= workers]
+    assert share == max(fits, default=1)
+    if fits:
+        check_room(cluster, SPEC, workers)
+
+
 # ---- Ray ----
-
-
-SPEC = EngineSpec("hf", EngineConfig(batch_size=16), "float32", "cpu", ())
 
 
 @pytest.mark.parametrize(
@@ -171,6 +182,58 @@ def test_an_engine_that_cannot_load_says_so_from_its_actor(tmp_path):
         while engine.pending:
             engine.poll()
     engine.close()
+
+
+def odd_spec(poll: Callable[[], list], error: MaltError | None = None) -> EngineSpec:
+    """Engines that do `poll`, or that cannot be opened."""
+
+    class Odd:
+        wants, pending = 4, 1
+
+        def submit(self, requests) -> None:
+            pass
+
+        def poll(self) -> list:
+            return poll()
+
+        def figures(self) -> dict[str, float]:
+            return {"good": 1.0}
+
+    class OddSpec(EngineSpec):
+        def open(self):
+            if error:
+                raise error
+            return Odd()
+
+    return OddSpec("hf", EngineConfig(), "float32", "cpu", ())
+
+
+def test_engines_that_fail_again_and_again_end_the_run(caplog):
+    pytest.importorskip("ray")
+
+    def poll() -> list:
+        raise AssertionError("a bug")  # no MaltError: the actor lives on, and must make room
+
+    engine = RayEngine(odd_spec(poll), 2)
+    engine.submit([request(0, 0)])
+    with pytest.raises(MaltError, match=r"replica \d failed 3 times without finishing .*a bug"):
+        while True:
+            assert engine.poll() == []
+    assert caplog.text.count("a new one takes its place") >= 2
+    import ray
+
+    ray.kill(engine.replicas[0].actor)
+    assert engine.figures() == {"good": 1.0}  # of the other
+    engine.close()
+
+
+def test_an_engine_that_cannot_be_opened_says_so():
+    pytest.importorskip("ray")
+    with pytest.raises(MaltError, match="no such thing"):
+        RayEngine(odd_spec(list, MaltError("no such thing")), 2)
+    import ray
+
+    assert not ray.is_initialized()
 
 
 def test_the_program_runs_on_two_actors(tmp_path, capsys):

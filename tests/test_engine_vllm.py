@@ -222,6 +222,39 @@ def test_names_of_adapters_change_with_their_weights(base, adapters, tmp_path):
     assert tail[0] == tail[1] != tail[2]
 
 
+def test_an_engine_whose_process_is_killed_is_noticed(base, tmp_path):
+    """As on a GPU, where vLLM has a process of its own; a fresh one, for what vLLM sets once."""
+    code = f"""
+import os, signal
+import numpy as np
+from malt_fast.engines import Policy, Request, SamplingParams
+from malt_fast.engines.vllm import VLLMEngine
+from malt_fast.errors import MaltError
+
+if __name__ == "__main__":
+    policy = Policy("{base}")
+    engine = VLLMEngine([policy], dtype="float32", max_model_len=64)
+    ask = lambda i: [Request(i, "q", (0,), policy, np.ones(3, np.int32), SamplingParams(), 0)]
+    engine.submit(ask(0))
+    while engine.pending:
+        done = engine.poll()
+    assert len(done[0].tokens) == 16
+    (process,) = engine.processes
+    engine.submit(ask(1))
+    os.kill(process.pid, signal.SIGKILL)
+    try:
+        while engine.pending:
+            engine.poll()
+    except MaltError as error:
+        print("told:", error)
+"""
+    (tmp_path / "program.py").write_text(code)
+    env = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert "told: vLLM stopped" in done.stdout, done.stderr[-2000:]
+
+
 # ---- the whole program ----
 
 

@@ -317,8 +317,9 @@ def test_roles_side_by_side_are_those_trained_in_turn(data, model, tmp_path):
 
 def test_a_role_takes_no_more_than_a_machine_has():
     cluster = Cluster(cores=[16, 4], gpus=[4, 0])
-    assert (cluster.share(3), gpus_of(make_config({}), cluster)) == (6, 1)
+    assert (cluster.share(3), gpus_of(make_config({}), cluster)) == (5, 1)
     assert Cluster([16] * 9, [4] * 9).share(3) == 16
+    assert Cluster([6, 6], [0, 0]).share(3) == 3  # 4 would leave room for two
     small = Cluster([2], [0])
     assert (small.share(3), gpus_of(make_config({}), small)) == (1, 0)
     assert gpus_of(make_config({"model": {"device": "cpu"}}), cluster) == 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from malt_fast.config import LoraConfig
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 from malt_fast.kernels import linear_logprob, lora_linear
 from malt_fast.packing import Batch, Layout
 from malt_fast.tree_attention import BLOCK, TREE, Tree, make_tree
@@ -64,7 +64,7 @@ def load_config(base: str) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
-        raise MaltError(f"cannot load the base model {base}: {_first_line(error)}") from None
+        raise MaltError(f"cannot load the base model {base}: {first_line(error)}") from None
 
 
 def load_model(
@@ -95,7 +95,7 @@ def load_model(
             **quantised,
         )
     except (OSError, ValueError) as error:
-        raise MaltError(f"cannot load the base model {base}: {_first_line(error)}") from None
+        raise MaltError(f"cannot load the base model {base}: {first_line(error)}") from None
     torch.manual_seed(seed)  # a fresh adapter's A matrices are random
     try:
         if init_adapter is None:
@@ -104,7 +104,7 @@ def load_model(
             folder = str(init_adapter)
             peft_model = peft.PeftModel.from_pretrained(causal, folder, is_trainable=True)
     except (OSError, ValueError) as error:
-        raise MaltError(f"cannot put the adapter on {base}: {_first_line(error)}") from None
+        raise MaltError(f"cannot put the adapter on {base}: {first_line(error)}") from None
     model = LogProbModel(peft_model)
     _check_head(model)
     if layout == "trees":
@@ -246,7 +246,7 @@ def _use_trees(model: LogProbModel) -> None:
         packed = model.hidden(pack, position, tree)[0, : len(rows)]
     except (ValueError, TypeError, AttributeError) as error:
         raise MaltError(
-            f"{name} cannot be trained on packs ({_first_line(error)}): use --train.packing rows"
+            f"{name} cannot be trained on packs ({first_line(error)}): use --train.packing rows"
         ) from None
     alone = alone.flatten(0, 1)[rows]
     tolerance = 1e-4 if alone.dtype == torch.float32 else 0.05
@@ -255,7 +255,3 @@ def _use_trees(model: LogProbModel) -> None:
             f"{name} lets the branches of a pack see each other, or counts positions its own way: "
             "use --train.packing rows"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Cluster:
     gpus: list[int]
 
     def share(self, workers: int) -> int:
-        """CPU cores of each of some workers: no more than one machine has."""
-        return max(1, min(max(self.cores), sum(self.cores) // workers))
+        """CPU cores of each of some workers, so that as many find room at once; at least 1."""
+        sizes = range(max(self.cores), 0, -1)
+        return next((n for n in sizes if sum(c // n for c in self.cores) >= workers), 1)
 
 
 def check_ray() -> None:
@@ -31,14 +32,14 @@ def check_ray() -> None:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster]:
-    """Ray at `address`, else at RAY_ADDRESS, else started here; left as it was found.
+    """Ray at `address`, else RAY_ADDRESS, else what runs here, else started; left as it was.
 
     Raises MaltError for a cluster that does not answer.
     """
     import ray
 
     if ray.is_initialized():  # by whoever uses us as a library
-        yield _cluster()
+        yield look()
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     options = {} if address else {"include_dashboard": False}
@@ -47,11 +48,11 @@ def connected(address: str | None) -> Iterator[Cluster]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise MaltError(
-            f"no Ray cluster answers at {address} ({_first_line(error)}): check "
+            f"no Ray cluster answers at {address} ({first_line(error)}): check "
             "engine.ray_address, or start one by `ray start --head`"
         ) from None
     try:
-        yield _cluster()
+        yield look()
     finally:
         ray.shutdown()
 
@@ -63,7 +64,8 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _cluster() -> Cluster:
+def look() -> Cluster:
+    """What the connected cluster has now."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -71,7 +73,3 @@ def _cluster() -> Cluster:
         [int(machine.get("CPU", 0)) for machine in machines],
         [int(machine.get("GPU", 0)) for machine in machines],
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

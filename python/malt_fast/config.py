@@ -164,7 +164,8 @@ class EngineConfig(Section):
         default=1, ge=1, le=4096, description="hf, vllm: engines side by side, with Ray"
     )
     ray_address: str | None = Field(
-        default=None, description="Ray cluster; unset is RAY_ADDRESS, or this machine"
+        default=None,
+        description="Ray cluster; unset: RAY_ADDRESS, one started here, or this machine",
     )
     base_url: str | None = Field(
         default=None,

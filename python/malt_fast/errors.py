@@ -8,6 +8,15 @@ class MaltError(Exception):
     """A user's mistake. Programs print it as `error: ...` and exit with status 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """The reason that an error gives, in a line: its first, or its type where it says nothing."""
+    cause = getattr(error, "cause", None)  # what Ray's errors wrap
+    error = cause if isinstance(cause, BaseException) else error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "validation error" not in line]  # pydantic's heading
+    return (told or lines or [type(error).__name__])[0].rstrip(".:")
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest of `names`, or the list of them if none is close."""
     known = list(names)

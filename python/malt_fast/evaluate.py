@@ -27,7 +27,7 @@ from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
 from malt_fast.forest import save_forest
 from malt_fast.run import Run, exit_status, write_text
-from malt_fast.sampling import Policies, Setup, load_setup, sample
+from malt_fast.sampling import Policies, Setup, forget_unfinished, load_setup, sample
 from malt_fast.scores import judge, summarise
 from malt_fast.systems import Training, build_shape, systems_of
 
@@ -74,6 +74,7 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
             on_progress=lambda nodes, tokens: advance(nodes),
         )
         save_forest(forest, run.path("evaluation.arrows"), setup.prompts.fingerprint)
+        forget_unfinished(run.folder)
         judged = judge(forest, shape, questions, setup.prompts.decode, setup.task.grader)
         result = summarise(judged, systems, used, questions, config)
         figures |= {"questions": len(questions), "systems": len(systems)}
@@ -95,7 +96,7 @@ def saved_policies(folder: Path, base: Policies) -> tuple[Policies, Policies]:
 
 
 def _adapter(folder: Path, before: Policy) -> Policy:
-    return Policy(before.base, str(folder)) if folder.is_dir() else before
+    return Policy(before.base, str(folder.resolve())) if folder.is_dir() else before
 
 
 def saved_config(argv: Sequence[str]) -> Config:

@@ -30,7 +30,7 @@ from malt_fast._core import (
     examples,
     pairs,
 )
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 
 __all__ = [
     "DONE",
@@ -103,7 +103,7 @@ def load_forest(path: Path, tokenizer: str = "") -> Forest:
         raise MaltError(f"{path} does not exist: check the path") from None
     except (OSError, ValueError, UnicodeDecodeError, pa.ArrowException) as error:
         raise MaltError(
-            f"{path} is damaged or no forest ({_first_line(error)}): delete it and sample again"
+            f"{path} is damaged or no forest ({first_line(error)}): delete it and sample again"
         ) from None
     if len(forest) != int(metadata["nodes"]):
         raise MaltError(
@@ -217,7 +217,3 @@ def _checksum(columns: Columns) -> int:
     for values in columns.values():
         crc = zlib.crc32(np.ascontiguousarray(values).data, crc)
     return crc
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

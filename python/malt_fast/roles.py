@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.errors import MaltError, nearest
+from malt_fast.errors import MaltError, first_line, nearest
 
 Tokens = npt.NDArray[np.int32]
 FIX = "give another wording by --task.prompts FILE"
@@ -151,7 +151,7 @@ class Prompts:
         except Exception as error:
             raise MaltError(
                 f"the chat template of {_name(self.tokenizer)} cannot render the {role}'s prompt "
-                f"({_first_line(error)}): give another by --model.chat_template FILE"
+                f"({first_line(error)}): give another by --model.chat_template FILE"
             ) from None
         pieces = []
         for mark in marks:
@@ -228,14 +228,14 @@ def load_tokenizer(name_or_path: str, chat_template: Path | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except Exception as error:
         raise MaltError(
-            f"the tokenizer of '{name_or_path}' cannot be loaded ({_first_line(error)}): "
+            f"the tokenizer of '{name_or_path}' cannot be loaded ({first_line(error)}): "
             "check --model.name_or_path"
         ) from None
     if chat_template is not None:
         try:
             tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reason = _first_line(error)
+            reason = first_line(error)
             raise MaltError(
                 f"{chat_template} cannot be read ({reason}): check --model.chat_template"
             ) from None
@@ -266,8 +266,3 @@ def _mark(i: int) -> str:
 
 def _name(tokenizer: Any) -> str:
     return f"the tokenizer of '{getattr(tokenizer, 'name_or_path', '') or 'this model'}'"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__

@@ -50,7 +50,9 @@ class Setup:
 
 def load_setup(config: Config) -> Setup:
     """Load the task, the tokenizer and the prompts, and check that they fit the models."""
-    check_device(config.model.device)
+    side_by_side = len(config.chain) if config.train.side_by_side else 1
+    workers = max(processes.count(), config.engine.replicas, side_by_side)
+    check_device(config.model.device, workers)
     task = load_task(config)
     name = config.base_model()
     tokenizer = load_tokenizer(name, config.model.chat_template)
@@ -71,13 +73,13 @@ def load_setup(config: Config) -> Setup:
     return setup
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, workers: int) -> None:
     """Raises MaltError for a device that this machine lacks."""
     import torch
 
-    if device.startswith("cuda:") and processes.count() > 1:
+    if device.startswith("cuda:") and workers > 1:
         raise MaltError(
-            f"model.device = '{device}' names one GPU for {processes.count()} processes: use auto"
+            f"model.device = '{device}' names one GPU for {workers} processes: use auto"
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise MaltError(f"model.device = '{device}', but there is no GPU here: use cpu or auto")
@@ -147,13 +149,17 @@ def sample(
     with closing(open_engine(setup, levels, params)) as engine:
         try:
             expand(questions, shape, setup.prompts, params, engine, seed, on_progress, forest)
-        except (MaltError, KeyboardInterrupt):
+            return forest, engine.figures()
+        except BaseException:
             if answered(forest):
                 save_forest(forest, path, tokenizer)
             raise
-        figures = engine.figures()
-    path.unlink(missing_ok=True)
-    return forest, figures
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Delete what `sample` kept there, once the whole forest is in its place."""
+    for path in folder.glob("unfinished-*.arrows"):
+        path.unlink()
 
 
 def _content(

@@ -13,7 +13,7 @@ from rich.console import Console
 from malt_fast.cluster import Cluster, connected
 from malt_fast.config import Config
 from malt_fast.engines import Policy
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 from malt_fast.run import Run
 
 Stages = tuple[Policy, Policy]  # a role after SFT and after DPO
@@ -29,20 +29,30 @@ def train_side_by_side(run: Run, index: int, start: dict[str, Policy]) -> list[S
     chain = run.config.chain
     run.say(f"train side by side: {', '.join(chain)}")
     with connected(run.config.engine.ray_address) as cluster:
-        cores, gpus = cluster.share(len(chain)), gpus_of(run.config, cluster)
+        gpus = gpus_of(run.config, cluster)
+        cores = 0 if gpus else cluster.share(len(chain))
         worker = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(_train_role)
         tasks = [
             worker.remote(run.config, run.folder.resolve(), index, level, start[role], cores)
             for level, role in enumerate(chain, 1)
         ]
         waiting = tasks
-        while waiting:
-            (done,), waiting = ray.wait(waiting)
-            told, outcome = ray.get(done)
-            if told:
-                run.say(told.rstrip())
-            if isinstance(outcome, MaltError):
-                raise outcome
+        try:
+            while waiting:
+                (done,), waiting = ray.wait(waiting)
+                told, outcome = ray.get(done)
+                if told:
+                    run.say(told.rstrip())
+                if isinstance(outcome, MaltError):
+                    raise outcome
+        except ray.exceptions.RayError as error:
+            role = chain[tasks.index(done)]
+            raise MaltError(
+                f"the worker that trained the {role} died ({first_line(error)}): see Ray's logs"
+            ) from None
+        finally:
+            for task in waiting:
+                ray.cancel(task, force=True)
         return [outcome for _, outcome in ray.get(tasks)]
 
 
@@ -61,7 +71,8 @@ def _train_role(
     from malt_fast.sampling import load_setup
     from malt_fast.train import propagate, train_stages
 
-    torch.set_num_threads(cores)
+    if cores:
+        torch.set_num_threads(cores)
     told = io.StringIO()
     run = Run(folder, config, console=Console(file=told, width=200))
     try:

@@ -35,7 +35,15 @@ from malt_fast.expand import answered, shape_from_branching
 from malt_fast.forest import Credit, Forest, credit, load_forest, save_forest
 from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
 from malt_fast.run import Run, exit_status, open_run, replacing_folder
-from malt_fast.sampling import Policies, Setup, check_loggers, grade_leaves, load_setup, sample
+from malt_fast.sampling import (
+    Policies,
+    Setup,
+    check_loggers,
+    forget_unfinished,
+    grade_leaves,
+    load_setup,
+    sample,
+)
 
 
 def train(config: Config) -> Run:
@@ -159,6 +167,7 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
         )
         right = grade_leaves(setup, forest, questions)
         save_forest(forest, path, setup.prompts.fingerprint)
+        forget_unfinished(path.parent)
         figures |= {
             "trees": len(questions),
             "outputs": answered(forest),

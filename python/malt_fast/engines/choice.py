@@ -73,7 +73,7 @@ def _has_gpu(config: Config) -> bool:
 
 
 def gpus_of_engine(config: Config, name: Literal["hf", "vllm"]) -> int:
-    """GPUs that one engine takes where there are any; a cluster may have what this machine lacks."""
+    """GPUs that one engine takes where there are any: a cluster may have what is missing here."""
     if config.model.device == "cpu":
         return 0
     if name == "hf":

@@ -14,9 +14,9 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -24,12 +24,23 @@ import numpy as np
 from malt_fast.config import EngineConfig
 from malt_fast.engines import Completion, Policy, Request
 from malt_fast.engines.adapter_files import content_name
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
+
+T = TypeVar("T")
 
 WAIT = 0.5  # seconds that `poll` waits for an answer
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a request is sent again
 SEEDS = 2**63  # servers read a seed as a signed 64-bit integer
+REFUSED = (400, 413, 422)  # this request, not us
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
+
+
+class Passing(Exception):
+    """A trouble that may be over when the request is sent again, `wait` seconds later or more."""
+
+    def __init__(self, trouble: str, wait: float = 0) -> None:
+        super().__init__(trouble)
+        self.wait = wait
 
 
 class OpenAIEngine:
@@ -42,13 +53,20 @@ class OpenAIEngine:
     def __init__(self, settings: EngineConfig, policies: Sequence[Policy]) -> None:
         self.wants = 2 * settings.concurrency
         self.settings = settings
-        self.client = _client(settings)
         self.waiting: list[tuple[int, int, Request]] = []  # heap of (priority, arrival, request)
+        self.sent: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Completion | MaltError] = queue.SimpleQueue()
         self.running = self.arrived = 0
         self.stopped = threading.Event()
-        self.threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="openai")
-        self.names = {policy: self._name(policy) for policy in policies}
+        self.client = _client(settings)
+        try:
+            models = served_models(self.client, settings)
+            self.names = {policy: self._name(policy, models) for policy in policies}
+        except BaseException:
+            self.client.close()
+            raise
+        for _ in range(settings.concurrency):  # daemons: a silent server must not hold us at exit
+            threading.Thread(target=self._work, daemon=True).start()
 
     @property
     def pending(self) -> int:
@@ -68,13 +86,12 @@ class OpenAIEngine:
                 answer = self.answers.get(timeout=0 if done else WAIT)
             except queue.Empty:
                 break
-            self.running -= 1
             if isinstance(answer, MaltError):
-                if done:  # those first
-                    self.answers.put(answer)
-                    self.running += 1
-                    break
-                raise answer
+                if not done:
+                    raise answer
+                self.answers.put(answer)  # what came before it first
+                break
+            self.running -= 1
             done.append(answer)
         self._send()
         return done
@@ -85,66 +102,43 @@ class OpenAIEngine:
     def close(self) -> None:
         self.stopped.set()
         self.waiting.clear()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for _ in range(self.settings.concurrency):
+            self.sent.put(None)
         self.client.close()
 
     def _send(self) -> None:
         while self.waiting and self.running < self.settings.concurrency:
-            _, _, request = heapq.heappop(self.waiting)
+            self.sent.put(heapq.heappop(self.waiting)[-1])
             self.running += 1
-            self.threads.submit(self._answer, request)
 
     # ---- in a thread ----
 
-    def _answer(self, request: Request) -> None:
-        try:
-            self.answers.put(self._ask(request))
-        except MaltError as error:
-            self.answers.put(error)
-        except Exception as error:  # a bug here must not leave `poll` waiting for ever
-            self.answers.put(MaltError(f"an answer of the server was not understood: {error!r}"))
+    def _work(self) -> None:
+        while (request := self.sent.get()) is not None:
+            try:
+                self.answers.put(retried(partial(self._ask, request), self.settings, self.stopped))
+            except MaltError as error:
+                self.answers.put(error)
+            except Exception as error:  # a bug here must not leave `poll` waiting for ever
+                self.answers.put(MaltError(f"an answer was not understood: {error!r}"))
 
     def _ask(self, request: Request) -> Completion:
-        """Send a request until it is answered. Raises MaltError when that is hopeless."""
+        """Send a request once."""
         body = _body(request, self.names[request.policy])
-        trouble, pause = "", FIRST_PAUSE
-        for attempt in range(self.settings.max_retries + 1):
-            if attempt:
-                self.stopped.wait(pause * random.uniform(0.5, 1))  # not all of them at once
-                pause = min(2 * pause, LONGEST_PAUSE)
-            if self.stopped.is_set():
-                break
-            try:
-                response = self.client.post("completions", json=body)
-            except httpx.TimeoutException:
-                trouble = f"no answer in {self.settings.timeout:g} s"
-                continue
-            except httpx.HTTPError as error:
-                trouble = _first_line(error)
-                continue
-            if response.status_code in PASSING:
-                trouble = f"status {response.status_code}, {_reason(response)}"
-                pause = max(pause, _retry_after(response))
-                continue
-            if response.status_code in (400, 413, 422):
-                return Completion.failed(request.id, f"the server refused it: {_reason(response)}")
-            if response.status_code != 200:
-                raise _refusal(self.settings, response)
-            try:
-                return _completion(request, response.json())
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                trouble = f"it answered garbage: {_first_line(error)}"
-        raise MaltError(
-            f"the server at {self.settings.base_url} gave no usable answer in "
-            f"{self.settings.max_retries + 1} tries ({trouble}): see to the server, or raise "
-            "engine.timeout or engine.max_retries"
-        )
+        response = sent(self.client, self.settings, "POST", "completions", body)
+        if response.status_code in REFUSED:
+            return Completion.failed(request.id, f"the server refused it: {_reason(response)}")
+        if response.status_code != 200:
+            raise _refusal(self.settings, response)
+        try:
+            return _completion(request, response.json())
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+            raise Passing(f"it answered garbage: {first_line(error)}") from None
 
     # ---- models and adapters by name ----
 
-    def _name(self, policy: Policy) -> str:
-        """What the server calls a policy."""
-        models = served_models(self.client, self.settings)
+    def _name(self, policy: Policy, models: Mapping[str, Mapping[str, Any]]) -> str:
+        """What the server calls a policy, which it is asked to load if it does not know it."""
         base = base_name(models, policy.base, self.settings)
         if policy.adapter is None:
             return base
@@ -155,31 +149,61 @@ class OpenAIEngine:
 
     def _load(self, name: str, adapter: str) -> None:
         body = {"lora_name": name, "lora_path": adapter}
-        try:
-            response = self.client.post("load_lora_adapter", json=body)
-            problem = "" if response.status_code == 200 else _reason(response)
-        except httpx.HTTPError as error:
-            problem = _first_line(error)
-        if problem:
+        load = partial(sent, self.client, self.settings, "POST", "load_lora_adapter", body)
+        response = retried(load, self.settings, self.stopped)
+        if response.status_code != 200:
             raise MaltError(
-                f"the server has no model '{name}' and does not load it ({problem}): start it with "
-                f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora, or with "
+                f"the server has no model '{name}' and does not load it ({_reason(response)}): "
+                f"start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora, or with "
                 f"--lora-modules {name}={adapter}"
             )
+
+
+def sent(
+    client: httpx.Client, settings: EngineConfig, method: str, path: str, body: Any = None
+) -> httpx.Response:
+    """The answer to one request. Raises Passing for no answer, or one that asks to come again."""
+    try:
+        response = client.request(method, path, json=body)
+    except httpx.TimeoutException:
+        raise Passing(f"no answer in {settings.timeout:g} s") from None
+    except httpx.HTTPError as error:
+        raise Passing(first_line(error)) from error
+    if response.status_code in PASSING:
+        told = f"status {response.status_code}, {_reason(response)}"
+        raise Passing(told, _retry_after(response))
+    return response
+
+
+def retried(send: Callable[[], T], settings: EngineConfig, stopped: threading.Event) -> T:
+    """What `send` returns, tried until it does. Raises MaltError when that is hopeless."""
+    pause = FIRST_PAUSE
+    for attempts_left in range(settings.max_retries, -1, -1):
+        try:
+            return send()
+        except Passing as error:
+            trouble = error
+        if not attempts_left or stopped.is_set():
+            break
+        # not all of them at once, and not before the server wants them
+        stopped.wait(max(trouble.wait, pause * random.uniform(0.5, 1)))
+        pause = min(2 * pause, LONGEST_PAUSE)
+    raise MaltError(
+        f"the server at {settings.base_url} gave no usable answer in "
+        f"{settings.max_retries + 1} tries ({trouble}): see to the server, or raise "
+        "engine.timeout or engine.max_retries"
+    )
 
 
 def check_server(settings: EngineConfig, base: str) -> None:
     """Raises MaltError for a server that is down, lacks the base model, or takes no token ids."""
     with _client(settings) as client:
         name = base_name(served_models(client, settings), base, settings)
-        probe = {"model": name, "prompt": [1, 2], "max_tokens": 1, "return_token_ids": True}
-        try:
-            response = client.post("completions", json=probe | {"logprobs": 0})
-        except httpx.HTTPError as error:
-            raise _down(settings, error) from None
-        if response.status_code in PASSING:
-            return  # busy, not unable
-        if response.status_code not in (200, 400, 422):
+        probe = {"model": name, "prompt": [1, 2], "max_tokens": 1, "logprobs": 0}
+        body = probe | {"return_token_ids": True}
+        ask = partial(sent, client, settings, "POST", "completions", body)
+        response = retried(ask, settings, threading.Event())
+        if response.status_code not in (200, *REFUSED):
             raise _refusal(settings, response)
         try:
             known = isinstance(response.json()["choices"][0]["token_ids"], list)
@@ -196,9 +220,15 @@ def check_server(settings: EngineConfig, base: str) -> None:
 def served_models(client: httpx.Client, settings: EngineConfig) -> dict[str, dict[str, Any]]:
     """The server's models by name."""
     try:
-        response = client.get("models")
-    except httpx.HTTPError as error:
-        raise _down(settings, error) from None
+        response = sent(client, settings, "GET", "models")
+    except Passing as trouble:
+        if isinstance(trouble.__cause__, httpx.ConnectError):  # nobody there: told at once
+            raise MaltError(
+                f"no server answers at {settings.base_url} ({trouble}): start it, or check "
+                "engine.base_url"
+            ) from None
+        again = partial(sent, client, settings, "GET", "models")
+        response = retried(again, settings, threading.Event())
     if response.status_code != 200:
         raise _refusal(settings, response)
     try:
@@ -244,6 +274,9 @@ def _body(request: Request, model: str) -> dict[str, Any]:
         "max_tokens": params.max_tokens,
         "stop_token_ids": list(params.stop_token_ids),
         "ignore_eos": True,
+        "repetition_penalty": 1.0,  # vLLM's server takes what is absent from the model's files
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "seed": request.seed % SEEDS,
         "logprobs": 0,
         "return_token_ids": True,
@@ -258,6 +291,8 @@ def _completion(request: Request, answer: Any) -> Completion:
     reason = choice["finish_reason"]
     if tokens.ndim != 1 or tokens.shape != logprobs.shape or not len(tokens) or tokens.min() < 0:
         raise ValueError(f"{tokens.shape} token ids with {logprobs.shape} log-probs")
+    if not np.isfinite(logprobs).all():
+        raise ValueError("a log-prob is missing or not a number")
     if len(tokens) > request.params.max_tokens or reason not in ("stop", "length"):
         raise ValueError(f"{len(tokens)} tokens, finished by {reason!r}")
     return Completion(request.id, tokens, logprobs, reason)
@@ -279,13 +314,6 @@ def _refusal(settings: EngineConfig, response: httpx.Response) -> MaltError:
     )
 
 
-def _down(settings: EngineConfig, error: Exception) -> MaltError:
-    return MaltError(
-        f"no server answers at {settings.base_url} ({_first_line(error)}): start it, or check "
-        "engine.base_url"
-    )
-
-
 def _reason(response: httpx.Response) -> str:
     """What a server says is wrong, in a line."""
     try:
@@ -295,7 +323,3 @@ def _reason(response: httpx.Response) -> str:
     except ValueError:
         told = response.text
     return " ".join(str(told).split())[:200].rstrip(".:") or "no reason given"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

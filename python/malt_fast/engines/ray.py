@@ -10,15 +10,15 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from malt_fast.cluster import Cluster, connected
+from malt_fast.cluster import Cluster, connected, look
 from malt_fast.engines import Completion, Engine, Request
 from malt_fast.engines.choice import EngineSpec
 from malt_fast.engines.pool import Router
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Worker:
         """Make the engine; how many requests keep it busy."""
         import torch
 
-        if not self.spec.gpus:
+        if self.cores:
             torch.set_num_threads(self.cores)
         try:
             self.engine = self.spec.open()
@@ -94,7 +94,7 @@ class RayEngine:
                 spec = replace(spec, gpus=0)
             self.spec = spec
             check_room(cluster, spec, replicas)
-            self.cores = cluster.share(replicas)
+            self.cores = 0 if spec.gpus else cluster.share(replicas)
             self.replicas = [Replica(self._actor()) for _ in range(replicas)]
             self._open(self.replicas)
         except BaseException:
@@ -134,8 +134,12 @@ class RayEngine:
         """The mean of each figure over the replicas."""
         import ray
 
-        told = ray.get([replica.actor.figures.remote() for replica in self.replicas])
-        return {key: sum(figures[key] for figures in told) / len(told) for key in told[0]}
+        told: list[dict[str, float]] = []
+        for call in [replica.actor.figures.remote() for replica in self.replicas]:
+            with suppress(ray.exceptions.RayError):  # died since its last turn, which is no harm
+                told.append(ray.get(call))
+        keys = told[0] if told else []
+        return {key: sum(figures[key] for figures in told) / len(told) for key in keys}
 
     def close(self) -> None:
         import ray
@@ -178,15 +182,19 @@ class RayEngine:
         return done
 
     def _replace(self, i: int, error: Exception) -> None:
-        """A new actor for one that died; what it had taken waits again."""
-        dead, reason = self.replicas[i], _first_line(error)
+        """A new actor for one that failed; what it had taken waits again."""
+        import ray
+
+        dead, reason = self.replicas[i], first_line(error)
         dead.deaths += 1
         if dead.deaths >= DEATHS:
             raise MaltError(
-                f"engine replica {i} died {DEATHS} times without finishing an output ({reason}): "
+                f"engine replica {i} failed {DEATHS} times without finishing an output ({reason}): "
                 "see Ray's logs; with less memory per batch it may live"
             )
-        log.warning("engine replica %d died (%s): a new one takes its place", i, reason)
+        ray.kill(dead.actor)  # one whose engine raised lives, and keeps its GPU
+        check_room(look(), self.spec, len(self.replicas))
+        log.warning("engine replica %d failed (%s): a new one takes its place", i, reason)
         self.calls = {call: j for call, j in self.calls.items() if j != i}
         self.replicas[i] = Replica(self._actor(), deaths=dead.deaths)
         self.router.again(dead.taken.values())
@@ -206,7 +214,7 @@ class RayEngine:
             told = ray.get([replica.actor.open.remote() for replica in replicas])
         except ray.exceptions.RayError as error:
             raise MaltError(
-                f"an engine died while it was loading ({_first_line(error)}): see Ray's logs"
+                f"an engine died while it was loading ({first_line(error)}): see Ray's logs"
             ) from None
         for replica, wants in zip(replicas, told, strict=True):
             if isinstance(wants, MaltError):
@@ -228,7 +236,3 @@ def check_room(cluster: Cluster, spec: EngineSpec, replicas: int) -> None:
             f"engine.replicas = {replicas} need {each}, but the Ray cluster has {have}, room for "
             f"{room}: lower engine.replicas or add machines"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

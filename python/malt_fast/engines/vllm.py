@@ -10,7 +10,9 @@ CPU, in this one. There, vLLM 0.32 gives rows without an adapter that of another
 so beside adapters the bare base goes as an adapter of zeros.
 """
 
+import multiprocessing
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +26,13 @@ import numpy.typing as npt
 from malt_fast import processes
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.adapter_files import content_name, is_untrained, rank_of, write_zeros
-from malt_fast.errors import MaltError, nearest
+from malt_fast.errors import MaltError, first_line, nearest
 from malt_fast.quiet import quiet
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 OURS = {"model", "tokenizer", "skip_tokenizer_init", "enable_lora", "scheduling_policy"}
+WAIT = 0.05  # seconds that `poll` waits for vLLM's process
+ROUNDING = 0.3  # nats: two steps of a bfloat16 logit
 SEEDS = 2**63  # vLLM keeps a seed in a signed 64-bit integer
 # Of a CPU build. It cannot rewind a seeded request's generator after a part of its prompt.
 CPU = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
@@ -78,16 +82,22 @@ class VLLMEngine:
         self.requests: dict[str, Request] = {}  # by vLLM's request id
         self.refused: list[Completion] = []
         self.prompt_tokens = self.cached_tokens = 0
+        before = set(multiprocessing.active_children())
         with quiet():
             self.engine = _start(base, arguments | dict(settings or {}))
+        self.processes = set(multiprocessing.active_children()) - before
         self.wants = 2 * self.engine.vllm_config.scheduler_config.max_num_seqs
         self.adapters: dict[str | None, Any] = {None: None}  # vLLM's handles
-        for adapter in adapters:
-            self._load(adapter, adapter)
-        if stand_in:
-            with TemporaryDirectory() as folder:
-                self._load(None, write_zeros(adapters[0], Path(folder) / "base"))
-        self._check_effect(probes or {})
+        try:
+            for adapter in adapters:
+                self._load(adapter, adapter)
+            if stand_in:
+                with TemporaryDirectory() as folder:
+                    self._load(None, write_zeros(adapters[0], Path(folder) / "base"))
+            self._check_effect(probes or {})
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def pending(self) -> int:
@@ -110,21 +120,37 @@ class VLLMEngine:
                     lora_request=self.adapters[request.policy.adapter],
                     priority=request.priority,
                 )
-            except ValueError as error:
-                self.refused.append(Completion.failed(request.id, _first_line(error)))
+            except Exception as error:  # ValueErrors, and a family of its own
+                if "Dead" in type(error).__name__:
+                    raise _stopped(error) from None
+                self.refused.append(Completion.failed(request.id, first_line(error)))
             else:
                 self.requests[name] = request
 
     def poll(self) -> list[Completion]:
         """One step of vLLM. Raises MaltError if it has died."""
         done, self.refused = self.refused, []
-        if self.requests and not done:
+        if self.requests and not done and self._is_ready():
             try:
                 outputs = self.engine.step()
             except Exception as error:  # each part of vLLM has its own kinds
-                raise MaltError(f"vLLM stopped ({_first_line(error)}): {_advice(error)}") from None
+                raise _stopped(error) from None
             done += [self._completion(output) for output in outputs if output.finished]
         return done
+
+    def _is_ready(self) -> bool:
+        """Wait a little for vLLM's process: `step` would wait for ever for one that was killed."""
+        outputs = getattr(self.engine.engine_core, "outputs_queue", None)
+        if outputs is None:  # in this process
+            return True
+        end = time.monotonic() + WAIT
+        while outputs.empty():
+            if not all(process.is_alive() for process in self.processes):
+                raise _stopped(RuntimeError("its process was killed, perhaps for want of memory"))
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.001)
+        return True
 
     def close(self) -> None:
         self.requests.clear()
@@ -163,7 +189,7 @@ class VLLMEngine:
         except Exception as error:  # asserts and all kinds of errors, depending on what is wrong
             raise MaltError(
                 f"vLLM cannot put the adapter '{adapter}' on '{self.base}' "
-                f"({_first_line(error)}): give the base it was trained on, or --engine.name hf"
+                f"({first_line(error)}): give the base it was trained on, or --engine.name hf"
             ) from None
         self.adapters[adapter] = handle
 
@@ -182,8 +208,9 @@ class VLLMEngine:
                     f"the adapter '{policy.adapter}' changes nothing in vLLM: it may tune layers "
                     "that vLLM leaves alone; choose other lora.target_modules or --engine.name hf"
                 )
-        for beside, base in zip(mixed[len(tuned) :], alone, strict=True):
-            if beside[0] != base[0] and abs(beside[0] - base[0]) > 0.1 * abs(base[0]):
+        for own, beside, base in zip(mixed, mixed[len(tuned) :], alone, strict=False):
+            off = abs(beside[0] - base[0])
+            if off > ROUNDING and off > abs(beside[0] - own[0]):
                 raise MaltError(
                     f"this vLLM mixes up '{self.base}' and its adapters in a batch: use another "
                     "version of vLLM or --engine.name hf"
@@ -264,7 +291,11 @@ def _start(base: str, arguments: dict[str, Any]) -> Any:
         return LLMEngine.from_engine_args(EngineArgs(**arguments))
     except Exception as error:  # pydantic's, torch's, its own
         _leave()
-        raise MaltError(f"vLLM refuses '{base}' ({_first_line(error)}): {_advice(error)}") from None
+        raise MaltError(f"vLLM refuses '{base}' ({first_line(error)}): {_advice(error)}") from None
+
+
+def _stopped(error: Exception) -> MaltError:
+    return MaltError(f"vLLM stopped ({first_line(error)}): {_advice(error)}")
 
 
 def _batched(arguments: Mapping[str, Any]) -> int:
@@ -312,11 +343,5 @@ def _advice(error: Exception) -> str:
             "engine.vllm.tensor_parallel_size"
         )
     if "core initialization failed" in text:
-        return "its own message above tells why; --engine.name hf samples with transformers"
+        return "its own log tells why; --engine.name hf samples with transformers"
     return "change what it names, or sample with --engine.name hf"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "validation error" not in line]  # pydantic's heading
-    return (told or lines or [type(error).__name__])[0].rstrip(".:")

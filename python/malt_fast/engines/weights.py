@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 from malt_fast.quiet import quiet
 
 
@@ -100,8 +100,7 @@ def _load(base: str, dtype: str) -> Any:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise MaltError(f"the model '{base}' cannot be loaded: {reason}") from error
+        raise MaltError(f"the model '{base}' cannot be loaded: {first_line(error)}") from error
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise MaltError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_fast.config import TaskConfig
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 from malt_fast.grading import normal_gold
 from malt_fast.tasks import Question
 from malt_fast.tasks.jsonl import hold_out, make_questions, read_questions
@@ -65,10 +65,9 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         rows = load_dataset(name, "main", split=split)
     except Exception as error:  # the hub's clients raise many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MaltError(
-            f"'{name}' is neither a file here nor a data set that can be loaded ({reason}): "
-            "check --task.path"
+            f"'{name}' is neither a file here nor a data set that can be loaded "
+            f"({first_line(error)}): check --task.path"
         ) from None
     for i, row in enumerate(rows):
         yield f"{name}:{split}[{i}]", dict(row)
