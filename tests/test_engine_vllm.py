@@ -55,102 +55,6 @@ def policies(base: str, adapters: list[str]) -> list[Policy]:
     return [Policy(base), *(Policy(base, adapter) for adapter in adapters)]
 
 
-@pytest.fixture(scope="module")
-def engine(policies: list[Policy]):
-    from malt_fast.engines.vllm import VLLMEngine
-
-    probes = {policy: np.arange(3, 40, dtype=np.int32) for policy in policies}
-    engine = VLLMEngine(policies, dtype="float32", max_model_len=200, probes=probes)
-    yield engine
-    engine.close()
-
-
-def asks(
-    policies: list[Policy], n: int, temperature: float, longest: int = 60, seed: int = 0
-) -> list[Request]:
-    rng = np.random.default_rng(seed)
-    params = SamplingParams(temperature=temperature, max_tokens=12, stop_token_ids=(END,))
-    return [
-        Request(
-            id=i,
-            question=str(i),
-            path=(i,),
-            policy=policies[i % len(policies)],
-            prompt=rng.integers(3, 259, rng.integers(1, longest + 1)).astype(np.int32),
-            params=params,
-            seed=2**63 + 7919 * i,  # all 64 bits
-            priority=i,
-        )
-        for i in range(n)
-    ]
-
-
-def run(engine: Engine, requests: list[Request]) -> dict[int, Completion]:
-    engine.submit(requests)
-    done: dict[int, Completion] = {}
-    while engine.pending:
-        done |= {completion.id: completion for completion in engine.poll()}
-    assert len(done) == len(requests)
-    return done
-
-
-def test_greedy_outputs_are_those_of_transformers_and_peft(engine, base, policies):
-    """Base and three adapters mixed in one batch; tokens, and log-probs of every token."""
-    from peft import PeftModel
-
-    requests = asks(policies, 24, temperature=0)
-    done = run(engine, requests)
-    for k, policy in enumerate(policies):
-        model = AutoModelForCausalLM.from_pretrained(base)
-        if policy.adapter is not None:
-            model = PeftModel.from_pretrained(model, policy.adapter)
-        for request in requests[k :: len(policies)]:
-            out = done[request.id]
-            ids = torch.tensor([[*request.prompt.tolist(), *out.tokens.tolist()]])
-            with torch.no_grad():
-                logp = model.eval()(input_ids=ids).logits[0].log_softmax(-1)
-            logp = logp[len(request.prompt) - 1 : -1]
-            assert out.tokens.tolist() == logp.argmax(-1).tolist()
-            expected = logp.gather(1, torch.tensor(out.tokens, dtype=torch.int64)[:, None])[:, 0]
-            np.testing.assert_allclose(out.logprobs, expected.numpy(), atol=2e-4)
-            stopped = out.tokens[-1] == END
-            assert out.finish_reason == ("stop" if stopped else "length")
-            assert stopped or len(out.tokens) == 12
-
-
-def test_seeds_give_the_same_outputs_in_any_order(engine, policies):
-    requests = asks(policies, 40, temperature=1)
-    first = run(engine, requests)
-    random.Random(0).shuffle(requests)
-    engine.submit(requests[:7])
-    again = {c.id: c for c in engine.poll()}  # the rest joins a running batch
-    engine.submit(requests[7:])
-    while engine.pending:
-        again |= {c.id: c for c in engine.poll()}
-    assert all(first[i].tokens.tolist() == again[i].tokens.tolist() for i in first)
-    other = run(engine, [replace(request, seed=request.seed + 1) for request in requests])
-    assert any(first[i].tokens.tolist() != other[i].tokens.tolist() for i in first)
-    assert len({out.tokens.tobytes() for out in first.values()}) > 30
-
-
-def test_siblings_find_their_prompt_in_the_cache(engine, policies):
-    (request,) = asks(policies[:1], 1, temperature=1, seed=9)
-    prompt = np.arange(3, 133, dtype=np.int32)
-    run(engine, [replace(request, prompt=prompt)])
-    engine.prompt_tokens = engine.cached_tokens = 0
-    siblings = [replace(request, id=i, prompt=prompt, seed=i) for i in range(3)]
-    run(engine, siblings)
-    assert engine.figures()["prefix_cache_hits"] >= 0.9  # whole blocks of 32 of 130
-
-
-def test_what_does_not_fit_is_answered_with_its_reason(engine, policies):
-    (request,) = asks(policies[:1], 1, temperature=1)
-    long = replace(request, id=5, prompt=np.full(300, 7, np.int32))
-    done = run(engine, [long, request])
-    assert done[5].finish_reason == "error" and "199" in done[5].error
-    assert done[0].finish_reason in ("stop", "length")
-
-
 # ---- what is refused ----
 
 
@@ -294,6 +198,111 @@ def test_mistakes_are_told_before_anything_is_sampled(data, model, tmp_path, cap
     assert small_run.run(data, model, tmp_path / "run", "--engine.name", "vllm", *more) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+# ---- what it samples ----
+
+
+@pytest.fixture(scope="module")
+def engine(policies: list[Policy]):
+    """A process holds one, so those of the tests above are closed by now."""
+    from malt_fast.engines.vllm import VLLMEngine
+
+    probes = {policy: np.arange(3, 40, dtype=np.int32) for policy in policies}
+    engine = VLLMEngine(policies, dtype="float32", max_model_len=200, probes=probes)
+    yield engine
+    engine.close()
+
+
+def asks(
+    policies: list[Policy], n: int, temperature: float, longest: int = 60, seed: int = 0
+) -> list[Request]:
+    rng = np.random.default_rng(seed)
+    params = SamplingParams(temperature=temperature, max_tokens=12, stop_token_ids=(END,))
+    return [
+        Request(
+            id=i,
+            question=str(i),
+            path=(i,),
+            policy=policies[i % len(policies)],
+            prompt=rng.integers(3, 259, rng.integers(1, longest + 1)).astype(np.int32),
+            params=params,
+            seed=2**63 + 7919 * i,  # all 64 bits
+            priority=i,
+        )
+        for i in range(n)
+    ]
+
+
+def run(engine: Engine, requests: list[Request]) -> dict[int, Completion]:
+    engine.submit(requests)
+    done: dict[int, Completion] = {}
+    while engine.pending:
+        done |= {completion.id: completion for completion in engine.poll()}
+    assert len(done) == len(requests)
+    return done
+
+
+def test_greedy_outputs_are_those_of_transformers_and_peft(engine, base, policies):
+    """Base and three adapters mixed in one batch; tokens, and log-probs of every token."""
+    from peft import PeftModel
+
+    requests = asks(policies, 24, temperature=0)
+    done = run(engine, requests)
+    for k, policy in enumerate(policies):
+        model = AutoModelForCausalLM.from_pretrained(base)
+        if policy.adapter is not None:
+            model = PeftModel.from_pretrained(model, policy.adapter)
+        for request in requests[k :: len(policies)]:
+            out = done[request.id]
+            ids = torch.tensor([[*request.prompt.tolist(), *out.tokens.tolist()]])
+            with torch.no_grad():
+                logp = model.eval()(input_ids=ids).logits[0].log_softmax(-1)
+            logp = logp[len(request.prompt) - 1 : -1]
+            assert out.tokens.tolist() == logp.argmax(-1).tolist()
+            expected = logp.gather(1, torch.tensor(out.tokens, dtype=torch.int64)[:, None])[:, 0]
+            np.testing.assert_allclose(out.logprobs, expected.numpy(), atol=2e-4)
+            stopped = out.tokens[-1] == END
+            assert out.finish_reason == ("stop" if stopped else "length")
+            assert stopped or len(out.tokens) == 12
+
+
+def test_seeds_give_the_same_outputs_in_any_order(engine, policies):
+    requests = asks(policies, 40, temperature=1)
+    first = run(engine, requests)
+    random.Random(0).shuffle(requests)
+    engine.submit(requests[:7])
+    again = {c.id: c for c in engine.poll()}  # the rest joins a running batch
+    engine.submit(requests[7:])
+    while engine.pending:
+        again |= {c.id: c for c in engine.poll()}
+    assert all(first[i].tokens.tolist() == again[i].tokens.tolist() for i in first)
+    other = run(engine, [replace(request, seed=request.seed + 1) for request in requests])
+    assert any(first[i].tokens.tolist() != other[i].tokens.tolist() for i in first)
+    assert len({out.tokens.tobytes() for out in first.values()}) > 30
+
+
+def test_siblings_find_their_prompt_in_the_cache(engine, policies):
+    (request,) = asks(policies[:1], 1, temperature=1, seed=9)
+    prompt = np.arange(3, 133, dtype=np.int32)
+    run(engine, [replace(request, prompt=prompt)])
+    engine.prompt_tokens = engine.cached_tokens = 0
+    siblings = [replace(request, id=i, prompt=prompt, seed=i) for i in range(3)]
+    run(engine, siblings)
+    assert engine.figures()["prefix_cache_hits"] >= 0.9  # whole blocks of 32 of 130
+
+
+def test_what_does_not_fit_is_answered_with_its_reason(engine, policies):
+    (request,) = asks(policies[:1], 1, temperature=1)
+    long = replace(request, id=5, prompt=np.full(300, 7, np.int32))
+    done = run(engine, [long, request])
+    assert done[5].finish_reason == "error" and "199" in done[5].error
+    assert done[0].finish_reason in ("stop", "length")
+
+
+def test_a_process_holds_one_engine(engine, policies):
+    with pytest.raises(MaltError, match="holds a vLLM engine already"):
+        make(policies)
 
 
 def test_two_replicas_answer_as_one(engine, base, policies):

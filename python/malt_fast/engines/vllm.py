@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,9 @@ CPU = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
 PROBE = SamplingParams(temperature=0, max_tokens=4)
 
 Tokens = npt.NDArray[np.int32]
+
+
+alive: "WeakSet[VLLMEngine]" = WeakSet()
 
 
 class VLLMEngine:
@@ -85,6 +89,7 @@ class VLLMEngine:
         before = set(multiprocessing.active_children())
         with quiet():
             self.engine = _start(base, arguments | dict(settings or {}))
+        alive.add(self)
         self.processes = set(multiprocessing.active_children()) - before
         self.wants = 2 * self.engine.vllm_config.scheduler_config.max_num_seqs
         self.adapters: dict[str | None, Any] = {None: None}  # vLLM's handles
@@ -156,7 +161,7 @@ class VLLMEngine:
         self.requests.clear()
         self.engine.engine_core.shutdown()
         del self.engine
-        _leave()
+        alive.discard(self)
 
     def figures(self) -> dict[str, float]:
         """`prefix_cache_hits`: share of prompt tokens whose keys were there already."""
@@ -281,6 +286,11 @@ def _params(request: Request) -> Any:
 def _start(base: str, arguments: dict[str, Any]) -> Any:
     """A vLLM engine; what it raises comes out as one sentence."""
     _prepare()
+    if alive and _in_process():
+        raise MaltError(
+            "this process holds a vLLM engine already, and closing one would end the other: close "
+            "it first, or set VLLM_ENABLE_V1_MULTIPROCESSING=1"
+        )
     try:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.platforms import current_platform
@@ -325,9 +335,13 @@ def runs_on_cpu() -> bool:
         return "cpu" in version("vllm")
 
 
+def _in_process() -> bool:
+    return os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+
+
 def _leave() -> None:
-    """Undo what an engine in this process has set up for torch.distributed."""
-    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
+    """Undo what an engine that failed to start here has set up for torch.distributed."""
+    if _in_process():
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         cleanup_dist_env_and_memory()
