@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from common import environment, peak_bytes, print_table, summary, write_json
+from common import Letters, environment, peak_bytes, print_table, summary, write_json
 
 from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
 from malt_fast.engines.hf import HFEngine
@@ -113,18 +113,6 @@ class Work:
         some = self.questions[begin:end]
         forest = reserve(len(some), self.shape)
         return Expansion(some, self.shape, self.prompts, self.params, seed, forest)
-
-
-class Letters:
-    """A tokenizer for the questions of this benchmark: characters as numbers."""
-
-    bos_token_id, eos_token_id, name_or_path = None, 1, "letters"
-
-    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        return {"input_ids": [2 + ord(c) % 94 for c in text]}
-
-    def get_vocab(self) -> dict[str, int]:
-        return {"letters": 0}
 
 
 def make_work(trees: int, base: str, preset: Preset) -> Work:

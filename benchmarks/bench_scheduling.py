@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import environment, peak_bytes, print_table, resident_bytes, write_json
+from common import Letters, environment, peak_bytes, print_table, resident_bytes, write_json
 
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.pool import Router
@@ -40,18 +40,6 @@ PARAMS = [SamplingParams(max_tokens=4096)] * 3
 ROWS, STEP, PREFILL, TURN = 256, 0.020, 1 / 30_000, 0.050
 MEAN, LONGEST, QUESTION = 300, 4096, 150
 BINS = 1 << 12  # lengths that are told apart
-
-
-class Letters:
-    """A tokenizer whose questions are a few tokens."""
-
-    bos_token_id, eos_token_id, name_or_path = None, 1, "letters"
-
-    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        return {"input_ids": [2 + ord(c) % 94 for c in text]}
-
-    def get_vocab(self) -> dict[str, int]:
-        return {"letters": 0}
 
 
 class Questions(Sequence[Question]):
