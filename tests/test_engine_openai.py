@@ -147,8 +147,11 @@ def run(engine: OpenAIEngine, requests: list[Request]) -> dict[int, Completion]:
 def test_tokens_go_and_come_as_they_are_by_few_requests_at_a_time(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
 
+    four = threading.Barrier(4)
+
     def slow(body: dict, number: int) -> Reply:
-        time.sleep(0.01)
+        if number <= 4:  # answered when all four are there
+            four.wait(timeout=60)
         return good(body)
 
     with serving(slow) as server:
