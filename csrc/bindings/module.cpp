@@ -3,6 +3,7 @@
 
 namespace malt::bindings {
 
+void register_answers(pybind11::module_& m);
 void register_dpo(pybind11::module_& m);
 void register_forest(pybind11::module_& m);
 void register_logprob(pybind11::module_& m);
@@ -14,8 +15,10 @@ void register_tree_attention(pybind11::module_& m);
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.doc() =
-        "C++ core of malt_fast: the forest, its credit, examples and pairs; packs; CPU kernels.";
+        "C++ core of malt_fast: the forest, its credit, examples and pairs; packs; answers; CPU "
+        "kernels.";
     m.attr("__version__") = MALT_VERSION;
+    malt::bindings::register_answers(m);
     malt::bindings::register_dpo(m);
     malt::bindings::register_forest(m);
     malt::bindings::register_logprob(m);

@@ -7,6 +7,7 @@ input raises ValueError and changes nothing. The GIL is released; one forest doe
 time.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -349,3 +350,12 @@ def tree_attention_gradient(
     simd: str = "",
 ) -> None:
     """Fill dq, dk and dv for the upstream `grad` of `out`; shapes as in tree_attention."""
+
+def compare_answers(golds: Sequence[str], answers: Sequence[str]) -> NDArray[np.uint8]:
+    """uint8[n]: 0 different, 1 equal, 2 cannot tell; each answer against its gold."""
+
+def math_answers(completions: Sequence[str]) -> list[str | None]:
+    """The mathematical answer that each completion gives, None where it gives none."""
+
+def is_answer(text: str) -> bool:
+    """Can compare_answers read it?"""

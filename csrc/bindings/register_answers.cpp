@@ -1,0 +1,84 @@
+// Answers: strings in, verdicts out.
+#include <pybind11/stl.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "answers.hpp"
+#include "arrays.hpp"
+
+namespace malt::bindings {
+namespace {
+
+using py::literals::operator""_a;
+
+// UTF-8 of Python strings; what cannot be encoded (a lone surrogate) becomes a question mark.
+class Strings {
+  public:
+    Strings(const py::sequence& strings, const char* name) {
+        views_.reserve(strings.size());
+        for (const py::handle item : strings) {
+            if (!py::isinstance<py::str>(item))
+                throw py::type_error(std::string(name) + " must hold strings");
+            Py_ssize_t size = 0;
+            const char* data = PyUnicode_AsUTF8AndSize(item.ptr(), &size);
+            if (!data) {
+                PyErr_Clear();
+                kept_.push_back(py::reinterpret_steal<py::object>(
+                    PyUnicode_AsEncodedString(item.ptr(), "utf-8", "replace")));
+                if (!kept_.back()) throw py::error_already_set();
+                data = PyBytes_AS_STRING(kept_.back().ptr());
+                size = PyBytes_GET_SIZE(kept_.back().ptr());
+            }
+            views_.emplace_back(data, static_cast<std::size_t>(size));
+        }
+    }
+    [[nodiscard]] const std::vector<std::string_view>& views() const { return views_; }
+
+  private:
+    std::vector<std::string_view> views_;
+    std::vector<py::object> kept_;
+};
+
+py::array_t<std::uint8_t> compare(const py::sequence& golds, const py::sequence& answers) {
+    const Strings gold(golds, "golds"), answer(answers, "answers");
+    const std::size_t n = gold.views().size();
+    if (answer.views().size() != n) throw py::value_error("golds and answers differ in length");
+    std::vector<std::uint8_t> verdicts(n);
+    {
+        const py::gil_scoped_release released;
+        for (std::size_t i = 0; i < n; ++i)
+            verdicts[i] =
+                static_cast<std::uint8_t>(compare_answers(gold.views()[i], answer.views()[i]));
+    }
+    return hand_over(std::move(verdicts));
+}
+
+py::list extract(const py::sequence& completions) {
+    const Strings texts(completions, "completions");
+    std::vector<std::optional<std::string>> found(texts.views().size());
+    {
+        const py::gil_scoped_release released;
+        for (std::size_t i = 0; i < found.size(); ++i) found[i] = math_answer(texts.views()[i]);
+    }
+    py::list out;
+    for (const auto& answer : found)
+        out.append(answer ? py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+                                answer->data(), static_cast<Py_ssize_t>(answer->size()), "replace"))
+                          : py::object(py::none()));
+    return out;
+}
+
+}  // namespace
+
+void register_answers(py::module_& m) {
+    m.def(
+        "compare_answers", &compare, "golds"_a, "answers"_a,
+        "uint8[n]: 0 different, 1 equal, 2 cannot tell; the mathematical answer against its gold.");
+    m.def("math_answers", &extract, "completions"_a,
+          "list[str | None]: the answer that each completion gives.");
+    m.def("is_answer", &is_answer, "text"_a, "Can compare_answers read it?");
+}
+
+}  // namespace malt::bindings

@@ -1,0 +1,777 @@
+// Parsing by recursive descent, whose depth is capped; exact and approximate values.
+#include "expression.hpp"
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <utility>
+
+namespace malt {
+namespace {
+
+constexpr int kMaxDepth = 48;
+
+class Parser {
+  public:
+    explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
+
+    Expression run() {
+        const Node root = list(Kind::kEnd);
+        if (!failed_ && kind() == Kind::kEnd && at_ > 0) out_.root = root;
+        return std::move(out_);
+    }
+
+  private:
+    // ---- tokens ----
+
+    [[nodiscard]] const Token& token(std::size_t ahead = 0) const {
+        return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
+    }
+    [[nodiscard]] Kind kind(std::size_t ahead = 0) const { return token(ahead).kind; }
+    bool accept(Kind wanted) {
+        if (kind() != wanted) return false;
+        ++at_;
+        return true;
+    }
+    Node fail() {
+        failed_ = true;
+        return make(Op::kWords, {});
+    }
+    void expect(Kind wanted) {
+        if (!accept(wanted)) failed_ = true;
+    }
+    Node make(Op op, std::vector<Node> parts, std::string text = {}) {
+        out_.all.push_back({op, std::move(text), std::move(parts)});
+        return static_cast<Node>(out_.all.size() - 1);
+    }
+    [[nodiscard]] Op op(Node node) const { return out_[node].op; }
+
+    // ---- what may stand between brackets, or alone ----
+
+    Node list(Kind end) {
+        std::vector<Node> items;
+        while (!failed_) {
+            while (accept(Kind::kComma)) {
+            }
+            if (kind() == end) break;
+            items.push_back(relation());
+            if (kind() != Kind::kComma) break;
+        }
+        if (items.empty()) return fail();
+        return items.size() == 1 ? items[0] : make(Op::kList, std::move(items));
+    }
+
+    Node relation() {
+        std::vector<Node> operands{sets()};
+        std::string signs;
+        while (!failed_ && kind() >= Kind::kEqual && kind() <= Kind::kIn) {
+            const auto sign = kind();
+            ++at_;
+            const Node next = sets();
+            if (sign == Kind::kApprox) {  // a = b ~ c says b; x ~ c says c
+                if (operands.size() == 1 && op(operands[0]) == Op::kSymbol) operands[0] = next;
+                continue;
+            }
+            signs += static_cast<char>(sign);
+            operands.push_back(next);
+        }
+        if (operands.size() == 1) return operands[0];
+        return make(Op::kRelation, std::move(operands), std::move(signs));
+    }
+
+    Node sets() {
+        Node left = ratio();
+        while (!failed_) {
+            Op joined = Op::kUnion;
+            if (kind() == Kind::kCap) joined = Op::kIntersection;
+            if (kind() == Kind::kWithout) joined = Op::kWithout;
+            if (joined == Op::kUnion && kind() != Kind::kCup) break;
+            ++at_;
+            const Node right = ratio();
+            if (joined == Op::kUnion && op(left) == Op::kUnion) {
+                out_.all[static_cast<std::size_t>(left)].parts.push_back(right);
+            } else {
+                left = make(joined, {left, right});
+            }
+        }
+        return left;
+    }
+
+    Node ratio() {
+        std::vector<Node> terms{sum()};
+        while (!failed_ && accept(Kind::kColon)) terms.push_back(sum());
+        if (terms.size() == 1) return terms[0];
+        return op(terms[0]) == Op::kWords ? fail() : make(Op::kRatio, std::move(terms));
+    }
+
+    Node sum() {
+        if (++depth_ > kMaxDepth) return fail();
+        Node left = -1;
+        while (!failed_) {
+            const Kind sign = kind();
+            const bool signed_ = sign == Kind::kPlus || sign == Kind::kMinus ||
+                                 sign == Kind::kPlusMinus || sign == Kind::kMinusPlus;
+            if (signed_) {
+                ++at_;
+            } else if (left >= 0) {
+                break;
+            }
+            Node next = term();
+            if (sign == Kind::kMinus || sign == Kind::kMinusPlus) next = make(Op::kNegate, {next});
+            if (sign == Kind::kPlusMinus || sign == Kind::kMinusPlus) {
+                left = left < 0 ? make(Op::kSigns, {next}) : make(Op::kSigns, {left, next});
+            } else {
+                left = left < 0 ? next : make(Op::kAdd, {left, next});
+            }
+        }
+        --depth_;
+        return left < 0 ? fail() : left;
+    }
+
+    [[nodiscard]] bool begins_factor() const {
+        switch (kind()) {
+            case Kind::kNumber:  // 2 3 is no product
+                return tokens_[at_ - 1].kind != Kind::kNumber &&
+                       tokens_[at_ - 1].kind != Kind::kWord &&
+                       tokens_[at_ - 1].kind != Kind::kCloseGroup;
+            case Kind::kLetter:
+            case Kind::kFunction:
+            case Kind::kFrac:
+            case Kind::kBinom:
+            case Kind::kSqrt:
+            case Kind::kOpen:
+            case Kind::kOpenGroup:
+                return true;
+            case Kind::kBar:
+                return bars_ == 0;
+            default:
+                return false;
+        }
+    }
+
+    Node term() {
+        Node left = factor();
+        while (!failed_ && op(left) != Op::kWords) {
+            if (accept(Kind::kTimes)) {
+                left = make(Op::kMultiply, {left, signed_factor()});
+            } else if (kind() == Kind::kDivide && kind(1) == Kind::kWord) {
+                ++at_;
+                unit();
+            } else if (accept(Kind::kDivide)) {
+                left = make(Op::kDivide, {left, signed_factor()});
+            } else if (kind() == Kind::kWord) {
+                unit();
+            } else if (begins_factor()) {
+                left = make(Op::kMultiply, {left, factor()});
+            } else {
+                break;
+            }
+        }
+        return left;
+    }
+
+    Node signed_factor() {
+        if (accept(Kind::kMinus)) return make(Op::kNegate, {factor()});
+        accept(Kind::kPlus);
+        return factor();
+    }
+
+    // Words behind a quantity: cm^2, square feet, miles/hour.
+    void unit() {
+        while (accept(Kind::kWord)) {
+            if (kind() == Kind::kPower &&
+                (kind(1) == Kind::kNumber || kind(1) == Kind::kOpenGroup)) {
+                ++at_;
+                argument();
+            }
+        }
+    }
+
+    Node factor() {
+        Node base = primary();
+        while (!failed_) {
+            if (kind() == Kind::kPower &&
+                (kind(1) == Kind::kDegree ||
+                 (kind(1) == Kind::kOpenGroup && kind(2) == Kind::kDegree))) {
+                const bool braced = kind(1) == Kind::kOpenGroup;
+                at_ += braced ? 3 : 2;
+                if (braced) expect(Kind::kCloseGroup);
+                base = make(Op::kDegrees, {base});
+            } else if (accept(Kind::kDegree)) {
+                base = make(Op::kDegrees, {base});
+            } else if (accept(Kind::kPower)) {
+                base = make(Op::kPower, {base, exponent()});
+            } else if (accept(Kind::kBang)) {
+                base = make(Op::kFactorial, {base});
+            } else if (!accept(Kind::kPercent)) {  // a unit
+                break;
+            }
+        }
+        return base;
+    }
+
+    Node exponent() {
+        if (accept(Kind::kMinus)) return make(Op::kNegate, {argument()});
+        return argument();
+    }
+
+    // One token or a group, as LaTeX takes arguments: \frac12 is 1/2.
+    Node argument(bool single = false) {
+        if (++depth_ > kMaxDepth) return fail();
+        Node node = -1;
+        if (accept(Kind::kOpenGroup)) {
+            node = list(Kind::kCloseGroup);
+            expect(Kind::kCloseGroup);
+        } else if (kind() == Kind::kNumber && token().text.size() > 1 && single) {
+            Token& number = tokens_[at_];
+            node = make(Op::kNumber, {}, number.text.substr(0, 1));
+            number.text.erase(0, 1);
+            if (number.text[0] == '.') failed_ = true;
+        } else {
+            node = primary();
+        }
+        --depth_;
+        return node;
+    }
+
+    Node primary() {
+        if (failed_ || ++depth_ > kMaxDepth) return fail();
+        const Token now = token();
+        ++at_;
+        Node node = -1;
+        switch (now.kind) {
+            case Kind::kNumber:
+                node = number(now);
+                break;
+            case Kind::kLetter:
+                node = symbol(now);
+                break;
+            case Kind::kWord:
+                node = words(now);
+                break;
+            case Kind::kFunction:
+                node = call(now);
+                break;
+            case Kind::kFrac: {
+                const Node top = argument(now.command);
+                node = make(Op::kDivide, {top, argument(now.command)});
+                break;
+            }
+            case Kind::kBinom: {
+                const Node top = argument(true);
+                node = make(Op::kBinomial, {top, argument(true)});
+                break;
+            }
+            case Kind::kSqrt:
+                node = root(now);
+                break;
+            case Kind::kMinus:
+                node = make(Op::kNegate, {primary()});
+                break;
+            case Kind::kBar: {
+                ++bars_;
+                node = make(Op::kAbs, {sum()});
+                --bars_;
+                expect(Kind::kBar);
+                break;
+            }
+            case Kind::kOpen:
+            case Kind::kOpenSquare:
+                node = brackets(now.kind);
+                break;
+            case Kind::kOpenGroup:
+                node = list(Kind::kCloseGroup);
+                expect(Kind::kCloseGroup);
+                if (op(node) == Op::kList) out_.all[static_cast<std::size_t>(node)].op = Op::kSet;
+                break;
+            case Kind::kOpenSet:
+                node = make(Op::kSet, {});
+                if (kind() != Kind::kCloseSet) {
+                    const Node items = list(Kind::kCloseSet);
+                    if (op(items) == Op::kList) {
+                        node = items;
+                        out_.all[static_cast<std::size_t>(node)].op = Op::kSet;
+                    } else {
+                        node = make(Op::kSet, {items});
+                    }
+                }
+                expect(Kind::kCloseSet);
+                break;
+            case Kind::kBeginMatrix:
+                node = matrix();
+                break;
+            default:
+                node = fail();
+        }
+        --depth_;
+        return node;
+    }
+
+    Node brackets(Kind open) {
+        const Node inside = list(open == Kind::kOpen ? Kind::kClose : Kind::kCloseSquare);
+        const Kind close = kind();
+        if (close != Kind::kClose && close != Kind::kCloseSquare) return fail();
+        ++at_;
+        std::string ends{open == Kind::kOpen ? '(' : '[', close == Kind::kClose ? ')' : ']'};
+        if (op(inside) == Op::kList) {
+            auto parts = out_[inside].parts;
+            return make(Op::kTuple, std::move(parts), std::move(ends));
+        }
+        const bool groups = is_scalar(op(inside)) || op(inside) == Op::kMatrix;
+        if (ends == "()" || (ends == "[]" && groups)) return inside;
+        return fail();
+    }
+
+    static bool whole(const Token& token) {
+        return token.kind == Kind::kNumber && token.text.find('.') == std::string::npos &&
+               token.text.size() <= 9;
+    }
+
+    // Numerator and denominator of a proper fraction at the next tokens, and how many they are.
+    [[nodiscard]] std::size_t proper_fraction() const {
+        const auto less = [&](std::size_t top, std::size_t bottom) {
+            return whole(token(top)) && whole(token(bottom)) &&
+                   std::stol(token(top).text) < std::stol(token(bottom).text);
+        };
+        if (kind() == Kind::kFrac) {
+            if (kind(1) == Kind::kNumber)  // \frac12
+                return token(1).text.size() == 2 && token(1).text[0] < token(1).text[1] ? 2 : 0;
+            return kind(1) == Kind::kOpenGroup && kind(3) == Kind::kCloseGroup &&
+                           kind(4) == Kind::kOpenGroup && kind(6) == Kind::kCloseGroup && less(2, 5)
+                       ? 7
+                       : 0;
+        }
+        const bool plain = token().spaced && kind(1) == Kind::kDivide && less(0, 2);
+        return plain ? 3 : 0;
+    }
+
+    Node number(const Token& now) {
+        const Node node = make(Op::kNumber, {}, now.text);
+        if (accept(Kind::kSub)) {
+            const std::string base = raw_argument();
+            if (base != "10")
+                return make(Op::kBased, {}, std::string(now.text).append("_").append(base));
+        }
+        if (whole(now)) {
+            if (proper_fraction() == 3) {
+                const Node top = make(Op::kNumber, {}, token().text);
+                const Node bottom = make(Op::kNumber, {}, token(2).text);
+                at_ += 3;
+                return make(Op::kAdd, {node, make(Op::kDivide, {top, bottom})});
+            }
+            if (proper_fraction()) return make(Op::kAdd, {node, primary()});
+        }
+        return node;
+    }
+
+    // The text of a subscript.
+    std::string raw_argument() {
+        std::string text;
+        if (!accept(Kind::kOpenGroup)) {
+            text = token().text;
+            if (kind() != Kind::kEnd) ++at_;
+            return text;
+        }
+        int open = 1;
+        while (kind() != Kind::kEnd) {
+            if (kind() == Kind::kOpenGroup) ++open;
+            if (kind() == Kind::kCloseGroup && --open == 0) break;
+            text += token().text.empty() ? std::string(1, static_cast<char>('0' + int(kind())))
+                                         : token().text;
+            ++at_;
+        }
+        expect(Kind::kCloseGroup);
+        return text;
+    }
+
+    Node symbol(const Token& now) {
+        std::string name = now.text;
+        if (accept(Kind::kSub)) name.append("_").append(raw_argument());
+        return make(Op::kSymbol, {}, std::move(name));
+    }
+
+    Node words(const Token& now) {
+        std::string text = now.text;
+        while (kind() == Kind::kWord || (kind() == Kind::kLetter && token().text == "a")) {
+            text.append(" ").append(token().text);
+            ++at_;
+        }
+        return make(Op::kWords, {}, std::move(text));
+    }
+
+    Node root(const Token& now) {
+        Node index = -1;
+        if (accept(Kind::kOpenSquare)) {
+            index = sum();
+            expect(Kind::kCloseSquare);
+        }
+        const Node radicand = argument(now.command);
+        return index < 0 ? make(Op::kRoot, {radicand}) : make(Op::kRoot, {radicand, index});
+    }
+
+    Node call(const Token& now) {
+        std::string name = now.text;
+        Node power = -1;
+        std::vector<Node> parts{-1};
+        if (accept(Kind::kSub)) parts.push_back(argument());
+        if (accept(Kind::kPower)) {
+            power = exponent();
+            if (exact(out_, power) == Rational{-1, 1}) {
+                name.insert(0, "arc");
+                power = -1;
+            }
+        }
+        if (kind() == Kind::kOpen || kind() == Kind::kOpenGroup || kind() == Kind::kBar) {
+            parts[0] = primary();
+        } else {
+            parts[0] = factor();
+            while (!failed_ &&
+                   (kind() == Kind::kLetter || kind() == Kind::kFrac || kind() == Kind::kSqrt)) {
+                parts[0] = make(Op::kMultiply, {parts[0], factor()});
+            }
+        }
+        const Node node = make(Op::kCall, std::move(parts), std::move(name));
+        return power < 0 ? node : make(Op::kPower, {node, power});
+    }
+
+    Node matrix() {
+        std::vector<Node> cells;
+        std::size_t columns = 0, row = 0;
+        while (!failed_) {
+            if (kind() == Kind::kEndMatrix && row == 0) break;  // after a last \\.
+            cells.push_back(sum());
+            ++row;
+            if (accept(Kind::kCell)) continue;
+            if (columns && columns != row) return fail();
+            columns = std::exchange(row, 0);
+            if (!accept(Kind::kRow)) break;
+        }
+        expect(Kind::kEndMatrix);
+        return make(Op::kMatrix, std::move(cells), std::to_string(columns));
+    }
+
+    std::vector<Token> tokens_;
+    std::size_t at_ = 0;
+    int depth_ = 0, bars_ = 0;
+    bool failed_ = false;
+    Expression out_;
+};
+
+// ---- exact ----
+
+Integer gcd(Integer a, Integer b) {
+    while (b) a = std::exchange(b, a % b);
+    return a < 0 ? -a : a;
+}
+
+std::optional<Rational> reduced(Integer num, Integer den) {
+    if (den == 0) return {};
+    const Integer g = gcd(num, den);
+    if (den < 0) num = -num, den = -den;
+    return Rational{num / g, den / g};
+}
+
+bool times(Integer a, Integer b, Integer& out) {
+    return !__builtin_mul_overflow(a, b, &out);
+}
+
+std::optional<Rational> product(const Rational& a, const Rational& b) {
+    Integer num = 0, den = 0;
+    if (!times(a.num, b.num, num) || !times(a.den, b.den, den)) return {};
+    return reduced(num, den);
+}
+
+std::optional<Rational> total(const Rational& a, const Rational& b) {
+    Integer x = 0, y = 0, num = 0, den = 0;
+    if (!times(a.num, b.den, x) || !times(b.num, a.den, y) || !times(a.den, b.den, den)) return {};
+    if (__builtin_add_overflow(x, y, &num)) return {};
+    return reduced(num, den);
+}
+
+std::optional<Rational> decimal(std::string_view digits) {
+    if (digits.size() > 36) return {};
+    Rational out;
+    bool point = false;
+    for (const char c : digits) {
+        if (c == '.') {
+            point = true;
+            continue;
+        }
+        out.num = out.num * 10 + (c - '0');
+        if (point) out.den *= 10;
+    }
+    return reduced(out.num, out.den);
+}
+
+std::optional<Rational> power(Rational base, Rational exponent) {
+    if (exponent.den != 1 || exponent.num > 256 || exponent.num < -256) return {};
+    if (exponent.num < 0) {
+        if (base.num == 0) return {};
+        base = *reduced(base.den, base.num);
+    }
+    std::optional<Rational> out = Rational{1, 1};
+    for (Integer n = exponent.num < 0 ? -exponent.num : exponent.num; n > 0 && out; --n)
+        out = product(*out, base);
+    return out;
+}
+
+// The root of a perfect square; -1 for others.
+Integer square_root(Integer n) {
+    if (n < 0 || n > (Integer{1} << 100)) return -1;
+    auto guess = static_cast<Integer>(std::sqrt(static_cast<double>(n)));
+    for (Integer r = guess > 0 ? guess - 1 : 0; r <= guess + 1; ++r)
+        if (r * r == n) return r;
+    return -1;
+}
+
+// ---- approximate ----
+
+using Complex = std::complex<double>;
+constexpr double kEps = 4e-16;
+
+// The value of a symbol at a point: the same for the same name.
+double point_of(std::string_view name, int point) {
+    std::uint64_t h = 0x9e3779b97f4a7c15u + static_cast<std::uint64_t>(point) * 0x100000001b3u;
+    for (const char c : name)
+        h = (h ^ static_cast<unsigned char>(c)) * 0xff51afd7ed558ccdu, h ^= h >> 32;
+    h = (h ^ (h >> 29)) * 0xc4ceb9fe1a85ec53u;
+    const double x = 0.3 + 1.9 * static_cast<double>((h ^ (h >> 32)) >> 11) * 0x1p-53;
+    const bool negative = point == kPoints - 1 || (point >= kPositive && (h & 4096));
+    return negative ? -x : x;
+}
+
+std::optional<Approximation> call_value(std::string_view name, const Approximation& x) {
+    const Complex z = x.value;
+    Complex value, slope;
+    if (name == "sin")
+        value = std::sin(z), slope = std::cos(z);
+    else if (name == "cos")
+        value = std::cos(z), slope = std::sin(z);
+    else if (name == "tan")
+        value = std::tan(z), slope = 1.0 + value * value;
+    else if (name == "cot")
+        value = 1.0 / std::tan(z), slope = 1.0 + value * value;
+    else if (name == "sec")
+        value = 1.0 / std::cos(z), slope = value * std::tan(z);
+    else if (name == "csc")
+        value = 1.0 / std::sin(z), slope = value / std::tan(z);
+    else if (name == "arcsin")
+        value = std::asin(z), slope = 1.0 / std::sqrt(1.0 - z * z);
+    else if (name == "arccos")
+        value = std::acos(z), slope = 1.0 / std::sqrt(1.0 - z * z);
+    else if (name == "arctan")
+        value = std::atan(z), slope = 1.0 / (1.0 + z * z);
+    else if (name == "sinh")
+        value = std::sinh(z), slope = std::cosh(z);
+    else if (name == "cosh")
+        value = std::cosh(z), slope = std::sinh(z);
+    else if (name == "tanh")
+        value = std::tanh(z), slope = 1.0 - value * value;
+    else if (name == "ln" || name == "log")
+        value = std::log(z), slope = 1.0 / z;
+    else if (name == "exp")
+        value = slope = std::exp(z);
+    else
+        return {};
+    return Approximation{value, std::abs(slope) * x.error + 8 * kEps * std::abs(value) + kEps};
+}
+
+std::optional<Approximation> quotient(const Approximation& a, const Approximation& b) {
+    const double size = std::abs(b.value);
+    if (!(size > 8 * b.error) || size == 0) return {};
+    const Complex value = a.value / b.value;
+    return Approximation{
+        value, (a.error + std::abs(value) * b.error) / size * 1.2 + kEps * std::abs(value)};
+}
+
+std::optional<Approximation> power_value(const Approximation& a, const Approximation& b) {
+    if (a.value == 0.0) {
+        if (a.error > 0 || b.value.real() <= 0) return {};
+        return Approximation{0.0, 0.0};
+    }
+    const double n = b.value.real();
+    const bool whole =
+        b.error == 0 && b.value.imag() == 0 && n == std::round(n) && std::abs(n) < 1e4;
+    // The real root of a negative number may be what its author meant: not for us to say.
+    if (!whole && a.value.imag() == 0 && a.value.real() < 0) return {};
+    if (n * std::log(std::abs(a.value)) > 700)
+        return Approximation{std::numeric_limits<double>::infinity(), 0};
+    const Complex value =
+        whole ? std::pow(a.value, static_cast<int>(n)) : std::pow(a.value, b.value);
+    const double relative = std::abs(b.value) * a.error / std::abs(a.value) +
+                            std::abs(std::log(a.value)) * b.error + (4 + std::abs(n)) * kEps;
+    return Approximation{value, std::abs(value) * relative};
+}
+
+struct Evaluator {
+    const Expression& in;
+    int point, sign;
+
+    std::optional<Approximation> operator()(Node node) const {
+        const auto& [op, text, parts] = in[node];
+        switch (op) {
+            case Op::kNumber: {
+                const double x = std::strtod(text.c_str(), nullptr);
+                const bool exactly = text.size() < 16 && text.find('.') == std::string::npos;
+                return Approximation{x, exactly ? 0 : kEps * x};
+            }
+            case Op::kSymbol:
+                if (text == "pi") return Approximation{std::numbers::pi, kEps};
+                if (text == "e") return Approximation{std::numbers::e, kEps};
+                if (text == "i") return Approximation{Complex(0, 1), 0};
+                return Approximation{point_of(text, point), 0};
+            case Op::kDegrees: {
+                const auto x = (*this)(parts[0]);
+                if (!x) return {};
+                constexpr double degree = std::numbers::pi / 180;
+                return Approximation{x->value * degree,
+                                     (x->error + kEps * std::abs(x->value)) * degree};
+            }
+            case Op::kAbs: {
+                const auto x = (*this)(parts[0]);
+                if (!x) return {};
+                return Approximation{std::abs(x->value), x->error};
+            }
+            case Op::kNegate: {
+                const auto x = (*this)(parts[0]);
+                if (!x) return {};
+                return Approximation{-x->value, x->error};
+            }
+            case Op::kRoot: {
+                const auto x = (*this)(parts[0]);
+                const auto n = parts.size() > 1 ? (*this)(parts[1]) : Approximation{2.0, 0};
+                if (!x || !n) return {};
+                if (parts.size() == 1 && x->value != 0.0) {
+                    const Complex root = std::sqrt(x->value);
+                    return Approximation{root, x->error / std::abs(root) + kEps * std::abs(root)};
+                }
+                if (x->value.real() < 0 && x->value.imag() == 0) {  // a real cube root
+                    if (n->value != 3.0) return {};
+                    const double root = std::cbrt(x->value.real());
+                    return Approximation{root,
+                                         std::abs(root) * (x->error / std::abs(x->value) + kEps)};
+                }
+                const auto index = quotient({1.0, 0}, *n);
+                return index ? power_value(*x, *index) : std::nullopt;
+            }
+            case Op::kCall: {
+                const auto x = (*this)(parts[0]);
+                auto value = x ? call_value(text, *x) : std::nullopt;
+                if (parts.size() == 1 || !value) return value;
+                const auto base = (*this)(parts[1]);
+                const auto scale = base ? call_value("ln", *base) : std::nullopt;
+                return scale ? quotient(*value, *scale) : std::nullopt;
+            }
+            case Op::kFactorial: {
+                const auto n = exact(in, parts[0]);
+                if (!n || n->den != 1 || n->num < 0 || n->num > 170) return {};
+                const double value = std::tgamma(static_cast<double>(n->num) + 1);
+                return Approximation{value, 16 * kEps * value};
+            }
+            case Op::kSigns: {
+                auto x = (*this)(parts.back());
+                if (!x) return {};
+                x->value *= sign;
+                if (parts.size() == 1) return x;
+                const auto first = (*this)(parts[0]);
+                return first ? add(*first, *x) : std::nullopt;
+            }
+            case Op::kAdd:
+            case Op::kMultiply:
+            case Op::kDivide:
+            case Op::kPower: {
+                const auto a = (*this)(parts[0]), b = (*this)(parts[1]);
+                if (!a || !b) return {};
+                if (op == Op::kAdd) return add(*a, *b);
+                if (op == Op::kDivide) return quotient(*a, *b);
+                if (op == Op::kPower) return power_value(*a, *b);
+                return Approximation{a->value * b->value, std::abs(a->value) * b->error +
+                                                              std::abs(b->value) * a->error +
+                                                              a->error * b->error +
+                                                              kEps * std::abs(a->value * b->value)};
+            }
+            default:
+                return {};
+        }
+    }
+
+    static std::optional<Approximation> add(const Approximation& a, const Approximation& b) {
+        const Complex value = a.value + b.value;
+        return Approximation{value, a.error + b.error + kEps * std::abs(value)};
+    }
+};
+
+}  // namespace
+
+Expression parse(std::string_view answer) {
+    return Parser(tokens_of(answer)).run();
+}
+
+std::optional<Rational> exact(const Expression& in, Node node, int sign) {
+    const auto& [op, text, parts] = in[node];
+    std::array<std::optional<Rational>, 2> of;
+    if (op == Op::kNumber) return decimal(text);
+    if (op < Op::kAdd || op > Op::kSigns || op == Op::kCall || op == Op::kDegrees) return {};
+    for (std::size_t i = 0; i < parts.size() && i < 2; ++i)
+        if (!(of[i] = exact(in, parts[i], sign))) return {};
+    switch (op) {
+        case Op::kAdd:
+            return total(*of[0], *of[1]);
+        case Op::kNegate:
+            return Rational{-of[0]->num, of[0]->den};
+        case Op::kMultiply:
+            return product(*of[0], *of[1]);
+        case Op::kSigns: {
+            const Rational& last = *of[parts.size() - 1];
+            const Rational turned{last.num * sign, last.den};
+            return parts.size() == 1 ? turned : total(*of[0], turned);
+        }
+        case Op::kDivide:
+            return of[1]->num ? product(*of[0], *reduced(of[1]->den, of[1]->num)) : std::nullopt;
+        case Op::kPower:
+            return power(*of[0], *of[1]);
+        case Op::kAbs:
+            return Rational{of[0]->num < 0 ? -of[0]->num : of[0]->num, of[0]->den};
+        case Op::kRoot: {
+            const Integer top = square_root(of[0]->num), bottom = square_root(of[0]->den);
+            if (parts.size() > 1 || top < 0 || bottom < 0) return {};
+            return Rational{top, bottom};
+        }
+        case Op::kFactorial: {
+            if (of[0]->den != 1 || of[0]->num < 0 || of[0]->num > 33) return {};
+            Rational out{1, 1};
+            for (Integer n = 2; n <= of[0]->num; ++n) out.num *= n;
+            return out;
+        }
+        case Op::kBinomial: {
+            const auto [n, k] = std::pair{of[0]->num, of[1]->num};
+            if (of[0]->den != 1 || of[1]->den != 1 || n < 0 || n > 60 || k < 0 || k > n) return {};
+            Integer out = 1;
+            for (Integer i = 1; i <= k; ++i) out = out * (n - k + i) / i;
+            return Rational{out, 1};
+        }
+        default:
+            return {};
+    }
+}
+
+std::optional<Approximation> approximate(const Expression& in, Node node, int point, int sign) {
+    const auto out = Evaluator{in, point, sign}(node);
+    const bool number = out && !std::isnan(out->value.real()) && !std::isnan(out->value.imag()) &&
+                        std::isfinite(out->error);
+    return number ? out : std::nullopt;
+}
+
+bool is_scalar(Op op) {
+    return op != Op::kWords && op != Op::kBased && op < Op::kTuple;
+}
+
+bool has(const Expression& in, Node node, Op op) {
+    if (in[node].op == op) return true;
+    for (const Node part : in[node].parts)
+        if (has(in, part, op)) return true;
+    return false;
+}
+
+}  // namespace malt

@@ -1,0 +1,92 @@
+// The meaning of an answer: a tree parsed from its tokens, and what its scalar parts are worth.
+//
+// Exact where all is rational and small; else a complex number with a bound on its error, symbols
+// being random points. Nothing is simplified, nothing is executed, depth and size are capped.
+#pragma once
+
+#include <complex>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "latex.hpp"
+
+namespace malt {
+
+enum class Op : std::uint8_t {
+    kNumber,  // `text`: digits
+    kSymbol,  // `text`: its name
+    kWords,   // `text`: lower case, one space between
+    kBased,   // `text`: digits_base
+    kAdd,
+    kNegate,
+    kMultiply,
+    kDivide,
+    kPower,
+    kRoot,  // radicand, index
+    kCall,  // `text`: function; argument, perhaps its base
+    kAbs,
+    kFactorial,
+    kBinomial,
+    kDegrees,
+    kSigns,  // the sum of the first and +- the second child
+    kTuple,  // `text`: its brackets; intervals too
+    kSet,
+    kList,
+    kMatrix,    // `text`: columns
+    kRelation,  // operands; `text`: a char of Kind between each two
+    kUnion,
+    kIntersection,
+    kWithout,
+    kRatio,
+};
+
+using Node = std::int32_t;
+
+struct Expression {
+    struct Part {
+        Op op;
+        std::string text;
+        std::vector<Node> parts;
+    };
+    std::vector<Part> all;
+    Node root = -1;  // -1: could not be read
+
+    [[nodiscard]] const Part& operator[](Node node) const {
+        return all[static_cast<std::size_t>(node)];
+    }
+};
+
+[[nodiscard]] Expression parse(std::string_view answer);
+
+__extension__ typedef __int128 Integer;
+
+struct Rational {
+    Integer num = 0, den = 1;  // den > 0, lowest terms
+    bool operator==(const Rational&) const = default;
+};
+
+// Exact value of a scalar part; nothing where it is irrational, too large or has symbols.
+// `sign` is taken for every +-.
+[[nodiscard]] std::optional<Rational> exact(const Expression& in, Node node, int sign = 1);
+
+struct Approximation {
+    std::complex<double> value;
+    double error;  // absolute
+};
+
+constexpr int kPoints = 5;    // random values of the symbols,
+constexpr int kPositive = 3;  // which at these first are all positive, at the last all negative
+
+// A scalar part at a random point. Infinite where it passes all
+// bounds; nothing where it has no value.
+[[nodiscard]] std::optional<Approximation> approximate(const Expression& in, Node node, int point,
+                                                       int sign);
+
+[[nodiscard]] bool is_scalar(Op op);
+[[nodiscard]] bool has(const Expression& in, Node node, Op op);  // in it or below it
+
+}  // namespace malt

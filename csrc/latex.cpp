@@ -1,0 +1,362 @@
+// The tokens of an answer.
+#include "latex.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace malt {
+namespace {
+
+using Entry = std::pair<std::string_view, Kind>;
+
+bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+bool is_space(char c) {
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f';
+}
+
+template <std::size_t N>
+const Entry* find(const std::array<Entry, N>& table, std::string_view name) {
+    const auto it = std::ranges::find(table, name, &Entry::first);
+    return it == table.end() ? nullptr : it;
+}
+
+template <std::size_t N>
+bool holds(const std::array<std::string_view, N>& names, std::string_view name) {
+    return std::ranges::find(names, name) != names.end();
+}
+
+constexpr std::array kFunctions =
+    std::to_array<std::string_view>({"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos",
+                                     "arctan", "sinh", "cosh", "tanh", "log", "ln", "exp"});
+
+constexpr std::array kNothing = std::to_array<std::string_view>(
+    {"left",       "right",      "big",    "Big",          "bigl",      "bigr",   "Bigl",
+     "Bigr",       "bigg",       "Bigg",   "displaystyle", "textstyle", "quad",   "qquad",
+     "limits",     "mathrm",     "mathbf", "mathit",       "mathsf",    "mathbb", "mathcal",
+     "boldsymbol", "bf",         "rm",     "it",           "hspace",    "vspace", "boxed",
+     "fbox",       "ensuremath", "hfill",  "nolimits",     "middle"});
+
+constexpr std::array kTexts = std::to_array<std::string_view>(
+    {"text", "mbox", "textbf", "textrm", "textit", "operatorname", "hbox", "texttt", "textnormal"});
+
+constexpr std::array kRefused = std::to_array<std::string_view>(
+    {"int",      "sum",        "prod",      "lim",   "iint",   "oint",
+     "overline", "underline",  "dots",      "ldots", "cdots",  "overrightarrow",
+     "vec",      "hat",        "bar",       "dot",   "nabla",  "partial",
+     "begin",    "end",        "pmod",      "mod",   "bmod",   "choose",
+     "substack", "underbrace", "overbrace", "frown", "overarc"});
+
+constexpr std::array kCommands = std::to_array<Entry>({
+    {"frac", Kind::kFrac},
+    {"dfrac", Kind::kFrac},
+    {"tfrac", Kind::kFrac},
+    {"cfrac", Kind::kFrac},
+    {"binom", Kind::kBinom},
+    {"dbinom", Kind::kBinom},
+    {"tbinom", Kind::kBinom},
+    {"sqrt", Kind::kSqrt},
+    {"pm", Kind::kPlusMinus},
+    {"mp", Kind::kMinusPlus},
+    {"times", Kind::kTimes},
+    {"cdot", Kind::kTimes},
+    {"ast", Kind::kTimes},
+    {"div", Kind::kDivide},
+    {"le", Kind::kLessEqual},
+    {"leq", Kind::kLessEqual},
+    {"leqslant", Kind::kLessEqual},
+    {"ge", Kind::kGreaterEqual},
+    {"geq", Kind::kGreaterEqual},
+    {"geqslant", Kind::kGreaterEqual},
+    {"lt", Kind::kLess},
+    {"gt", Kind::kGreater},
+    {"ne", Kind::kNotEqual},
+    {"neq", Kind::kNotEqual},
+    {"approx", Kind::kApprox},
+    {"in", Kind::kIn},
+    {"cup", Kind::kCup},
+    {"cap", Kind::kCap},
+    {"setminus", Kind::kWithout},
+    {"backslash", Kind::kWithout},
+    {"circ", Kind::kDegree},
+    {"degree", Kind::kDegree},
+    {"vert", Kind::kBar},
+    {"lvert", Kind::kBar},
+    {"rvert", Kind::kBar},
+    {"mid", Kind::kBar},
+    {"lbrace", Kind::kOpenSet},
+    {"rbrace", Kind::kCloseSet},
+    {"lbrack", Kind::kOpenSquare},
+    {"rbrack", Kind::kCloseSquare},
+    {"colon", Kind::kColon},
+});
+
+constexpr std::array kSigns = std::to_array<Entry>({
+    {"+", Kind::kPlus},        {"-", Kind::kMinus},     {"*", Kind::kTimes},
+    {"/", Kind::kDivide},      {"^", Kind::kPower},     {"_", Kind::kSub},
+    {"=", Kind::kEqual},       {"<", Kind::kLess},      {">", Kind::kGreater},
+    {",", Kind::kComma},       {";", Kind::kComma},     {":", Kind::kColon},
+    {"|", Kind::kBar},         {"!", Kind::kBang},      {"%", Kind::kPercent},
+    {"(", Kind::kOpen},        {")", Kind::kClose},     {"[", Kind::kOpenSquare},
+    {"]", Kind::kCloseSquare}, {"{", Kind::kOpenGroup}, {"}", Kind::kCloseGroup},
+    {"&", Kind::kCell},
+});
+
+// What Unicode characters are written as instead; looked up by their UTF-8 bytes.
+constexpr std::array kUnicode = std::to_array<std::pair<std::string_view, std::string_view>>({
+    {"\u2212", "-"},         {"\u2013", "-"},         {"\u2014", "-"},
+    {"\u00d7", "*"},         {"\u00b7", "*"},         {"\u22c5", "*"},
+    {"\u00f7", "/"},         {"\u2044", "/"},         {"\u03c0", "\\pi "},
+    {"\u221a", "\\sqrt "},   {"\u221e", "\\infty "},  {"\u2264", "\\le "},
+    {"\u2265", "\\ge "},     {"\u2260", "\\ne "},     {"\u2248", "\\approx "},
+    {"\u00b1", "\\pm "},     {"\u222a", "\\cup "},    {"\u2229", "\\cap "},
+    {"\u2208", "\\in "},     {"\u00b0", "\\degree "}, {"\u00b2", "^2"},
+    {"\u00b3", "^3"},        {"\u00bd", "\\frac12 "}, {"\u00bc", "\\frac14 "},
+    {"\u00be", "\\frac34 "}, {"\u2153", "\\frac13 "}, {"\u2154", "\\frac23 "},
+    {"\u00a0", " "},         {"\u2009", " "},         {"\u202f", " "},
+    {"\u3000", " "},         {"\u20ac", ""},          {"\u00a3", ""},
+    {"\u00a5", ""},          {"\u200b", ""},          {"\uff05", "%"},
+    {"\u2032", "'"},         {"\u2019", "'"},
+});
+
+std::size_t utf8_length(char lead) {
+    const auto byte = static_cast<unsigned char>(lead);
+    return byte < 0xc0 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
+}
+
+// `text` with Unicode signs in their LaTeX or ASCII spelling.
+std::string ascii(std::string_view text) {
+    std::string out;
+    out.reserve(text.size() + 16);
+    const bool rows = text.find("\\begin") != std::string_view::npos;
+    for (std::size_t i = 0; i < text.size();) {
+        if (!rows && text.substr(i).starts_with("\\\\") && i + 2 < text.size() &&
+            is_letter(text[i + 2]))
+            ++i;  // escaped twice: \\frac
+        if (static_cast<unsigned char>(text[i]) < 0x80) {
+            out += text[i++];
+            continue;
+        }
+        const std::string_view sign = text.substr(i, utf8_length(text[i]));
+        i += sign.size();
+        const auto known =
+            std::ranges::find(kUnicode, sign, [](auto& entry) { return entry.first; });
+        if (known != kUnicode.end()) {
+            out += known->second;
+        } else if (sign.size() == 3 && sign[0] == '\xef' && sign[1] == '\xbc' &&
+                   sign[2] >= '\x81') {
+            out += static_cast<char>(sign[2] - '\x80' + ' ');  // full-width ! to _
+        } else {
+            out += sign;
+        }
+    }
+    return out;
+}
+
+class Lexer {
+  public:
+    explicit Lexer(std::string_view answer) : owned_(ascii(answer)), text_(owned_) {}
+
+    std::vector<Token> run() {
+        while (at_ < text_.size()) {
+            if (tokens_.size() >= kMaxTokens) return {Token{Kind::kUnknown, false, false, {}}};
+            step();
+        }
+        push(Kind::kEnd);
+        return std::move(tokens_);
+    }
+
+  private:
+    [[nodiscard]] char peek(std::size_t ahead = 0) const {
+        return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0';
+    }
+
+    void push(Kind kind, std::string text = {}, bool command = false) {
+        tokens_.push_back({kind, spaced_, command, std::move(text)});
+        spaced_ = false;
+    }
+
+    void step() {
+        const char c = peek();
+        if (is_space(c) || c == '~') {
+            spaced_ = true;
+            ++at_;
+        } else if (is_digit(c) || (c == '.' && is_digit(peek(1)))) {
+            number();
+        } else if (is_letter(c)) {
+            letters(run_of_letters(), /*in_text=*/text_depth_ > 0);
+        } else if (c == '\\') {
+            command();
+        } else if (c == '$' || c == '.' || c == '`' || c == '"') {
+            ++at_;
+        } else if (c == '\'') {  // f' is another symbol than f
+            ++at_;
+            if (!tokens_.empty() && tokens_.back().kind == Kind::kLetter) tokens_.back().text += c;
+        } else {
+            sign();
+        }
+    }
+
+    std::string_view run_of_letters() {
+        const std::size_t begin = at_;
+        while (is_letter(peek())) ++at_;
+        return text_.substr(begin, at_ - begin);
+    }
+
+    void sign() {
+        const std::size_t n = utf8_length(peek());
+        const std::string_view sign = text_.substr(at_, n);
+        at_ += sign.size();
+        const char next = peek();
+        if (sign == "<" && next == '=') return ++at_, push(Kind::kLessEqual);
+        if (sign == ">" && next == '=') return ++at_, push(Kind::kGreaterEqual);
+        if (sign == "*" && next == '*') return ++at_, push(Kind::kPower);
+        const Entry* known = find(kSigns, sign);
+        if (!known) return push(n > 1 ? Kind::kLetter : Kind::kUnknown, std::string(sign));
+        if (text_depth_ && sign == "{") ++text_depth_;
+        if (text_depth_ && sign == "}" && --text_depth_ == 0) return void(spaced_ = true);
+        if (sign == "(" || sign == "[") ++brackets_;
+        if ((sign == ")" || sign == "]") && brackets_) --brackets_;
+        push(known->second);
+    }
+
+    // Length of a thousands separator at `at_`, 0 if there is none: `,` `{,}` `,\!` `\,` or a
+    // space.
+    [[nodiscard]] std::size_t separator() const {
+        const std::string_view rest = text_.substr(at_);
+        std::size_t n = 0;
+        if (rest.starts_with("{,}")) {
+            n = 3;
+        } else if (rest.starts_with(",\\!")) {
+            n = 3;
+            while (n < rest.size() && is_space(rest[n])) ++n;
+        } else if (rest.starts_with("\\,") || rest.starts_with("\\ ")) {
+            n = 2;
+        } else if ((rest.starts_with(",") || rest.starts_with(" ")) && !brackets_) {
+            n = 1;
+        } else {
+            return 0;
+        }
+        std::size_t digits = 0;
+        while (n + digits < rest.size() && is_digit(rest[n + digits])) ++digits;
+        return digits == 3 ? n : 0;
+    }
+
+    void number() {
+        std::string digits;
+        const auto take = [&] {
+            while (is_digit(peek())) digits += text_[at_++];
+        };
+        take();
+        if (digits.size() <= 3 && !digits.empty() && digits != "0") {
+            while (const std::size_t n = separator()) {
+                at_ += n;
+                take();
+            }
+        }
+        if (peek() == '.' && is_digit(peek(1))) {
+            digits += text_[at_++];
+            take();
+        }
+        push(Kind::kNumber, std::move(digits));
+    }
+
+    void letters(std::string_view run, bool in_text) {
+        if (run == "pi") return push(Kind::kLetter, "pi");
+        if (run == "sqrt") return push(Kind::kSqrt);
+        if (run == "infinity" || run == "inf") return push(Kind::kLetter, "infty");
+        if (holds(kFunctions, run)) return push(Kind::kFunction, std::string(run));
+        std::string lower(run);
+        std::ranges::transform(lower, lower.begin(), [](char c) {
+            return c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
+        });
+        if (lower == "and" || lower == "or") return push(Kind::kComma);
+        if (lower == "degrees" || lower == "degree") return push(Kind::kDegree);
+        if (lower == "percent") return push(Kind::kPercent);
+        if (lower == "pm" || lower == "am") return push(Kind::kLetter, lower);
+        const bool half_day = lower == "p" || lower == "a";
+        if (half_day && peek() == '.' && (peek(1) == 'm' || peek(1) == 'M')) {
+            at_ += 2;
+            return push(Kind::kLetter, lower + "m");
+        }
+        constexpr std::array units = std::to_array<std::string_view>(
+            {"cm", "mm", "km", "kg", "ft", "lb", "oz", "ml", "mi", "hr", "is",
+             "of", "to", "so", "it", "we", "be", "by", "if", "as", "no"});
+        const bool after_number = !tokens_.empty() && tokens_.back().kind == Kind::kNumber;
+        if (run.size() > 2 || (run.size() == 2 && (in_text || holds(units, lower))) ||
+            (in_text && after_number)) {
+            push(Kind::kWord, std::move(lower));
+        } else {
+            for (const char c : run) push(Kind::kLetter, std::string(1, c));
+        }
+    }
+
+    void command() {
+        ++at_;
+        const char c = peek();
+        if (!is_letter(c)) {
+            ++at_;
+            if (c == '{') return push(Kind::kOpenSet);
+            if (c == '}') return push(Kind::kCloseSet);
+            if (c == '%') return push(Kind::kPercent);
+            if (c == '|') return push(Kind::kBar);
+            if (c == '\\') return push(Kind::kRow);
+            if (c == ' ' || c == ',' || c == ';' || c == ':') spaced_ = true;
+            return;  // \! \$ \( \) \[ \] and what nobody writes
+        }
+        const std::string_view name = run_of_letters();
+        if (name == "begin" || name == "end") return environment(name == "begin");
+        if (holds(kTexts, name)) {
+            while (is_space(peek())) ++at_;
+            if (peek() == '{') ++at_, text_depth_ = 1, spaced_ = true;
+            return;
+        }
+        if (holds(kNothing, name)) return;
+        if (holds(kRefused, name)) return push(Kind::kUnknown, std::string(name));
+        if (holds(kFunctions, name)) return push(Kind::kFunction, std::string(name), true);
+        if (const Entry* known = find(kCommands, name)) return push(known->second, {}, true);
+        for (const std::string_view function : kFunctions) {  // \cotx
+            if (name.size() != function.size() + 1 || !name.starts_with(function)) continue;
+            push(Kind::kFunction, std::string(function), true);
+            return push(Kind::kLetter, std::string(name.substr(function.size())));
+        }
+        push(Kind::kLetter, name == "varnothing" ? "emptyset" : std::string(name), true);
+    }
+
+    void environment(bool begins) {
+        const std::size_t close = text_.find('}', at_);
+        if (peek() != '{' || close == std::string_view::npos) return push(Kind::kUnknown);
+        const std::string_view name = text_.substr(at_ + 1, close - at_ - 1);
+        at_ = close + 1;
+        if (name == "array" && begins && peek() == '{') {  // its columns
+            const std::size_t end = text_.find('}', at_);
+            at_ = end == std::string_view::npos ? text_.size() : end + 1;
+        }
+        if (name.ends_with("matrix") || name == "array") {
+            push(begins ? Kind::kBeginMatrix : Kind::kEndMatrix);
+        } else {
+            push(Kind::kUnknown);
+        }
+    }
+
+    std::string owned_;
+    std::string_view text_;
+    std::size_t at_ = 0;
+    bool spaced_ = false;
+    int text_depth_ = 0;  // braces open inside \text{...}
+    int brackets_ = 0;    // ( and [ that are open: commas separate there
+    std::vector<Token> tokens_;
+};
+
+}  // namespace
+
+std::vector<Token> tokens_of(std::string_view answer) {
+    return Lexer(answer).run();
+}
+
+}  // namespace malt

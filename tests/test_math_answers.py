@@ -1,0 +1,253 @@
+"""Mathematical answers: labelled pairs, conventions one by one, and hostile text."""
+
+import json
+import threading
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from malt_fast import _core, symbolic
+from malt_fast.math_answers import NOTHING, RIGHT, UNPARSEABLE, VERDICTS, WRONG, grade_math
+
+DIFFERENT, EQUAL, UNKNOWN = range(3)
+
+
+def compare(gold: str, answer: str) -> int:
+    return int(_core.compare_answers([gold], [answer])[0])
+
+
+# ---- labelled pairs ----
+
+# File, share that must agree, wrong answers that may be called right (each by a convention).
+FILES = [
+    ("gsm8k_openai_solutions", 1.0, 0),
+    ("gsm8k_tora", 0.998, 0),
+    ("math500_gpt", 0.99, 0),
+    ("math500_qwen3", 0.995, 0),
+    ("math_mathcoder", 0.995, 0),
+    ("synthetic_math", 0.995, 0),
+    ("mathverify_tests", 0.95, 0),
+    ("nemo_skills_tests", 1.0, 0),
+    ("framework_tests", 0.96, 1),  # (14/3, 4/6) is (14/3, 2/3)
+    ("skythought_tests", 0.8, 0),  # no tolerance
+    ("simple_evals_equality", 0.5, 1),  # 3245/5 is 649
+    ("adversarial", 1.0, 0),
+]
+
+
+@pytest.mark.parametrize(("name", "share", "loose"), FILES)
+def test_labelled_pairs(shared_data: Path, name: str, share: float, loose: int) -> None:
+    lines = (shared_data / "grading" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["expected"] is not None]
+    told = grade_math([row["prediction"] for row in rows], [row["gold"] for row in rows])
+    right, expected = told == RIGHT, np.array([row["expected"] for row in rows], bool)
+    assert (right == expected).mean() >= share
+    assert (right & ~expected).sum() <= loose
+
+
+# ---- conventions, as docs/grading.md lists them ----
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("1/2", "2/4", EQUAL),
+        (r"\frac12", "0.5", EQUAL),
+        (r"\frac{1}{3}", "0.3333333333", DIFFERENT),
+        (r"\frac{1}{12}", "0.0833333333333333", EQUAL),  # a float printed in full
+        ("649", "3245/5", EQUAL),
+        ("918.5", r"918\frac{1}{2}", EQUAL),
+        (r"\frac{9}{5}", "1 4/5", EQUAL),
+        (r"137 \frac{1}{2}", "1371/2", DIFFERENT),
+        ("1234567", "1,234,567", EQUAL),
+        ("1234567", r"1{,}234,\! 567", EQUAL),
+        ("1000", "1 000", EQUAL),
+        ("1000.99", "1000,99", DIFFERENT),
+        ("(1,234)", "(1, 234)", EQUAL),
+        ("32349", "32, 349", DIFFERENT),
+        ("3:1", "6:2", EQUAL),
+        ("3:1", "3", DIFFERENT),
+        ("12:00", "1:00", DIFFERENT),
+        ("3:00 a.m.", "3:00 p.m.", DIFFERENT),
+        (r"08:34 \text{P.M.}", "20:34", DIFFERENT),
+        ("52_8", "52", DIFFERENT),
+        ("52_{10}", "52", EQUAL),
+        ("4210_5", "4210_{5}", EQUAL),
+        ("10", r"10\text{ cm}^2", EQUAL),
+        ("10", "10cm", EQUAL),
+        ("64", "64 square feet", EQUAL),
+        ("72", "72 degrees", EQUAL),
+        ("10", r"10\%", EQUAL),
+        ("1/2", r"50\%", DIFFERENT),
+        ("0.75", "75", DIFFERENT),
+        ("1, 2, 3", "3, 1, 2", EQUAL),
+        ("-1,3", "-1,3,3", DIFFERENT),
+        ("(1,2,3)", "(1,3,2)", DIFFERENT),
+        ("(3,1)", "{1,3}", DIFFERENT),
+        ("[0,1)", "(0,1)", DIFFERENT),
+        (r"(1,\frac{9}{2})", "(1.0,4.5)", EQUAL),
+        ("C", "(C)", EQUAL),
+        ("C", "c", DIFFERENT),
+        ("2", "x = 2", EQUAL),
+        ("2x+3", "f(x) = 2x+3", EQUAL),
+        ("(p,q)=(3,2)", "(3,2)", EQUAL),
+        ("a+3z = 0", "0", DIFFERENT),
+        ("x-(y+2) = 0", "x = y+2", EQUAL),
+        ("5,1", r"3 \pm 2", EQUAL),
+        (r"x = 1 \pm \sqrt{2}", r"1-\sqrt2, 1+\sqrt2", EQUAL),
+        (r"x \le 2", r"(-\infty, 2]", EQUAL),
+        ("0<f(x)<1", "(0,1)", EQUAL),
+        (r"\infty", r"-\infty", DIFFERENT),
+        (r"\text{Even}", "even", EQUAL),
+        (r"\text{oddd}", "odd", DIFFERENT),
+        (r"\sqrt{8}", r"2\sqrt2", EQUAL),
+        (r"\sqrt{5-\sqrt{21}}+\sqrt{\sqrt{21}+5}", r"\sqrt{14}", EQUAL),
+        (r"\sqrt{6}", "2.4495", DIFFERENT),
+        (r"\sqrt{x^2}", "x", UNKNOWN),  # true of some x
+        ("x^2+2x-(-1)", "1 + 2*x + x^2", EQUAL),
+        (r"\tan^2(y)+1", r"\sec^2 y", EQUAL),
+        (r"11+9a/20", r"\frac{11+9a}{20}", DIFFERENT),
+        ("7pi", r"7\pi", EQUAL),
+        (r"\frac{3\sqrt{3}}{4}", "3√3/4", EQUAL),
+        (r"\frac12", "½", EQUAL),
+        ("5", "\uff15", EQUAL),
+        (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{bmatrix}1&4/2\end{bmatrix}", EQUAL),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}", DIFFERENT),
+        (r"(-\infty,1)\cup(2,3)", r"(2,3) \cup (-\infty, 1)", EQUAL),
+        ("1", "10^{10^{10}}", DIFFERENT),
+        ("5", r"\frac{1}{0}", DIFFERENT),
+        ("", "", DIFFERENT),
+        ("0", "", DIFFERENT),
+        ("9" * 60, "9" * 59 + "8", DIFFERENT),
+        ("9" * 60, "+" + "9" * 60, EQUAL),
+    ],
+)
+def test_conventions(gold: str, answer: str, verdict: int) -> None:
+    assert compare(gold, answer) == compare(answer, gold) == verdict
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        (r"\boxed{0}, but in fact \boxed{\frac{2}{9}}", r"\frac{2}{9}"),
+        (r"\boxed{1}, \boxed{2} and \boxed{3}", "1, 2, 3"),
+        (r"\boxed{1} papers and \boxed{2} bins", "1, 2"),
+        (r"so \fbox{7} it is", "7"),
+        (r"\boxed 2 it is", "2"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{ }", None),
+        (r"so 5 and \boxed{5", None),
+        ("Final Answer: Final Answer: 125", "125"),
+        ("Final Answer: The final answer is $[0,1)$. I hope it is correct.", "[0,1)"),
+        ("#### 5,600", "5,600"),
+        ("It is $3$ or $\\frac{1}{2}$.", r"\frac{1}{2}"),
+        ("It costs $5 and then $7 more", "7"),
+        ("As $d = 90$. Therefore there are 12 of them.", "12"),
+        ("5 cars passed in the first 15 minutes.", "5"),
+        ("2x + 1", "2x + 1"),
+        ("", None),
+        ("nothing to see here at all", None),
+    ],
+)
+def test_where_the_answer_stands(completion: str, answer: str | None) -> None:
+    assert _core.math_answers([completion]) == [answer]
+
+
+# ---- against twins ----
+
+NUMBERS = st.fractions(-1000, 1000, max_denominator=99)
+
+
+def spelt(number: Fraction, how: int) -> str:
+    top, bottom = abs(number.numerator), number.denominator
+    sign = "-" if number < 0 else ""
+    return [
+        f"{sign}{top}/{bottom}",
+        rf"{sign}\frac{{{top}}}{{{bottom}}}",
+        rf"\dfrac{{{sign}{3 * top}}}{{{3 * bottom}}}",
+        rf"\left({sign}\frac{{{top}}}{{{bottom}}}\right)",
+        f"{sign}{top // bottom} {top % bottom}/{bottom}" if top > bottom > 1 else f"{number}",
+    ][how]
+
+
+@given(NUMBERS, NUMBERS, st.integers(0, 4), st.integers(0, 4))
+def test_fractions_compare_exactly(x: Fraction, y: Fraction, how: int, other: int) -> None:
+    assert compare(spelt(x, how), spelt(x, other)) == EQUAL
+    assert compare(spelt(x, how), spelt(y, other)) == (EQUAL if x == y else DIFFERENT)
+
+
+TERMS = st.lists(st.tuples(st.integers(-9, 9), st.sampled_from("xyz"), st.integers(0, 3)))
+
+
+def polynomial(terms: Sequence[tuple[int, str, int]]) -> str:
+    return "+".join(f"({c}){v}^{{{n}}}" for c, v, n in terms) or "0"
+
+
+@given(TERMS, st.randoms())
+def test_sums_compare_in_any_order(terms: list[tuple[int, str, int]], random) -> None:
+    mixed = random.sample(terms, len(terms))
+    assert compare(polynomial(terms), polynomial(mixed)) == EQUAL
+    assert compare(polynomial(terms), polynomial([*mixed, (1, "x", 1)])) == DIFFERENT
+
+
+# ---- hostile text ----
+
+PIECES = [r"\frac", r"\sqrt", r"\boxed{", r"\text{", r"\pm", r"\begin{pmatrix}", " and "]
+SIGNS = list("0123456789.,+-*/^_=<>()[]{}\\$&|!%:; abxyzπ√½\u2212\uff15\x00\n")
+HOSTILE = st.lists(st.sampled_from(PIECES + SIGNS) | st.characters(), max_size=60).map("".join)
+
+
+@settings(max_examples=2000)
+@given(HOSTILE, HOSTILE)
+@example("\ud800", "\ud800")
+def test_nothing_raises_and_verdicts_are_fair(gold: str, answer: str) -> None:
+    _core.math_answers([gold])
+    assert compare(gold, answer) == compare(gold, answer)
+    one, other = compare(gold, answer), compare(answer, gold)
+    assert {one, other} != {EQUAL, DIFFERENT}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{" * 100_000, r"\boxed{" * 30_000, r"\frac{" * 300, "(" * 1000, "$" * 100_000),
+        *(r"\(" * 50_000, "-" * 1000, "|x" * 500, r"\boxed{1}," * 20_000, "1," * 500),
+        *("2^" * 400, "\x00" * 1000),
+    ],
+)
+def test_long_and_deep_texts_end(text: str) -> None:
+    _core.math_answers([text])
+    compare(text[:1000], text[1:1000])
+
+
+# ---- math-verify in processes ----
+
+
+def test_a_pair_that_takes_too_long_is_wrong_and_the_next_is_not() -> None:
+    slow = (r"\int_0^1 e^{x^2} dx", r"\int_0^1 e^{t^2} dt + 1")
+    told = symbolic.equal([slow, (r"\log_2 8", "3"), ("2", "3")], limit=0.05)
+    assert told[0] == "timed out"
+    told = symbolic.equal([(r"\log_2 8", "3"), ("2", "3"), ("1", '__import__("os")')], workers=2)
+    assert told == ["equal", "different", "refused"]
+
+
+def test_every_thread_gets_the_same_verdicts() -> None:
+    completions = [r"\boxed{-x > -1}", r"\boxed{2}", "", r"\boxed{9^{9^{9^9}}+\sin x^2}"]
+    golds = ["x < 1", "3", "1", r"\int_0^1 x dx"]
+    expected = [RIGHT, WRONG, NOTHING, UNPARSEABLE]
+    told: list[list[int]] = []
+
+    def work() -> None:
+        told.append(grade_math(completions, golds, workers=1).tolist())
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == [expected] * 3, [VERDICTS[i] for i in told[0]]
