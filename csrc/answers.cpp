@@ -44,10 +44,11 @@ std::string_view without_zeros(std::string_view digits) {
     return digits;
 }
 
-bool uses_log(const Expression& in, Node node) {  // whose base is anybody's guess
-    if (in[node].op == Op::kCall && in[node].text == "log" && in[node].parts.size() == 1)
-        return true;
-    return std::ranges::any_of(in[node].parts, [&](Node part) { return uses_log(in, part); });
+bool uses_log(const Side& side) {  // whose base is anybody's guess
+    return any_part(*side.in, side.node, [&](Node node) {
+        const auto& [op, text, parts] = (*side.in)[node];
+        return op == Op::kCall && text == "log" && parts.size() == 1;
+    });
 }
 
 // 5 m: is it a length, or five times m?
@@ -61,10 +62,11 @@ bool may_have_unit(const Expression& in, Node node) {
     return false;
 }
 
-bool divides_by_zero(const Expression& in, Node node) {
-    const auto& [op, text, parts] = in[node];
-    if (op == Op::kDivide && exact(in, parts[1]) == Rational{0, 1}) return true;
-    return std::ranges::any_of(parts, [&](Node part) { return divides_by_zero(in, part); });
+bool divides_by_zero(const Side& side) {
+    return any_part(*side.in, side.node, [&](Node node) {
+        const auto& [op, text, parts] = (*side.in)[node];
+        return op == Op::kDivide && exact(*side.in, parts[1]) == Rational{0, 1};
+    });
 }
 
 // Is `digits` a float printed in full, and `value` what it stands for?
@@ -88,8 +90,7 @@ Verdict compare_scalars(const Side& gold, const Side& answer) {
     const auto x = exact(*gold.in, gold.node, gold.sign);
     const auto y = exact(*answer.in, answer.node, answer.sign);
     if (x && y) return *x == *y || prints(gold, *y) || prints(answer, *x) ? kEqual : kDifferent;
-    if (divides_by_zero(*gold.in, gold.node) != divides_by_zero(*answer.in, answer.node))
-        return kDifferent;
+    if (divides_by_zero(gold) != divides_by_zero(answer)) return kDifferent;
     if (gold.op() == Op::kNumber && answer.op() == Op::kNumber) return kDifferent;  // endless ones
     bool agree = true;
     for (int point = 0; point < kPoints; ++point) {
@@ -101,7 +102,7 @@ Verdict compare_scalars(const Side& gold, const Side& answer) {
         const double error = a->error + b->error;
         const bool differ = huge || huge_too || std::abs(a->value - b->value) > 4 * error + 1e-300;
         if (differ && point < kPositive) {
-            if (uses_log(*gold.in, gold.node) || uses_log(*answer.in, answer.node)) return kUnknown;
+            if (uses_log(gold) || uses_log(answer)) return kUnknown;
             if (may_have_unit(*gold.in, gold.node) || may_have_unit(*answer.in, answer.node))
                 return kUnknown;
             return kDifferent;
@@ -114,10 +115,15 @@ Verdict compare_scalars(const Side& gold, const Side& answer) {
 
 // ---- several answers ----
 
+bool has_signs(const Side& side) {  // +-
+    return any_part(*side.in, side.node,
+                    [&](Node node) { return (*side.in)[node].op == Op::kSigns; });
+}
+
 void expand(const Side& side, std::vector<Side>& out) {
     if (side.op() == Op::kList || side.op() == Op::kSet) {
         for (std::size_t i = 0; i < side.size(); ++i) expand(side.child(i), out);
-    } else if (has(*side.in, side.node, Op::kSigns)) {
+    } else if (has_signs(side)) {
         out.push_back({side.in, side.node, 1});
         out.push_back({side.in, side.node, -1});
     } else {
@@ -251,10 +257,10 @@ Verdict compare_relations(const Side& gold, const Side& answer) {
 
 // ---- everything ----
 
-bool has_symbol(const Expression& in, Node node, std::string_view name) {
-    if (in[node].op == Op::kSymbol && in[node].text == name) return true;
-    return std::ranges::any_of(in[node].parts,
-                               [&](Node part) { return has_symbol(in, part, name); });
+bool has_symbol(const Side& side, std::string_view name) {
+    return any_part(*side.in, side.node, [&](Node node) {
+        return (*side.in)[node].op == Op::kSymbol && (*side.in)[node].text == name;
+    });
 }
 
 Verdict compare_ratios(const Side& gold, const Side& answer) {
@@ -269,9 +275,7 @@ Verdict compare_ratios(const Side& gold, const Side& answer) {
             return x && x->num < 1'000'000'000 && x->num > -1'000'000'000 && x->den < 1'000'000;
         };
         const auto half = [](const Side& side) {
-            return has_symbol(*side.in, side.node, "am")   ? 1
-                   : has_symbol(*side.in, side.node, "pm") ? 2
-                                                           : 0;
+            return has_symbol(side, "am") ? 1 : has_symbol(side, "pm") ? 2 : 0;
         };
         if (half(gold) && half(answer) && half(gold) != half(answer)) return kDifferent;
         const bool clock = n[1] == Rational{0, 1} || n[3] == Rational{0, 1};  // 12:00
@@ -291,7 +295,7 @@ bool has_value(const Side& side) {
 
 bool is_collection(const Side& side) {
     return side.op() == Op::kList || side.op() == Op::kSet ||
-           (is_scalar(side.op()) && has(*side.in, side.node, Op::kSigns));
+           (is_scalar(side.op()) && has_signs(side));
 }
 
 Verdict compare(Side gold, Side answer) {
@@ -383,30 +387,25 @@ struct Box {
     std::string_view inside;
 };
 
-// The last box before `before`. A word stands for braces: \boxed 2.
+// The last box before `before`. A word stands for braces: \boxed 2. One walk back over the text.
 std::optional<Box> last_box(std::string_view text, std::size_t before) {
     while (before > 0) {
-        std::size_t at = std::min(text.size(), before);
-        std::size_t name = npos;
-        for (const std::string_view spelled : {"\\boxed", "\\fbox"}) {
-            const std::size_t found = text.rfind(spelled, at - 1);
-            if (found == npos || found >= before || (name != npos && found < name)) continue;
-            name = found;
-        }
+        const std::size_t name = before = text.rfind('\\', before - 1);
         if (name == npos) return {};
-        std::size_t open = name + (text[name + 1] == 'b' ? 6 : 5);
-        before = name;
-        if (open < text.size() && std::isalpha(static_cast<unsigned char>(text[open]))) continue;
+        const std::string_view rest = text.substr(name);
+        std::size_t open = name + (rest.starts_with("\\boxed")  ? 6
+                                   : rest.starts_with("\\fbox") ? 5
+                                                                : 0);
+        const bool longer =
+            open < text.size() && std::isalpha(static_cast<unsigned char>(text[open]));
+        if (open == name || longer) continue;
         while (open < text.size() && (text[open] == ' ' || text[open] == '\t')) ++open;
         if (open < text.size() && text[open] == '{') {
             const std::size_t close = closing(text, open);
             if (close == npos) return Box{name, text.size(), {}};
             return Box{name, close + 1, text.substr(open + 1, close - open - 1)};
         }
-        std::size_t end = open;
-        while (end < text.size() && !std::isspace(static_cast<unsigned char>(text[end])) &&
-               text[end] != '$')
-            ++end;
+        const std::size_t end = std::min(text.find_first_of(" \t\r\n$", open), text.size());
         return Box{name, end, text.substr(open, end - open)};
     }
     return {};
@@ -523,6 +522,7 @@ std::optional<std::string_view> after_marker(std::string_view text) {
         if (at != npos && (best == npos || at + marker.size() > best + length))
             best = at, length = marker.size();
     }
+    if (best == npos && text.starts_with("A:")) best = 0, length = 2;
     if (best == npos) return {};
     std::string_view rest = trimmed(text.substr(best + length));
     while (!rest.empty() && (rest.front() == '*' || rest.front() == '_' || rest.front() == ' '))

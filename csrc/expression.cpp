@@ -767,11 +767,4 @@ bool is_scalar(Op op) {
     return op != Op::kWords && op != Op::kBased && op < Op::kTuple;
 }
 
-bool has(const Expression& in, Node node, Op op) {
-    if (in[node].op == op) return true;
-    for (const Node part : in[node].parts)
-        if (has(in, part, op)) return true;
-    return false;
-}
-
 }  // namespace malt

@@ -4,10 +4,10 @@
 // being random points. Nothing is simplified, nothing is executed, depth and size are capped.
 #pragma once
 
+#include <algorithm>
 #include <complex>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -81,12 +81,18 @@ struct Approximation {
 constexpr int kPoints = 5;    // random values of the symbols,
 constexpr int kPositive = 3;  // which at these first are all positive, at the last all negative
 
-// A scalar part at a random point. Infinite where it passes all
-// bounds; nothing where it has no value.
+// A scalar part at a random point. Infinite where it passes all bounds; nothing without a value.
 [[nodiscard]] std::optional<Approximation> approximate(const Expression& in, Node node, int point,
                                                        int sign);
 
 [[nodiscard]] bool is_scalar(Op op);
-[[nodiscard]] bool has(const Expression& in, Node node, Op op);  // in it or below it
+
+// Does a part of an expression, itself included, fulfil `condition(node)`?
+template <class Condition>
+[[nodiscard]] bool any_part(const Expression& in, Node node, const Condition& condition) {
+    return condition(node) || std::ranges::any_of(in[node].parts, [&](Node part) {
+               return any_part(in, part, condition);
+           });
+}
 
 }  // namespace malt

@@ -145,6 +145,8 @@ def test_conventions(gold: str, answer: str, verdict: int) -> None:
         ("Final Answer: Final Answer: 125", "125"),
         ("Final Answer: The final answer is $[0,1)$. I hope it is correct.", "[0,1)"),
         ("#### 5,600", "5,600"),
+        ("A: 18", "18"),
+        ("He has 12.\nA: 18", "18"),
         ("It is $3$ or $\\frac{1}{2}$.", r"\frac{1}{2}"),
         ("It costs $5 and then $7 more", "7"),
         ("As $d = 90$. Therefore there are 12 of them.", "12"),
@@ -217,7 +219,7 @@ def test_nothing_raises_and_verdicts_are_fair(gold: str, answer: str) -> None:
     [
         *("{" * 100_000, r"\boxed{" * 30_000, r"\frac{" * 300, "(" * 1000, "$" * 100_000),
         *(r"\(" * 50_000, "-" * 1000, "|x" * 500, r"\boxed{1}," * 20_000, "1," * 500),
-        *("2^" * 400, "\x00" * 1000),
+        *("2^" * 400, "\x00" * 1000, r"\boxeda" * 30_000),
     ],
 )
 def test_long_and_deep_texts_end(text: str) -> None:

@@ -13,6 +13,7 @@ from malt_fast import _core, symbolic
 VERDICTS = ("wrong", "right", "nothing extracted", "unparseable", "timed out")
 WRONG, RIGHT, NOTHING, UNPARSEABLE, TIMED_OUT = range(5)
 DIFFERENT, EQUAL, UNKNOWN = range(3)  # what the core says
+SYMBOLIC = {"equal": RIGHT, "different": WRONG, "refused": UNPARSEABLE, "timed out": TIMED_OUT}
 
 
 def gold_answer(gold: str) -> str:
@@ -35,15 +36,9 @@ def grade_math(
     told = _core.compare_answers(wanted, [answer or "" for answer in answers])
     verdicts = np.where(told == EQUAL, RIGHT, WRONG).astype(np.uint8)
     verdicts[[answer is None for answer in answers]] = NOTHING
-    unknown = {(wanted[i], answers[i] or "") for i in np.flatnonzero(told == UNKNOWN) if answers[i]}
-    pairs = sorted(unknown)
+    unknown = {int(i): (wanted[i], answers[i] or "") for i in np.flatnonzero(told == UNKNOWN)}
+    pairs = sorted(set(unknown.values()))
     outcomes = dict(zip(pairs, symbolic.equal(pairs, workers), strict=True))
-    for i in np.flatnonzero(told == UNKNOWN):
-        outcome = outcomes.get((wanted[i], answers[i] or ""))
-        if outcome == "equal":
-            verdicts[i] = RIGHT
-        elif outcome == "timed out":
-            verdicts[i] = TIMED_OUT
-        elif outcome == "refused":
-            verdicts[i] = UNPARSEABLE
+    for i, pair in unknown.items():
+        verdicts[i] = SYMBOLIC[outcomes[pair]]
     return verdicts

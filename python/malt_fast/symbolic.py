@@ -1,6 +1,6 @@
 """math-verify in worker processes that can be killed: equality that our own grammar cannot tell.
 
-A worker is this file as a program, so it starts from any thread, under Ray and in a notebook. It
+A worker is this module as a program, so it starts from any thread, under Ray and in a notebook. It
 reads a JSON line [gold, answer] and writes 1 or 0. One that takes longer than its limit is killed
 and replaced, and the answer counts as wrong, timed out.
 """
@@ -44,7 +44,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-P", "-m", "malt_fast.symbolic"],  # -P: nothing from the directory
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -91,8 +91,6 @@ def equal(
     count = min(workers, len(tame))
     with ThreadPoolExecutor(count) as threads:
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in threads.map(lambda _: Worker(), range(count)):
-            idle.put(worker)
 
         def ask(pair: tuple[str, str]) -> Outcome:
             worker = idle.get()
@@ -104,6 +102,7 @@ def equal(
             return outcome
 
         try:
+            list(threads.map(lambda _: idle.put(Worker()), range(count)))
             for i, outcome in zip(tame, threads.map(ask, [pairs[i] for i in tame]), strict=True):
                 outcomes[i] = outcome
         finally:

@@ -42,7 +42,7 @@ PROBE = SamplingParams(temperature=0, max_tokens=4)
 Tokens = npt.NDArray[np.int32]
 
 
-alive: "WeakSet[VLLMEngine]" = WeakSet()
+alive: "WeakSet[VLLMEngine]" = WeakSet()  # engines of this process that were not closed
 
 
 class VLLMEngine:
