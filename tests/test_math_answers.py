@@ -87,6 +87,7 @@ def test_labelled_pairs(shared_data: Path, name: str, share: float, loose: int) 
         ("0.75", "75", DIFFERENT),
         ("1, 2, 3", "3, 1, 2", EQUAL),
         ("-1,3", "-1,3,3", DIFFERENT),
+        ("1, 1, 2", "1, 2, 2", DIFFERENT),
         ("(1,2,3)", "(1,3,2)", DIFFERENT),
         ("(3,1)", "{1,3}", DIFFERENT),
         ("[0,1)", "(0,1)", DIFFERENT),
