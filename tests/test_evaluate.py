@@ -213,31 +213,31 @@ def test_the_default_shape_shares_what_can_be_shared() -> None:
     ("answers", "winner"),
     [
         ([], -1),
-        ([None, None], -1),
-        ([None, "5"], 1),
-        (["7", "5", "5"], 1),
-        (["7", "5"], 0),
-        ([None, "5", "7", "7", "5"], 1),
-        (["1", None, None, None], 0),
-        (["3", "2", "2", "1", "1", "1"], 3),
+        ([-1, -1], -1),
+        ([-1, 5], 1),
+        ([7, 5, 5], 1),
+        ([7, 5], 0),
+        ([-1, 5, 7, 7, 5], 1),
+        ([1, -1, -1, -1], 0),
+        ([3, 2, 2, 1, 1, 1], 3),
     ],
 )
-def test_vote(answers: list[str | None], winner: int) -> None:
+def test_vote(answers: list[int], winner: int) -> None:
     assert vote(answers) == winner
 
 
 def test_random_ties_are_fair_seeded_and_only_among_the_tied() -> None:
-    answers = ["1", "2", "2", "3", "3", None]
+    answers = [1, 2, 2, 3, 3, -1]
     drawn = [vote(answers, random.Random(seed)) for seed in range(400)]
     assert set(drawn) == {1, 3}
     assert 150 < drawn.count(1) < 250
     assert drawn == [vote(answers, random.Random(seed)) for seed in range(400)]
-    assert vote(["2", "1", "2"], random.Random(0)) == 0
+    assert vote([2, 1, 2], random.Random(0)) == 0
 
 
 def test_random_ties_depend_on_the_question_not_on_its_place() -> None:
     questions = questions_of(40)
-    answers: list[list[str | None]] = [["1", "2"] for _ in questions]
+    answers = np.array([[1, 2]] * len(questions))
     right = np.array([[True, False]] * len(questions))
     used = np.array([[0], [1]])
     judged = Judged(answers, right, np.ones((40, 2), np.int64))
@@ -339,7 +339,7 @@ def test_flips_and_turns_follow_the_first_pass(name: str, roles: tuple[Training,
 
 def test_flips_and_turns_of_one_known_case() -> None:
     right = np.array([[True, True], [True, False], [False, True], [False, True]])
-    answers: list[list[str | None]] = [["1", "1"], ["1", None], [None, "1"], ["2", "1"]]
+    answers = np.array([[1, 1], [1, -1], [-1, 1], [2, 1]])
     judged, used = Judged(answers, right, np.ones((4, 2), np.int64)), np.array([[0, 1]])
     assert flips(judged, used) == {
         "wrong_to_right": 0.5,
@@ -365,7 +365,9 @@ def test_the_order_of_answers_changes_nothing_and_nothing_is_asked_twice() -> No
 
 
 def test_a_base_that_is_never_right_has_no_relative_gain() -> None:
-    judged = Judged([["1"] * 99], np.zeros((1, 99), np.bool_), np.ones((1, 99), np.int64))
+    judged = Judged(
+        np.ones((1, 99), np.int64), np.zeros((1, 99), np.bool_), np.ones((1, 99), np.int64)
+    )
     systems = systems_of(CHAIN, 3)
     _, used = build_shape(systems, CHAIN, policies_of(CHAIN))
     result = summarise(judged, systems, used, questions_of(1), config_of())

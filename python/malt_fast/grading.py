@@ -85,6 +85,30 @@ def normal_gold(grader: str, gold: str) -> str | None:
     return _lone_letter(gold) if grader == "choice" else _spaced(gold)
 
 
+def can_read(grader: str, gold: str) -> bool:
+    """Is a gold answer one that the grader can compare others with?"""
+    return normal_gold(grader, gold) is not None
+
+
+def number_answers(
+    grader: str, completions: Sequence[Sequence[str | None]]
+) -> npt.NDArray[np.int64]:
+    """int64[questions, outputs]: in a row, equal answers have equal numbers; -1 is no answer."""
+    said: dict[str, str | None] = {}
+    numbers = np.full((len(completions), len(completions[0]) if completions else 0), -1, np.int64)
+    for q, row in enumerate(completions):
+        seen: dict[str, int] = {}
+        for i, text in enumerate(row):
+            if text is None:
+                continue
+            if text not in said:
+                said[text] = extract_answer(grader, text)
+            answer = said[text]
+            if answer is not None:
+                numbers[q, i] = seen.setdefault(answer, len(seen))
+    return numbers
+
+
 def _check(grader: str) -> None:
     if grader not in GRADERS:
         raise MaltError(f"there is no grader '{grader}': {nearest(grader, GRADERS)}")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from malt_fast.config import Config
 from malt_fast.expand import Slot, slot_nodes
 from malt_fast.forest import Forest
-from malt_fast.grading import extract_answer, grade
+from malt_fast.grading import grade, number_answers
 from malt_fast.statistics import Interval, mcnemar, paired_bootstrap, wilson
 from malt_fast.systems import System, Used
 from malt_fast.tasks import Question
@@ -49,7 +49,7 @@ class Difference:
 class Judged:
     """What every output says: [questions, slots]."""
 
-    answers: list[list[str | None]]
+    answers: npt.NDArray[np.int64]  # equal numbers in a row: equal answers; -1: none
     right: Bools
     tokens: npt.NDArray[np.int64]
 
@@ -74,19 +74,18 @@ def judge(
     right[rows, columns] = [verdict[case] for case in asked]
     tokens = np.zeros(nodes.shape, np.int64)
     tokens[rows, columns] = forest.token_len[ids]
-    said = {text: extract_answer(grader, text) for text in dict.fromkeys(texts)}
-    answers: list[list[str | None]] = [[None] * len(shape) for _ in questions]
+    said: list[list[str | None]] = [[None] * len(shape) for _ in questions]
     for q, slot, text in zip(rows, columns, texts, strict=True):
-        answers[q][slot] = said[text]
-    return Judged(answers, right, tokens)
+        said[q][slot] = text
+    return Judged(number_answers(grader, said), right, tokens)
 
 
-def vote(answers: Sequence[str | None], rng: random.Random | None = None) -> int:
-    """Index of the first answer that most agree with, -1 if there is none; None does not vote.
+def vote(answers: Sequence[int], rng: random.Random | None = None) -> int:
+    """Index of the first answer that most agree with, -1 if there is none; a -1 does not vote.
 
     Of tied answers the first seen wins, or one drawn by `rng`.
     """
-    counts = Counter(answer for answer in answers if answer is not None)
+    counts = Counter(answer for answer in answers if answer >= 0)
     if not counts:
         return -1
     most = max(counts.values())
@@ -105,7 +104,7 @@ def verdicts(
     right = np.zeros(len(questions), np.bool_)
     for q, question in enumerate(questions):
         rng = None if tie_seed is None else random.Random(f"{tie_seed}/{question.id}")
-        winner = vote([judged.answers[q][slot] for slot in last], rng)
+        winner = vote(judged.answers[q, last].tolist(), rng)
         right[q] = winner >= 0 and judged.right[q, last[winner]]
     return right
 
@@ -148,7 +147,7 @@ def turns(judged: Judged, used: Used, chain: Sequence[str]) -> list[dict[str, An
     return [
         {
             "role": role,
-            "answered": float(np.mean([row[slot] is not None for row in judged.answers])),
+            "answered": float(np.mean(judged.answers[:, slot] >= 0)),
             "accuracy": float(judged.right[:, slot].mean()),
         }
         for role, slot in zip(chain, used[0], strict=True)

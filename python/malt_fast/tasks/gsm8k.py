@@ -10,7 +10,7 @@ from typing import Any
 
 from malt_fast.config import TaskConfig
 from malt_fast.errors import MaltError, first_line
-from malt_fast.grading import normal_gold
+from malt_fast.grading import can_read
 from malt_fast.tasks import Question
 from malt_fast.tasks.jsonl import hold_out, make_questions, read_questions
 
@@ -43,7 +43,7 @@ def gold(answer: str) -> str:
     for marker in ("####", "A:"):
         last = last.rpartition(marker)[2]
     number = last.strip()
-    if normal_gold("number", number) is None:
+    if not can_read("number", number):
         raise ValueError("the answer does not end with `#### NUMBER`")
     return number
 

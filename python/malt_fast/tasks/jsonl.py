@@ -9,7 +9,7 @@ from typing import Any
 
 from malt_fast.config import TaskConfig
 from malt_fast.errors import MaltError, nearest
-from malt_fast.grading import normal_gold
+from malt_fast.grading import can_read
 from malt_fast.tasks import Question
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Quest
     """Questions of `task.path`, and of `task.test_path` or else a held-out tenth."""
 
     def gold(answer: str) -> str:
-        if normal_gold(grader, answer) is None:
+        if not can_read(grader, answer):
             raise ValueError(
                 f"the answer {answer[:40]!r} is not one that the {grader} grader reads"
             )
