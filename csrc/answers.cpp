@@ -1,4 +1,4 @@
-// Comparing parsed answers, and finding them in completions.
+// Comparing parsed answers.
 #include "answers.hpp"
 
 #include <algorithm>
@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "expression.hpp"
+#include "real_sets.hpp"
+#include "values.hpp"
 
 namespace malt {
 namespace {
@@ -51,15 +53,14 @@ bool uses_log(const Side& side) {  // whose base is anybody's guess
     });
 }
 
-// 5 m: is it a length, or five times m?
-bool may_have_unit(const Expression& in, Node node) {
-    if (in[node].op == Op::kMultiply) {
-        const auto& last = in[in[node].parts[1]];
-        const auto& unit = last.op == Op::kPower ? in[last.parts[0]] : last;  // m^3
-        return unit.op == Op::kSymbol && unit.text.size() == 1 &&
-               std::string_view("mgshLVWNJ").find(unit.text) != std::string_view::npos;
-    }
-    return false;
+// 5 m: is it a length, or five times m? The 5, if it may be a length.
+std::optional<Rational> measured(const Expression& in, Node node) {
+    if (in[node].op != Op::kMultiply) return {};
+    const auto& last = in[in[node].parts[1]];
+    const auto& unit = last.op == Op::kPower ? in[last.parts[0]] : last;  // m^3
+    const bool is_unit = unit.op == Op::kSymbol && unit.text.size() == 1 &&
+                         std::string_view("mgshLVWNJ").find(unit.text) != std::string_view::npos;
+    return is_unit ? exact(in, in[node].parts[0]) : std::nullopt;
 }
 
 bool divides_by_zero(const Side& side) {
@@ -90,6 +91,11 @@ Verdict compare_scalars(const Side& gold, const Side& answer) {
     const auto x = exact(*gold.in, gold.node, gold.sign);
     const auto y = exact(*answer.in, answer.node, answer.sign);
     if (x && y) return *x == *y || prints(gold, *y) || prints(answer, *x) ? kEqual : kDifferent;
+    if (const auto number = x && !y ? measured(*answer.in, answer.node) : std::nullopt)
+        return *number == *x ? kEqual : kDifferent;  // a gold number has no variable for it
+    const auto s = surd(*gold.in, gold.node, gold.sign);
+    const auto t = s ? surd(*answer.in, answer.node, answer.sign) : std::nullopt;
+    if (s && t) return *s == *t ? kEqual : kDifferent;
     if (divides_by_zero(gold) != divides_by_zero(answer)) return kDifferent;
     if (gold.op() == Op::kNumber && answer.op() == Op::kNumber) return kDifferent;  // endless ones
     bool agree = true;
@@ -103,8 +109,7 @@ Verdict compare_scalars(const Side& gold, const Side& answer) {
         const bool differ = huge || huge_too || std::abs(a->value - b->value) > 4 * error + 1e-300;
         if (differ && point < kPositive) {
             if (uses_log(gold) || uses_log(answer)) return kUnknown;
-            if (may_have_unit(*gold.in, gold.node) || may_have_unit(*answer.in, answer.node))
-                return kUnknown;
+            if (measured(*gold.in, gold.node)) return kUnknown;
             return kDifferent;
         }
         if (differ || error > 1e-9 * std::max(1.0, std::abs(a->value))) agree = false;
@@ -159,54 +164,15 @@ Verdict compare_in_order(const Side& gold, const Side& answer) {
 
 // ---- relations ----
 
-bool is_head(const Expression& in, Node node) {  // x, f(x), |AB|, (p,q), NO/BO
-    constexpr std::array heads{Op::kSymbol, Op::kMultiply, Op::kDivide, Op::kAbs,
-                               Op::kTuple,  Op::kWords,    Op::kRatio,  Op::kList};
-    return std::ranges::find(heads, in[node].op) != heads.end() &&
-           std::ranges::all_of(in[node].parts, [&](Node part) { return is_head(in, part); });
+// The set that an inequality says its head is in.
+Side as_set(const Side& side) {
+    return {side.in, as_interval(*side.in, side.node), side.sign};
 }
 
-bool opens(char kind) {
-    return kind == char(Kind::kLess) || kind == char(Kind::kGreater);
-}
-bool rises(char kind) {
-    return kind == char(Kind::kLess) || kind == char(Kind::kLessEqual);
-}
-bool orders(char kind) {
-    return kind >= char(Kind::kLess) && kind <= char(Kind::kGreaterEqual);
-}
-
-// The set that `a < x <= b` or `x > a` says x is in; the side itself for other relations.
-Side as_interval(const Side& side) {
-    const auto [op, signs, parts] = side.part();
-    auto& in = *side.in;
-    const auto make = [&](Op kind, std::vector<Node> of, std::string text) {
-        in.all.push_back({kind, std::move(text), std::move(of)});
-        return static_cast<Node>(in.all.size() - 1);
-    };
-    Node low = -1, high = -1;
-    std::string ends = "()";
-    const auto bound = [&](char kind, Node node, bool lower) {
-        (lower ? low : high) = node;
-        if (!opens(kind)) ends[lower ? 0 : 1] = lower ? '[' : ']';
-    };
-    if (signs.size() == 1 && orders(signs[0])) {
-        if (is_head(in, parts[0]))
-            bound(signs[0], parts[1], !rises(signs[0]));
-        else if (is_head(in, parts[1]))
-            bound(signs[0], parts[0], rises(signs[0]));
-        else
-            return side;
-    } else if (signs.size() == 2 && orders(signs[0]) && orders(signs[1]) &&
-               rises(signs[0]) == rises(signs[1]) && is_head(in, parts[1])) {
-        bound(signs[0], parts[0], rises(signs[0]));
-        bound(signs[1], parts[2], !rises(signs[1]));
-    } else {
-        return side;
-    }
-    if (low < 0) low = make(Op::kNegate, {make(Op::kSymbol, {}, "infty")}, {});
-    if (high < 0) high = make(Op::kSymbol, {}, "infty");
-    return {&in, make(Op::kTuple, {low, high}, ends), side.sign};
+// Numbers, and all the same: 5 * 3 = 15.
+bool all_equal(const Expression& in, const std::vector<Node>& parts) {
+    const auto first = exact(in, parts[0]);
+    return first && std::ranges::all_of(parts, [&](Node part) { return exact(in, part) == first; });
 }
 
 // What a relation says of its head: `x = 5` says 5, `x \in S` says S.
@@ -214,13 +180,46 @@ Side said(const Side& side) {
     const auto& [op, signs, parts] = side.part();
     const bool equations =
         std::ranges::all_of(signs, [](char c) { return c == char(Kind::kEqual); });
-    if ((equations || signs == std::string(1, char(Kind::kIn))) && is_head(*side.in, parts[0]))
+    const bool about = (equations || signs == std::string(1, char(Kind::kIn)));
+    if ((about && is_head(*side.in, parts[0])) || (equations && all_equal(*side.in, parts)))
         return {side.in, parts.back(), side.sign};
-    return as_interval(side);
+    return as_set(side);
+}
+
+// Left minus right of an equation, as far as it is linear.
+std::optional<Linear> rest_of(const Side& side) {
+    const auto left = linear(*side.in, side.child(0).node);
+    const auto right = linear(*side.in, side.child(1).node);
+    if (!left || !right) return {};
+    Linear out = *left;
+    for (const auto& [symbol, coefficient] : *right) {
+        const auto now = difference(out[symbol], coefficient);
+        if (!now) return {};
+        out[symbol] = *now;
+    }
+    std::erase_if(out, [](const auto& term) { return term.second.num == 0; });
+    return out;
+}
+
+// Is one a multiple of the other?
+bool proportional(const Linear& a, const Linear& b) {
+    const auto ratio = [](const Rational& x,
+                          const Rational& y) {  // in doubles: it is exact or far off
+        return static_cast<double>(x.num) / static_cast<double>(x.den) /
+               (static_cast<double>(y.num) / static_cast<double>(y.den));
+    };
+    if (a.size() != b.size() || a.empty()) return false;
+    const double first = ratio(a.begin()->second, b.begin()->second);
+    return std::ranges::equal(a, b, [&](const auto& x, const auto& y) {
+        return x.first == y.first &&
+               std::abs(ratio(x.second, y.second) - first) <= 1e-12 * std::abs(first);
+    });
 }
 
 // Do two equations say the same? Where left minus right is, up to a factor, the same.
 Verdict compare_equations(const Side& gold, const Side& answer) {
+    const auto x = rest_of(gold), y = rest_of(answer);
+    if (x && y && x->size() > 1 && y->size() > 1) return proportional(*x, *y) ? kEqual : kDifferent;
     std::complex<double> factor;
     for (int point = 0; point < kPoints; ++point) {
         std::array<std::complex<double>, 2> rest;
@@ -251,7 +250,7 @@ Verdict compare_relations(const Side& gold, const Side& answer) {
             return compare(gold.child(gold.size() - 1), answer.child(answer.size() - 1));
         return gold.size() == 2 && answer.size() == 2 ? compare_equations(gold, answer) : kUnknown;
     }
-    const Side x = as_interval(gold), y = as_interval(answer);
+    const Side x = as_set(gold), y = as_set(answer);
     return x.op() == Op::kTuple && y.op() == Op::kTuple ? compare(x, y) : kUnknown;
 }
 
@@ -291,6 +290,17 @@ Verdict compare_ratios(const Side& gold, const Side& answer) {
 // A number or a formula, and not a sum of matrices.
 bool has_value(const Side& side) {
     return is_scalar(side.op()) && approximate(*side.in, side.node, 0, 1).has_value();
+}
+
+// As sets of real numbers, where one is made of others.
+std::optional<bool> same_sets(const Side& gold, const Side& answer) {
+    const auto made = [](const Side& side) {
+        return side.op() == Op::kUnion || side.op() == Op::kIntersection ||
+               side.op() == Op::kWithout;
+    };
+    if (!made(gold) && !made(answer)) return {};
+    const auto x = real_set(*gold.in, gold.node), y = real_set(*answer.in, answer.node);
+    return x && y ? same(*x, *y) : std::nullopt;
 }
 
 bool is_collection(const Side& side) {
@@ -334,6 +344,7 @@ Verdict compare(Side gold, Side answer) {
         return gold.op() == answer.op() && gold.part().text == answer.part().text ? kEqual
                                                                                   : kDifferent;
     if (either(Op::kRatio)) return compare_ratios(gold, answer);
+    if (const auto same = same_sets(gold, answer)) return *same ? kEqual : kDifferent;
     if (gold.op() != answer.op())  // a scalar is no interval; a union may be one
         return has_value(gold) || has_value(answer) ? kDifferent : kUnknown;
     if (gold.op() == Op::kTuple || gold.op() == Op::kMatrix)
@@ -347,13 +358,6 @@ Verdict compare(Side gold, Side answer) {
     return compare_in_order(gold, answer) == kEqual ? kEqual : kUnknown;
 }
 
-std::string_view trimmed(std::string_view text) {
-    const auto space = [](char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; };
-    while (!text.empty() && space(text.front())) text.remove_prefix(1);
-    while (!text.empty() && (space(text.back()) || text.back() == '.')) text.remove_suffix(1);
-    return text;
-}
-
 // Letters and digits of a phrase, lower case.
 std::string plain(std::string_view text) {
     std::string out;
@@ -363,212 +367,7 @@ std::string plain(std::string_view text) {
     return out;
 }
 
-// ---- where the answer stands ----
-
-constexpr auto npos = std::string_view::npos;
-
-// Where the braces that open at `at` close; npos if they never do.
-std::size_t closing(std::string_view text, std::size_t at) {
-    int depth = 0;
-    for (; at < text.size(); ++at) {
-        if (text[at] == '\\') {
-            ++at;
-        } else if (text[at] == '{') {
-            ++depth;
-        } else if (text[at] == '}' && --depth == 0) {
-            return at;
-        }
-    }
-    return npos;
-}
-
-struct Box {
-    std::size_t begin, end;  // of \boxed{...}
-    std::string_view inside;
-};
-
-// The last box before `before`. A word stands for braces: \boxed 2. One walk back over the text.
-std::optional<Box> last_box(std::string_view text, std::size_t before) {
-    while (before > 0) {
-        const std::size_t name = before = text.rfind('\\', before - 1);
-        if (name == npos) return {};
-        const std::string_view rest = text.substr(name);
-        std::size_t open = name + (rest.starts_with("\\boxed")  ? 6
-                                   : rest.starts_with("\\fbox") ? 5
-                                                                : 0);
-        const bool longer =
-            open < text.size() && std::isalpha(static_cast<unsigned char>(text[open]));
-        if (open == name || longer) continue;
-        while (open < text.size() && (text[open] == ' ' || text[open] == '\t')) ++open;
-        if (open < text.size() && text[open] == '{') {
-            const std::size_t close = closing(text, open);
-            if (close == npos) return Box{name, text.size(), {}};
-            return Box{name, close + 1, text.substr(open + 1, close - open - 1)};
-        }
-        const std::size_t end = std::min(text.find_first_of(" \t\r\n$", open), text.size());
-        return Box{name, end, text.substr(open, end - open)};
-    }
-    return {};
-}
-
-// Does nothing stand between two boxes but `,`, `and` or `or`, perhaps behind one word (a unit)?
-bool joins(std::string_view between) {
-    if (between.size() > 64) return false;
-    std::vector<std::string> words(1);
-    bool comma = between.empty();
-    for (const char c : between) {
-        if (std::isdigit(static_cast<unsigned char>(c)) || c == '=' || c == '+') return false;
-        if (c == ',' || c == ';') comma = true;
-        if (std::isalpha(static_cast<unsigned char>(c)))
-            words.back() += c;
-        else if (!words.back().empty())
-            words.emplace_back();
-    }
-    std::erase_if(words, [](const std::string& word) {
-        return word.empty() || word == "quad" || word == "text" || word == "mbox";
-    });
-    if (words.empty()) return comma;
-    return words.size() <= 2 && (words.back() == "and" || words.back() == "or");
-}
-
-std::string boxed(std::string_view text, Box last) {
-    std::string all(last.inside);
-    for (int boxes = 1; boxes < 32; ++boxes) {
-        const auto before = last_box(text, last.begin);
-        if (!before || before->inside.empty() || before->end > last.begin ||
-            !joins(text.substr(before->end, last.begin - before->end)))
-            break;
-        if (before->end == last.begin && before->inside == last.inside) break;  // said twice
-        all.insert(0, std::string(before->inside) + ", ");
-        last = *before;
-    }
-    return all;
-}
-
-bool is_prose(std::string_view text) {
-    const auto tokens = tokens_of(text);
-    return std::ranges::count(tokens, Kind::kWord, &Token::kind) > 3;
-}
-
-// The inside of the last $...$, \(...\) or \[...\] that is no prose between two prices.
-std::optional<std::string_view> last_formula(std::string_view text) {
-    std::vector<std::string_view> all;
-    const auto keep = [&](std::string_view formula) {
-        // $5 and then $7: no formula ends with a word and a space
-        const std::size_t n = formula.size();
-        const bool prices = n > 2 && formula[n - 1] == ' ' &&
-                            std::isalpha(static_cast<unsigned char>(formula[n - 2])) &&
-                            std::isalpha(static_cast<unsigned char>(formula[n - 3]));
-        if (n <= kMaxAnswer && !prices) all.push_back(formula);
-    };
-    for (std::size_t at = 0; at < text.size(); ++at) {
-        if (text[at] == '\\' && at + 1 < text.size()) {
-            const char open = text[at + 1];
-            if (open == '(' || open == '[') {
-                const std::size_t end = text.find(open == '(' ? "\\)" : "\\]", at + 2);
-                if (end == npos) break;
-                keep(text.substr(at + 2, end - at - 2));
-                at = end;
-            }
-            ++at;
-        } else if (text[at] == '$') {
-            const std::size_t begin = text.find_first_not_of('$', at);
-            const std::size_t end = begin == npos ? npos : text.find('$', begin);
-            if (end == npos) break;
-            keep(text.substr(begin, end - begin));
-            at = std::min(text.find_first_not_of('$', end), text.size()) - 1;
-        }
-    }
-    for (int tried = 0; tried < 8 && !all.empty(); ++tried, all.pop_back())
-        if (!is_prose(all.back())) return all.back();
-    return {};
-}
-
-std::optional<std::string_view> last_number(std::string_view text) {
-    const auto digit = [&](std::size_t i) {
-        return i < text.size() && std::isdigit(static_cast<unsigned char>(text[i]));
-    };
-    std::size_t end = text.size();
-    while (end > 0 && !digit(end - 1)) --end;
-    if (end == 0) return {};
-    std::size_t begin = end;
-    while (begin > 0 && (digit(begin - 1) || ((text[begin - 1] == '.' || text[begin - 1] == ',' ||
-                                               text[begin - 1] == '/') &&
-                                              begin > 1 && digit(begin - 2))))
-        --begin;
-    if (begin > 0 && (text[begin - 1] == '-' || text[begin - 1] == '.')) --begin;
-    return text.substr(begin, end - begin);
-}
-
-// Of a sentence that begins with its answer: 5 cars passed in the first 15 minutes.
-std::optional<std::string_view> leading_number(std::string_view text) {
-    const std::size_t end = text.find_first_not_of("-$0123456789.,");
-    if (end == npos || end == 0 || text.size() > kMaxAnswer) return {};
-    const std::string_view number = text.substr(0, end);
-    std::size_t next = end + (text[end] == '%');
-    next = text.find_first_not_of(' ', next);
-    const bool word = next != npos && next > end && next + 1 < text.size() &&
-                      std::isalpha(static_cast<unsigned char>(text[next])) &&
-                      std::isalpha(static_cast<unsigned char>(text[next + 1]));
-    return word && number.find_first_of("0123456789") != npos ? std::optional(number)
-                                                              : std::nullopt;
-}
-
-std::optional<std::string_view> after_marker(std::string_view text) {
-    std::size_t best = npos, length = 0;
-    for (const std::string_view marker : {"####", "inal Answer:", "inal answer:", "INAL ANSWER:",
-                                          "answer is:", "Answer:", "\nA:"}) {
-        const std::size_t at = text.rfind(marker);
-        if (at != npos && (best == npos || at + marker.size() > best + length))
-            best = at, length = marker.size();
-    }
-    if (best == npos && text.starts_with("A:")) best = 0, length = 2;
-    if (best == npos) return {};
-    std::string_view rest = trimmed(text.substr(best + length));
-    while (!rest.empty() && (rest.front() == '*' || rest.front() == '_' || rest.front() == ' '))
-        rest.remove_prefix(1);
-    return trimmed(rest.substr(0, rest.find('\n')));
-}
-
-// Without white space, a full stop and dollar signs around it.
-std::string_view bare(std::string_view text) {
-    text = trimmed(text);
-    while (text.starts_with('$')) text.remove_prefix(1);
-    while (text.ends_with('$') && !text.ends_with("\\$")) text.remove_suffix(1);
-    return trimmed(text);
-}
-
-std::optional<std::string> answer_in(std::string_view text) {
-    text = trimmed(text.substr(0, text.find("<|")));  // a template's end of turn, and what follows
-    const bool brief = text.size() <= kMaxAnswer, prose = !brief || is_prose(text);
-    if (!prose && is_answer(text)) return std::string(text);
-    if (brief && text.starts_with('$') && text.ends_with('$') && bare(text).find('$') == npos)
-        return std::string(bare(text));
-    if (const std::size_t line = text.rfind('\n'); line != npos)
-        if (const auto last = answer_in(text.substr(line + 1))) return last;
-    if (const auto formula = last_formula(text)) {
-        const auto end = static_cast<std::size_t>(formula->data() - text.data()) + formula->size();
-        const bool display = text.substr(end).starts_with("$$ ");
-        const std::size_t sentence = display ? end : text.find(". ", end);  // may say a number
-        const auto later = sentence == npos ? std::nullopt : last_number(text.substr(sentence));
-        return std::string(later ? *later : trimmed(*formula));
-    }
-    if (const auto number = leading_number(text)) return std::string(*number);
-    if (!prose && text.find('\\') != npos) return std::string(text);  // a formula beyond us
-    if (const auto number = last_number(text)) return std::string(*number);
-    return {};
-}
-
-}  // namespace
-
-bool is_answer(std::string_view text) {
-    const Expression read = parse(text);
-    if (read.root < 0) return false;
-    const auto& [op, text_of, parts] = read[read.root];
-    return op != Op::kWords || std::ranges::count(text_of, ' ') < 3;  // more is prose
-}
-
-Verdict compare_answers(std::string_view gold, std::string_view answer) {
+Verdict compare_formulas(std::string_view gold, std::string_view answer) {
     gold = bare(gold), answer = bare(answer);
     if (gold.empty() || answer.empty()) return kDifferent;
     if (gold == answer) return kEqual;
@@ -580,19 +379,98 @@ Verdict compare_answers(std::string_view gold, std::string_view answer) {
     return words && verdict == kDifferent && plain(gold) == plain(answer) ? kEqual : verdict;
 }
 
-std::optional<std::string> math_answer(std::string_view completion) {
-    if (completion.size() > kMaxCompletion)
-        completion.remove_prefix(completion.size() - kMaxCompletion);
-    std::optional<std::string> found;
-    if (const auto box = last_box(completion, completion.size())) {
-        found = boxed(completion, *box);
-    } else if (const auto marked = after_marker(completion)) {
-        found = answer_in(*marked);
-    } else {
-        found = answer_in(trimmed(completion));
+bool is_formula(std::string_view text) {
+    const Expression read = parse(text);
+    if (read.root < 0) return false;
+    const auto& [op, words, parts] = read[read.root];
+    return op != Op::kWords || std::ranges::count(words, ' ') < 3;  // more is prose
+}
+
+bool is_number(std::string_view text) {
+    if (text.size() > kMaxAnswer) return false;
+    Expression read = parse(bare(text));
+    if (read.root < 0) return false;
+    Side side{&read, read.root};
+    if (side.op() == Op::kRelation) side = said(side);
+    while (side.op() == Op::kDegrees) side = side.child(0);
+    return side.op() == Op::kNumber || (is_scalar(side.op()) && exact(read, side.node));
+}
+
+// ---- letters and texts ----
+
+// The only letter of a text that has no digit, upper case; 0 for other texts.
+char lone_letter(std::string_view text) {
+    char found = 0;
+    for (const char c : text) {
+        const auto u = static_cast<unsigned char>(c);
+        if (u >= 0x80 || std::isdigit(u)) return 0;
+        if (!std::isalpha(u)) continue;
+        if (found) return 0;
+        found = static_cast<char>(std::toupper(u));
     }
-    if (found && trimmed(*found).empty()) return {};
     return found;
+}
+
+bool same_words(std::string_view a, std::string_view b) {
+    const auto space = [](char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; };
+    const auto next = [&](std::string_view& text) {
+        const auto begin = std::ranges::find_if_not(text, space);
+        const auto end = std::find_if(begin, text.end(), space);
+        const std::string_view word(begin, end);
+        text = std::string_view(end, text.end());
+        return word;
+    };
+    std::string_view word;
+    do {
+        word = next(a);
+        if (word != next(b)) return false;
+    } while (!word.empty());
+    return true;
+}
+
+bool is_blank(std::string_view text) {
+    return text.find_first_not_of(" \t\n\v\f\r") == std::string_view::npos;
+}
+
+}  // namespace
+
+std::string_view trimmed(std::string_view text) {
+    const auto space = [](char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; };
+    while (!text.empty() && space(text.front())) text.remove_prefix(1);
+    while (!text.empty() && (space(text.back()) || text.back() == '.')) text.remove_suffix(1);
+    return text;
+}
+
+std::string_view bare(std::string_view text) {
+    text = trimmed(text);
+    while (text.starts_with('$')) text.remove_prefix(1);
+    while (text.ends_with('$') && !text.ends_with("\\$")) text.remove_suffix(1);
+    return trimmed(text);
+}
+
+Verdict compare_answers(Grader grader, std::string_view gold, std::string_view answer) {
+    if (grader == Grader::kExact)
+        return !is_blank(gold) && same_words(gold, answer) ? kEqual : kDifferent;
+    if (grader == Grader::kChoice) {
+        const char letter = lone_letter(gold);
+        return letter && letter == lone_letter(answer) ? kEqual : kDifferent;
+    }
+    const Verdict verdict = compare_formulas(gold, answer);
+    return grader == Grader::kNumber && verdict == kUnknown ? kDifferent : verdict;
+}
+
+bool can_read(Grader grader, std::string_view gold) {
+    switch (grader) {
+        case Grader::kNumber:
+            return is_number(gold);
+        case Grader::kMath:
+            return is_formula(gold);
+        case Grader::kChoice:
+            return lone_letter(gold) != 0;
+        case Grader::kExact:
+            return !is_blank(gold);
+    }
+    return false;
 }
 
 }  // namespace malt

@@ -1,13 +1,8 @@
-// The meaning of an answer: a tree parsed from its tokens, and what its scalar parts are worth.
-//
-// Exact where all is rational and small; else a complex number with a bound on its error, symbols
-// being random points. Nothing is simplified, nothing is executed, depth and size are capped.
+// The meaning of an answer: a tree parsed from its tokens. Depth and size are capped.
 #pragma once
 
 #include <algorithm>
-#include <complex>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -61,29 +56,6 @@ struct Expression {
 };
 
 [[nodiscard]] Expression parse(std::string_view answer);
-
-__extension__ typedef __int128 Integer;
-
-struct Rational {
-    Integer num = 0, den = 1;  // den > 0, lowest terms
-    bool operator==(const Rational&) const = default;
-};
-
-// Exact value of a scalar part; nothing where it is irrational, too large or has symbols.
-// `sign` is taken for every +-.
-[[nodiscard]] std::optional<Rational> exact(const Expression& in, Node node, int sign = 1);
-
-struct Approximation {
-    std::complex<double> value;
-    double error;  // absolute
-};
-
-constexpr int kPoints = 5;    // random values of the symbols,
-constexpr int kPositive = 3;  // which at these first are all positive, at the last all negative
-
-// A scalar part at a random point. Infinite where it passes all bounds; nothing without a value.
-[[nodiscard]] std::optional<Approximation> approximate(const Expression& in, Node node, int point,
-                                                       int sign);
 
 [[nodiscard]] bool is_scalar(Op op);
 

@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malt_fast.errors import MaltError
-from malt_fast.grading import GRADERS, extract_answer, grade, normal_gold
+from malt_fast.grading import (
+    GRADERS,
+    NOTHING,
+    RIGHT,
+    WRONG,
+    answers_equal,
+    can_read,
+    extract_answer,
+    grade,
+    grade_with_reasons,
+    number_answers,
+    score_custom,
+)
 
 
 def rows(path: Path) -> list[dict]:
@@ -31,7 +43,7 @@ def test_every_published_gsm8k_solution(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [("gsm8k_openai_solutions", 1.0), ("gsm8k_tora", 0.997)]
+    ("name", "share"), [("gsm8k_openai_solutions", 1.0), ("gsm8k_tora", 0.998)]
 )
 def test_labelled_completions(shared_data: Path, name: str, share: float) -> None:
     data = rows(shared_data / "grading" / f"{name}.jsonl")
@@ -51,7 +63,7 @@ def test_hostile_answers(shared_data: Path) -> None:
 def test_every_gsm8k_gold_is_a_number(shared_data: Path) -> None:
     for name in ("train", "test"):
         for row in rows(shared_data / "gsm8k" / f"{name}.jsonl"):
-            assert normal_gold("number", row["answer"].rpartition("####")[2]) is not None
+            assert can_read("number", row["answer"].rpartition("####")[2].strip())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +103,6 @@ def test_every_gsm8k_gold_is_a_number(shared_data: Path) -> None:
         ("costs $-5", "-5"),
         ("10-5", "5"),
         ("\u22125", "-5"),
-        ("about 1,2,3", "3"),
         ("\uff15", "5"),  # a full-width digit is that digit
         (".5", "1/2"),
         ("it is 5.", "5"),
@@ -102,11 +113,11 @@ def test_every_gsm8k_gold_is_a_number(shared_data: Path) -> None:
         ("Final Answer:", None),
         ("Final Answer: none\n", None),
         ("Final Answer: 3:1", None),
-        ("Final Answer: 10-15", None),
-        ("Final Answer: 1 1/2", None),
+        ("Final Answer: 10-15", "-5"),
+        ("Final Answer: 1 1/2", "3/2"),
         ("Final Answer: 5 and 6", None),
         ("Final Answer: 12,34", None),
-        ("Final Answer: 5\u00bd", None),
+        ("Final Answer: 5\u00bd", "11/2"),
         ("Final Answer: 2x", None),
         (r"\boxed{10^{10^{10}}}", None),
         (r"\boxed{3\sqrt{2}}", None),
@@ -122,7 +133,9 @@ def test_every_gsm8k_gold_is_a_number(shared_data: Path) -> None:
     ],
 )
 def test_number(text: str, answer: str | None) -> None:
-    assert extract_answer("number", text) == answer
+    found = extract_answer("number", text)
+    assert (found is None) == (answer is None)
+    assert found is None or answers_equal("number", found, answer or "")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +150,10 @@ def test_number(text: str, answer: str | None) -> None:
         ("a\nb.\n", "B"),
         ("Final Answer: A or B", None),
         ("Final Answer: either A or B", None),
+        ("Final Answer: b) bank", "B"),
+        ("Final Answer: B, a bank", "B"),
+        ("So the answer is (C), not B.", "C"),
+        ("The answer is A, B or C", None),
         ("Final Answer: a bank", None),
         ("Final Answer: bank", None),
         ("It is A because", None),
@@ -145,6 +162,7 @@ def test_number(text: str, answer: str | None) -> None:
 )
 def test_choice(text: str, answer: str | None) -> None:
     assert extract_answer("choice", text) == answer
+    assert answer is None or answers_equal("choice", answer, f"({answer.lower()})")
 
 
 @pytest.mark.parametrize(
@@ -168,19 +186,22 @@ def test_grade_compares_with_the_gold() -> None:
     assert grade("choice", ["Final Answer: c"], ["C"]).all()
     assert not grade("exact", ["C"], ["c"]).any()
     assert not grade("number", [r"\boxed{}"], [""]).any()  # an empty answer is never right
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 completions, but 0 golds"):
         grade("number", ["1"], [])
 
 
 @given(st.fractions(), st.sampled_from(["A: {}", "Final Answer: {} km", r"\boxed{{{}}}", "is {}"]))
 def test_numbers_come_back(value: Fraction, form: str) -> None:
-    assert extract_answer("number", form.format(value)) == str(value)
-    assert normal_gold("number", str(value)) == str(value)
+    found = extract_answer("number", form.format(value))
+    assert found is not None and answers_equal("number", found, str(value))
+    assert not answers_equal("number", found, str(value + 1))
+    assert can_read("number", str(value))
 
 
 @given(st.integers(-(10**12), 10**12))
 def test_thousands_separators(value: int) -> None:
-    assert extract_answer("number", f"#### {value:,}") == str(value)
+    assert extract_answer("number", f"#### {value:,}") == f"{value:,}"
+    assert grade("number", [f"#### {value:,}"], [str(value)]).all()
 
 
 WORDS = [r"\boxed{", r"\text{", r"\frac{1}{2}", "Final Answer:", "A:", "####", "or"]
@@ -191,7 +212,8 @@ PIECES = [*WORDS, *string.printable, "\u00b2", "\ud800", "\u0667"]
 def test_no_text_raises(text: str) -> None:
     for grader in GRADERS:
         answer = extract_answer(grader, text)
-        assert answer is None or answer == normal_gold(grader, answer)
+        assert answer is None or answer.strip()
+        assert grade_with_reasons(grader, [text], ["A"], workers=1)[0] in range(5)
 
 
 UNITS = ["1", "-", "{", "$", "1,", ",111", ".1", "9/", "*_", " ", "1 ", "a\n", "5ab\\"]
@@ -201,6 +223,7 @@ UNITS = ["1", "-", "{", "$", "1,", ",111", ".1", "9/", "*_", " ", "1 ", "a\n", "
 def test_scans_are_linear(unit: str) -> None:
     """Half a megabyte of any repeated piece is done at once; a quadratic scan would take hours."""
     for grader in GRADERS:
+        extract_answer(grader, f"Final Answer: 5{unit * 50_000}\nA:" + unit * 50_000)
         extract_answer(grader, unit * (500_000 // len(unit)))
         extract_answer(grader, f"Final Answer: 5{unit * 100_000}")
 
@@ -208,3 +231,57 @@ def test_scans_are_linear(unit: str) -> None:
 def test_unknown_grader() -> None:
     with pytest.raises(MaltError, match=r"did you mean 'number'\?"):
         grade("numbr", ["1"], ["1"])
+
+
+# ---- reasons, votes, graders of one's own ----
+
+
+def test_reasons_tell_wrong_from_nothing() -> None:
+    told = grade_with_reasons("gsm8k", ["A: 5", "A: 6", "no idea", ""], ["5"] * 4)
+    assert told.tolist() == [RIGHT, WRONG, NOTHING, NOTHING]
+    assert grade_with_reasons("csqa", ["A", "the answer is (b)"], ["A", "A"]).tolist() == [1, 0]
+
+
+def test_equal_answers_have_one_number() -> None:
+    rows = [
+        ["A: 1/2", "A: 0.5", None, "A: 2", "none", r"\boxed{\frac12}"],
+        ["A: 2", "A: 2.0", "A: 2", "A: 2", "A: 3", None],
+    ]
+    for grader in ("number", "math"):
+        told = number_answers(grader, [[*row[:4], "", row[5]] for row in rows])
+        assert told.tolist() == [[0, 0, -1, 3, -1, 0], [0, 0, 0, 0, -1, -1]]
+    assert number_answers("choice", [["A", "(a)", "B"]]).tolist() == [[0, 0, 2]]
+    assert number_answers("exact", [["a b", "a  b", "A b"]]).tolist() == [[0, 0, 2]]
+    assert number_answers("number", []).shape[0] == 0
+    assert number_answers("number", [[], []]).shape == (2, 0)
+
+
+@given(st.lists(st.sampled_from(["1", "1.0", "2/2", "2", "4/2", "x", ""]), max_size=8))
+def test_numbers_of_answers_do_not_depend_on_their_order(texts: list[str]) -> None:
+    value = {"1": 1, "1.0": 1, "2/2": 1, "2": 2, "4/2": 2}
+    told = number_answers("number", [texts])[0].tolist()
+    for i, text in enumerate(texts):
+        assert (told[i] < 0) == (text not in value)
+        for j, other in enumerate(texts):
+            if text in value and other in value:
+                assert (told[i] == told[j]) == (value[text] == value[other])
+
+
+def length_score(completion: str, row: dict) -> float:
+    """A grader of one's own, as a user writes it."""
+    if completion == "boom":
+        raise RuntimeError("it broke\nbadly")
+    return len(completion) / row["longest"]
+
+
+def test_a_grader_of_ones_own() -> None:
+    name = f"{__name__}:length_score"
+    assert score_custom(name, ["ab", "abcd"], [{"longest": 4}] * 2).tolist() == [0.5, 1.0]
+    for text, reason in [("boom", "it broke"), ("abcde", "1.25"), ("x", "longest")]:
+        row = {} if text == "x" else {"longest": 4}
+        with pytest.raises(MaltError, match=reason) as caught:
+            score_custom(name, [text], [row])
+        assert "\n" not in str(caught.value)
+    for wrong in ("nowhere:f", f"{__name__}:missing", f"{__name__}:RIGHT", "tests:"):
+        with pytest.raises(MaltError, match="grader"):
+            score_custom(wrong, [], [])

@@ -7,6 +7,7 @@
 
 #include "answers.hpp"
 #include "arrays.hpp"
+#include "extraction.hpp"
 
 namespace malt::bindings {
 namespace {
@@ -41,7 +42,17 @@ class Strings {
     std::vector<py::object> kept_;
 };
 
-py::array_t<std::uint8_t> compare(const py::sequence& golds, const py::sequence& answers) {
+Grader grader_of(const std::string& name) {
+    if (name == "number") return Grader::kNumber;
+    if (name == "math") return Grader::kMath;
+    if (name == "choice") return Grader::kChoice;
+    if (name == "exact") return Grader::kExact;
+    throw py::value_error("there is no grader '" + name + "'");
+}
+
+py::array_t<std::uint8_t> compare(const std::string& name, const py::sequence& golds,
+                                  const py::sequence& answers) {
+    const Grader grader = grader_of(name);
     const Strings gold(golds, "golds"), answer(answers, "answers");
     const std::size_t n = gold.views().size();
     if (answer.views().size() != n) throw py::value_error("golds and answers differ in length");
@@ -49,18 +60,20 @@ py::array_t<std::uint8_t> compare(const py::sequence& golds, const py::sequence&
     {
         const py::gil_scoped_release released;
         for (std::size_t i = 0; i < n; ++i)
-            verdicts[i] =
-                static_cast<std::uint8_t>(compare_answers(gold.views()[i], answer.views()[i]));
+            verdicts[i] = static_cast<std::uint8_t>(
+                compare_answers(grader, gold.views()[i], answer.views()[i]));
     }
     return hand_over(std::move(verdicts));
 }
 
-py::list extract(const py::sequence& completions) {
+py::list extract(const std::string& name, const py::sequence& completions) {
+    const Grader grader = grader_of(name);
     const Strings texts(completions, "completions");
     std::vector<std::optional<std::string>> found(texts.views().size());
     {
         const py::gil_scoped_release released;
-        for (std::size_t i = 0; i < found.size(); ++i) found[i] = math_answer(texts.views()[i]);
+        for (std::size_t i = 0; i < found.size(); ++i)
+            found[i] = extract_answer(grader, texts.views()[i]);
     }
     py::list out;
     for (const auto& answer : found)
@@ -73,12 +86,16 @@ py::list extract(const py::sequence& completions) {
 }  // namespace
 
 void register_answers(py::module_& m) {
-    m.def(
-        "compare_answers", &compare, "golds"_a, "answers"_a,
-        "uint8[n]: 0 different, 1 equal, 2 cannot tell; the mathematical answer against its gold.");
-    m.def("math_answers", &extract, "completions"_a,
+    m.def("compare_answers", &compare, "grader"_a, "golds"_a, "answers"_a,
+          "uint8[n]: 0 different, 1 equal, 2 cannot tell; each answer against its gold.");
+    m.def("extract_answers", &extract, "grader"_a, "completions"_a,
           "list[str | None]: the answer that each completion gives.");
-    m.def("is_answer", &is_answer, "text"_a, "Can compare_answers read it?");
+    m.def(
+        "can_read",
+        [](const std::string& name, const std::string& gold) {
+            return can_read(grader_of(name), gold);
+        },
+        "grader"_a, "gold"_a, "Is a gold answer one that others can be compared with?");
 }
 
 }  // namespace malt::bindings

@@ -351,11 +351,11 @@ def tree_attention_gradient(
 ) -> None:
     """Fill dq, dk and dv for the upstream `grad` of `out`; shapes as in tree_attention."""
 
-def compare_answers(golds: Sequence[str], answers: Sequence[str]) -> NDArray[np.uint8]:
+def compare_answers(grader: str, golds: Sequence[str], answers: Sequence[str]) -> NDArray[np.uint8]:
     """uint8[n]: 0 different, 1 equal, 2 cannot tell; each answer against its gold."""
 
-def math_answers(completions: Sequence[str]) -> list[str | None]:
-    """The mathematical answer that each completion gives, None where it gives none."""
+def extract_answers(grader: str, completions: Sequence[str]) -> list[str | None]:
+    """The answer that each completion gives, None where it gives none."""
 
-def is_answer(text: str) -> bool:
-    """Can compare_answers read it?"""
+def can_read(grader: str, gold: str) -> bool:
+    """Is a gold answer one that others can be compared with?"""

@@ -1,203 +1,189 @@
 r"""Is an answer right? Find the answer in a completion, then compare it with the gold one.
 
-Model output is hostile text: lengths are capped, scans are linear, nothing is evaluated and no
-completion raises. The answer stands in the last `\boxed{}`, else after the last `####`,
-`Final Answer:` or `A:`; a malformed one there is no answer. Without any of these:
+The C++ core does both, in linear time and without evaluating anything; of mathematics it says
+"cannot tell" now and then, and math-verify decides in processes that can be killed (symbolic.py).
+What counts as equal, and where an answer stands, is told in docs/grading.md.
 
-- number: the last number of the text. Numbers compare as exact fractions; `$1,200.00`, `40\%` and
-  `10 cm` are numbers, while `3:1`, `1 1/2` and `10^2` are none.
-- choice: a last line that is nothing but a letter. Letters compare without case.
-- exact: the whole text. Texts compare character by character, runs of spaces being one.
+    number   the gold is a number; another one in any spelling
+    math     numbers, formulas, sets, intervals, matrices, words
+    choice   a letter
+    exact    a text
+
+A grader of one's own is `module:function`, called with (completion, row) for a score in [0, 1].
 """
 
-import re
-from collections import deque
-from collections.abc import Sequence
-from fractions import Fraction
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.errors import MaltError, nearest
+from malt_fast import _core, symbolic
+from malt_fast.errors import MaltError, first_line, nearest
 
-GRADERS = ("number", "choice", "exact")
-MAX_COMPLETION = 1 << 18  # characters looked at, from the end
-MAX_ANSWER = 512  # characters of a marked answer
-MAX_DIGITS = 256  # characters of a number
+GRADERS = ("number", "math", "choice", "exact")
+OF_TASK = {"arithmetic": "number", "gsm8k": "number", "math": "math", "csqa": "choice"}
 
-_FINAL = r"(?i:final answer(?: is)?) ?[*_]{0,3}:|(?<!\w)A:"
-# A markdown heading opens with #### too: for a number, a number has to follow.
-_NUMBER_MARKER = re.compile(rf"####(?=\s{{0,8}}[-\u2212+$\\(*]{{0,4}}[\d.])|{_FINAL}")
-_MARKER = re.compile(rf"####|{_FINAL}")
-_BOX = re.compile(r"\\f?box(?:ed)?(?![A-Za-z])[ \t]{0,8}")
+VERDICTS = ("wrong", "right", "nothing extracted", "unparseable", "timed out")
+WRONG, RIGHT, NOTHING, UNPARSEABLE, TIMED_OUT = range(5)
+DIFFERENT, EQUAL, UNKNOWN = range(3)  # what the core says
+SYMBOLIC = {"equal": RIGHT, "different": WRONG, "refused": UNPARSEABLE, "timed out": TIMED_OUT}
 
-_NUMBER = re.compile(
-    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])[-+]?\.\d+"
-)
-_FRAC = re.compile(r"\\[dt]?frac\{([-+]?\d{1,64})\}\{(\d{1,64})\}")
-_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]{0,128})\}")
-_DROP = re.compile(r"\\[!,;()]|\\?\$|[*_`]")
-_MINUS = str.maketrans(dict.fromkeys("\u2212\u2013\uff0d\ufe63", "-"))
-# A number is not the whole answer when a function stands before it ...
-_FUNCTION_BEFORE = re.compile(r"\\[A-Za-z]|\w\(\s{0,4}$|\^")
-# ... or an operator, a list, a variable, an exponent or another number follows.
-_MORE_AFTER = re.compile(
-    r"\s{0,4}(?:[-+*/:\u00d7\u00f7]\s{0,4}[\d.(\\]|\\(?!%|circ)|\^(?!\{?\\circ))|\s{1,4}[\d.]*\d"
-    r"|\s{0,4}(?:,|;|and|or|to)\s{0,4}[-+]?\d|[xyznkijab](?![A-Za-z])|[A-Za-z]{1,3}\d"
-)
-_UNIT = re.compile(r"(?:[A-Za-z\s%°.!/{})-]|\^[23]?|\\circ|\\%)*+")  # possessive: cannot backtrack
-
-_CHOICE = re.compile(
-    r"\W{0,8}(?:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?\W{1,8})?([A-Z])(?![\w'])",
-    re.I,
-)
-_SECOND_CHOICE = re.compile(r"\W{0,4}(?:or|and|,|/)\W{0,4}[A-Z](?!\w)", re.I)
-_LONE_LETTER = re.compile(r"\W{0,8}([A-Z])\W{0,8}", re.I)
+Custom = Callable[[str, Mapping[str, Any]], float]
 
 
-def grade(grader: str, completions: Sequence[str], golds: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """bool[n]: which completions answer their gold. Without an answer a completion is wrong."""
-    right = [
-        (answer := extract_answer(grader, text)) is not None and answer == normal_gold(grader, gold)
-        for text, gold in zip(completions, golds, strict=True)
-    ]
-    return np.array(right, dtype=np.bool_)
+def extract_answer(task: str, completion: str) -> str | None:
+    """The answer that a completion gives, as it stands there; None if it gives none.
+
+    task: a grader, or a task that has one. Raises MaltError for another name.
+    """
+    return _core.extract_answers(grader_of(task), [completion])[0]
 
 
-def extract_answer(grader: str, completion: str) -> str | None:
-    """The answer of a completion in one spelling (`5,600.0` is `5600`), so that equal answers are
-    equal strings; None if there is none. Raises MaltError for an unknown grader."""
-    _check(grader)
-    text = completion[-MAX_COMPLETION:]
-    boxed, region = _marked(grader, text)
-    if grader == "number":
-        return _number(region, whole=boxed) if region is not None else _last_number(text)
-    if grader == "choice":
-        return _choice(region) if region is not None else _lone_letter(text)
-    return _spaced(text if region is None else region)
+def answers_equal(task: str, answer: str, gold: str) -> bool:
+    """Is an extracted answer the gold one? Raises MaltError for an unknown task."""
+    return bool(_compare(grader_of(task), [gold], [answer], None)[0] == RIGHT)
 
 
-def normal_gold(grader: str, gold: str) -> str | None:
-    """A gold answer in the spelling of `extract_answer`; None if the grader cannot read it."""
-    _check(grader)
-    if grader == "number":
-        return _number(gold, whole=True)
-    return _lone_letter(gold) if grader == "choice" else _spaced(gold)
+def can_read(task: str, gold: str) -> bool:
+    """Is a gold answer one that others can be compared with?"""
+    return _core.can_read(grader_of(task), gold)
 
 
-def can_read(grader: str, gold: str) -> bool:
-    """Is a gold answer one that the grader can compare others with?"""
-    return normal_gold(grader, gold) is not None
+def grade(
+    task: str, completions: Sequence[str], golds: Sequence[str], workers: int | None = None
+) -> npt.NDArray[np.bool_]:
+    """bool[n]: which completions answer their gold. Without an answer a completion is wrong.
+
+    workers: processes that run math-verify where it is needed; None is one a core.
+    """
+    return grade_with_reasons(task, completions, golds, workers) == RIGHT
+
+
+def grade_with_reasons(
+    task: str, completions: Sequence[str], golds: Sequence[str], workers: int | None = None
+) -> npt.NDArray[np.uint8]:
+    """uint8[n]: what each completion is worth, an index into VERDICTS.
+
+    Raises MaltError for an unknown task, and where math-verify is needed and missing.
+    """
+    if len(completions) != len(golds):
+        raise ValueError(f"{len(completions)} completions, but {len(golds)} golds")
+    grader = grader_of(task)
+    answers = _core.extract_answers(grader, completions)
+    gold = {text: gold_answer(grader, text) for text in dict.fromkeys(golds)}
+    wanted = [gold[text] for text in golds]
+    verdicts = _compare(grader, wanted, [answer or "" for answer in answers], workers)
+    verdicts[[answer is None for answer in answers]] = NOTHING
+    return verdicts
+
+
+def gold_answer(grader: str, gold: str) -> str:
+    """What is in a gold's last box, else all of it."""
+    boxed = grader == "math" and ("\\boxed" in gold or "\\fbox" in gold)
+    return (_core.extract_answers(grader, [gold])[0] or "") if boxed else gold
 
 
 def number_answers(
-    grader: str, completions: Sequence[Sequence[str | None]]
+    task: str, completions: Sequence[Sequence[str | None]], workers: int | None = None
 ) -> npt.NDArray[np.int64]:
-    """int64[questions, outputs]: in a row, equal answers have equal numbers; -1 is no answer."""
-    said: dict[str, str | None] = {}
-    numbers = np.full((len(completions), len(completions[0]) if completions else 0), -1, np.int64)
-    for q, row in enumerate(completions):
-        seen: dict[str, int] = {}
-        for i, text in enumerate(row):
-            if text is None:
-                continue
-            if text not in said:
-                said[text] = extract_answer(grader, text)
-            answer = said[text]
-            if answer is not None:
-                numbers[q, i] = seen.setdefault(answer, len(seen))
-    return numbers
+    """int64[questions, outputs]: in a row, equal answers have equal numbers; -1 is no answer.
 
-
-def _check(grader: str) -> None:
-    if grader not in GRADERS:
-        raise MaltError(f"there is no grader '{grader}': {nearest(grader, GRADERS)}")
-
-
-# ---- where the answer stands ----
-
-
-def _marked(grader: str, text: str) -> tuple[bool, str | None]:
-    """(is it a box, the text in the last box or after the last marker); None = nothing marked."""
-    if last := _last(_BOX, text):
-        return True, _braced(text[last.end() : last.end() + MAX_ANSWER])
-    if not (last := _last(_NUMBER_MARKER if grader == "number" else _MARKER, text)):
-        return False, None
-    after = text[last.end() : last.end() + MAX_ANSWER].lstrip(" \t\r\n*_")
-    return False, after.partition("\n")[0]
-
-
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = deque(pattern.finditer(text), maxlen=1)
-    return found[0] if found else None
-
-
-def _braced(text: str) -> str:
-    """What the braces that open `text` hold, nested ones balanced; of `\\boxed 2`, the word."""
-    if not text.startswith("{"):
-        return (text.split(maxsplit=1) or [""])[0]
-    depth = 0
-    for i, char in enumerate(text):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return text[1:i]
-    return ""  # never closed: no answer
-
-
-# ---- what it says ----
-
-
-def _number(region: str, *, whole: bool) -> str | None:
-    """The first number after the last `=`; None if it is part of a formula.
-
-    whole=True: nothing but the number and its unit may stand there.
+    completions[question][output]: None where there is none. Two answers are equal as an answer and
+    a gold one are; numbers are those of the answers' first outputs in their row.
     """
-    if len(region) > MAX_ANSWER:
-        return None
-    text = _TEXT.sub(r" \1 ", region.translate(_MINUS))
-    text = _DROP.sub("", _FRAC.sub(r" \1/\2 ", text)).replace("{,}", ",").rpartition("=")[2]
-    match = _NUMBER.search(text)
-    if not match:
-        return None
-    before, after = text[: match.start()], text[match.end() :]
-    if _FUNCTION_BEFORE.search(before) or _MORE_AFTER.match(after) or after[:1].isnumeric():
-        return None
-    if whole and (before.strip(" \t\r\n({") or not _UNIT.fullmatch(after)):
-        return None
-    return _canonical(match.group())
+    grader = grader_of(task)
+    texts = list(dict.fromkeys(text for row in completions for text in row if text is not None))
+    said = dict(zip(texts, _core.extract_answers(grader, texts), strict=True))
+    rows = [[None if text is None else said[text] for text in row] for row in completions]
+    distinct = [sorted({answer for answer in row if answer is not None}) for row in rows]
+    pairs = list(dict.fromkeys(pair for row in distinct for pair in combinations(row, 2)))
+    told = _compare(grader, [a for a, _ in pairs], [b for _, b in pairs], workers)
+    equal = {pair for pair, verdict in zip(pairs, told, strict=True) if verdict == RIGHT}
+    width = len(rows[0]) if rows else 0
+    return np.array([_number(row, equal) for row in rows], np.int64).reshape(len(rows), width)
 
 
-def _last_number(text: str) -> str | None:
-    last = _last(_NUMBER, _DROP.sub("", text.translate(_MINUS)))
-    return _canonical(last.group()) if last else None
+def _number(row: Sequence[str | None], equal: set[tuple[str, str]]) -> list[int]:
+    """Each answer's number: that of the first answer which it equals, or its own place."""
+    first: dict[str, int] = {}
+    for i, answer in enumerate(row):
+        if answer is not None and answer not in first:
+            same = [n for other, n in first.items() if _ordered(answer, other) in equal]
+            first[answer] = min(same, default=i)
+    return [-1 if answer is None else first[answer] for answer in row]
 
 
-def _canonical(number: str) -> str | None:
-    """`1,200.50` as `2401/2`; None for a zero denominator or an endless number."""
-    if len(number) > MAX_DIGITS:
-        return None
-    top, _, bottom = number.replace(",", "").partition("/")
-    divisor = Fraction(bottom or 1)
-    return str(Fraction(top) / divisor) if divisor else None
+def _ordered(a: str, b: str) -> tuple[str, str]:
+    return (a, b) if a < b else (b, a)
 
 
-def _choice(region: str) -> str | None:
-    """The letter that opens the region; None if it names two or merely begins with a word."""
-    text = _DROP.sub("", _TEXT.sub(r"\1", region))
-    match = _CHOICE.match(text)
-    if not match:
-        return None
-    letter, after = match.group(1), text[match.end() :]
-    if _SECOND_CHOICE.match(after) or (letter.islower() and after.strip(" .)]}\"'")):
-        return None
-    return letter.upper()
+def _compare(
+    grader: str, golds: Sequence[str], answers: Sequence[str], workers: int | None
+) -> npt.NDArray[np.uint8]:
+    """uint8[n]: an index into VERDICTS for each pair, by the core and where it must by others."""
+    told = _core.compare_answers(grader, golds, answers)
+    verdicts = np.where(told == EQUAL, RIGHT, WRONG).astype(np.uint8)
+    unknown = {int(i): (golds[i], answers[i]) for i in np.flatnonzero(told == UNKNOWN)}
+    pairs = sorted(set(unknown.values()))
+    outcomes = symbolic.equal(pairs, workers or os.cpu_count() or 1)
+    decided = dict(zip(pairs, outcomes, strict=True))
+    for i, pair in unknown.items():
+        verdicts[i] = SYMBOLIC[decided[pair]]
+    return verdicts
 
 
-def _lone_letter(text: str) -> str | None:
-    tail = text[-MAX_ANSWER:].strip().rpartition("\n")[2]
-    match = _LONE_LETTER.fullmatch(tail)
-    return match.group(1).upper() if match else None
+# ---- which grader ----
 
 
-def _spaced(text: str) -> str | None:
-    return " ".join(text.split()) or None
+def grader_of(task: str) -> str:
+    """The grader of a task; a grader's own name stands for itself."""
+    grader = OF_TASK.get(task, task)
+    if grader not in GRADERS:
+        hint = nearest(task, [*GRADERS, *OF_TASK])
+        raise MaltError(f"there is no grader '{task}': {hint}")
+    return grader
+
+
+def is_custom(grader: str) -> bool:
+    """Is it somebody's own, `module:function`?"""
+    return ":" in grader
+
+
+def load_custom(grader: str) -> Custom:
+    """The function that `module:function` names. Raises MaltError where there is none."""
+    module, _, name = grader.partition(":")
+    try:
+        function: Custom = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise MaltError(
+            f"the grader '{grader}' cannot be loaded ({first_line(error)}): "
+            "give module:function of a module on PYTHONPATH"
+        ) from None
+    if not callable(function):
+        raise MaltError(f"the grader '{grader}' is no function: give module:function")
+    return function
+
+
+def score_custom(
+    grader: str, completions: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> npt.NDArray[np.float64]:
+    """float64[n]: the scores of a grader of one's own. Raises MaltError where it fails."""
+    function = load_custom(grader)
+    scores = np.empty(len(completions))
+    for i, (text, row) in enumerate(zip(completions, rows, strict=True)):
+        try:
+            scores[i] = function(text, row)
+        except Exception as error:
+            raise MaltError(
+                f"the grader '{grader}' failed on output {i} ({first_line(error)}): correct it"
+            ) from None
+        if not 0 <= scores[i] <= 1:
+            raise MaltError(
+                f"the grader '{grader}' gave {scores[i]} for output {i}: "
+                "it must return a number from 0 to 1"
+            )
+    return scores

@@ -1,16 +1,21 @@
 """math-verify in worker processes that can be killed: equality that our own grammar cannot tell.
 
 A worker is this module as a program, so it starts from any thread, under Ray and in a notebook. It
-reads a JSON line [gold, answer] and writes 1 or 0. One that takes longer than its limit is killed
-and replaced, and the answer counts as wrong, timed out.
+reads a JSON line [gold, answer, limit] and writes 1 or 0. A pair that takes more than `limit`
+seconds of processor time ends it, and counts as wrong, timed out: another worker goes on. Workers
+outlive a call, since one takes about two seconds to start, and end with their parent.
 """
 
+import atexit
 import json
-import queue
+import os
 import re
+import resource
 import selectors
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -19,9 +24,10 @@ from typing import Literal
 from malt_fast.errors import MaltError
 
 Outcome = Literal["equal", "different", "refused", "timed out"]  # refused: hostile or endless
-LIMIT = 1.5  # seconds a pair; math-verify's own limit is an alarm, which only a main thread has
+LIMIT = 1.0  # seconds of processor time a pair: a busy machine changes no verdict
 INSTALL = "grading mathematics needs math-verify: pip install 'math-verify[antlr4_13_2]'"
-START = 60.0  # seconds that a worker may take to start
+PATIENCE = 60.0  # seconds to wait for a worker, by the clock: to start, or to answer
+MEMORY = 4 << 30  # bytes of address space that a worker may take
 
 # What no answer needs, and a parser suffers from: towers of powers, deep nesting, endless digits.
 _WILD = re.compile(r'__|"|\d{40}|\d\s*\^\s*\{?\s*-?\d[\d.]{0,9}\s*\^|\^\s*\{?\s*-?\d{4}')
@@ -50,25 +56,33 @@ class Worker:
             stderr=subprocess.DEVNULL,
             bufsize=0,
         )
-        if self._read(START) != b"ready\n":
+        if self._read() != b"ready\n":
             self.kill()
             raise MaltError(INSTALL)
 
-    def ask(self, gold: str, answer: str, limit: float) -> Outcome:
+    def ask(self, gold: str, answer: str, limit: float) -> Outcome | None:
+        """None: it died, and not of the time that the pair took."""
         assert self.process.stdin
         try:
-            self.process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
-            told = self._read(limit)
-        except BrokenPipeError:  # it died of the pair before
+            self.process.stdin.write(json.dumps([gold, answer, limit]).encode() + b"\n")
+            told = self._read()
+        except BrokenPipeError:
             told = b""
-        return "equal" if told == b"1\n" else "different" if told == b"0\n" else "timed out"
+        if told:
+            return "equal" if told == b"1\n" else "different"
+        self.kill()
+        return "timed out" if self.process.returncode == -signal.SIGPROF else None
 
-    def _read(self, limit: float) -> bytes:
+    def _read(self) -> bytes:
         """A line; b"" if none comes in time or the process has died."""
         assert self.process.stdout
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            return self.process.stdout.readline() if selector.select(limit) else b""
+            return self.process.stdout.readline() if selector.select(PATIENCE) else b""
+
+    @property
+    def lives(self) -> bool:
+        return self.process.poll() is None
 
     def kill(self) -> None:
         self.process.kill()
@@ -76,6 +90,52 @@ class Worker:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
         self.process.stdout.close()
+
+
+class Workers:
+    """The workers of this process: no more of them at once than cores, whoever asks."""
+
+    def __init__(self) -> None:
+        self.idle: list[Worker] = []
+        self.room = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+    def ask(self, gold: str, answer: str, limit: float) -> Outcome:
+        with self.room:
+            for _ in range(2):  # one that was killed from outside says nothing about its pair
+                worker = self._take()
+                outcome = worker.ask(gold, answer, limit)
+                if worker.lives:
+                    self.idle.append(worker)
+                if outcome:
+                    return outcome
+        return "refused"
+
+    def _take(self) -> Worker:
+        while self.idle:
+            try:
+                worker = self.idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            if worker.lives:
+                return worker
+        return Worker()
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().kill()
+
+
+_workers = Workers()
+atexit.register(lambda: _workers.close())
+
+
+def _forget() -> None:
+    """A forked child starts workers of its own."""
+    global _workers
+    _workers = Workers()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def equal(
@@ -88,27 +148,13 @@ def equal(
         return outcomes
     if not find_spec("math_verify"):
         raise MaltError(INSTALL)
-    count = min(workers, len(tame))
-    with ThreadPoolExecutor(count) as threads:
-        idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-
-        def ask(pair: tuple[str, str]) -> Outcome:
-            worker = idle.get()
-            outcome = worker.ask(*pair, limit)
-            if outcome == "timed out":
-                worker.kill()
-                worker = Worker()
-            idle.put(worker)
-            return outcome
-
+    with ThreadPoolExecutor(min(workers, len(tame))) as threads:
         try:
-            list(threads.map(lambda _: idle.put(Worker()), range(count)))
-            for i, outcome in zip(tame, threads.map(ask, [pairs[i] for i in tame]), strict=True):
+            told = threads.map(lambda i: _workers.ask(*pairs[i], limit), tame)
+            for i, outcome in zip(tame, told, strict=True):
                 outcomes[i] = outcome
         finally:
             threads.shutdown(cancel_futures=True)
-            while not idle.empty():
-                idle.get().kill()
     return outcomes
 
 
@@ -134,11 +180,15 @@ def _serve() -> None:
 
     same("\\frac{1}{2}", "0.5")  # loads what is loaded late
     print("ready", file=told, flush=True)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin:
+        gold, answer, limit = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, limit)  # its signal ends the process, even in C code
         try:
-            right = same(*json.loads(line))
+            right = same(gold, answer)
         except Exception:  # sympy raises what it likes
             right = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(int(right), file=told, flush=True)
 
 

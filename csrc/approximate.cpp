@@ -1,0 +1,195 @@
+// Approximate values with bounds on their errors, symbols being random points.
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include "values.hpp"
+
+namespace malt {
+namespace {
+
+using Complex = std::complex<double>;
+constexpr double kEps = 4e-16;
+
+// The value of a symbol at a point: the same for the same name.
+double point_of(std::string_view name, int point) {
+    std::uint64_t h = 0x9e3779b97f4a7c15u + static_cast<std::uint64_t>(point) * 0x100000001b3u;
+    for (const char c : name)
+        h = (h ^ static_cast<unsigned char>(c)) * 0xff51afd7ed558ccdu, h ^= h >> 32;
+    h = (h ^ (h >> 29)) * 0xc4ceb9fe1a85ec53u;
+    const double x = 0.3 + 1.9 * static_cast<double>((h ^ (h >> 32)) >> 11) * 0x1p-53;
+    const bool negative = point == kPoints - 1 || (point >= kPositive && (h & 4096));
+    return negative ? -x : x;
+}
+
+std::optional<Approximation> call_value(std::string_view name, const Approximation& x) {
+    const Complex z = x.value;
+    Complex value, slope;
+    if (name == "sin")
+        value = std::sin(z), slope = std::cos(z);
+    else if (name == "cos")
+        value = std::cos(z), slope = std::sin(z);
+    else if (name == "tan")
+        value = std::tan(z), slope = 1.0 + value * value;
+    else if (name == "cot")
+        value = 1.0 / std::tan(z), slope = 1.0 + value * value;
+    else if (name == "sec")
+        value = 1.0 / std::cos(z), slope = value * std::tan(z);
+    else if (name == "csc")
+        value = 1.0 / std::sin(z), slope = value / std::tan(z);
+    else if (name == "arcsin")
+        value = std::asin(z), slope = 1.0 / std::sqrt(1.0 - z * z);
+    else if (name == "arccos")
+        value = std::acos(z), slope = 1.0 / std::sqrt(1.0 - z * z);
+    else if (name == "arctan")
+        value = std::atan(z), slope = 1.0 / (1.0 + z * z);
+    else if (name == "sinh")
+        value = std::sinh(z), slope = std::cosh(z);
+    else if (name == "cosh")
+        value = std::cosh(z), slope = std::sinh(z);
+    else if (name == "tanh")
+        value = std::tanh(z), slope = 1.0 - value * value;
+    else if (name == "ln" || name == "log")
+        value = std::log(z), slope = 1.0 / z;
+    else if (name == "exp")
+        value = slope = std::exp(z);
+    else
+        return {};
+    return Approximation{value, std::abs(slope) * x.error + 8 * kEps * std::abs(value) + kEps};
+}
+
+std::optional<Approximation> quotient(const Approximation& a, const Approximation& b) {
+    const double size = std::abs(b.value);
+    if (!(size > 8 * b.error) || size == 0) return {};
+    const Complex value = a.value / b.value;
+    return Approximation{
+        value, (a.error + std::abs(value) * b.error) / size * 1.2 + kEps * std::abs(value)};
+}
+
+std::optional<Approximation> power_value(const Approximation& a, const Approximation& b) {
+    if (a.value == 0.0) {
+        if (a.error > 0 || b.value.real() <= 0) return {};
+        return Approximation{0.0, 0.0};
+    }
+    const double n = b.value.real();
+    const bool whole =
+        b.error == 0 && b.value.imag() == 0 && n == std::round(n) && std::abs(n) < 1e4;
+    // The real root of a negative number may be what its author meant: not for us to say.
+    if (!whole && a.value.imag() == 0 && a.value.real() < 0) return {};
+    if (n * std::log(std::abs(a.value)) > 700)
+        return Approximation{std::numeric_limits<double>::infinity(), 0};
+    const Complex value =
+        whole ? std::pow(a.value, static_cast<int>(n)) : std::pow(a.value, b.value);
+    const double relative = std::abs(b.value) * a.error / std::abs(a.value) +
+                            std::abs(std::log(a.value)) * b.error + (4 + std::abs(n)) * kEps;
+    return Approximation{value, std::abs(value) * relative};
+}
+
+struct Evaluator {
+    const Expression& in;
+    int point, sign;
+
+    std::optional<Approximation> operator()(Node node) const {
+        const auto& [op, text, parts] = in[node];
+        switch (op) {
+            case Op::kNumber: {
+                const double x = std::strtod(text.c_str(), nullptr);
+                const bool exactly = text.size() < 16 && text.find('.') == std::string::npos;
+                return Approximation{x, exactly ? 0 : kEps * x};
+            }
+            case Op::kSymbol:
+                if (text == "pi") return Approximation{std::numbers::pi, kEps};
+                if (text == "e") return Approximation{std::numbers::e, kEps};
+                if (text == "i") return Approximation{Complex(0, 1), 0};
+                return Approximation{point_of(text, point), 0};
+            case Op::kDegrees: {
+                const auto x = (*this)(parts[0]);
+                if (!x) return {};
+                constexpr double degree = std::numbers::pi / 180;
+                return Approximation{x->value * degree,
+                                     (x->error + kEps * std::abs(x->value)) * degree};
+            }
+            case Op::kAbs: {
+                const auto x = (*this)(parts[0]);
+                if (!x) return {};
+                return Approximation{std::abs(x->value), x->error};
+            }
+            case Op::kNegate: {
+                const auto x = (*this)(parts[0]);
+                if (!x) return {};
+                return Approximation{-x->value, x->error};
+            }
+            case Op::kRoot: {
+                const auto x = (*this)(parts[0]);
+                const auto n = parts.size() > 1 ? (*this)(parts[1]) : Approximation{2.0, 0};
+                if (!x || !n) return {};
+                if (parts.size() == 1 && x->value != 0.0) {
+                    const Complex root = std::sqrt(x->value);
+                    return Approximation{root, x->error / std::abs(root) + kEps * std::abs(root)};
+                }
+                if (x->value.real() < 0 && x->value.imag() == 0) {  // a real cube root
+                    if (n->value != 3.0) return {};
+                    const double root = std::cbrt(x->value.real());
+                    return Approximation{root,
+                                         std::abs(root) * (x->error / std::abs(x->value) + kEps)};
+                }
+                const auto index = quotient({1.0, 0}, *n);
+                return index ? power_value(*x, *index) : std::nullopt;
+            }
+            case Op::kCall: {
+                const auto x = (*this)(parts[0]);
+                auto value = x ? call_value(text, *x) : std::nullopt;
+                if (parts.size() == 1 || !value) return value;
+                const auto base = (*this)(parts[1]);
+                const auto scale = base ? call_value("ln", *base) : std::nullopt;
+                return scale ? quotient(*value, *scale) : std::nullopt;
+            }
+            case Op::kFactorial: {
+                const auto n = exact(in, parts[0]);
+                if (!n || n->den != 1 || n->num < 0 || n->num > 170) return {};
+                const double value = std::tgamma(static_cast<double>(n->num) + 1);
+                return Approximation{value, 16 * kEps * value};
+            }
+            case Op::kSigns: {
+                auto x = (*this)(parts.back());
+                if (!x) return {};
+                x->value *= sign;
+                if (parts.size() == 1) return x;
+                const auto first = (*this)(parts[0]);
+                return first ? add(*first, *x) : std::nullopt;
+            }
+            case Op::kAdd:
+            case Op::kMultiply:
+            case Op::kDivide:
+            case Op::kPower: {
+                const auto a = (*this)(parts[0]), b = (*this)(parts[1]);
+                if (!a || !b) return {};
+                if (op == Op::kAdd) return add(*a, *b);
+                if (op == Op::kDivide) return quotient(*a, *b);
+                if (op == Op::kPower) return power_value(*a, *b);
+                return Approximation{a->value * b->value, std::abs(a->value) * b->error +
+                                                              std::abs(b->value) * a->error +
+                                                              a->error * b->error +
+                                                              kEps * std::abs(a->value * b->value)};
+            }
+            default:
+                return {};
+        }
+    }
+
+    static std::optional<Approximation> add(const Approximation& a, const Approximation& b) {
+        const Complex value = a.value + b.value;
+        return Approximation{value, a.error + b.error + kEps * std::abs(value)};
+    }
+};
+
+}  // namespace
+
+std::optional<Approximation> approximate(const Expression& in, Node node, int point, int sign) {
+    const auto out = Evaluator{in, point, sign}(node);
+    const bool number = out && !std::isnan(out->value.real()) && !std::isnan(out->value.imag()) &&
+                        std::isfinite(out->error);
+    return number ? out : std::nullopt;
+}
+
+}  // namespace malt

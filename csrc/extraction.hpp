@@ -1,0 +1,21 @@
+// Where does the answer stand in a completion?
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "answers.hpp"
+
+namespace malt {
+
+constexpr std::size_t kMaxCompletion = std::size_t{1} << 18;  // bytes looked at, from the end
+
+// The answer of a completion: its last box, else what follows its last marker (`####`,
+// `Final Answer:`, `A:`), else, for each grader:
+// number and math: all of it if it is an answer, else its last formula, else its last number;
+// choice: a last line that is a lone letter; exact: all of it.
+// Nothing where there is no such thing, or it is not of the grader's kind.
+[[nodiscard]] std::optional<std::string> extract_answer(Grader grader, std::string_view completion);
+
+}  // namespace malt

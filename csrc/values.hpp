@@ -1,0 +1,51 @@
+// What the scalar parts of an answer are worth.
+//
+// Exact where all is rational or a sum of square roots, and small; else a complex number with a
+// bound on its error, symbols being random points. Nothing is simplified, nothing is executed.
+#pragma once
+
+#include <complex>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "expression.hpp"
+
+namespace malt {
+
+__extension__ typedef __int128 Integer;
+
+struct Rational {
+    Integer num = 0, den = 1;  // den > 0, lowest terms
+    bool operator==(const Rational&) const = default;
+};
+
+// Exact value of a scalar part; nothing where it is irrational, too large or has symbols.
+// `sign` is taken for every +-.
+[[nodiscard]] std::optional<Rational> exact(const Expression& in, Node node, int sign = 1);
+
+struct Approximation {
+    std::complex<double> value;
+    double error;  // absolute
+};
+
+constexpr int kPoints = 5;    // random values of the symbols,
+constexpr int kPositive = 3;  // which at these first are all positive, at the last all negative
+
+// A scalar part at a random point. Infinite where it passes all bounds; nothing without a value.
+[[nodiscard]] std::optional<Approximation> approximate(const Expression& in, Node node, int point,
+                                                       int sign);
+
+// A sum of square roots: squarefree radicand -> coefficient, none of them 0. As roots of different
+// squarefree numbers are independent over the rationals, equal sums have equal terms.
+using Surd = std::map<std::int64_t, Rational>;
+[[nodiscard]] std::optional<Surd> surd(const Expression& in, Node node, int sign = 1);
+
+// A sum of multiples of symbols: symbol -> coefficient, none of them 0; the constant's is "".
+using Linear = std::map<std::string, Rational>;
+[[nodiscard]] std::optional<Linear> linear(const Expression& in, Node node);
+
+// a - b; nothing where it is too large.
+[[nodiscard]] std::optional<Rational> difference(const Rational& a, const Rational& b);
+
+}  // namespace malt
