@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-vllm lint sanitize clean
+.PHONY: run test test-vllm lint sanitize fuzz clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -20,7 +20,7 @@ lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy kernels
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.?pp')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.?pp')
 
 # The C++ core under the address and undefined-behaviour sanitizers.
 sanitize: .venv/.test
@@ -31,6 +31,21 @@ sanitize: .venv/.test
 	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton" tests/test_core_*.py \
 	    tests/test_logprob_from_logits.py tests/test_linear_logprob.py tests/test_dpo_loss.py \
 	    tests/test_math_answers.py tests/test_tree_attention.py
+
+# Coverage-guided fuzzing of the reader of answers; needs clang++ with libFuzzer (Debian: clang, libclang-rt-dev).
+CLANG ?= clang++
+FUZZ_SECONDS ?= 600
+FUZZED := $(addprefix csrc/,answers.cpp approximate.cpp exact.cpp expression.cpp extraction.cpp latex.cpp real_sets.cpp)
+
+fuzz: build/fuzz/answers
+	mkdir -p build/fuzz/corpus
+	build/fuzz/answers -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=5 -dict=tests/fuzz/answers.dict \
+	    -artifact_prefix=build/fuzz/ -print_final_stats=1 build/fuzz/corpus
+
+build/fuzz/answers: tests/fuzz/fuzz_answers.cpp $(wildcard csrc/*)
+	mkdir -p build/fuzz
+	$(CLANG) -std=c++20 -O2 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
+	    tests/fuzz/fuzz_answers.cpp $(FUZZED) -o $@
 
 # The build tools go into .venv first, so that the package builds against them without isolation.
 .venv/.tools: constraints.txt

@@ -227,7 +227,8 @@ std::optional<std::string> answer_in(std::string_view text) {
     text = trimmed(text.substr(0, text.find("<|")));  // a template's end of turn, and what follows
     const bool brief = text.size() <= kMaxAnswer, prose = !brief || is_prose(text);
     if (!prose && can_read(Grader::kMath, text)) return std::string(text);
-    if (brief && text.starts_with('$') && text.ends_with('$') && bare(text).find('$') == npos)
+    if (brief && text.starts_with('$') && text.ends_with('$') && bare(text).find('$') == npos &&
+        !bare(text).empty())
         return std::string(bare(text));
     if (const std::size_t line = text.rfind('\n'); line != npos)
         if (const auto last = answer_in(text.substr(line + 1))) return last;

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.cluster import Cluster
+from malt_fast.cluster import Cluster, connected
 from malt_fast.config import EngineConfig
 from malt_fast.engines import Policy, Request, SamplingParams
 from malt_fast.engines.choice import EngineSpec
@@ -19,6 +19,7 @@ from malt_fast.engines.ray import RayEngine, check_room
 from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, expand, shape_from_branching
 from malt_fast.forest import DONE, Forest, load_forest
+from malt_fast.grading import NOTHING, RIGHT, WRONG, grade_with_reasons
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
 from tests import small_run
@@ -243,3 +244,16 @@ def test_the_program_runs_on_two_actors(tmp_path, capsys):
     assert small_run.run(data, model, tmp_path / "two", "--engine.replicas", "2") == 0
     one, two = (load_forest(tmp_path / name / "round-0/forest.arrows") for name in ("one", "two"))
     same(one, two)
+
+
+# ---- grading ----
+
+
+def test_a_task_grades_as_this_process_does() -> None:
+    ray = pytest.importorskip("ray")
+    completions = ["\\boxed{-x > -1}", "\\boxed{2}", "", "\\boxed{\\log_2 8}"]
+    golds = ["x < 1", "3", "1", "x = 3"]
+    with connected(None):
+        told = ray.get(ray.remote(grade_with_reasons).remote("math", completions, golds))
+    assert told.tolist() == grade_with_reasons("math", completions, golds).tolist()
+    assert told.tolist() == [RIGHT, WRONG, NOTHING, RIGHT]

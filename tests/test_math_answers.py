@@ -1,8 +1,12 @@
 """Mathematical answers: labelled pairs, conventions one by one, and hostile text."""
 
 import json
+import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from malt_fast import _core, symbolic
+from malt_fast.errors import MaltError
 from malt_fast.grading import NOTHING, RIGHT, UNPARSEABLE, VERDICTS, WRONG, grade_with_reasons
 
 DIFFERENT, EQUAL, UNKNOWN = range(3)
@@ -49,6 +54,40 @@ def test_labelled_pairs(shared_data: Path, name: str, share: float, loose: int) 
     right, expected = told == RIGHT, np.array([row["expected"] for row in rows], bool)
     assert (right == expected).mean() >= share
     assert (right & ~expected).sum() <= loose
+
+
+# Where tables of others differ: what we decided, by the category's first words.
+POLICY = {
+    "base subscript": False,
+    "decimal": False,
+    "ratio": False,
+    "unit": True,
+    "degrees": True,
+    "percent as": False,
+    "percent scale": False,
+    "percent dropped": True,
+    "unevaluated": True,
+    "unreduced": True,
+    "variable": True,
+    "function": True,
+    "order of a bare list": True,
+    "order of a tuple": False,
+    "letter case": False,
+    "parentheses": True,
+    "clock": False,
+    "inline math": True,
+    "plus-minus": True,
+    "mixed": True,
+    "malformed": False,
+}
+
+
+def test_cases_that_a_convention_decides(shared_data: Path) -> None:
+    lines = (shared_data / "grading" / "policy_cases.jsonl").read_text(encoding="utf-8")
+    for row in map(json.loads, lines.splitlines()):
+        expected = next(v for key, v in POLICY.items() if row["category"].startswith(key))
+        told = grade_with_reasons("math", [row["prediction"]], [row["gold"]])[0] == RIGHT
+        assert told == expected, row
 
 
 # ---- conventions, as docs/grading.md lists them ----
@@ -163,7 +202,7 @@ def spelt_set(pieces: Sequence[tuple[int, int, str]]) -> str:
 
 
 def members(pieces: Sequence[tuple[int, int, str]]) -> set[int]:
-    """Quarters, doubled twice, that stand for all numbers: each end and what lies between two."""
+    """Quarters stand for all numbers: ends are whole, and between two all are in or out."""
 
     def holds(x: int, low: int, high: int, brackets: str) -> bool:
         above = x >= 4 * low if brackets[0] == "[" else x > 4 * low
@@ -304,27 +343,82 @@ def test_long_and_deep_texts_end(text: str) -> None:
 
 # ---- math-verify in processes ----
 
+NEEDS_PROOF = (r"\log_2 8", "3")
+
 
 def test_a_pair_that_takes_too_long_is_wrong_and_the_next_is_not() -> None:
     slow = (r"\int_0^1 e^{x^2} dx", r"\int_0^1 e^{t^2} dt + 1")
-    told = symbolic.equal([slow, (r"\log_2 8", "3"), ("2", "3")], limit=0.05)
+    told = symbolic.equal([slow, NEEDS_PROOF, ("2", "3")], limit=0.05)
     assert told[0] == "timed out"
-    told = symbolic.equal([(r"\log_2 8", "3"), ("2", "3"), ("1", '__import__("os")')], workers=2)
+    told = symbolic.equal([NEEDS_PROOF, ("2", "3"), ("1", '__import__("os")')], workers=2)
     assert told == ["equal", "different", "refused"]
 
 
-def test_every_thread_gets_the_same_verdicts() -> None:
-    completions = [r"\boxed{-x > -1}", r"\boxed{2}", "", r"\boxed{9^{9^{9^9}}+\sin x^2}"]
-    golds = ["x < 1", "3", "1", r"\int_0^1 x dx"]
-    expected = [RIGHT, WRONG, NOTHING, UNPARSEABLE]
-    told: list[list[int]] = []
+def test_workers_outlive_a_call_and_are_replaced_when_killed() -> None:
+    assert symbolic.equal([NEEDS_PROOF]) == ["equal"]
+    before = [worker.process.pid for worker in symbolic._workers.idle]
+    assert before
+    assert symbolic.equal([NEEDS_PROOF]) == ["equal"]
+    assert [worker.process.pid for worker in symbolic._workers.idle] == before
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    assert symbolic.equal([NEEDS_PROOF]) == ["equal"]
+
+
+def test_a_worker_killed_with_its_pair_says_nothing_about_it() -> None:
+    worker = symbolic.Worker()
+    threading.Timer(0.1, worker.process.kill).start()
+    slow = r"\int_0^1 e^{x^2+\sin x} dx"
+    assert worker.ask(slow, slow + "+1", limit=50) is None
+    assert not worker.lives
+
+
+def test_a_forked_child_has_workers_of_its_own() -> None:
+    assert symbolic.equal([NEEDS_PROOF]) == ["equal"]
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
 
     def work() -> None:
-        told.append(grade_with_reasons("math", completions, golds, workers=1).tolist())
+        queue.put((len(symbolic._workers.idle), symbolic.equal([NEEDS_PROOF])))
+        symbolic._workers.close()
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert told == [expected] * 3, [VERDICTS[i] for i in told[0]]
+    child = context.Process(target=work)
+    child.start()
+    assert queue.get() == (0, ["equal"])
+    child.join()
+    assert symbolic.equal([NEEDS_PROOF]) == ["equal"]
+
+
+def test_a_missing_math_verify_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symbolic, "find_spec", lambda _: None)
+    with pytest.raises(MaltError, match=r"pip install 'math-verify"):
+        grade_with_reasons("math", [r"\boxed{x}"], [r"\sqrt{x^2}"])
+    assert grade_with_reasons("math", [r"\boxed{8}"], ["8"]).tolist() == [RIGHT]
+
+
+COMPLETIONS = [r"\boxed{-x > -1}", r"\boxed{2}", "", r"\boxed{9^{9^{9^9}}+\sin x^2}"]
+GOLDS = ["x < 1", "3", "1", r"\int_0^1 x dx"]
+EXPECTED = [RIGHT, WRONG, NOTHING, UNPARSEABLE]
+
+
+def labelled(folder: Path, limit: int) -> tuple[list[str], list[str]]:
+    """Real and hostile pairs, some of which need math-verify."""
+    names = ("mathverify_tests", "math500_qwen3", "adversarial", "synthetic_math")
+    texts = [(folder / f"{name}.jsonl").read_text(encoding="utf-8") for name in names]
+    rows = [row for text in texts for row in map(json.loads, text.splitlines()[:limit])]
+    return [row["prediction"] for row in rows], [row["gold"] for row in rows]
+
+
+def test_eight_threads_give_the_verdicts_of_one() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        told = pool.map(lambda _: grade_with_reasons("math", COMPLETIONS, GOLDS).tolist(), range(8))
+        assert list(told) == [EXPECTED] * 8, VERDICTS
+
+
+def test_eight_threads_grade_labelled_pairs_alike(shared_data: Path) -> None:
+    completions, golds = labelled(shared_data / "grading", 60)
+    alone = grade_with_reasons("math", completions, golds, workers=1).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        pairs = zip(completions, golds, strict=True)
+        told = pool.map(lambda pair: grade_with_reasons("math", [pair[0]], [pair[1]])[0], pairs)
+        assert list(told) == alone

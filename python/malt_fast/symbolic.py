@@ -101,8 +101,9 @@ class Workers:
 
     def ask(self, gold: str, answer: str, limit: float) -> Outcome:
         with self.room:
-            for _ in range(2):  # one that was killed from outside says nothing about its pair
-                worker = self._take()
+            # One that was killed from outside says nothing about its pair: a new one is asked.
+            for worker in (self._take(), None):
+                worker = worker or Worker()
                 outcome = worker.ask(gold, answer, limit)
                 if worker.lives:
                     self.idle.append(worker)
