@@ -69,4 +69,4 @@ def sentence(told: dict[str, Any]) -> str:
     if told.get("disagreements"):
         n, of = len(told["disagreements"]), told["checked_by_math_verify"]
         parts.append(f"math-verify says otherwise of {n} of {of}")
-    return "graded: " + ", ".join(parts)
+    return "graded: " + (", ".join(parts) or "nothing")

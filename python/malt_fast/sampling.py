@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from malt_fast import processes
 from malt_fast.config import Config
@@ -19,7 +18,8 @@ from malt_fast.engines.choice import check_engine, context_of, open_engine
 from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, answered, expand, reserve
 from malt_fast.forest import DONE, Forest, load_forest, save_forest
-from malt_fast.grading import grade
+from malt_fast.grade_report import report
+from malt_fast.grading import RIGHT, grade_with_reasons
 from malt_fast.roles import Prompts, load_tokenizer
 from malt_fast.tasks import Question, Task, load_task
 
@@ -183,13 +183,12 @@ def _content(
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
 
-def grade_leaves(
-    setup: Setup, forest: Forest, questions: Sequence[Question]
-) -> npt.NDArray[np.bool_]:
-    """Set the outcome of every finished output of the last role; returns the verdicts."""
+def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) -> dict[str, Any]:
+    """Set the outcome of every finished output of the last role; a report of the verdicts."""
     leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
     trees = forest.roots()[leaves] // (len(forest) // len(questions))
     texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in leaves]
-    right = grade(setup.task.grader, texts, [questions[int(t)].gold for t in trees])
-    forest.set_outcomes(leaves.astype(np.uint32), right.astype(np.uint8))
-    return right
+    golds = [questions[int(tree)].gold for tree in trees]
+    verdicts = grade_with_reasons(setup.task.grader, texts, golds)
+    forest.set_outcomes(leaves.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
+    return report(setup.task.grader, texts, golds, verdicts)

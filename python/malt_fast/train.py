@@ -33,6 +33,7 @@ from malt_fast.errors import MaltError
 from malt_fast.evaluate import evaluate_run
 from malt_fast.expand import answered, shape_from_branching
 from malt_fast.forest import Credit, Forest, credit, load_forest, save_forest
+from malt_fast.grade_report import sentence
 from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
 from malt_fast.run import Run, exit_status, open_run, replacing_folder
 from malt_fast.sampling import (
@@ -165,7 +166,7 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
             unfinished=path.parent,
             on_progress=lambda nodes, tokens: advance(nodes),
         )
-        right = grade_leaves(setup, forest, questions)
+        graded = grade_leaves(setup, forest, questions)
         save_forest(forest, path, setup.prompts.fingerprint)
         forget_unfinished(path.parent)
         figures |= {
@@ -174,8 +175,15 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
             "tokens": len(forest.tokens),
         }
         figures["failed"] = len(forest) - len(questions) - answered(forest)
-        figures["right"] = float(right.mean()) if len(right) else 0.0
+        figures["right"] = graded["verdicts"]["right"] / max(1, graded["outputs"])
         figures |= told
+    run.log("grading", round=index, forest=name, **graded)
+    run.say(sentence(graded))
+    if graded["verdicts"]["nothing extracted"] > graded["outputs"] / 2:
+        run.warn(
+            "most outputs end without an answer: raise sampling.max_tokens, or see that the last "
+            "role's prompt asks for the marker that the grader looks for (docs/grading.md)"
+        )
     return forest
 
 
