@@ -30,7 +30,7 @@ sanitize: .venv/.test
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton" tests/test_core_*.py \
 	    tests/test_logprob_from_logits.py tests/test_linear_logprob.py tests/test_dpo_loss.py \
-	    tests/test_math_answers.py tests/test_tree_attention.py
+	    tests/test_math_answers.py tests/test_grading.py tests/test_tree_attention.py
 
 # Coverage-guided fuzzing of the reader of answers; needs clang++ with libFuzzer (Debian: clang, libclang-rt-dev).
 CLANG ?= clang++

@@ -107,9 +107,11 @@ std::map<Key, Rational> negated(std::map<Key, Rational> a) {
 
 // ---- square roots ----
 
+constexpr std::int64_t kMaxRadicand = 100'000'000;
+
 // The root of n as (a, b): a times the root of the squarefree b.
 std::optional<std::pair<std::int64_t, std::int64_t>> squarefree(Integer n) {
-    if (n <= 0 || n > 100'000'000) return {};
+    if (n <= 0 || n > kMaxRadicand) return {};
     std::int64_t root = 1, rest = static_cast<std::int64_t>(n);
     for (std::int64_t p = 2; p * p <= rest; ++p)
         while (rest % (p * p) == 0) rest /= p * p, root *= p;
@@ -129,11 +131,12 @@ std::optional<Surd> product(const Surd& a, const Surd& b) {
     Surd out;
     for (const auto& [m, x] : a) {
         for (const auto& [n, y] : b) {
+            // Squarefree ones: what they share comes out of the root, the rest is squarefree.
+            const auto shared = static_cast<std::int64_t>(gcd(m, n));
+            const std::int64_t under = (m / shared) * (n / shared);
             const auto scale = product(x, y);
-            const auto parts = squarefree(Integer{m} * n);
-            if (!scale || !parts) return {};
-            const auto term = product(*scale, Rational{parts->first, 1});
-            if (!term || !add_term(out, parts->second, *term)) return {};
+            const auto term = scale ? product(*scale, Rational{shared, 1}) : std::nullopt;
+            if (!term || under > kMaxRadicand || !add_term(out, under, *term)) return {};
         }
     }
     return out;
