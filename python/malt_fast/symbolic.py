@@ -19,6 +19,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from malt_fast.errors import MaltError
@@ -27,7 +28,7 @@ Outcome = Literal["equal", "different", "refused", "timed out"]  # refused: host
 LIMIT = 1.0  # seconds of processor time a pair: a busy machine changes no verdict
 INSTALL = "grading mathematics needs math-verify: pip install 'math-verify[antlr4_13_2]'"
 PATIENCE = 60.0  # seconds to wait for a worker, by the clock: to start, or to answer
-MEMORY = 4 << 30  # bytes of address space that a worker may take
+MEMORY = 4 << 30  # bytes of address space that a worker may take beyond what its start took
 
 # What no answer needs, and a parser suffers from: towers of powers, deep nesting, endless digits.
 _WILD = re.compile(r'__|"|\d{40}|\d\s*\^\s*\{?\s*-?\d[\d.]{0,9}\s*\^|\^\s*\{?\s*-?\d{4}')
@@ -181,7 +182,8 @@ def _serve() -> None:
 
     same("\\frac{1}{2}", "0.5")  # loads what is loaded late
     print("ready", file=told, flush=True)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
     for line in sys.stdin:
         gold, answer, limit = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, limit)  # its signal ends the process, even in C code
