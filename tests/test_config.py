@@ -40,6 +40,7 @@ def test_defaults_are_the_tasks_over_the_fields() -> None:
     assert config.train.sft.for_role("generator").num_train_epochs == 3
     short = load("--chain verifier,refiner --tree.branching 3,3 --task.prompts x")
     assert set(short.train.sft.roles) == set() and set(short.train.dpo.roles) == {"verifier"}
+    assert load("--task.grader my.module:grade").task.grader == "my.module:grade"
     assert load("--task.name gsm8k --task.path x").model.name_or_path.endswith("8B-Instruct")
 
 
@@ -185,7 +186,7 @@ def test_settings_do_not_change_later() -> None:
         ("--preferences.dedup maybe", ["preferences.dedup", "true or false"]),
         ("--train.dpo.loss_type x", ["train.dpo.loss_type", "sigmoid, ipo or hinge"]),
         ("--train.dpo.loss_type ipo --train.dpo.label_smoothing 0.1", ["label_smoothing", "ipo"]),
-        ("--task.name gsmk", ["task.name", "arithmetic, gsm8k or jsonl"]),
+        ("--task.name gsmk", ["task.name", "arithmetic, gsm8k, math, csqa or jsonl"]),
         ("--task 3", ["task = '3'", "group of keys"]),
         ("--run.x 3", ["run", "a path"]),
         ("--chain a,b,a", ["names a role twice"]),
@@ -195,6 +196,19 @@ def test_settings_do_not_change_later() -> None:
         ("--task.name gsm8k", ["--task.path"]),
         ("--task.name jsonl --task.path x", ["--task.grader"]),
         ("--task.path x", ["arithmetic", "--task.name"]),
+        ("--task.subset_seed 1", ["arithmetic", "task.subset_seed"]),
+        ("--task.min_score 1.5", ["task.min_score", "at most 1"]),
+        (
+            "--task.grader nubmer",
+            ["'nubmer' is no grader", "did you mean 'number'?", "package.mod"],
+        ),
+        ("--task.grader zzz", ["number, math, choice, exact"]),
+        ("--task.grader my-module:grade", ["'my-module:grade' does not name a function"]),
+        ("--task.grader :f", ["does not name a function", "package.module:function"]),
+        ("--task.grader a..b:f", ["does not name a function"]),
+        ("--task.grader a:b:c", ["does not name a function"]),
+        ("--task.name csqa --task.path x --task.answer_column y", ["task.answer_column", "csqa"]),
+        ("--task.name math --task.path x --task.question_column y", ["task.question_column"]),
         ("train", ["'train' is not an option"]),
         ("--seed", ["--seed needs a value"]),
         ("--seed --run x", ["--seed needs a value"]),

@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from malt_fast.config import Config, load_config
+from malt_fast.cli import read_yaml
+from malt_fast.config import PACKAGE, Config, load_config
 from malt_fast.errors import MaltError
 from malt_fast.grading import grade
-from malt_fast.tasks import Task, load_task
+from malt_fast.roles import RolePrompt, split_wording
+from malt_fast.tasks import Question, Task, checks, load_task
 from malt_fast.tasks.arithmetic import CHAIN, totals
+from malt_fast.tasks.hub import hub_rows, is_hub_id
+from tests.questions import serve
+from tests.questions import write_lines as write
+
+FEW = ("--task.limit", "2", "--task.test_limit", "2")  # for arithmetic, which makes its questions
 
 
 def load(*argv: str) -> Task:
@@ -32,13 +41,9 @@ def mistake(*argv: str) -> str:
     return text
 
 
-def write(path: Path, rows: list[Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def rows(n: int) -> list[dict[str, str]]:
-    return [{"question": f"What is {i}?", "answer": f"It is.\n#### {i}"} for i in range(n)]
+def rows(n: int, start: int = 0) -> list[dict[str, str]]:
+    numbers = range(start, start + n)
+    return [{"question": f"What is {i}?", "answer": f"It is.\n#### {i}"} for i in numbers]
 
 
 # ---- arithmetic ----
@@ -91,7 +96,8 @@ def test_arithmetic_needs_a_limit() -> None:
 
 def test_gsm8k_real_files(shared_data: Path) -> None:
     task = load("--task.name", "gsm8k", "--task.path", str(shared_data / "gsm8k" / "train.jsonl"))
-    assert (len(task.train), len(task.test)) == (7473, 1319)
+    assert (len(task.train), len(task.test)) == (7473 - 3, 1319)
+    assert task.report == {"contaminated": ["train-20", "train-1314", "train-5162"]}
     assert task.train[0].gold == "72" and task.train[0].id == "train-0"
     assert (task.grader, task.chat, list(task.prompts)) == (
         "number",
@@ -99,18 +105,19 @@ def test_gsm8k_real_files(shared_data: Path) -> None:
         ["generator", "verifier", "refiner"],
     )
     with (shared_data / "gsm8k" / "train.jsonl").open(encoding="utf-8") as file:
-        solutions = [json.loads(line)["answer"] for line in file]
+        every = {f"train-{i}": json.loads(line)["answer"] for i, line in enumerate(file)}
+    solutions = [every[q.id] for q in task.train]
     assert grade("number", solutions, [q.gold for q in task.train]).all()
 
 
 def test_gsm8k_test_path_and_limits(tmp_path: Path) -> None:
-    train, test = write(tmp_path / "a.jsonl", rows(9)), write(tmp_path / "b.jsonl", rows(7))
+    train, test = write(tmp_path / "a.jsonl", rows(9)), write(tmp_path / "b.jsonl", rows(7, 9))
     task = load(
         *("--task.name", "gsm8k", "--task.path", train, "--task.test_path", test),
         *("--task.limit", "4", "--task.test_limit", "100"),
     )
     assert (len(task.train), len(task.test)) == (4, 7)
-    assert task.test[6].id == "test-6" and task.test[6].gold == "6"
+    assert task.test[6].id == "test-6" and task.test[6].gold == "15"
 
 
 def test_gsm8k_without_held_out_questions(tmp_path: Path, caplog: Any) -> None:
@@ -127,16 +134,13 @@ def test_gsm8k_without_held_out_questions(tmp_path: Path, caplog: Any) -> None:
 
 def test_gsm8k_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
-    asked = []
-
-    def load_dataset(name: str, config: str, split: str) -> list[dict[str, str]]:
-        asked.append((name, config, split))
-        return rows(3 if split == "train" else 2)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    splits = {"train": rows(3), "test": rows(2, 3)}
+    serve(monkeypatch, "openai/gsm8k", {"main": splits, "socratic": {}})
     task = load("--task.name", "gsm8k", "--task.path", "openai/gsm8k")
     assert (len(task.train), len(task.test)) == (3, 2)
-    assert asked == [("openai/gsm8k", "main", "train"), ("openai/gsm8k", "main", "test")]
+    splits["test"][1]["answer"] = "none"
+    text = mistake("--task.name", "gsm8k", "--task.path", "openai/gsm8k")
+    assert text.startswith("openai/gsm8k:main/test[1]: the answer does not end")
 
     def fail(*_: Any, **__: Any) -> None:
         raise ConnectionError("no network\nand more")
@@ -149,7 +153,8 @@ def test_gsm8k_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gsm8k_golds(tmp_path: Path) -> None:
     answers = ["a\n#### 1,000", "b\nA: 18", "72", "c\n#### -3"]
     path = write(tmp_path / "q.jsonl", [{"question": "q", "answer": a} for a in answers])
-    task = load("--task.name", "gsm8k", "--task.path", path, "--task.test_path", path)
+    same = ("--task.test_path", path, "--task.decontaminate", "false")
+    task = load("--task.name", "gsm8k", "--task.path", path, *same)
     assert [q.gold for q in task.train] == ["1,000", "18", "72", "-3"]
 
 
@@ -189,9 +194,10 @@ def test_jsonl_holds_out_a_tenth(tmp_path: Path) -> None:
 
 def test_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
+    other = write(tmp_path / "t.jsonl", rows(1, 2))
     lines = [json.dumps(row) for row in rows(2)]
     path.write_bytes(b"\xef\xbb\xbf" + "\n\n".join(lines).encode() + b"\r\n \n")
-    assert len(load(*jsonl(str(path), "--task.test_path", str(path))).train) == 2
+    assert len(load(*jsonl(str(path), "--task.test_path", other)).train) == 2
 
 
 @pytest.mark.parametrize(
@@ -199,7 +205,8 @@ def test_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:
     [
         (b'{"question": "q", ', "q.jsonl:2 is not valid JSON"),
         (b"[1, 2]", "q.jsonl:2 is not a JSON object"),
-        (b"\xff\xfe", "q.jsonl:2 is not valid JSON"),
+        (b"\xff\xfe", "q.jsonl:2 is not valid JSON (not UTF-8)"),
+        ('{"question": "Größe", "answer": "a"}'.encode("latin-1"), "JSON (not UTF-8)"),
         (b"[" * 100_000, "q.jsonl:2 is not valid JSON"),
         (b'{"questoin": "q", "answer": "a"}', "did you mean 'questoin'?"),
         (b'{"question": "q", "answer": null}', "q.jsonl:2 has an empty or non-text answer"),
@@ -250,7 +257,7 @@ def test_a_custom_chain(tmp_path: Path) -> None:
         "  judge: {system: Judge., user: '{question} {solver}'}\n"
     )
     chain = ("--chain", "solver,judge", "--tree.branching", "2,2")
-    task = load(*chain, "--task.prompts", str(file))
+    task = load(*chain, *FEW, "--task.prompts", str(file))
     assert list(task.prompts) == ["solver", "judge"] and task.chat
     assert task.prompts["solver"].system is None and task.prompts["judge"].system == "Judge."
     assert "'solver' has no prompt: give one by --task.prompts FILE" in mistake(*chain)
@@ -278,4 +285,302 @@ def test_a_two_role_chain_needs_wording_that_fits() -> None:
 def test_bad_prompt_files(tmp_path: Path, content: str, part: str) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(content)
+    assert part in mistake("--task.prompts", str(file))
+
+
+# ---- the hub ----
+
+
+def test_the_hub_reads_real_data_sets(tmp_path: Path) -> None:
+    """The client's own, on a folder: the whole of a data set, by whatever name it goes."""
+    pytest.importorskip("datasets")
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.jsonl", rows(2, 10 * (name == "b")))
+    listed = [
+        {"config_name": name, "data_files": [{"split": "train", "path": f"{name}.jsonl"}]}
+        for name in ("a", "b")
+    ]
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps({'configs': listed})}\n---\n")
+    found = list(hub_rows(str(tmp_path), "train"))
+    assert [row["question"] for _, row in found] == [f"What is {i}?" for i in (0, 1, 10, 11)]
+    assert found[3][0] == f"{tmp_path}:b/train[1]"
+    with pytest.raises(MaltError, match=r"has no test split \(it has train\).*--task.test_path"):
+        list(hub_rows(str(tmp_path), "test"))
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (["default", "algebra"], ["default"]),
+        (["all", "algebra"], ["all"]),
+        (["socratic", "main"], ["main"]),
+        (["algebra", "geometry"], ["algebra", "geometry"]),
+    ],
+)
+def test_the_hubs_configurations(
+    names: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(monkeypatch, "a/b", {name: {"test": [{"name": name}]} for name in names})
+    assert [row["name"] for _, row in hub_rows("a/b", "test")] == read
+
+
+def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "data").mkdir(parents=True)
+    assert is_hub_id("openai/gsm8k")
+    assert not any(map(is_hub_id, ("here/data", "none/x.jsonl", "x.json", "a/b/c", "name", "")))
+
+
+# ---- copies of held-out questions ----
+
+COPY = "A farmer has seven hens and each of them lays three eggs on every single day of the week"
+
+
+def load_pair(folder: Path, train: list[str], test: list[str], *argv: str) -> Task:
+    files = [
+        write(folder / f"{name}.jsonl", [{"question": q, "answer": "1"} for q in questions])
+        for name, questions in (("a", train), ("b", test))
+    ]
+    return load(*jsonl(files[0], "--task.test_path", files[1], *argv))
+
+
+def test_copies_are_left_out_and_told(tmp_path: Path, caplog: Any) -> None:
+    train = ["Is  IT, Tuesday?", f"{COPY}. How many are 2 of them?", "Is it Friday?"]
+    test = ["is it tuesday", f"{COPY}: so how many eggs are there in a month?"]
+    task = load_pair(tmp_path, train, test)
+    assert [q.id for q in task.train] == ["train-2"] and len(task.test) == 2
+    assert task.report == {"contaminated": ["train-0", "train-1"]}
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    text = record.getMessage()
+    assert text.startswith("2 of 3 training questions") and text.endswith(": train-0, train-1")
+    assert "left out (task.decontaminate)" in text
+
+    task = load_pair(tmp_path, train, test, "--task.decontaminate", "false")
+    assert len(task.train) == 3 and task.report == {"contaminated": ["train-0", "train-1"]}
+    assert "task.decontaminate would leave them out" in caplog.records[-1].getMessage()
+
+
+def test_what_is_no_copy(tmp_path: Path) -> None:
+    """A turn of phrase in a long question, other signs, texts without a word."""
+    story = " ".join(f"word{i}" for i in range(40))
+    train = [f"{story} {COPY}", "3 + 4", "x-2", "+-", "Is it so?"]
+    test = [f"{COPY} or not, and what of it", "3 - 4", "x+2", "-+", "It is so"]
+    assert load_pair(tmp_path, train, test).report == {}
+
+
+def test_all_are_copies(tmp_path: Path) -> None:
+    with pytest.raises(MaltError, match=r"all 1 training .*--task.test_path.*task.decontaminate"):
+        load_pair(tmp_path, ["q"], ["q"])
+
+
+def test_drawings_are_no_copies(tmp_path: Path) -> None:
+    code = "[asy]size(150); pair A, B, C, D, E, F, G; draw(A--B--C--D--E--F--G--cycle);[/asy]"
+    task = load_pair(tmp_path, [f"{code} Find AB."], [f"Find the area. {code}"])
+    assert task.report == {}
+    with pytest.raises(MaltError, match="all 1"):
+        load_pair(tmp_path, [f"{code} Find it."], [f"{code} find it"])
+
+
+@given(
+    train=st.lists(st.text("ab ", min_size=1, max_size=30), max_size=6),
+    test=st.lists(st.text("ab ", min_size=1, max_size=30), max_size=6),
+)
+def test_contamination_against_a_twin(train: list[str], test: list[str]) -> None:
+    """Every run of every question against every other, by hand."""
+
+    def copied(text: str) -> bool:
+        words = text.split()
+        inside = [False] * len(words)
+        for other in map(str.split, test):
+            for i in range(len(words) - checks.RUN + 1):
+                run = words[i : i + checks.RUN]
+                if any(other[j : j + checks.RUN] == run for j in range(len(other))):
+                    inside[i : i + checks.RUN] = [True] * checks.RUN
+        same = any(words == other.split() for other in test)
+        return same or (len(words) > 0 and sum(inside) / len(words) >= checks.SHARE)
+
+    def made(texts: list[str], split: str) -> list[Question]:
+        return [Question(f"{split}-{i}", text, "") for i, text in enumerate(texts)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "RUN", 3)
+        found = checks.contaminated(made(train, "train"), made(test, "test"))
+        assert found == [f"train-{i}" for i, text in enumerate(train) if copied(text)]
+
+
+def test_only_ten_ids_are_shown(tmp_path: Path, caplog: Any) -> None:
+    texts = [f"q{i}" for i in range(12)]
+    task = load_pair(tmp_path, [*texts, "other"], texts)
+    assert len(task.report["contaminated"]) == 12
+    assert caplog.records[0].getMessage().endswith("train-8, train-9 and 2 more")
+
+
+def test_only_the_first_process_warns(
+    tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert load_pair(tmp_path, ["q", "r"], ["q"]).report and not caplog.records
+
+
+# ---- rows that nobody thought of ----
+
+KEYS = ("question", "answer", "problem", "solution", "unique_id", "id", "answerKey", "choices")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("A"),
+    lambda inside: (
+        st.lists(inside, max_size=3)
+        | st.dictionaries(st.sampled_from(["stem", "choices", "label", "text", "x"]), inside)
+    ),
+    max_leaves=8,
+)
+ROWS = st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES), max_size=3)
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math", "csqa", "jsonl"])
+@settings(max_examples=50)
+@given(odd=ROWS)
+def test_odd_rows_are_questions_or_a_sentence(
+    name: str, odd: list[Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = write(tmp_path_factory.getbasetemp() / f"odd-{name}.jsonl", odd)
+    grader = ("--task.grader", "my:own") if name == "jsonl" else ()
+    try:
+        task = load("--task.name", name, "--task.path", path, *grader)
+    except MaltError as error:
+        assert path in str(error) and "\n" not in str(error)
+    else:
+        assert task.train and task.test
+
+
+# ---- subsets ----
+
+
+def test_subsets(tmp_path: Path) -> None:
+    train, test = [f"a{i}" for i in range(50)], [f"b{i}" for i in range(30)]
+
+    def ids(*argv: str) -> tuple[list[str], list[str]]:
+        task = load_pair(tmp_path, train, test, *argv)
+        return [q.id for q in task.train], [q.id for q in task.test]
+
+    def limits(a: int, b: int) -> tuple[str, ...]:
+        return ("--task.limit", str(a), "--task.test_limit", str(b))
+
+    first = ids(*limits(5, 3))
+    assert first == ([f"train-{i}" for i in range(5)], [f"test-{i}" for i in range(3)])
+    seed = ("--task.subset_seed", "0")
+    small, large, whole = ids(*limits(5, 3), *seed), ids(*limits(20, 9), *seed), ids(*seed)
+    for few, more, every, n in zip(small, large, whole, (50, 30), strict=True):
+        assert every[: len(more)] == more and more[: len(few)] == few
+        assert len(set(every)) == n
+    assert small != first and small == ids(*limits(5, 3), *seed, "--seed", "9")
+    assert ids(*limits(5, 3), "--task.subset_seed", "1") != small
+
+
+def test_subsets_do_not_depend_on_the_files_order(tmp_path: Path) -> None:
+    train = [{"question": f"q {i}", "answer": "a", "id": f"x{i}"} for i in range(20)]
+    test = write(tmp_path / "t.jsonl", [{"question": "t", "answer": "a", "id": "t"}])
+    options = ("--task.test_path", test, "--task.id_column", "id", "--task.limit", "4")
+    drawn = [
+        load(*jsonl(write(tmp_path / "q.jsonl", order), *options, "--task.subset_seed", "3")).train
+        for order in (train, train[::-1])
+    ]
+    assert drawn[0] == drawn[1]
+
+
+# ---- graders of one's own ----
+
+
+def test_rows_are_kept_for_a_grader_of_ones_own(tmp_path: Path) -> None:
+    own = [{"question": "q1", "tests": ["assert f(1)"]}, {"question": "q2", "answer": "a"}]
+    path, test = write(tmp_path / "q.jsonl", own), write(tmp_path / "t.jsonl", rows(1))
+    options = ("--task.name", "jsonl", "--task.path", path, "--task.test_path", test)
+    task = load(*options, "--task.grader", "my.module:grade")
+    assert [dict(q.row) for q in task.train] == own and task.grader == "my.module:grade"
+    assert [q.gold for q in task.train] == ["", "a"]
+    assert task.train[0] == Question("train-0", "q1", "")  # rows are not compared
+    assert "tests" not in repr(task.train[0])
+    assert hash(task.train[0]) == hash(Question("train-0", "q1", ""))
+    assert "has no column 'answer'" in mistake(*options, "--task.grader", "exact")
+    named = (*options, "--task.grader", "my.module:grade", "--task.answer_column", "gold")
+    assert "has no column 'gold'" in mistake(*named)
+    (tmp_path / "c.jsonl").write_text('{"question": "q", "answer": ["a"]}\n')
+    assert "non-text answer" in mistake(
+        *("--task.name", "jsonl", "--task.path", str(tmp_path / "c.jsonl")),
+        *("--task.grader", "my.module:grade"),
+    )
+
+
+def test_rows_are_not_kept_else(tmp_path: Path) -> None:
+    path, test = write(tmp_path / "q.jsonl", rows(2)), write(tmp_path / "t.jsonl", rows(1, 2))
+    task = load(*jsonl(path, "--task.test_path", test))
+    assert all(not q.row for q in [*task.train, *task.test])
+    task = load("--task.name", "gsm8k", "--task.path", path, "--task.grader", "a:b")
+    assert [q.row["question"] for q in [*task.train, *task.test]] and task.train[0].gold
+
+
+def test_gsm8k_needs_answers_whatever_the_grader(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", [{"question": "q"}])
+    text = mistake("--task.name", "gsm8k", "--task.path", path, "--task.grader", "a:b")
+    assert "has no column 'answer'" in text
+
+
+# ---- wordings for an evaluation ----
+
+NAMES = ["arithmetic", "gsm8k", "math", "csqa", "jsonl"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_has_wordings_for_all(name: str) -> None:
+    own = read_yaml(PACKAGE / "tasks" / f"{name}.yaml")
+    assert set(own) - {"grader", "defaults"} == {"chat", "prompts", "extra"}
+    prompts, extra = (
+        {k: wording(v) for k, v in own[part].items()} for part in ("prompts", "extra")
+    )
+    assert list(extra) == ["direct", "debater"]
+    for role in CHAIN_OF_THREE:
+        assert split_wording(CHAIN_OF_THREE, role, prompts)[1]
+    assert split_wording(["generator", "direct"], "direct", extra)[1] == [0, 1]
+    debater = ["own", "first", "second", "debater"]
+    assert split_wording(debater, "debater", extra)[1] == [0, 1, 2, 3]
+    ends = {"math": "Final Answer: \\boxed{{answer}}", "csqa": "Final Answer: <letter>"}
+    for text in [prompts["generator"], prompts["refiner"], *extra.values()]:
+        assert name == "arithmetic" or ends.get(name, "Final Answer: <") in text.user
+
+
+CHAIN_OF_THREE = ["generator", "verifier", "refiner"]
+
+
+def wording(value: Any) -> RolePrompt:
+    return RolePrompt(None, value) if isinstance(value, str) else RolePrompt(**value)
+
+
+def test_arithmetic_speaks_its_own_wording() -> None:
+    extra = load(*FEW).extra
+    assert extra["direct"].user == "{question}\nDraft:{generator}\nCheck:\nFinal:"
+    assert extra["debater"].user == "{question}\nDraft:{own}\nCheck:{first}{second}\nFinal:"
+
+
+def test_a_file_replaces_extra_wordings(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("extra: {direct: '{question} {generator}'}\n")
+    task, own = load(*FEW, "--task.prompts", str(file)), load(*FEW)
+    assert task.extra["direct"].user == "{question} {generator}"
+    assert task.extra["debater"] == own.extra["debater"] and task.prompts == own.prompts
+
+
+@pytest.mark.parametrize(
+    ("extra", "part"),
+    [
+        ("{}", "holds no prompts"),
+        ("{dierct: '{question}'}", "did you mean 'direct'?"),
+        ("{direct: '{question}{verifier}'}", "names {verifier}"),
+        ("{debater: '{question}{second}{own}'}", "must name the question and then"),
+        ("{debater: '{own}'}", "must hold {question} once"),
+        ("{debater: 3}", "no usable prompt for 'debater'"),
+    ],
+)
+def test_bad_extra_wordings(tmp_path: Path, extra: str, part: str) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(f"extra: {extra}\n")
     assert part in mistake("--task.prompts", str(file))

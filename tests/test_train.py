@@ -56,6 +56,8 @@ def test_a_run_makes_everything_and_twice_the_same(data, model, tmp_path):
     a, b = results(tmp_path / "a"), results(tmp_path / "b")
     assert a == b and len(a) == 3 + 5 + 6
     folder = tmp_path / "a"
+    first = (folder / "questions.jsonl").read_text().splitlines()[0]
+    assert first == '{"id": "train-0", "text": "one or two? (0)", "gold": "1"}'
     for role in ("generator", "verifier", "refiner"):
         assert (folder / "adapters" / role / "final" / "adapter_model.safetensors").is_file()
     result = json.loads((folder / "evaluation.json").read_text())

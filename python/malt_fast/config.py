@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from malt_fast.cli import help_text, lookup, merge, parse_arguments, sentence, typed, yaml_text
 from malt_fast.cli import read_yaml as read_yaml
 from malt_fast.errors import MaltError, nearest
+from malt_fast.grading import GRADERS, is_custom
 from malt_fast.settings import Names, Patch, Section, override, partial, split
 
 PACKAGE = Path(__file__).parent
@@ -100,11 +101,12 @@ else:
 
 
 class TaskConfig(Section):
-    name: Literal["arithmetic", "gsm8k", "jsonl"] = Field(
+    name: Literal["arithmetic", "gsm8k", "math", "csqa", "jsonl"] = Field(
         default="arithmetic", description="questions, their wording and their grader"
     )
     path: str | None = Field(
-        default=None, description="training questions: a JSONL file, or for gsm8k a hub id"
+        default=None,
+        description="training questions: a JSONL file, for math also a folder, or a hub id",
     )
     test_path: str | None = Field(
         default=None, description="held-out questions; without it a part is held out"
@@ -115,8 +117,25 @@ class TaskConfig(Section):
     test_limit: int | None = Field(
         default=None, ge=1, le=MAX, description="use this many held-out questions"
     )
-    grader: Literal["number", "choice", "exact"] | None = Field(
-        default=None, description="how answers are compared; jsonl needs it"
+    subset_seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="draw what the limits allow; unset takes the first questions",
+    )
+    decontaminate: bool = Field(
+        default=True, description="leave out training questions that copy held-out ones"
+    )
+    grader: str | None = Field(
+        default=None,
+        description="how answers are compared: number, math, choice, exact, or package.module:"
+        "function of your own; jsonl needs it",
+    )
+    min_score: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="a custom grader's score from which an output counts as right",
     )
     prompts: Path | None = Field(
         default=None, description="YAML file of prompts per role, over the task's own"
@@ -472,6 +491,7 @@ def check(config: Config) -> None:
         )
     _check_roles(config)
     _check_sources(config)
+    _check_task(config.task)
     if config.train.dpo.loss_type != "sigmoid" and config.train.dpo.label_smoothing > 0:
         raise MaltError(
             f"train.dpo.label_smoothing has no meaning for the {config.train.dpo.loss_type} loss: "
@@ -503,11 +523,43 @@ def _check_sources(config: Config) -> None:
         raise MaltError(
             "the openai engine needs a server: give --engine.base_url http://HOST:PORT/v1"
         )
-    if config.task.name == "arithmetic" and (config.task.path or config.task.test_path):
+
+
+def _check_task(task: TaskConfig) -> None:
+    if task.name == "arithmetic" and (task.path or task.test_path):
         raise MaltError(
-            "the arithmetic task reads no file: give --task.name gsm8k or jsonl with --task.path"
+            "the arithmetic task reads no file: give --task.name gsm8k, math, csqa or jsonl with "
+            "--task.path"
         )
-    if config.task.name != "arithmetic" and config.task.path is None:
-        raise MaltError(f"the {config.task.name} task needs questions: give --task.path FILE.jsonl")
-    if config.task.name == "jsonl" and config.task.grader is None:
-        raise MaltError("the jsonl task needs a grader: give --task.grader number, choice or exact")
+    if task.name == "arithmetic" and task.subset_seed is not None:
+        raise MaltError("the arithmetic task makes its questions: leave task.subset_seed out")
+    if task.name != "arithmetic" and task.path is None:
+        raise MaltError(f"the {task.name} task needs questions: give --task.path FILE.jsonl")
+    for key in ("question_column", "answer_column"):
+        changed = getattr(task, key) != TaskConfig.model_fields[key].default
+        if changed and task.name not in ("gsm8k", "jsonl"):
+            raise MaltError(
+                f"task.{key} is for gsm8k and jsonl, and {task.name} has columns of its own: "
+                "leave it out"
+            )
+    _check_grader(task)
+
+
+def _check_grader(task: TaskConfig) -> None:
+    known = ", ".join(GRADERS)
+    if task.grader is None and task.name == "jsonl":
+        raise MaltError(
+            f"the jsonl task needs a grader: give --task.grader {known} or package.module:function"
+        )
+    if task.grader is None or task.grader in GRADERS:
+        return
+    if not is_custom(task.grader):
+        raise MaltError(
+            f"task.grader = '{task.grader}' is no grader ({nearest(task.grader, GRADERS)}): give "
+            f"{known}, or a function of your own as package.module:function"
+        )
+    module, _, function = task.grader.partition(":")
+    if not all(name.isidentifier() for name in [*module.split("."), function]):
+        raise MaltError(
+            f"task.grader = '{task.grader}' does not name a function: write package.module:function"
+        )

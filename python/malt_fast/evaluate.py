@@ -109,8 +109,10 @@ def saved_config(argv: Sequence[str]) -> Config:
     saved = Path(str(folder)) / "config.yaml"
     if not saved.is_file():
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
-    config = load_config(["--config", str(saved), *argv], "malt_fast.evaluate")
-    before = load_config(["--config", str(saved)], "malt_fast.evaluate")
+    # Nothing is trained here, so that training questions may be asked again.
+    kept = ["--config", str(saved), "--task.decontaminate", "false"]
+    config = load_config([*kept, *argv], "malt_fast.evaluate")
+    before = load_config(kept, "malt_fast.evaluate")
     fixed = [key for key in differences(before, config) if not key.startswith(MAY_CHANGE)]
     if fixed:
         raise MaltError(

@@ -18,7 +18,6 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,8 +52,8 @@ def train(config: Config) -> Run:
     check_training(config)
     setup = load_setup(config)
     with open_run(config, "train") as run:
-        questions = [json.dumps(asdict(question)) for question in setup.task.train]
-        run.keep("questions.jsonl", "".join(f"{line}\n" for line in questions))
+        rows = [{"id": q.id, "text": q.text, "gold": q.gold} for q in setup.task.train]
+        run.keep("questions.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
         run.keep("prompts.json", setup.prompts.as_json())
         run.say("engine: {} ({})".format(*choose(config)))
         base = setup.base()

@@ -1,19 +1,24 @@
 """Tasks: questions with gold answers, the wording for each role, and a grader.
 
 A task is a module that makes the questions and a YAML file of the same name with `prompts:`,
-`chat:`, `grader:` and `defaults:` (config values that suit it).
+`extra:` (wordings that only an evaluation needs), `chat:`, `grader:` and `defaults:` (config values
+that suit it).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from malt_fast.cli import read_yaml
-from malt_fast.config import PACKAGE, Config
+from malt_fast.config import PACKAGE, Config, TaskConfig
 from malt_fast.errors import MaltError, nearest
 from malt_fast.roles import RolePrompt, split_wording
+from malt_fast.tasks.checks import check_ids, decontaminate, subset, tell
+
+Report = dict[str, list[str]]  # what is odd about questions: their ids
+DEBATER_READS = ("own", "first", "second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,8 @@ class Question:
     id: str  # unique in the task
     text: str
     gold: str
+    row: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What it was made from, for graders of one's own; else empty."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,11 @@ class Task:
     prompts: dict[str, RolePrompt]  # one a role of the chain
     chat: bool  # render the prompts through the model's chat template
     grader: str
+    extra: dict[str, RolePrompt] = field(default_factory=dict)
+    """direct: the refiner without a verification, who reads {question} and the first role's output;
+    debater: one of three who debate, who reads {question}, its {own} last answer and those of the
+    other two, {first} and {second}."""
+    report: Report = field(default_factory=dict)
 
 
 def load_task(config: Config) -> Task:
@@ -38,33 +50,65 @@ def load_task(config: Config) -> Task:
     name = config.task.name
     own = read_yaml(PACKAGE / "tasks" / f"{name}.yaml")
     prompts, chat = _prompts(own["prompts"], Path(f"{name}.yaml")), bool(own["chat"])
+    extra = _prompts(own["extra"], Path(f"{name}.yaml"))
     if config.task.prompts is not None:
-        prompts, chat = _custom(config.task.prompts, prompts, chat)
+        prompts, extra, chat = _custom(config.task.prompts, config.chain, prompts, extra, chat)
     for role in config.chain:
         split_wording(config.chain, role, prompts)
     grader = config.task.grader or own["grader"]
-    train, test = import_module(f"malt_fast.tasks.{name}").questions(config.task, grader)
-    train, test = train[: config.task.limit], test[: config.task.test_limit]
-    both = {q.id for q in train} & {q.id for q in test}
-    if both:
-        raise MaltError(
-            f"the id '{min(both)}' is in both the training and the held-out questions: "
-            "make ids unique, or leave --task.id_column out"
-        )
-    return Task(name, train, test, {role: prompts[role] for role in config.chain}, chat, grader)
+    train, test, report = _questions(config.task, grader)
+    used = {role: prompts[role] for role in config.chain}
+    return Task(name, train, test, used, chat, grader, extra, report)
+
+
+def _questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
+    """The questions to use, and the ids of the odd ones among all that there are."""
+    module = import_module(f"malt_fast.tasks.{task.name}")
+    train, test, report = module.questions(task, grader)
+    check_ids(train, test)
+    tell(report, len(train) + len(test) + len(report.get("no gold", [])))
+    if task.name != "arithmetic":  # which keeps the two apart by itself
+        train, report["contaminated"] = decontaminate(train, test, task.decontaminate)
+    train = subset(train, task.limit, task.subset_seed)
+    test = subset(test, task.test_limit, task.subset_seed)
+    return train, test, {kind: ids for kind, ids in report.items() if ids}
+
+
+# ---- wording ----
 
 
 def _custom(
-    path: Path, prompts: dict[str, RolePrompt], chat: bool
-) -> tuple[dict[str, RolePrompt], bool]:
+    path: Path,
+    chain: Sequence[str],
+    prompts: dict[str, RolePrompt],
+    extra: dict[str, RolePrompt],
+    chat: bool,
+) -> tuple[dict[str, RolePrompt], dict[str, RolePrompt], bool]:
+    """Prompts, further wordings and `chat` with those of a file over them."""
     values = read_yaml(path)
+    known = ["prompts", "extra", "chat"]
     for key in values:
-        if key not in ("prompts", "chat"):
-            raise MaltError(f"{path} has the key '{key}': {nearest(str(key), ['prompts', 'chat'])}")
+        if key not in known:
+            raise MaltError(f"{path} has the key '{key}': {nearest(str(key), known)}")
     chat = values.get("chat", chat)
     if not isinstance(chat, bool):
         raise MaltError(f"{path} has chat = {chat!r}, which must be true or false: correct it")
-    return prompts | _prompts(values.get("prompts"), path), chat
+    if "prompts" in values or "extra" not in values:
+        prompts = prompts | _prompts(values.get("prompts"), path)
+    if "extra" in values:
+        own = _prompts(values["extra"], path)
+        _check_extra(own, chain, path)
+        extra = extra | own
+    return prompts, extra, chat
+
+
+def _check_extra(extra: Mapping[str, RolePrompt], chain: Sequence[str], path: Path) -> None:
+    """Raises MaltError for wordings that nobody uses, or that name what they cannot read."""
+    reads = {"direct": chain[:1], "debater": DEBATER_READS}
+    for name in extra:
+        if name not in reads:
+            raise MaltError(f"{path} has '{name}' below `extra:`: {nearest(name, reads)}")
+        split_wording([*reads[name], name], name, extra)
 
 
 def _prompts(values: Any, path: Path) -> dict[str, RolePrompt]:

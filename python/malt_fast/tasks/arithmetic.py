@@ -12,13 +12,13 @@ import zlib
 
 from malt_fast.config import TaskConfig
 from malt_fast.errors import MaltError
-from malt_fast.tasks import Question
+from malt_fast.tasks import Question, Report
 
 STEPS = 5
 CHAIN = re.compile(r"\d\d(?:[+-]\d\d){5}")
 
 
-def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question]]:
+def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
     """Training and held-out questions, as many as the limits say."""
     if task.limit is None or task.test_limit is None:
         raise MaltError(
@@ -27,6 +27,7 @@ def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Quest
     return (
         [_question("train", i) for i in range(task.limit)],
         [_question("held-out", i) for i in range(task.test_limit)],
+        {},
     )
 
 

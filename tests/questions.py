@@ -1,0 +1,48 @@
+"""Questions for tests: a hub that is not there, and MATH in the small."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def serve(
+    monkeypatch: pytest.MonkeyPatch, name: str, configurations: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Let the hub have one data set: {configuration: {split: rows}}."""
+    datasets = pytest.importorskip("datasets")
+
+    def names(asked: str) -> list[str]:
+        if asked != name:
+            raise ConnectionError(f"{asked} is not on this hub\nand more")
+        return list(configurations)
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", names)
+    monkeypatch.setattr(datasets, "load_dataset", lambda _, part: configurations[part])
+
+
+def write_lines(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def problem(text: str, solution: str, **more: Any) -> dict[str, Any]:
+    """A row as MATH has it."""
+    return {"problem": text, "level": "Level 1", "type": "Algebra", "solution": solution, **more}
+
+
+def write_math(folder: Path, split: str, problems: Mapping[str, Mapping[str, Any]]) -> None:
+    """FOLDER/train/algebra/1.json from {"algebra/1": row}."""
+    for name, row in problems.items():
+        file = folder / split / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(row, indent=2), encoding="utf-8")
+
+
+def choices(stem: str, answer: str, name: str, *texts: str) -> dict[str, Any]:
+    """A row as CommonsenseQA's authors write it."""
+    listed = [{"label": "ABCDE"[i], "text": text} for i, text in enumerate(texts)]
+    question = {"question_concept": "thing", "choices": listed, "stem": stem}
+    return {"answerKey": answer, "id": name, "question": question}
