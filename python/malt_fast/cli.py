@@ -157,6 +157,8 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"'{key}' is not a setting: {_suggest(model, key)} (--help lists all)"
+    if first["type"] == "missing":
+        return f"'{key}' is missing: give it"
     context = first.get("ctx", {})
     bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = [f"{word} {context[name]}" for name, word in bounds.items() if name in context]

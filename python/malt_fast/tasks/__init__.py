@@ -33,8 +33,11 @@ class Task:
     grader: str
 
 
-def load_task(config: Config) -> Task:
-    """Questions, prompts and grader that a config names; raises MaltError before any work."""
+def load_task(config: Config, *, questions: bool = True) -> Task:
+    """Questions, prompts and grader that a config names; raises MaltError before any work.
+
+    questions: whether to read them; a task that only words and grades does without their files.
+    """
     name = config.task.name
     own = read_yaml(PACKAGE / "tasks" / f"{name}.yaml")
     prompts, chat = _prompts(own["prompts"], Path(f"{name}.yaml")), bool(own["chat"])
@@ -43,7 +46,10 @@ def load_task(config: Config) -> Task:
     for role in config.chain:
         split_wording(config.chain, role, prompts)
     grader = config.task.grader or own["grader"]
-    train, test = import_module(f"malt_fast.tasks.{name}").questions(config.task, grader)
+    train: list[Question] = []
+    test: list[Question] = []
+    if questions:
+        train, test = import_module(f"malt_fast.tasks.{name}").questions(config.task, grader)
     train, test = train[: config.task.limit], test[: config.task.test_limit]
     both = {q.id for q in train} & {q.id for q in test}
     if both:
