@@ -410,7 +410,7 @@ def test_the_program_serves_until_it_is_stopped(
         (["--run", "RUN", "--serve.port", "70000"], "serve.port"),
         (["--run", "RUN", "--seed", "9"], "seed cannot differ"),
         (["--run", "RUN", "--serve.host", "0.0.0.0"], "MALT_API_KEY"),
-        (["--run", "RUN", "--serve.host", "::0"], "MALT_API_KEY"),
+        (["--run", "RUN", "--serve.host", "::"], "MALT_API_KEY"),
         (["--run", "RUN", "--serve.host", "my.machine"], "MALT_API_KEY"),
         (["--run", "RUN", "--serve.port", "TAKEN"], "cannot be served at"),
     ],

@@ -104,7 +104,8 @@ def _value(text: str) -> Any:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
-    return value if value is None or isinstance(value, list | dict) else text
+    group = isinstance(value, list) or (isinstance(value, dict) and text.lstrip().startswith("{"))
+    return value if value is None or group else text  # `::` is an address
 
 
 def typed(values: object) -> object:
