@@ -98,6 +98,8 @@ def test_the_longest_sequence_is_what_prompts_and_outputs_may_come_to(tmp_path):
     above = [np.full(100, 5, np.int32), np.full(10, 5, np.int32)]
     assert longest(setup, params) == len(setup.prompts.build(3, longest_question, above)) + 30
     assert longest(setup, [SamplingParams(max_tokens=10**9)] * 3) == 2048  # the model's context
+    grown = 500 - len(longest_question)  # questions that are not the task's may be longer
+    assert longest(setup, params, 500) == longest(setup, params) + grown
 
 
 def test_a_run_may_go_on_with_another_engine_but_not_from_recordings(tmp_path, capsys):
@@ -105,6 +107,7 @@ def test_a_run_may_go_on_with_another_engine_but_not_from_recordings(tmp_path, c
     run = [data, model, tmp_path / "run"]
     assert small_run.run(*run) == 0
     assert small_run.run(*run, "--engine.name", "hf", "--engine.batch_size", "7") == 0
+    assert small_run.run(*run, "--serve.port", "9", "--engine.batch_size", "7") == 0
     assert "batch_size: 7" in (tmp_path / "run" / "config.yaml").read_text()
     assert small_run.run(*run, "--engine.name", "replay", "--engine.path", str(data)) == 2
     assert "different: engine.name" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.errors import MaltError
-from malt_fast.expand import expand, node_seed, reserve, shape_from_branching, slot_nodes
+from malt_fast.expand import Expansion, expand, node_seed, reserve, shape_from_branching, slot_nodes
 from malt_fast.forest import DONE, FAILED, Forest
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
@@ -212,3 +212,16 @@ def test_seeds_differ_by_run_question_and_path():
     seeds = [node_seed(s, q, p) for s in (0, 1) for q in ("a", "b") for p in ((0,), (1,), (0, 0))]
     assert len(set(seeds)) == len(seeds)
     assert node_seed(0, "a", (1, 2)) != node_seed(0, "a", (12,))
+
+
+def test_an_expansion_counts_what_is_left_before_anything_is_settled():
+    shape, engine = shape_from_branching([2, 2, 1], [BASE] * 3), FakeEngine()
+    prompts = Prompts(CHAIN, WORDING, TOKENIZER, chat=False)
+    growth = Expansion(questions(1), shape, prompts, PARAMS, 5, reserve(1, shape))
+    engine.submit(growth.begin(0))
+    settled = 0
+    while growth.open:
+        done = engine.poll()
+        settled += len(done)
+        engine.submit(growth.settle(done))
+    assert settled == len(shape) and not engine.pending

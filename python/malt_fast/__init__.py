@@ -1,7 +1,8 @@
 """malt-fast: train a generator, a verifier and a refiner that answer questions together (MALT).
 
 Importing the package is cheap: no torch, no transformers, no datasets. The programs are
-`python -m malt_fast.train` and `python -m malt_fast.evaluate`; the C++ core is `malt_fast._core`.
+`python -m malt_fast.train`, `malt_fast.evaluate` and `malt_fast.serve`; `malt_fast.pipeline` is the
+same from Python; the C++ core is `malt_fast._core`.
 """
 
 __all__ = ["__version__"]

@@ -104,7 +104,8 @@ def _value(text: str) -> Any:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
-    return value if value is None or isinstance(value, list | dict) else text
+    group = isinstance(value, list) or (isinstance(value, dict) and text.lstrip().startswith("{"))
+    return value if value is None or group else text  # `::` is an address
 
 
 def typed(values: object) -> object:
@@ -157,6 +158,8 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"'{key}' is not a setting: {_suggest(model, key)} (--help lists all)"
+    if first["type"] == "missing":
+        return f"'{key}' is missing: give it"
     context = first.get("ctx", {})
     bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = [f"{word} {context[name]}" for name, word in bounds.items() if name in context]

@@ -336,6 +336,21 @@ class EvaluateConfig(Section):
     sampling: EvalSampling = Field(default=EvalSampling())
 
 
+class ServeConfig(Section):
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="address to listen at; one that others reach needs MALT_API_KEY, a token",
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="its port; 0 takes a free one")
+    max_waiting: int = Field(
+        default=256, ge=1, le=1_000_000, description="questions under way; more get status 429"
+    )
+    max_question: int = Field(
+        default=4096, ge=1, le=MAX, description="longest question taken, in tokens"
+    )
+
+
 class Config(Section):
     run: Path | None = Field(default=None, description="run directory; unset makes a fresh one")
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides every random choice")
@@ -357,6 +372,7 @@ class Config(Section):
     lora: LoraConfig = Field(default=LoraConfig())
     train: TrainConfig = Field(default=TrainConfig())
     evaluate: EvaluateConfig = Field(default=EvaluateConfig())
+    serve: ServeConfig = Field(default=ServeConfig())
 
     @property
     def dpo_roles(self) -> list[str]:

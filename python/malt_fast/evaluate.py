@@ -99,21 +99,25 @@ def _adapter(folder: Path, before: Policy) -> Policy:
     return Policy(before.base, str(folder.resolve())) if folder.is_dir() else before
 
 
-def saved_config(argv: Sequence[str]) -> Config:
-    """The config of the run that `--run` names, with what the command line may change in it."""
+def saved_config(
+    argv: Sequence[str], program: str, may_change: tuple[str, ...] = MAY_CHANGE
+) -> Config:
+    """The config of the run that `--run` names, with what the command line changes in it.
+
+    Raises MaltError for a change of a setting that does not begin as one of `may_change` does.
+    """
     values, wants_help = parse_arguments(argv)
     folder = values.get("run")
     if wants_help or folder is None:
-        load_config(argv, "malt_fast.evaluate")  # prints the help, or finds a mistake to tell first
+        load_config(argv, program)  # prints the help, or finds a mistake to tell first
         raise MaltError("no run was named: give --run DIR, a directory that malt_fast.train made")
     saved = Path(str(folder)) / "config.yaml"
     if not saved.is_file():
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
     # Nothing is trained here, so that training questions may be asked again.
     kept = ["--config", str(saved), "--task.decontaminate", "false"]
-    config = load_config([*kept, *argv], "malt_fast.evaluate")
-    before = load_config(kept, "malt_fast.evaluate")
-    fixed = [key for key in differences(before, config) if not key.startswith(MAY_CHANGE)]
+    config, before = load_config([*kept, *argv], program), load_config(kept, program)
+    fixed = [key for key in differences(before, config) if not key.startswith(may_change)]
     if fixed:
         raise MaltError(
             f"{', '.join(fixed)} cannot differ from what the run was trained with: leave it out, "
@@ -123,7 +127,7 @@ def saved_config(argv: Sequence[str]) -> Config:
 
 
 def reevaluate(argv: Sequence[str]) -> None:
-    config = saved_config(argv)
+    config = saved_config(argv, "malt_fast.evaluate")
     assert config.run is not None
     setup, run = load_setup(config), Run(config.run, config)
     run.keep("prompts.json", setup.prompts.as_json())

@@ -84,6 +84,11 @@ class Expansion:
     seed: int | str
     forest: Forest
     open: dict[int, Tokens] = field(default_factory=dict)  # question tokens of trees not finished
+    left: list[int] = field(init=False)  # slots of each tree that are not settled
+
+    def __post_init__(self) -> None:
+        waiting = self.forest.state == RESERVED
+        self.left = waiting.reshape(-1, 1 + len(self.shape))[:, 1:].sum(1).tolist()
 
     @cached_property
     def children(self) -> list[list[int]]:
@@ -92,12 +97,6 @@ class Expansion:
         for s, slot in enumerate(self.shape):
             below[slot.parent].append(s)
         return below
-
-    @cached_property
-    def left(self) -> list[int]:
-        """Slots of each tree that are not settled."""
-        waiting = self.forest.state == RESERVED
-        return waiting.reshape(-1, 1 + len(self.shape))[:, 1:].sum(1).tolist()
 
     def place(self, node: int) -> tuple[int, int]:
         """(tree, slot) of a node."""

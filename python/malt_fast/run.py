@@ -155,7 +155,8 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
 def may_change(before: Config, config: Config, key: str) -> bool:
     """Whether a run goes on with another value: who samples does not change what is sampled."""
     recorded = "replay" in (before.engine.name, config.engine.name)
-    return key == "model.device" or (key.startswith("engine.") and not recorded)
+    free = key == "model.device" or key.startswith("serve.")
+    return free or (key.startswith("engine.") and not recorded)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -48,12 +48,15 @@ class Setup:
         ]
 
 
-def load_setup(config: Config) -> Setup:
-    """Load the task, the tokenizer and the prompts, and check that they fit the models."""
+def load_setup(config: Config, *, questions: bool = True) -> Setup:
+    """Load the task, the tokenizer and the prompts, and check that they fit the models.
+
+    questions: whether to read the task's own; who answers others does without.
+    """
     side_by_side = len(config.chain) if config.train.side_by_side else 1
     workers = max(processes.count(), config.engine.replicas, side_by_side)
     check_device(config.model.device, workers)
-    task = load_task(config)
+    task = load_task(config, questions=questions)
     name = config.base_model()
     tokenizer = load_tokenizer(name, config.model.chat_template)
     vocabulary = tokenizer.get_vocab()

@@ -131,11 +131,18 @@ def context_of(setup: "Setup") -> int:
     return getattr(config, "max_position_embeddings", None) or 1 << 30
 
 
-def longest(setup: "Setup", params: Sequence[SamplingParams]) -> int:
-    """The longest prompt with its output that any role may come to, cut to the context."""
+def longest(
+    setup: "Setup", params: Sequence[SamplingParams], question_tokens: int | None = None
+) -> int:
+    """The longest prompt with its output that any role may come to, cut to the context.
+
+    question_tokens: of the longest question; unset: the task's own.
+    """
     context = context_of(setup)
-    texts = {question.text for question in [*setup.task.train, *setup.task.test]}
-    question = max((setup.prompts.encode_question(text) for text in texts), key=len)
+    if question_tokens is None:
+        texts = {question.text for question in [*setup.task.train, *setup.task.test]}
+        question_tokens = max(len(setup.prompts.encode_question(text)) for text in texts)
+    question = np.zeros(question_tokens, np.int32)
     outputs = [np.zeros(min(p.max_tokens, context), np.int32) for p in params]
     lengths = [
         len(setup.prompts.build(level, question, outputs[: level - 1])) + len(outputs[level - 1])
@@ -145,9 +152,15 @@ def longest(setup: "Setup", params: Sequence[SamplingParams]) -> int:
 
 
 def open_engine(
-    setup: "Setup", policies: Mapping[Policy, int], params: Sequence[SamplingParams]
+    setup: "Setup",
+    policies: Mapping[Policy, int],
+    params: Sequence[SamplingParams],
+    question_tokens: int | None = None,
 ) -> Engine:
-    """The engine that the config names, for `policies`, each with a level of the chain it plays."""
+    """The engine that the config names, for `policies`, each with a level of the chain it plays.
+
+    question_tokens: of the longest question that will be asked; unset: the task's own.
+    """
     config = setup.config
     settings, (name, _) = config.engine, choose(config)
     if name == "replay":
@@ -159,14 +172,15 @@ def open_engine(
         from malt_fast.engines.openai import OpenAIEngine
 
         return OpenAIEngine(settings, list(policies))
-    text = setup.prompts.encode_question(setup.task.train[0].text)
+    some = setup.task.train[0].text if setup.task.train else "How much is 12 + 34?"
+    text = setup.prompts.encode_question(some)
     spec = EngineSpec(
         name=name,
         settings=settings,
         dtype=config.model.dtype,
         device=config.model.device,
         policies=tuple(policies),
-        max_model_len=longest(setup, params) if name == "vllm" else None,
+        max_model_len=longest(setup, params, question_tokens) if name == "vllm" else None,
         probes={p: setup.prompts.build(k, text, [text[:1]] * (k - 1)) for p, k in policies.items()},
         gpus=gpus_of_engine(config, name),
     )

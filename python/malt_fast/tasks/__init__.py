@@ -45,8 +45,11 @@ class Task:
     report: Report = field(default_factory=dict)
 
 
-def load_task(config: Config) -> Task:
-    """Questions, prompts and grader that a config names; raises MaltError before any work."""
+def load_task(config: Config, *, questions: bool = True) -> Task:
+    """Questions, prompts and grader that a config names; raises MaltError before any work.
+
+    questions: whether to read them; a task that only words and grades does without their files.
+    """
     name = config.task.name
     own = read_yaml(PACKAGE / "tasks" / f"{name}.yaml")
     prompts, chat = _prompts(own["prompts"], Path(f"{name}.yaml")), bool(own["chat"])
@@ -56,7 +59,7 @@ def load_task(config: Config) -> Task:
     for role in config.chain:
         split_wording(config.chain, role, prompts)
     grader = config.task.grader or own["grader"]
-    train, test, report = _questions(config.task, grader)
+    train, test, report = _questions(config.task, grader) if questions else ([], [], {})
     used = {role: prompts[role] for role in config.chain}
     return Task(name, train, test, used, chat, grader, extra, report)
 

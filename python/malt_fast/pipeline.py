@@ -1,0 +1,328 @@
+"""Answers questions with the trained roles of a run: several passes of the chain, then a vote.
+
+    with Pipeline.load("runs/gsm8k") as pipeline:
+        answer = pipeline.answer("How many ...?")
+        print(answer.answer, answer.votes, answer.text)
+        print(answer)                    # every turn of every pass
+
+A question's tree is the part of an evaluation's that MALT with voting uses, so one seed gives one
+answer, whatever else is asked meanwhile. Questions may come at any time: `submit` takes one, `poll`
+works a little and returns what is finished. Nothing of an answered question is kept.
+"""
+
+import random
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from malt_fast.config import Config
+from malt_fast.engines import Completion, Engine, Request, SamplingParams
+from malt_fast.engines.choice import context_of, open_engine
+from malt_fast.errors import MaltError
+from malt_fast.evaluate import saved_config, saved_policies
+from malt_fast.expand import Expansion, Slot, reserve, slot_nodes
+from malt_fast.forest import FINISH_LENGTH
+from malt_fast.grading import extract_answer, number_answers
+from malt_fast.run import Run
+from malt_fast.sampling import Policies, Setup, load_setup
+from malt_fast.scores import vote
+from malt_fast.systems import System, Training, Used, build_shape
+from malt_fast.tasks import Question
+
+MAY_CHANGE = ("serve.", "evaluate.", "engine.", "model.device", "sampling.max_tokens")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the chain says to a question; `error` tells why no pass was finished, if none was."""
+
+    question: str
+    text: str  # the last role's output in the first pass that gives the winning answer
+    answer: str | None  # what the grader reads in it
+    votes: int  # passes that agree with it; 0 where none has an answer
+    turns: list[dict[str, str | None]]  # per pass: every role's output, None where it failed
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int  # of every prompt of every role and pass
+    completion_tokens: int  # sampled in all of them
+    error: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.question]
+        for k, turn in enumerate(self.turns, 1):
+            for role, text in turn.items():
+                lines += ["", f"--- {role}, pass {k} ---", "(failed)" if text is None else text]
+        told = self.answer if self.votes else self.error or "none of the outputs has an answer"
+        return "\n".join([*lines, "", f"=== {self.votes} of {len(self.turns)} votes: {told}"])
+
+
+@dataclass
+class Asked:
+    """A question whose tree is growing."""
+
+    growth: Expansion  # of one tree
+    prompt_tokens: int = 0
+    error: str = ""  # the first
+
+
+class Pipeline:
+    """The chain of `policies` on one engine. Not thread-safe, since engines are not."""
+
+    def __init__(self, setup: Setup, policies: Policies, engine: Engine, room: int) -> None:
+        """room: tokens of the longest question taken."""
+        config = setup.config
+        self.setup, self.engine, self.room = setup, engine, room
+        self.params = setup.params(evaluating=True)
+        self.shape, self.used = chain_shape(config, policies)
+        self.waiting: deque[int] = deque()  # tickets not begun
+        self.asked: dict[int, Asked] = {}  # by ticket, begun or not
+        self.requests: list[Request] = []  # to submit
+        self.done: list[tuple[int, Answer]] = []  # to return
+        self.tickets = 0
+
+    @classmethod
+    def load(cls, run: str | Path, settings: Mapping[str, Any] | None = None) -> Self:
+        """The final roles of a finished run; one without an adapter answers as its base model.
+
+        settings: over the run's own, such as {"evaluate.votes": 5, "engine.name": "hf"}; only those
+        of MAY_CHANGE. Raises MaltError for a directory that holds no finished run, and as engines
+        do.
+        """
+        words = [f"--{key}={_word(value)}" for key, value in (settings or {}).items()]
+        return cls.open(saved_config(["--run", str(run), *words], "malt_fast.serve", MAY_CHANGE))
+
+    @classmethod
+    def open(cls, config: Config) -> Self:
+        """Of the run that a config names."""
+        assert config.run is not None
+        if config.engine.name == "replay":
+            raise MaltError(
+                "the replay engine knows recorded questions only: give --engine.name hf or vllm"
+            )
+        setup = load_setup(config, questions=False)
+        _, policies = saved_policies(config.run, setup.base())
+        Run(config.run, config).keep("prompts.json", setup.prompts.as_json())
+        room, params = room_for_question(setup), setup.params(evaluating=True)
+        shape, _ = chain_shape(config, policies)
+        levels = {slot.policy: slot.role for slot in shape}
+        return cls(setup, policies, open_engine(setup, levels, params, room), room)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- all at once ----
+
+    def answer(self, question: str, *, seed: int | None = None) -> Answer:
+        """Answer one question. Raises MaltError as `answers` does, and if no pass was finished."""
+        (answer,) = self.answers([question], seed=seed)
+        if answer.error:
+            raise MaltError(answer.error)
+        return answer
+
+    def answers(self, questions: Iterable[str], *, seed: int | None = None) -> list[Answer]:
+        """Answer questions side by side; one on which every pass failed has an `error`.
+
+        seed: over the run's own. Raises MaltError for a question that is empty or too long, before
+        any is asked, and when the engine cannot go on.
+        """
+        tickets: list[int] = []
+        found: dict[int, Answer] = {}
+        others: list[tuple[int, Answer]] = []
+        try:
+            for question in questions:
+                tickets.append(self.submit(question, seed=seed))
+            mine = set(tickets)
+            while len(found) < len(tickets):
+                for ticket, answer in self.poll():
+                    if ticket in mine:
+                        found[ticket] = answer
+                    else:
+                        others.append((ticket, answer))
+        finally:
+            self.done += others
+            for ticket in tickets:
+                self.drop(ticket)
+        return [found[ticket] for ticket in tickets]
+
+    # ---- one by one, at any time ----
+
+    def submit(
+        self,
+        question: str,
+        *,
+        seed: int | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+    ) -> int:
+        """Take a question; a ticket by which `poll` names it.
+
+        seed: over the run's own; temperature: over every role's; max_tokens: lowers the last
+        role's. Raises MaltError for a question that is empty or too long.
+        """
+        text = self._checked(question)
+        config = self.setup.config
+        growth = Expansion(
+            questions=[Question(text, text, "")],
+            shape=self.shape,
+            prompts=self.setup.prompts,
+            params=changed(self.params, temperature, max_tokens),
+            seed=f"{config.seed if seed is None else seed}/answer",
+            forest=reserve(1, self.shape),
+        )
+        self.tickets += 1
+        self.asked[self.tickets] = Asked(growth)
+        self.waiting.append(self.tickets)
+        return self.tickets
+
+    def poll(self) -> list[tuple[int, Answer]]:
+        """Work, or wait, a little; (ticket, answer) of what is finished. Raises MaltError when the
+        engine cannot go on."""
+        while self.waiting and len(self.requests) < self.engine.wants - self.engine.pending:
+            ticket = self.waiting.popleft()
+            self._ask(ticket, self.asked[ticket].growth.begin(0))
+        requests, self.requests = self.requests, []
+        self.engine.submit(requests)
+        if self.engine.pending:
+            for completion in self.engine.poll():
+                self._settle(completion)
+        done, self.done = self.done, []
+        return done
+
+    def drop(self, ticket: int) -> None:
+        """Forget a question: nothing more is asked for it, what is being sampled is thrown away."""
+        if self.asked.pop(ticket, None) is None:
+            return
+        if ticket in self.waiting:
+            self.waiting.remove(ticket)
+        self.requests = [r for r in self.requests if self._place(r.id)[0] != ticket]
+
+    @property
+    def pending(self) -> int:
+        """Questions taken and not returned by `poll` yet."""
+        return len(self.asked) + len(self.done)
+
+    @property
+    def busy(self) -> bool:
+        """Has `poll` anything to do? Outputs of dropped questions count, too."""
+        return bool(self.waiting or self.done or self.requests or self.engine.pending)
+
+    def _checked(self, question: str) -> str:
+        text = question.strip()
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise MaltError("the question has half a Unicode character: correct it") from None
+        if not text:
+            raise MaltError("the question is empty: ask something")
+        length = len(self.setup.prompts.encode_question(text))
+        if length > self.room:
+            raise MaltError(
+                f"the question has {length:,} tokens, and {self.room:,} fit: shorten it, or raise "
+                "serve.max_question where the model reads more"
+            )
+        return text
+
+    def _ask(self, ticket: int, requests: Iterable[Request]) -> None:
+        """Hand on requests of a question's own tree, older questions first."""
+        for request in requests:
+            self.asked[ticket].prompt_tokens += len(request.prompt)
+            id = ticket * (1 + len(self.shape)) + request.id
+            self.requests.append(replace(request, id=id, priority=ticket))
+
+    def _place(self, id: int) -> tuple[int, int]:
+        """(ticket, node of its tree) of a request."""
+        return divmod(id, 1 + len(self.shape))
+
+    def _settle(self, completion: Completion) -> None:
+        ticket, node = self._place(completion.id)
+        asked = self.asked.get(ticket)
+        if asked is None:  # dropped
+            return
+        asked.error = asked.error or completion.error
+        self._ask(ticket, asked.growth.settle([replace(completion, id=node)]))
+        if not asked.growth.open:
+            self.done.append((ticket, self._judged(asked)))
+            del self.asked[ticket]
+
+    def _judged(self, asked: Asked) -> Answer:
+        """The vote over the last role's outputs, and all that led to it."""
+        chain, forest = self.setup.config.chain, asked.growth.forest
+        nodes = slot_nodes(forest, self.shape)[0]
+        decode = self.setup.prompts.decode
+        said = [None if n < 0 else decode(forest.tokens_of(int(n))) for n in nodes]
+        turns = [{r: said[s] for r, s in zip(chain, slots, strict=True)} for slots in self.used]
+        finals = [said[s] for s in self.used[:, -1]]
+        best, votes = self._vote(asked, finals)
+        text = None if best < 0 else finals[best]
+        cut = best >= 0 and forest.finish[nodes[self.used[best, -1]]] == FINISH_LENGTH
+        return Answer(
+            question=asked.growth.questions[0].text,
+            text=text or "",
+            answer=None if text is None else extract_answer(self.setup.task.grader, text),
+            votes=votes,
+            turns=turns,
+            finish_reason="length" if cut else "stop",
+            prompt_tokens=asked.prompt_tokens,
+            completion_tokens=len(forest.tokens),
+            error="" if text is not None else f"no pass was finished: {asked.error}",
+        )
+
+    def _vote(self, asked: Asked, finals: Sequence[str | None]) -> tuple[int, int]:
+        """(the winning pass, how many agree with it); of tied answers as evaluate.tie_break says.
+
+        Where none has an answer, the first output that there is, and 0; -1 where there is none.
+        """
+        numbers = number_answers(self.setup.task.grader, [finals])[0].tolist()
+        lots = random.Random(f"{asked.growth.seed}/{asked.growth.questions[0].id}")
+        best = vote(numbers, lots if self.setup.config.evaluate.tie_break == "random" else None)
+        if best >= 0:
+            return best, numbers.count(numbers[best])
+        return next((k for k, text in enumerate(finals) if text is not None), -1), 0
+
+
+def chain_shape(config: Config, policies: Policies) -> tuple[list[Slot], Used]:
+    """The slots of `evaluate.votes` passes of the final roles, and [votes, roles]: who is where."""
+    final: tuple[Training, ...] = tuple("final" for _ in config.chain)
+    system = System("MALT", final, config.evaluate.votes)
+    shape, (used,) = build_shape([system], config.chain, {"final": policies})
+    return shape, used
+
+
+def room_for_question(setup: Setup) -> int:
+    """Tokens of the longest question: serve.max_question, or what leaves every role room."""
+    nothing = np.zeros(0, np.int32)
+    prompts, roles = setup.prompts, range(1, len(setup.config.chain) + 1)
+    around = max(len(prompts.build(k, nothing, [nothing] * (k - 1))) for k in roles)
+    return min(setup.config.serve.max_question, context_of(setup) - 1 - around)
+
+
+def changed(
+    params: Sequence[SamplingParams], temperature: float | None, max_tokens: int | None
+) -> list[SamplingParams]:
+    """Sampling parameters with a question's own temperature, and limit of its last role."""
+    out = list(params)
+    if temperature is not None:
+        out = [replace(p, temperature=temperature) for p in out]
+    if max_tokens is not None:
+        out[-1] = replace(out[-1], max_tokens=min(max_tokens, out[-1].max_tokens))
+    return out
+
+
+def _word(value: Any) -> str:
+    """A value as the command line spells it."""
+    return "null" if value is None else str(value)

@@ -1,0 +1,145 @@
+"""A finished run made in a second, a pipeline on a scripted engine, and a server in a thread."""
+
+import hashlib
+import json
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from malt_fast.config import dump, make_config
+from malt_fast.engines import Completion, Policy, Request
+from malt_fast.pipeline import Pipeline
+from malt_fast.roles import Prompts, RolePrompt
+from malt_fast.sampling import Setup
+from malt_fast.server.endpoint import Endpoint, Server
+from malt_fast.server.thread import EngineThread
+from malt_fast.tasks import Task
+from tests.adapters import make_adapter
+from tests.small_run import write_model, write_questions
+from tests.tiny import byte_tokenizer
+
+CHAIN = ["generator", "verifier", "refiner"]
+WORDING = {
+    "generator": "{question} G:",
+    "verifier": "{question} {generator} V:",
+    "refiner": "{question} {generator} {verifier} R:",
+}
+TOKENIZER = byte_tokenizer()
+END = TOKENIZER.eos_token_id
+
+
+def make_run(folder: Path) -> Path:
+    """A run whose verifier got no adapter and whose generator got no DPO, and its model."""
+    model, run = write_model(folder / "model"), folder / "toy"
+    (folder / "prompts.yaml").write_text(json.dumps({"chat": False, "prompts": WORDING}))
+    task = {
+        "name": "jsonl",
+        "path": str(write_questions(folder / "questions.jsonl")),
+        "grader": "number",
+        "prompts": str(folder / "prompts.yaml"),
+    }
+    values = {
+        "seed": 3,
+        "task": task,
+        "model": {"name_or_path": str(model), "device": "cpu"},
+        "engine": {"name": "hf"},
+        "sampling": {"temperature": 1, "max_tokens": 4},
+    }
+    adapters = run / "adapters"
+    for seed, place in enumerate(["generator/sft", "refiner/sft", "refiner/final"]):
+        make_adapter(str(model), adapters / place, seed)
+    (run / "config.yaml").write_text(dump(make_config(values)))
+    return run
+
+
+@cache
+def encode(text: str) -> np.ndarray:
+    return np.array([*TOKENIZER(text)["input_ids"], END], np.int32)
+
+
+def say(request: Request) -> str | None:
+    """Mostly an answer, sometimes none, sometimes a failure: a hash of all that may matter."""
+    key = (request.policy, request.prompt.tobytes(), request.seed, request.params)
+    draw = hashlib.sha256(repr(key).encode()).digest()
+    if draw[0] < 10:
+        return None
+    return "no idea" if draw[0] < 40 else f"{'x' * (draw[1] % 4)} A:{draw[2] % 3}"
+
+
+class ScriptedEngine:
+    """Answers by `script` (None: a failure), a few at a time in any order, while `gate` is open."""
+
+    wants = 20
+
+    def __init__(self, script: Callable[[Request], str | None] = say, order: int = 0) -> None:
+        self.script, self.random = script, random.Random(order)
+        self.waiting: list[Request] = []
+        self.seen: list[Request] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = False
+
+    @property
+    def pending(self) -> int:
+        return len(self.waiting)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.waiting += requests
+        self.seen += requests
+
+    def poll(self) -> list[Completion]:
+        if not self.gate.wait(0.01):
+            return []
+        self.random.shuffle(self.waiting)
+        done, self.waiting = self.waiting[:5], self.waiting[5:]
+        return [self._answer(request) for request in done]
+
+    def _answer(self, request: Request) -> Completion:
+        text = self.script(request)
+        if text is None:
+            return Completion.failed(request.id, "lost")
+        tokens = encode(text)[: request.params.max_tokens]
+        reason = "stop" if tokens[-1] == END else "length"
+        return Completion(request.id, tokens, np.zeros(len(tokens), np.float32), reason)
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def scripted(engine: ScriptedEngine, room: int = 200, **evaluating: object) -> Pipeline:
+    """A pipeline of three trained roles on a scripted engine."""
+    wording = {role: RolePrompt(None, text) for role, text in WORDING.items()}
+    prompts = Prompts(CHAIN, wording, TOKENIZER, chat=False)
+    config = make_config({"seed": 4, "evaluate": evaluating})
+    policies = {role: Policy("m", role) for role in CHAIN}
+    setup = Setup(config, Task("jsonl", [], [], wording, False, "number"), prompts)
+    return Pipeline(setup, policies, engine, room)
+
+
+@contextmanager
+def serving(
+    pipeline: Pipeline, *, token: str | None = None, max_waiting: int = 256
+) -> Iterator[tuple[str, Endpoint]]:
+    """A server on a free port of the loopback: its address, and its inside."""
+    thread = EngineThread(pipeline)
+    endpoint = Endpoint(thread, "toy", token=token, max_waiting=max_waiting)
+    server = Server(endpoint.app(), thread.stop)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        worker = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        worker.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", endpoint
+        finally:
+            server.should_exit = True
+            worker.join()
+            thread.stop()
+            thread.closed.wait()
