@@ -46,3 +46,9 @@ def choices(stem: str, answer: str, name: str, *texts: str) -> dict[str, Any]:
     listed = [{"label": "ABCDE"[i], "text": text} for i, text in enumerate(texts)]
     question = {"question_concept": "thing", "choices": listed, "stem": stem}
     return {"answerKey": answer, "id": name, "question": question}
+
+
+def score(completion: str, row: dict[str, Any]) -> float:
+    """A grader as users write them: the share of the row's words that an output has."""
+    words = str(row.get("words", "")).split()
+    return sum(word in completion for word in words) / max(1, len(words))

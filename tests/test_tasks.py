@@ -444,7 +444,7 @@ def test_odd_rows_are_questions_or_a_sentence(
     name: str, odd: list[Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = write(tmp_path_factory.getbasetemp() / f"odd-{name}.jsonl", odd)
-    grader = ("--task.grader", "my:own") if name == "jsonl" else ()
+    grader = ("--task.grader", "tests.questions:score") if name == "jsonl" else ()
     try:
         task = load("--task.name", name, "--task.path", path, *grader)
     except MaltError as error:
@@ -495,19 +495,19 @@ def test_rows_are_kept_for_a_grader_of_ones_own(tmp_path: Path) -> None:
     own = [{"question": "q1", "tests": ["assert f(1)"]}, {"question": "q2", "answer": "a"}]
     path, test = write(tmp_path / "q.jsonl", own), write(tmp_path / "t.jsonl", rows(1))
     options = ("--task.name", "jsonl", "--task.path", path, "--task.test_path", test)
-    task = load(*options, "--task.grader", "my.module:grade")
-    assert [dict(q.row) for q in task.train] == own and task.grader == "my.module:grade"
+    task = load(*options, "--task.grader", "tests.questions:score")
+    assert [dict(q.row) for q in task.train] == own and task.grader == "tests.questions:score"
     assert [q.gold for q in task.train] == ["", "a"]
     assert task.train[0] == Question("train-0", "q1", "")  # rows are not compared
     assert "tests" not in repr(task.train[0])
     assert hash(task.train[0]) == hash(Question("train-0", "q1", ""))
     assert "has no column 'answer'" in mistake(*options, "--task.grader", "exact")
-    named = (*options, "--task.grader", "my.module:grade", "--task.answer_column", "gold")
+    named = (*options, "--task.grader", "tests.questions:score", "--task.answer_column", "gold")
     assert "has no column 'gold'" in mistake(*named)
     (tmp_path / "c.jsonl").write_text('{"question": "q", "answer": ["a"]}\n')
     assert "non-text answer" in mistake(
         *("--task.name", "jsonl", "--task.path", str(tmp_path / "c.jsonl")),
-        *("--task.grader", "my.module:grade"),
+        *("--task.grader", "tests.questions:score"),
     )
 
 
@@ -515,13 +515,17 @@ def test_rows_are_not_kept_else(tmp_path: Path) -> None:
     path, test = write(tmp_path / "q.jsonl", rows(2)), write(tmp_path / "t.jsonl", rows(1, 2))
     task = load(*jsonl(path, "--task.test_path", test))
     assert all(not q.row for q in [*task.train, *task.test])
-    task = load("--task.name", "gsm8k", "--task.path", path, "--task.grader", "a:b")
+    task = load(
+        "--task.name", "gsm8k", "--task.path", path, "--task.grader", "tests.questions:score"
+    )
     assert [q.row["question"] for q in [*task.train, *task.test]] and task.train[0].gold
 
 
 def test_gsm8k_needs_answers_whatever_the_grader(tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", [{"question": "q"}])
-    text = mistake("--task.name", "gsm8k", "--task.path", path, "--task.grader", "a:b")
+    text = mistake(
+        "--task.name", "gsm8k", "--task.path", path, "--task.grader", "tests.questions:score"
+    )
     assert "has no column 'answer'" in text
 
 

@@ -75,7 +75,12 @@ def test_the_hubs_columns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 def test_rows_of_ones_own_grader(tmp_path: Path) -> None:
     options = ("--task.test_path", write_lines(tmp_path / "b.jsonl", [WARM]))
-    task = load(write_lines(tmp_path / "a.jsonl", [COLD]), *options, "--task.grader", "my:own")
+    task = load(
+        write_lines(tmp_path / "a.jsonl", [COLD]),
+        *options,
+        "--task.grader",
+        "tests.questions:score",
+    )
     assert task.train[0].row == COLD and task.train[0].gold == "B"
 
 

@@ -213,7 +213,7 @@ def test_another_grader_reads_other_golds(folder: Path) -> None:
     assert load(folder, "--task.grader", "number").report["unreadable gold"] == [
         "train/geometry/1.json"
     ]
-    task = load(folder, "--task.grader", "my:own")
+    task = load(folder, "--task.grader", "tests.questions:score")
     assert "unreadable gold" not in task.report
     assert task.test[0].row["level"] == "Level 1"
 

@@ -9,14 +9,15 @@ What counts as equal, and where an answer stands, is told in docs/grading.md.
     choice   a letter
     exact    a text
 
-A grader of one's own is `module:function`, called with (completion, row) for a score in [0, 1].
+A grader of one's own is `module:function`, called with (completion, row) for a score in [0, 1]; an
+output is right from `min_score` on. Votes then count equal texts, found as `exact` finds them.
 """
 
 import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ WRONG, RIGHT, NOTHING, UNPARSEABLE, TIMED_OUT = range(5)
 DIFFERENT, EQUAL, UNKNOWN = range(3)  # what the core says
 SYMBOLIC = {"equal": RIGHT, "different": WRONG, "refused": UNPARSEABLE, "timed out": TIMED_OUT}
 
+if TYPE_CHECKING:
+    from malt_fast.tasks import Question
+
 Custom = Callable[[str, Mapping[str, Any]], float]
 
 
@@ -40,7 +44,7 @@ def extract_answer(task: str, completion: str) -> str | None:
 
     task: a grader, or a task that has one. Raises MaltError for another name.
     """
-    return _core.extract_answers(grader_of(task), [completion])[0]
+    return _core.extract_answers(_reader_of(task), [completion])[0]
 
 
 def answers_equal(task: str, answer: str, gold: str) -> bool:
@@ -50,7 +54,7 @@ def answers_equal(task: str, answer: str, gold: str) -> bool:
 
 def can_read(task: str, gold: str) -> bool:
     """Is a gold answer one that others can be compared with?"""
-    return _core.can_read(grader_of(task), gold)
+    return _core.can_read(_reader_of(task), gold)
 
 
 def grade(
@@ -81,6 +85,19 @@ def grade_with_reasons(
     return verdicts
 
 
+def grade_outputs(
+    task: str, completions: Sequence[str], questions: Sequence["Question"], min_score: float = 0.5
+) -> npt.NDArray[np.uint8]:
+    """uint8[n]: what each output to its question is worth, an index into VERDICTS.
+
+    Here a grader of one's own may stand. Raises MaltError where it fails.
+    """
+    if not is_custom(task):
+        return grade_with_reasons(task, completions, [question.gold for question in questions])
+    scores = score_custom(task, completions, [question.row for question in questions])
+    return np.where(scores >= min_score, RIGHT, WRONG).astype(np.uint8)
+
+
 def gold_answer(grader: str, gold: str) -> str:
     """What is in a gold's last box, else all of it."""
     boxed = grader == "math" and ("\\boxed" in gold or "\\fbox" in gold)
@@ -95,7 +112,7 @@ def number_answers(
     completions[question][output]: None where there is none. Two answers are equal as an answer and
     a gold one are; numbers are those of the answers' first outputs in their row.
     """
-    grader = grader_of(task)
+    grader = _reader_of(task)
     texts = list(dict.fromkeys(text for row in completions for text in row if text is not None))
     said = dict(zip(texts, _core.extract_answers(grader, texts), strict=True))
     rows = [[None if text is None else said[text] for text in row] for row in completions]
@@ -146,6 +163,11 @@ def grader_of(task: str) -> str:
         hint = nearest(task, [*GRADERS, *OF_TASK])
         raise MaltError(f"there is no grader '{task}': {hint}")
     return grader
+
+
+def _reader_of(task: str) -> str:
+    """The grader that finds answers: texts, for one of one's own."""
+    return "exact" if is_custom(task) else grader_of(task)
 
 
 def is_custom(grader: str) -> bool:

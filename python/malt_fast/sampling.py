@@ -19,7 +19,7 @@ from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, answered, expand, reserve
 from malt_fast.forest import DONE, Forest, load_forest, save_forest
 from malt_fast.grade_report import report
-from malt_fast.grading import RIGHT, grade_with_reasons
+from malt_fast.grading import RIGHT, grade_outputs
 from malt_fast.roles import Prompts, load_tokenizer
 from malt_fast.tasks import Question, Task, load_task
 
@@ -191,7 +191,7 @@ def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) ->
     leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
     trees = forest.roots()[leaves] // (len(forest) // len(questions))
     texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in leaves]
-    golds = [questions[int(tree)].gold for tree in trees]
-    verdicts = grade_with_reasons(setup.task.grader, texts, golds)
+    asked, grader = [questions[int(tree)] for tree in trees], setup.task.grader
+    verdicts = grade_outputs(grader, texts, asked, setup.config.task.min_score)
     forest.set_outcomes(leaves.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
-    return report(setup.task.grader, texts, golds, verdicts)
+    return report(grader, texts, [question.gold for question in asked], verdicts)

@@ -55,6 +55,8 @@ def train(config: Config) -> Run:
         rows = [{"id": q.id, "text": q.text, "gold": q.gold} for q in setup.task.train]
         run.keep("questions.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
         run.keep("prompts.json", setup.prompts.as_json())
+        sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
+        run.log("questions", **sizes, odd=setup.task.report)
         run.say("engine: {} ({})".format(*choose(config)))
         base = setup.base()
         sft, final = base, base

@@ -14,6 +14,7 @@ from typing import Any
 from malt_fast.cli import read_yaml
 from malt_fast.config import PACKAGE, Config, TaskConfig
 from malt_fast.errors import MaltError, nearest
+from malt_fast.grading import is_custom, load_custom
 from malt_fast.roles import RolePrompt, split_wording
 from malt_fast.tasks.checks import check_ids, decontaminate, subset, tell
 
@@ -59,6 +60,8 @@ def load_task(config: Config, *, questions: bool = True) -> Task:
     for role in config.chain:
         split_wording(config.chain, role, prompts)
     grader = config.task.grader or own["grader"]
+    if is_custom(grader):
+        load_custom(grader)  # or tells now that there is none
     train, test, report = _questions(config.task, grader) if questions else ([], [], {})
     used = {role: prompts[role] for role in config.chain}
     return Task(name, train, test, used, chat, grader, extra, report)
