@@ -97,7 +97,8 @@ class ScriptedEngine:
         if not self.gate.wait(0.01):
             return []
         self.random.shuffle(self.waiting)
-        done, self.waiting = self.waiting[:5], self.waiting[5:]
+        n = 5 + len(self.waiting) // 4
+        done, self.waiting = self.waiting[:n], self.waiting[n:]
         return [self._answer(request) for request in done]
 
     def _answer(self, request: Request) -> Completion:

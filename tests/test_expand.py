@@ -214,14 +214,19 @@ def test_seeds_differ_by_run_question_and_path():
     assert node_seed(0, "a", (1, 2)) != node_seed(0, "a", (12,))
 
 
-def test_an_expansion_counts_what_is_left_before_anything_is_settled():
+def test_questions_may_come_while_an_expansion_runs():
     shape, engine = shape_from_branching([2, 2, 1], [BASE] * 3), FakeEngine()
     prompts = Prompts(CHAIN, WORDING, TOKENIZER, chat=False)
-    growth = Expansion(questions(1), shape, prompts, PARAMS, 5, reserve(1, shape))
-    engine.submit(growth.begin(0))
-    settled = 0
-    while growth.open:
+    growth = Expansion([], shape, prompts, PARAMS, 5, reserve(0, shape))
+    coming, settled = iter(questions(4)), 0
+    while (question := next(coming, None)) or growth.open:
+        if question:
+            engine.submit(growth.begin(growth.add(question)))
         done = engine.poll()
         settled += len(done)
         engine.submit(growth.settle(done))
-    assert settled == len(shape) and not engine.pending
+    assert settled == 4 * len(shape) and not engine.pending and growth.left == [0] * 4
+    whole = grow(4, [2, 2, 1], FakeEngine())
+    assert growth.forest.parent.tolist() == whole.parent.tolist()
+    for node in range(len(whole)):
+        assert growth.forest.tokens_of(node).tolist() == whole.tokens_of(node).tolist()

@@ -1,5 +1,6 @@
 """Passes, votes and turns, against every question answered on its own in plain Python."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from malt_fast.engines import Completion, Policy, Request
 from malt_fast.errors import MaltError
-from malt_fast.expand import expand, node_seed
+from malt_fast.expand import Expansion, expand, node_seed
 from malt_fast.pipeline import Answer, Pipeline
 from malt_fast.scores import judge, vote
 from malt_fast.systems import build_shape, systems_of
@@ -134,7 +135,12 @@ def test_a_question_has_settings_of_its_own() -> None:
         assert request.params.max_tokens == (4 if asked and level == 3 else own[level - 1])
 
 
-def test_questions_come_at_any_time_and_nothing_of_them_stays() -> None:
+def test_questions_come_at_any_time_and_nothing_of_them_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("malt_fast.pipeline.TREES", 7)
+    gc.collect()
+    before = sum(type(thing) is Expansion for thing in gc.get_objects())
     engine = ScriptedEngine()
     pipeline = scripted(engine)
     found: dict[int, Answer] = {}
@@ -147,7 +153,19 @@ def test_questions_come_at_any_time_and_nothing_of_them_stays() -> None:
     assert [found[i + 1] for i in range(300)] == [expected[i % 40] for i in range(300)]
     assert not (pipeline.asked or pipeline.waiting or pipeline.requests or pipeline.done)
     assert not pipeline.busy and not engine.pending
+    assert len(pipeline.growth.questions) <= 7
+    gc.collect()  # one forest, whatever was asked before
+    assert sum(type(thing) is Expansion for thing in gc.get_objects()) <= before + 1
     assert len({request.id for request in engine.seen}) == len(engine.seen)
+
+
+def test_thousands_of_questions_may_be_open_at_once() -> None:
+    engine = ScriptedEngine(lambda r: f"A:{len(r.question)}")
+    engine.wants = 10**9
+    pipeline = scripted(engine)
+    questions = ["x" * (1 + i % 150) for i in range(1500)]
+    answers = pipeline.answers(questions)
+    assert [answer.answer for answer in answers] == [str(len(q)) for q in questions]
 
 
 def test_no_more_questions_are_begun_than_the_engine_wants() -> None:
@@ -166,7 +184,7 @@ def test_no_more_questions_are_begun_than_the_engine_wants() -> None:
 
 def test_a_dropped_question_asks_nothing_more() -> None:
     engine = ScriptedEngine(lambda r: "A:1")
-    engine.wants = 3
+    engine.wants = 3  # one question
     pipeline = scripted(engine)
     first, second, third = (pipeline.submit(question) for question in "abc")
     pipeline.poll()

@@ -69,20 +69,24 @@ def slot_nodes(forest: Forest, shape: Sequence[Slot]) -> npt.NDArray[np.int64]:
 def reserve(trees: int, shape: Sequence[Slot]) -> Forest:
     """A forest of `trees` questions, each with all nodes of `shape`, nothing sampled yet."""
     forest = Forest()
-    forest.add_trees(trees, np.array([slot.parent for slot in shape], np.int32))
+    add_trees(forest, trees, shape)
     return forest
+
+
+def add_trees(forest: Forest, trees: int, shape: Sequence[Slot]) -> None:
+    forest.add_trees(trees, np.array([slot.parent for slot in shape], np.int32))
 
 
 @dataclass
 class Expansion:
     """The state of one expansion: what is asked, and the forest as far as it has grown."""
 
-    questions: Sequence[Question]
+    questions: list[Question]
     shape: Sequence[Slot]
     prompts: Prompts
     params: Sequence[SamplingParams]  # one a role
     seed: int | str
-    forest: Forest
+    forest: Forest  # from `reserve`
     open: dict[int, Tokens] = field(default_factory=dict)  # question tokens of trees not finished
     left: list[int] = field(init=False)  # slots of each tree that are not settled
 
@@ -97,6 +101,13 @@ class Expansion:
         for s, slot in enumerate(self.shape):
             below[slot.parent].append(s)
         return below
+
+    def add(self, question: Question) -> int:
+        """Reserve one more tree, at any time; its number."""
+        add_trees(self.forest, 1, self.shape)
+        self.questions.append(question)
+        self.left.append(len(self.shape))
+        return len(self.questions) - 1
 
     def place(self, node: int) -> tuple[int, int]:
         """(tree, slot) of a node."""
@@ -203,7 +214,7 @@ def expand(
     its node and everything below it. Raises MaltError when none could be answered.
     """
     forest = reserve(len(questions), shape) if forest is None else forest
-    growth = Expansion(questions, shape, prompts, params, seed, forest)
+    growth = Expansion(list(questions), shape, prompts, params, seed, forest)
     trees = (tree for tree, left in enumerate(growth.left) if left)
     errors: list[str] = []
     requests: list[Request] = []

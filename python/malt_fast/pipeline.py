@@ -25,8 +25,8 @@ from malt_fast.engines import Completion, Engine, Request, SamplingParams
 from malt_fast.engines.choice import context_of, open_engine
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import saved_config, saved_policies
-from malt_fast.expand import Expansion, Slot, reserve, slot_nodes
-from malt_fast.forest import FINISH_LENGTH
+from malt_fast.expand import Expansion, Slot, node_seed, reserve
+from malt_fast.forest import DONE, FINISH_LENGTH
 from malt_fast.grading import extract_answer, number_answers
 from malt_fast.run import Run
 from malt_fast.sampling import Policies, Setup, load_setup
@@ -34,6 +34,7 @@ from malt_fast.scores import vote
 from malt_fast.systems import System, Training, Used, build_shape
 from malt_fast.tasks import Question
 
+TREES = 1000  # questions that share a forest
 MAY_CHANGE = ("serve.", "evaluate.", "engine.", "model.device", "sampling.max_tokens")
 
 
@@ -64,7 +65,11 @@ class Answer:
 class Asked:
     """A question whose tree is growing."""
 
-    growth: Expansion  # of one tree
+    question: Question
+    seed: str
+    params: list[SamplingParams]  # one a role
+    growth: Expansion
+    tree: int  # in it
     prompt_tokens: int = 0
     error: str = ""  # the first
 
@@ -78,6 +83,7 @@ class Pipeline:
         self.setup, self.engine, self.room = setup, engine, room
         self.params = setup.params(evaluating=True)
         self.shape, self.used = chain_shape(config, policies)
+        self.growth = self._fresh()
         self.waiting: deque[int] = deque()  # tickets not begun
         self.asked: dict[int, Asked] = {}  # by ticket, begun or not
         self.requests: list[Request] = []  # to submit
@@ -175,17 +181,17 @@ class Pipeline:
         role's. Raises MaltError for a question that is empty or too long.
         """
         text = self._checked(question)
-        config = self.setup.config
-        growth = Expansion(
-            questions=[Question(text, text, "")],
-            shape=self.shape,
-            prompts=self.setup.prompts,
-            params=changed(self.params, temperature, max_tokens),
-            seed=f"{config.seed if seed is None else seed}/answer",
-            forest=reserve(1, self.shape),
-        )
+        if len(self.growth.questions) >= TREES:
+            self.growth = self._fresh()
+        asked = Question(text, text, "")
         self.tickets += 1
-        self.asked[self.tickets] = Asked(growth)
+        self.asked[self.tickets] = Asked(
+            question=asked,
+            seed=f"{self.setup.config.seed if seed is None else seed}/answer",
+            params=changed(self.params, temperature, max_tokens),
+            growth=self.growth,
+            tree=self.growth.add(asked),
+        )
         self.waiting.append(self.tickets)
         return self.tickets
 
@@ -194,7 +200,8 @@ class Pipeline:
         engine cannot go on."""
         while self.waiting and len(self.requests) < self.engine.wants - self.engine.pending:
             ticket = self.waiting.popleft()
-            self._ask(ticket, self.asked[ticket].growth.begin(0))
+            asked = self.asked[ticket]
+            self._ask(ticket, asked.growth.begin(asked.tree))
         requests, self.requests = self.requests, []
         self.engine.submit(requests)
         if self.engine.pending:
@@ -221,6 +228,11 @@ class Pipeline:
         """Has `poll` anything to do? Outputs of dropped questions count, too."""
         return bool(self.waiting or self.done or self.requests or self.engine.pending)
 
+    def _fresh(self) -> Expansion:
+        """A forest for the questions to come; an old one goes when its last is answered."""
+        forest = reserve(0, self.shape)
+        return Expansion([], self.shape, self.setup.prompts, self.params, "", forest)
+
     def _checked(self, question: str) -> str:
         text = question.strip()
         try:
@@ -238,47 +250,56 @@ class Pipeline:
         return text
 
     def _ask(self, ticket: int, requests: Iterable[Request]) -> None:
-        """Hand on requests of a question's own tree, older questions first."""
+        """Hand on requests of a question with its own seed and settings, older questions first."""
+        asked = self.asked[ticket]
         for request in requests:
-            self.asked[ticket].prompt_tokens += len(request.prompt)
-            id = ticket * (1 + len(self.shape)) + request.id
-            self.requests.append(replace(request, id=id, priority=ticket))
+            asked.prompt_tokens += len(request.prompt)
+            _, slot = asked.growth.place(request.id)
+            own = replace(
+                request,
+                id=ticket * len(self.shape) + slot,
+                params=asked.params[self.shape[slot].role - 1],
+                seed=node_seed(asked.seed, request.question, request.path),
+                priority=ticket,
+            )
+            self.requests.append(own)
 
     def _place(self, id: int) -> tuple[int, int]:
-        """(ticket, node of its tree) of a request."""
-        return divmod(id, 1 + len(self.shape))
+        """(ticket, slot) of a request."""
+        return divmod(id, len(self.shape))
 
     def _settle(self, completion: Completion) -> None:
-        ticket, node = self._place(completion.id)
+        ticket, slot = self._place(completion.id)
         asked = self.asked.get(ticket)
         if asked is None:  # dropped
             return
         asked.error = asked.error or completion.error
+        node = asked.growth.node(asked.tree, slot)
         self._ask(ticket, asked.growth.settle([replace(completion, id=node)]))
-        if not asked.growth.open:
+        if not asked.growth.left[asked.tree]:
             self.done.append((ticket, self._judged(asked)))
             del self.asked[ticket]
 
     def _judged(self, asked: Asked) -> Answer:
         """The vote over the last role's outputs, and all that led to it."""
         chain, forest = self.setup.config.chain, asked.growth.forest
-        nodes = slot_nodes(forest, self.shape)[0]
-        decode = self.setup.prompts.decode
-        said = [None if n < 0 else decode(forest.tokens_of(int(n))) for n in nodes]
+        nodes = [asked.growth.node(asked.tree, s) for s in range(len(self.shape))]
+        tokens = [forest.tokens_of(n) if forest.state[n] == DONE else None for n in nodes]
+        said = [None if t is None else self.setup.prompts.decode(t) for t in tokens]
         turns = [{r: said[s] for r, s in zip(chain, slots, strict=True)} for slots in self.used]
         finals = [said[s] for s in self.used[:, -1]]
         best, votes = self._vote(asked, finals)
         text = None if best < 0 else finals[best]
         cut = best >= 0 and forest.finish[nodes[self.used[best, -1]]] == FINISH_LENGTH
         return Answer(
-            question=asked.growth.questions[0].text,
+            question=asked.question.text,
             text=text or "",
             answer=None if text is None else extract_answer(self.setup.task.grader, text),
             votes=votes,
             turns=turns,
             finish_reason="length" if cut else "stop",
             prompt_tokens=asked.prompt_tokens,
-            completion_tokens=len(forest.tokens),
+            completion_tokens=sum(len(t) for t in tokens if t is not None),
             error="" if text is not None else f"no pass was finished: {asked.error}",
         )
 
@@ -288,7 +309,7 @@ class Pipeline:
         Where none has an answer, the first output that there is, and 0; -1 where there is none.
         """
         numbers = number_answers(self.setup.task.grader, [finals])[0].tolist()
-        lots = random.Random(f"{asked.growth.seed}/{asked.growth.questions[0].id}")
+        lots = random.Random(f"{asked.seed}/{asked.question.id}")
         best = vote(numbers, lots if self.setup.config.evaluate.tie_break == "random" else None)
         if best >= 0:
             return best, numbers.count(numbers[best])
