@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malt_fast.cli import read_yaml
-from malt_fast.config import PACKAGE, Config, load_config
+from malt_fast.config import PACKAGE, Config, dump, load_config
 from malt_fast.errors import MaltError
+from malt_fast.evaluate import saved_config
 from malt_fast.grading import grade
 from malt_fast.roles import RolePrompt, split_wording
 from malt_fast.tasks import Question, Task, checks, load_task
@@ -372,6 +373,12 @@ def test_what_is_no_copy(tmp_path: Path) -> None:
 def test_all_are_copies(tmp_path: Path) -> None:
     with pytest.raises(MaltError, match=r"all 1 training .*--task.test_path.*task.decontaminate"):
         load_pair(tmp_path, ["q"], ["q"])
+
+
+def test_a_saved_run_keeps_its_choice(tmp_path: Path) -> None:
+    """Evaluating again lets training questions be asked, but changes no setting of the run."""
+    (tmp_path / "config.yaml").write_text(dump(config(*FEW)))
+    assert saved_config(["--run", str(tmp_path)], "malt_fast.evaluate").task.decontaminate
 
 
 def test_drawings_are_no_copies(tmp_path: Path) -> None:

@@ -114,9 +114,8 @@ def saved_config(
     saved = Path(str(folder)) / "config.yaml"
     if not saved.is_file():
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
-    # Nothing is trained here, so that training questions may be asked again.
-    kept = ["--config", str(saved), "--task.decontaminate", "false"]
-    config, before = load_config([*kept, *argv], program), load_config(kept, program)
+    config = load_config(["--config", str(saved), *argv], program)
+    before = load_config(["--config", str(saved)], program)
     fixed = [key for key in differences(before, config) if not key.startswith(may_change)]
     if fixed:
         raise MaltError(
@@ -129,7 +128,9 @@ def saved_config(
 def reevaluate(argv: Sequence[str]) -> None:
     config = saved_config(argv, "malt_fast.evaluate")
     assert config.run is not None
-    setup, run = load_setup(config), Run(config.run, config)
+    # Nothing is trained here, so that training questions may be asked again.
+    task = config.task.model_copy(update={"decontaminate": False})
+    setup, run = load_setup(config.model_copy(update={"task": task})), Run(config.run, config)
     run.keep("prompts.json", setup.prompts.as_json())
     base = setup.base()
     evaluate_run(run, setup, base, *saved_policies(config.run, base), again=True)

@@ -5,7 +5,7 @@ A task is a module that makes the questions and a YAML file of the same name wit
 that suit it).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +19,7 @@ from malt_fast.roles import RolePrompt, split_wording
 from malt_fast.tasks.checks import check_ids, decontaminate, subset, tell
 
 Report = dict[str, list[str]]  # what is odd about questions: their ids
-DEBATER_READS = ("own", "first", "second")
+EXTRA = {"direct": ("generator",), "debater": ("own", "first", "second")}  # what they read
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Task:
     chat: bool  # render the prompts through the model's chat template
     grader: str
     extra: dict[str, RolePrompt] = field(default_factory=dict)
-    """direct: the refiner without a verification, who reads {question} and the first role's output;
-    debater: one of three who debate, who reads {question}, its {own} last answer and those of the
-    other two, {first} and {second}."""
+    """direct: the last role without a verification, who reads {question} and what the first role
+    wrote as {generator}; debater: one of three who debate, who reads {question}, its {own} last
+    answer and those of the other two, {first} and {second}."""
     report: Report = field(default_factory=dict)
 
 
@@ -56,7 +56,7 @@ def load_task(config: Config, *, questions: bool = True) -> Task:
     prompts, chat = _prompts(own["prompts"], Path(f"{name}.yaml")), bool(own["chat"])
     extra = _prompts(own["extra"], Path(f"{name}.yaml"))
     if config.task.prompts is not None:
-        prompts, extra, chat = _custom(config.task.prompts, config.chain, prompts, extra, chat)
+        prompts, extra, chat = _custom(config.task.prompts, prompts, extra, chat)
     for role in config.chain:
         split_wording(config.chain, role, prompts)
     grader = config.task.grader or own["grader"]
@@ -85,7 +85,6 @@ def _questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Ques
 
 def _custom(
     path: Path,
-    chain: Sequence[str],
     prompts: dict[str, RolePrompt],
     extra: dict[str, RolePrompt],
     chat: bool,
@@ -103,18 +102,17 @@ def _custom(
         prompts = prompts | _prompts(values.get("prompts"), path)
     if "extra" in values:
         own = _prompts(values["extra"], path)
-        _check_extra(own, chain, path)
+        _check_extra(own, path)
         extra = extra | own
     return prompts, extra, chat
 
 
-def _check_extra(extra: Mapping[str, RolePrompt], chain: Sequence[str], path: Path) -> None:
+def _check_extra(extra: Mapping[str, RolePrompt], path: Path) -> None:
     """Raises MaltError for wordings that nobody uses, or that name what they cannot read."""
-    reads = {"direct": chain[:1], "debater": DEBATER_READS}
     for name in extra:
-        if name not in reads:
-            raise MaltError(f"{path} has '{name}' below `extra:`: {nearest(name, reads)}")
-        split_wording([*reads[name], name], name, extra)
+        if name not in EXTRA:
+            raise MaltError(f"{path} has '{name}' below `extra:`: {nearest(name, EXTRA)}")
+        split_wording([*EXTRA[name], name], name, extra)
 
 
 def _prompts(values: Any, path: Path) -> dict[str, RolePrompt]:
