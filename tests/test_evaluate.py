@@ -23,13 +23,28 @@ from malt_fast.run import Run
 from malt_fast.sampling import Setup
 from malt_fast.scores import Judged, flips, judge, summarise, turns, verdicts, vote
 from malt_fast.statistics import mcnemar, paired_bootstrap, wilson
-from malt_fast.systems import System, Training, build_shape, systems_of
+from malt_fast.systems import (
+    Step,
+    System,
+    Training,
+    build_shape,
+    paper_systems,
+    pools,
+    present,
+    steps_of,
+    systems_of,
+)
 from malt_fast.tasks import Question, Task
+from malt_fast.wordings import Wordings
 from tests.tiny import byte_tokenizer, tiny_llama
 
 Policies = dict[Training, dict[str, Policy]]
 CHAIN = ["generator", "verifier", "refiner"]
 TOKENIZER = byte_tokenizer()
+EXTRA = {
+    "direct": RolePrompt(None, "{question}#{generator}# direct:"),
+    "debater": RolePrompt(None, "{question}~{own}~{first}~{second}~ debater:"),
+}
 
 
 def say(request: Request) -> str | None:
@@ -98,17 +113,21 @@ def policies_of(chain: Sequence[str]) -> Policies:
     return made
 
 
-def prompts_of(chain: Sequence[str]) -> Prompts:
-    return make_prompts(tuple(chain))
+def wordings_of(chain: Sequence[str]) -> Wordings:
+    return make_wordings(tuple(chain))
 
 
-@cache
-def make_prompts(chain: tuple[str, ...]) -> Prompts:
-    wording = {
+def texts_of(chain: Sequence[str]) -> dict[str, RolePrompt]:
+    return {
         role: RolePrompt(None, "{question}" + "".join(f"|{{{r}}}" for r in chain[:i]) + f" {role}:")
         for i, role in enumerate(chain)
     }
-    return Prompts(chain, wording, TOKENIZER, chat=False)
+
+
+@cache
+def make_wordings(chain: tuple[str, ...]) -> Wordings:
+    prompts = Prompts(chain, texts_of(chain), TOKENIZER, chat=False)
+    return Wordings(prompts, EXTRA, chat=False)
 
 
 def questions_of(n: int) -> list[Question]:
@@ -125,12 +144,19 @@ def run_all(
     config: Config, questions: list[Question], engine: FakeEngine
 ) -> tuple[dict[str, Any], Judged]:
     """The evaluation as the program does it, but for the model."""
-    systems = systems_of(config.chain, config.evaluate.votes)
-    shape, used = build_shape(systems, config.chain, policies_of(config.chain))
-    prompts, params = prompts_of(config.chain), [SamplingParams()] * len(config.chain)
-    forest = expand(questions, shape, prompts, params, engine, "4/evaluate")
-    judged = judge(forest, shape, questions, prompts.decode, "number")
+    wordings = wordings_of(config.chain)
+    systems = systems_to(config)
+    shape, used = build_shape(systems, wordings.numbers, policies_of(config.chain))
+    params = [SamplingParams()] * len(wordings.names)
+    forest = expand(questions, shape, wordings, params, engine, "4/evaluate")
+    judged = judge(forest, shape, questions, wordings.prompts.decode, "number")
     return summarise(judged, systems, used, questions, config), judged
+
+
+def systems_to(config: Config) -> list[System]:
+    if config.evaluate.suite == "standard":
+        return systems_of(config.chain, config.evaluate.votes)
+    return paper_systems(config.chain, config.evaluate.votes, list(EXTRA))
 
 
 # ---- which systems ----
@@ -154,7 +180,7 @@ def test_the_systems_of_the_paper_and_their_calls() -> None:
         "MALT+MV@3 -verifier",
         "MALT+MV@3 -refiner",
     ]
-    calls = {system.name: system.votes * len(system.roles) for system in systems_of(CHAIN, 3)}
+    calls = {system.name: system.calls for system in systems_of(CHAIN, 3)}
     assert calls["SA+MV@9"] == calls["MA+MV@3"] == calls["MALT+MV@3 -verifier"] == 9
 
 
@@ -162,9 +188,40 @@ def test_systems_that_are_one_stand_once() -> None:
     alone = [system.name for system in systems_of(["solver"], 3)]
     assert alone == ["SA", "SA+MV@3", "STaR SA", "STaR SA+MV@3", "MALT", "MALT+MV@3"]
     single = systems_of(["a", "b"], 1)
-    assert len({(system.roles, system.votes) for system in single}) == len(single)
-    assert [s.name for s in single if s.votes == 1 and s.roles == ("final", "final")] == ["MALT"]
+    assert len({(system.steps, system.votes) for system in single}) == len(single)
+    final = steps_of(["a", "b"], "final")
+    assert [s.name for s in single if s.votes == 1 and s.steps == final] == ["MALT"]
     assert "SA+MV@2" in [s.name for s in single]
+
+
+def test_the_paper_has_chains_of_some_roles_and_a_debate() -> None:
+    more = paper_systems(CHAIN, 3, list(EXTRA))[len(systems_of(CHAIN, 3)) :]
+    assert {system.name: system.calls for system in more} == {
+        "MALT+MV@3 G": 3,
+        "MALT+MV@3 G+V": 6,
+        "MALT+MV@3 G+R": 6,
+        "Debate 3x3": 9,
+    }
+    assert more[2].steps[1] == Step("direct", "refiner", "final")
+    assert [step.wording for step in more[3].steps] == ["generator", "debater", "debater"]
+    assert paper_systems(CHAIN, 3, []) == paper_systems(CHAIN, 3, list(EXTRA))[:-2]
+    assert list(present(CHAIN, 3, list(EXTRA))) == ["G", "G+V", "G+R", "G+V+R"]
+
+
+def test_the_paper_of_other_chains() -> None:
+    assert list(present(["solver"], 3, list(EXTRA))) == ["S"]
+    assert list(present(["a1", "a2"], 3, list(EXTRA))) == ["a1", "a1+a2"]
+    four = ["generator", "verifier", "refiner", "judge"]
+    assert list(present(four, 3, ["direct"])) == ["G", "G+V", "G+V+R", "G+J", "G+V+R+J"]
+    names = [system.name for system in paper_systems(["solver"], 3, list(EXTRA))]
+    assert names[-1] == "Debate 3x3" and len(set(names)) == len(names)
+
+
+def test_pools_take_as_many_passes_as_calls_allow() -> None:
+    votes = {system.name: system.votes for system in pools(CHAIN, 27)}
+    assert votes == {"SA": 27, "MA": 9, "MALT": 9}
+    assert {s.name: s.votes for s in pools(CHAIN, 2)} == {"SA": 2, "MA": 1, "MALT": 1}
+    assert [system.name for system in pools(["solver"], 5)] == ["SA", "MALT"]
 
 
 # ---- one shape for all ----
@@ -175,30 +232,36 @@ def test_systems_that_are_one_stand_once() -> None:
 def test_shape_is_a_trie_of_passes(n: int, votes: int) -> None:
     chain = ["a", "b", "c", "d"][:n]
     policies = policies_of(chain)
-    systems = systems_of(chain, votes)
-    shape, used = build_shape(systems, chain, policies)
+    systems = [*paper_systems(chain, votes, list(EXTRA)), *pools(chain, 6)]
+    wordings = wordings_of(chain)
+    shape, used = build_shape(systems, wordings.numbers, policies)
     for s, slot in enumerate(shape):
         assert slot.parent < s
-        assert slot.role == (1 if slot.parent < 0 else shape[slot.parent].role + 1)
         assert len(set(slot.path)) == 1
-        assert len(slot.path) == slot.role
+        assert len(slot.path) == (1 if slot.parent < 0 else len(shape[slot.parent].path) + 1)
     assert len(set(shape)) == len(shape)  # nothing is sampled twice
     parents = [slot.parent for slot in shape]
     assert parents == sorted(parents)  # siblings side by side
     for system, slots in zip(systems, used, strict=True):
-        assert slots.shape == (system.votes, len(system.roles))
+        assert slots.shape == (system.votes, len(system.steps))
         for k, branch in enumerate(slots):
-            for level, s in enumerate(branch):
-                role = chain[level]
-                expected = policies[system.roles[level]][role]
+            for level, (s, step) in enumerate(zip(branch, system.steps, strict=True)):
+                expected, number = (
+                    policies[step.training][step.role],
+                    wordings.numbers[step.wording],
+                )
                 parent = -1 if level == 0 else branch[level - 1]
-                assert shape[s] == Slot(parent, level + 1, expected, (k,) * (level + 1))
+                reads = None
+                if step.wording == "debater":
+                    reads = tuple(slots[(k + i) % 3, level - 1] for i in range(3))
+                assert shape[s] == Slot(parent, number, expected, (k,) * (level + 1), reads)
     assert {s for slots in used for s in slots.ravel().tolist()} == set(range(len(shape)))
 
 
 def test_the_default_shape_shares_what_can_be_shared() -> None:
     """Generators: 9 base passes, 3 of SFT (final is the same); then per pass what follows."""
-    shape, _ = build_shape(systems_of(CHAIN, 3), CHAIN, policies_of(CHAIN))
+    numbers = wordings_of(CHAIN).numbers
+    shape, _ = build_shape(systems_of(CHAIN, 3), numbers, policies_of(CHAIN))
     by_level = [sum(slot.role == level for slot in shape) for level in (1, 2, 3)]
     # verifiers under base: base, final; under SFT: base, sft, final
     # refiners: under (base, base) base; (base, final) final; (sft, base) final; (sft, sft) sft;
@@ -254,36 +317,40 @@ def answer_alone(
     system: System, chain: Sequence[str], question: Question
 ) -> tuple[list[str | None], int, list[list[str | None]]]:
     """A system's answers per pass, its tokens and every turn's text, without shape or forest."""
-    prompts, policies = prompts_of(chain), policies_of(chain)
-    answers, tokens, texts = [], 0, []
-    for k in range(system.votes):
-        segments: list[np.ndarray] = []
-        said: list[str | None] = []
-        for level, kind in enumerate(system.roles, 1):
-            seed = node_seed("4/evaluate", question.id, (k,) * level)
-            prompt = prompts.build(level, prompts.encode_question(question.text), segments)
-            policy = policies[kind][chain[level - 1]]
-            params = SamplingParams()
-            text = say(Request(0, question.id, (k,) * level, policy, prompt, params, seed))
-            said.append(text)
-            if text is None:
-                break
-            segments.append(encode(text))
-        whole = len(segments) == len(system.roles)
-        tokens += sum(map(len, segments))
-        final = said[-1] if whole else None
-        answers.append(final.partition("A:")[2] if final and "A:" in final else None)
-        texts.append(said)
-    return answers, tokens, texts
+    policies, wordings = policies_of(chain), texts_of(chain) | EXTRA
+    said: list[list[str | None]] = [[] for _ in range(system.votes)]
+    for level, step in enumerate(system.steps, 1):
+        before = [list(texts) for texts in said]
+        for k, texts in enumerate(said):
+            names, heard = list(chain[: level - 1]), before[k]
+            if step.wording == "direct":
+                names = ["generator"]
+            if step.wording == "debater":
+                names = ["own", "first", "second"]
+                heard = [before[(k + i) % 3][-1] for i in range(3)]
+            if None in heard:
+                texts.append(None)
+                continue
+            parts = dict(zip(names, heard, strict=True)) | {"question": question.text}
+            text = wordings[step.wording].user.format(**parts)
+            prompt = np.array([TOKENIZER.bos_token_id, *TOKENIZER(text)["input_ids"]], np.int32)
+            policy, path = policies[step.training][step.role], (k,) * level
+            seed = node_seed("4/evaluate", question.id, path)
+            texts.append(say(Request(0, question.id, path, policy, prompt, SamplingParams(), seed)))
+    tokens = sum(len(encode(text)) for texts in said for text in texts if text is not None)
+    final = [texts[-1] for texts in said]
+    answers = [text.partition("A:")[2] if text and "A:" in text else None for text in final]
+    return answers, tokens, said
 
 
+@pytest.mark.parametrize("suite", ["standard", "paper"])
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_figures_are_those_of_systems_answering_alone(n: int) -> None:
+def test_figures_are_those_of_systems_answering_alone(n: int, suite: str) -> None:
     chain = ["generator", "verifier", "refiner", "judge"][:n]
-    questions, config = questions_of(30), config_of(chain)
+    questions, config = questions_of(30), config_of(chain, suite=suite)
     result, _ = run_all(config, questions, FakeEngine())
     right: dict[str, np.ndarray] = {}
-    for system, found in zip(systems_of(chain, 3), result["systems"], strict=True):
+    for system, found in zip(systems_to(config), result["systems"], strict=True):
         said = [answer_alone(system, chain, question) for question in questions]
         hits = []
         for (answers, _, _), question in zip(said, questions, strict=True):
@@ -296,7 +363,7 @@ def test_figures_are_those_of_systems_answering_alone(n: int) -> None:
             "accuracy": pytest.approx(np.mean(hits)),
             "ci95": wilson(sum(hits), 30),
             "n": 30,
-            "calls_per_question": system.votes * len(system.roles),
+            "calls_per_question": system.votes * len(system.steps),
             "tokens_per_question": pytest.approx(np.mean([tokens for _, tokens, _ in said])),
         }
     malt = right["MALT+MV@3"]
@@ -310,8 +377,8 @@ def test_figures_are_those_of_systems_answering_alone(n: int) -> None:
     assert result["relative_gain"] == pytest.approx(malt.mean() / right["SA"].mean() - 1)
 
 
-@pytest.mark.parametrize(("name", "roles"), [("MA", ("base",) * 3), ("MALT", ("final",) * 3)])
-def test_flips_and_turns_follow_the_first_pass(name: str, roles: tuple[Training, ...]) -> None:
+@pytest.mark.parametrize(("name", "training"), [("MA", "base"), ("MALT", "final")])
+def test_flips_and_turns_follow_the_first_pass(name: str, training: Training) -> None:
     questions = questions_of(60)
     result, _ = run_all(config_of(), questions, FakeEngine())
     count = dict.fromkeys(
@@ -319,9 +386,8 @@ def test_flips_and_turns_follow_the_first_pass(name: str, roles: tuple[Training,
     )
     answered, correct = [0] * 3, [0] * 3
     for question in questions:
-        _, _, texts = answer_alone(System(name, roles), CHAIN, question)
-        padded = [*texts[0], None, None][:3]
-        answers = [t.partition("A:")[2] if t and "A:" in t else None for t in padded]
+        _, _, texts = answer_alone(System(name, steps_of(CHAIN, training)), CHAIN, question)
+        answers = [t.partition("A:")[2] if t and "A:" in t else None for t in texts[0]]
         words = ["right" if a == question.gold else "wrong" for a in answers]
         count[f"{words[0]}_to_{words[2]}"] += 1
         for i, answer in enumerate(answers):
@@ -369,7 +435,7 @@ def test_a_base_that_is_never_right_has_no_relative_gain() -> None:
         np.ones((1, 99), np.int64), np.zeros((1, 99), np.bool_), np.ones((1, 99), np.int64)
     )
     systems = systems_of(CHAIN, 3)
-    _, used = build_shape(systems, CHAIN, policies_of(CHAIN))
+    _, used = build_shape(systems, wordings_of(CHAIN).numbers, policies_of(CHAIN))
     result = summarise(judged, systems, used, questions_of(1), config_of())
     assert result["relative_gain"] is None
     assert json.loads(json.dumps(result, allow_nan=False)) is not None
@@ -408,7 +474,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def fake_sample(setup: Setup, questions: Any, shape: Any, seed: str, **options: Any) -> Any:
         params = setup.params(evaluating=options.pop("evaluating"))
         del options["unfinished"]
-        return expand(questions, shape, setup.prompts, params, FakeEngine(), seed, **options), {}
+        return expand(questions, shape, setup.wordings, params, FakeEngine(), seed, **options), {}
 
     monkeypatch.setattr(evaluate, "sample", fake_sample)
     return Run(tmp_path / "run", config, Console(quiet=True))
@@ -441,7 +507,7 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     assert "wrong to right" in shown
     shape, _ = build_shape(
         systems_of(CHAIN, 3),
-        CHAIN,
+        wordings_of(CHAIN).numbers,
         {"base": policies(run)[0], "sft": policies(run)[1], "final": policies(run)[2]},
     )
     assert len(load_forest(run.folder / "evaluation.arrows")) == 20 * (1 + len(shape))
@@ -482,7 +548,7 @@ def policies(run: Run) -> list[dict[str, Policy]]:
 
 def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("jsonl", [], questions_of(5), {}, False, "number")
-    setup = Setup(run.config, task, prompts_of(CHAIN))
+    setup = Setup(run.config, task, wordings_of(CHAIN).prompts)
     result = evaluate.evaluate_run(run, setup, *policies(run))
 
     def never(*_: Any, **__: Any) -> None:

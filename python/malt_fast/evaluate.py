@@ -62,7 +62,7 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
             "there are no held-out questions to evaluate on: give --task.test_path FILE.jsonl"
         )
     systems = systems_of(config.chain, config.evaluate.votes)
-    shape, used = build_shape(systems, config.chain, policies)
+    shape, used = build_shape(systems, setup.wordings.numbers, policies)
     with run.stage("evaluate", total=len(questions) * len(shape)) as (advance, figures):
         forest, told = sample(
             setup,

@@ -31,6 +31,7 @@ from malt_fast.errors import MaltError
 from malt_fast.forest import DONE, FINISH_LENGTH, FINISH_STOP, RESERVED, Forest
 from malt_fast.roles import Prompts, Tokens
 from malt_fast.tasks import Question
+from malt_fast.wordings import Wordings
 
 OnProgress = Callable[[int, int], None]  # (nodes settled, tokens sampled) since the last call
 
@@ -93,7 +94,7 @@ class Expansion:
 
     questions: Sequence[Question]
     shape: Sequence[Slot]
-    prompts: Prompts
+    prompts: Prompts | Wordings
     params: Sequence[SamplingParams]  # one a role
     seed: int | str
     forest: Forest
@@ -231,7 +232,7 @@ def complete(forest: Forest, completions: Sequence[Completion]) -> None:
 def expand(
     questions: Sequence[Question],
     shape: Sequence[Slot],
-    prompts: Prompts,
+    prompts: Prompts | Wordings,
     params: Sequence[SamplingParams],
     engine: Engine,
     seed: int | str,

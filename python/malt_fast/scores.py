@@ -18,7 +18,7 @@ from malt_fast.expand import Slot, slot_nodes
 from malt_fast.forest import Forest
 from malt_fast.grading import grade, number_answers
 from malt_fast.statistics import Interval, mcnemar, paired_bootstrap, wilson
-from malt_fast.systems import System, Used
+from malt_fast.systems import System, Used, steps_of
 from malt_fast.tasks import Question
 
 Bools = npt.NDArray[np.bool_]
@@ -162,13 +162,14 @@ def summarise(
     config: Config,
 ) -> dict[str, Any]:
     """What evaluation.json holds; MALT with voting is compared with every other system."""
-    settings, n_roles = config.evaluate, len(config.chain)
+    settings, chain = config.evaluate, tuple(config.chain)
     slots = {system.name: slots for system, slots in zip(systems, used, strict=True)}
     tie_seed = config.seed if settings.tie_break == "random" else None
     right = {name: verdicts(judged, u, questions, tie_seed) for name, u in slots.items()}
-    whole = [system for system in systems if len(system.roles) == n_roles]
-    malt = next(s.name for s in whole if set(s.roles) == {"final"} and s.votes == settings.votes)
-    single = [system.name for system in whole if system.votes == 1 < n_roles]
+    final = steps_of(chain, "final")
+    malt = next(s.name for s in systems if (s.steps, s.votes) == (final, settings.votes))
+    whole = [s for s in systems if tuple(step.wording for step in s.steps) == chain]
+    single = [system.name for system in whole if system.votes == 1 < len(chain)]
     random_state = {"resamples": settings.bootstrap, "seed": config.seed}
     paired = [compare(malt, name, right, **random_state) for name in right if name != malt]
     alone, best = float(right["SA"].mean()), float(right[malt].mean())

@@ -132,14 +132,16 @@ def context_of(setup: "Setup") -> int:
 
 
 def longest(setup: "Setup", params: Sequence[SamplingParams]) -> int:
-    """The longest prompt with its output that any role may come to, cut to the context."""
+    """The longest prompt with its output that any wording may come to, cut to the context."""
     context = context_of(setup)
     texts = {question.text for question in [*setup.task.train, *setup.task.test]}
-    question = max((setup.prompts.encode_question(text) for text in texts), key=len)
+    wordings = setup.wordings
+    question = max((wordings.encode_question(text) for text in texts), key=len)
     outputs = [np.zeros(min(p.max_tokens, context), np.int32) for p in params]
     lengths = [
-        len(setup.prompts.build(level, question, outputs[: level - 1])) + len(outputs[level - 1])
-        for level in range(1, len(params) + 1)
+        len(wordings.build(number, question, [outputs[i - 1] for i in wordings.sources(number)]))
+        + len(output)
+        for number, output in enumerate(outputs, 1)
     ]
     return min(context, max(lengths))
 
@@ -147,7 +149,7 @@ def longest(setup: "Setup", params: Sequence[SamplingParams]) -> int:
 def open_engine(
     setup: "Setup", policies: Mapping[Policy, int], params: Sequence[SamplingParams]
 ) -> Engine:
-    """The engine that the config names, for `policies`, each with a level of the chain it plays."""
+    """The engine that the config names, for `policies`, each with a wording that it answers."""
     config = setup.config
     settings, (name, _) = config.engine, choose(config)
     if name == "replay":
@@ -160,6 +162,7 @@ def open_engine(
 
         return OpenAIEngine(settings, list(policies))
     text = setup.prompts.encode_question(setup.task.train[0].text)
+    wordings = setup.wordings
     spec = EngineSpec(
         name=name,
         settings=settings,
@@ -167,7 +170,10 @@ def open_engine(
         device=config.model.device,
         policies=tuple(policies),
         max_model_len=longest(setup, params) if name == "vllm" else None,
-        probes={p: setup.prompts.build(k, text, [text[:1]] * (k - 1)) for p, k in policies.items()},
+        probes={
+            policy: wordings.build(number, text, [text[:1]] * len(wordings.sources(number)))
+            for policy, number in policies.items()
+        },
         gpus=gpus_of_engine(config, name),
     )
     if settings.replicas == 1:

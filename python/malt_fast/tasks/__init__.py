@@ -1,11 +1,12 @@
 """Tasks: questions with gold answers, the wording for each role, and a grader.
 
 A task is a module that makes the questions and a YAML file of the same name with `prompts:`,
-`chat:`, `grader:` and `defaults:` (config values that suit it).
+`chat:`, `grader:`, `defaults:` (config values that suit it) and perhaps `extra:` (wordings that
+only an evaluation uses).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Task:
     prompts: dict[str, RolePrompt]  # one a role of the chain
     chat: bool  # render the prompts through the model's chat template
     grader: str
+    extra: dict[str, RolePrompt] = field(default_factory=dict)  # see wordings.py
 
 
 def load_task(config: Config) -> Task:
@@ -51,7 +53,9 @@ def load_task(config: Config) -> Task:
             f"the id '{min(both)}' is in both the training and the held-out questions: "
             "make ids unique, or leave --task.id_column out"
         )
-    return Task(name, train, test, {role: prompts[role] for role in config.chain}, chat, grader)
+    extra = _prompts(own["extra"], Path(f"{name}.yaml")) if "extra" in own else {}
+    prompts = {role: prompts[role] for role in config.chain}
+    return Task(name, train, test, prompts, chat, grader, extra)
 
 
 def _custom(
