@@ -3,8 +3,10 @@
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pytest
 from rich.console import Console
 
 from malt_fast import evaluate
-from malt_fast.config import Config, dump, make_config
+from malt_fast.config import PACKAGE, Config, dump, make_config, read_yaml
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, expand, node_seed
 from malt_fast.forest import load_forest
+from malt_fast.paper import paper_figures, published
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.run import Run
 from malt_fast.sampling import Setup
@@ -34,6 +37,7 @@ from malt_fast.systems import (
     steps_of,
     systems_of,
 )
+from malt_fast.tables import describe
 from malt_fast.tasks import Question, Task
 from malt_fast.wordings import Wordings
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -145,12 +149,18 @@ def run_all(
 ) -> tuple[dict[str, Any], Judged]:
     """The evaluation as the program does it, but for the model."""
     wordings = wordings_of(config.chain)
-    systems = systems_to(config)
-    shape, used = build_shape(systems, wordings.numbers, policies_of(config.chain))
+    systems, paper = systems_to(config), config.evaluate.suite == "paper"
+    pooled = pools(config.chain, config.evaluate.calls) if paper else []
+    shape, slots = build_shape([*systems, *pooled], wordings.numbers, policies_of(config.chain))
+    used, curves = slots[: len(systems)], list(zip(pooled, slots[len(systems) :], strict=True))
     params = [SamplingParams()] * len(wordings.names)
     forest = expand(questions, shape, wordings, params, engine, "4/evaluate")
     judged = judge(forest, shape, questions, wordings.prompts.decode, "number")
-    return summarise(judged, systems, used, questions, config), judged
+    result = summarise(judged, systems, used, questions, config)
+    if paper:
+        more = (judged, systems, used, curves, questions, config, list(EXTRA))
+        result = paper_figures(result, *more)
+    return result, judged
 
 
 def systems_to(config: Config) -> list[System]:
@@ -180,7 +190,7 @@ def test_the_systems_of_the_paper_and_their_calls() -> None:
         "MALT+MV@3 -verifier",
         "MALT+MV@3 -refiner",
     ]
-    calls = {system.name: system.calls for system in systems_of(CHAIN, 3)}
+    calls = {system.name: system.votes * len(system.steps) for system in systems_of(CHAIN, 3)}
     assert calls["SA+MV@9"] == calls["MA+MV@3"] == calls["MALT+MV@3 -verifier"] == 9
 
 
@@ -196,7 +206,7 @@ def test_systems_that_are_one_stand_once() -> None:
 
 def test_the_paper_has_chains_of_some_roles_and_a_debate() -> None:
     more = paper_systems(CHAIN, 3, list(EXTRA))[len(systems_of(CHAIN, 3)) :]
-    assert {system.name: system.calls for system in more} == {
+    assert {system.name: system.votes * len(system.steps) for system in more} == {
         "MALT+MV@3 G": 3,
         "MALT+MV@3 G+V": 6,
         "MALT+MV@3 G+R": 6,
@@ -347,7 +357,7 @@ def answer_alone(
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_figures_are_those_of_systems_answering_alone(n: int, suite: str) -> None:
     chain = ["generator", "verifier", "refiner", "judge"][:n]
-    questions, config = questions_of(30), config_of(chain, suite=suite)
+    questions, config = questions_of(30), config_of(chain, suite=suite, calls=6)
     result, _ = run_all(config, questions, FakeEngine())
     right: dict[str, np.ndarray] = {}
     for system, found in zip(systems_to(config), result["systems"], strict=True):
@@ -358,6 +368,7 @@ def test_figures_are_those_of_systems_answering_alone(n: int, suite: str) -> Non
             winner = max(cast, key=lambda a: (cast.count(a), -cast.index(a))) if cast else None
             hits.append(winner == question.gold)
         right[system.name] = np.array(hits)
+        assert found.pop("subsets", None) is None
         assert found == {
             "name": system.name,
             "accuracy": pytest.approx(np.mean(hits)),
@@ -407,16 +418,121 @@ def test_flips_and_turns_of_one_known_case() -> None:
     right = np.array([[True, True], [True, False], [False, True], [False, True]])
     answers = np.array([[1, 1], [1, -1], [-1, 1], [2, 1]])
     judged, used = Judged(answers, right, np.ones((4, 2), np.int64)), np.array([[0, 1]])
-    assert flips(judged, used) == {
+    assert flips(right[:, 0], right[:, 1]) == {
         "wrong_to_right": 0.5,
         "right_to_right": 0.25,
         "wrong_to_wrong": 0.0,
         "right_to_wrong": 0.25,
     }
-    assert turns(judged, used, ["a", "b"]) == [
-        {"role": "a", "answered": 0.75, "accuracy": 0.5},
-        {"role": "b", "answered": 0.75, "accuracy": 0.75},
+    assert turns(judged, used, ["a", "b"], questions_of(4), config_of()) == [
+        {"role": "a", "answered": 0.75, "accuracy": 0.5, "ci95": wilson(2, 4)},
+        {"role": "b", "answered": 0.75, "accuracy": 0.75, "ci95": wilson(3, 4)},
     ]
+
+
+# ---- the paper's figures ----
+
+
+def voted(answers: Sequence[str | None]) -> str | None:
+    cast = [a for a in answers if a is not None]
+    return max(cast, key=lambda a: (cast.count(a), -cast.index(a))) if cast else None
+
+
+def answer_in(text: str | None) -> str | None:
+    return text.partition("A:")[2] if text and "A:" in text else None
+
+
+def test_the_papers_figures_are_those_of_systems_answering_alone() -> None:
+    questions, config = questions_of(110), config_of(suite="paper", calls=7)
+    result, _ = run_all(config, questions, FakeEngine())
+    base, final = steps_of(CHAIN, "base"), steps_of(CHAIN, "final")
+    golds = [question.gold for question in questions]
+
+    def said(steps: tuple[Step, ...], votes: int) -> list[list[list[str | None]]]:
+        """[question][pass][turn]: answers."""
+        texts = [answer_alone(System("", steps, votes), CHAIN, q)[2] for q in questions]
+        return [[[answer_in(t) for t in one] for one in passes] for passes in texts]
+
+    for name, steps, votes in [("SA", base[:1], 7), ("MA", base, 2), ("MALT", final, 2)]:
+        curve, last = result["curves"][name], [[p[-1] for p in q] for q in said(steps, votes)]
+        assert curve["votes"] == list(range(1, votes + 1))
+        assert curve["calls"] == [k * len(steps) for k in curve["votes"]]
+        for k in curve["votes"]:
+            majority, any_right = 0.0, 0.0
+            for answers, gold in zip(last, golds, strict=True):
+                subsets = list(combinations(answers, k))
+                any_right += sum(gold in subset for subset in subsets) / len(subsets)
+                for subset in subsets:
+                    counts = Counter(a for a in subset if a is not None)
+                    best = [a for a in counts if counts[a] == max(counts.values())]
+                    majority += (gold in best) / max(1, len(best)) / len(subsets)
+            assert curve["majority"][k - 1] == pytest.approx(majority / 110)
+            assert curve["pass"][k - 1] == pytest.approx(any_right / 110)
+            for key in ("majority", "pass"):
+                low, high = curve[f"{key}_ci95"][k - 1]
+                assert low <= curve[key][k - 1] <= high and high - low < 0.25
+
+    malt, alone = said(final, 3), said(base[:1], 1)
+    after = [voted([p[-1] for p in q]) == gold for q, gold in zip(malt, golds, strict=True)]
+    before = [q[0][0] == gold for q, gold in zip(alone, golds, strict=True)]
+    shares = result["flips"]["SA -> MALT+MV@3"]
+    mended = sum(b < a for b, a in zip(before, after, strict=True))
+    assert shares["wrong_to_right"] == pytest.approx(mended / 110)
+    assert result["flips_ci95"]["SA -> MALT+MV@3"]["wrong_to_right"] == wilson(mended, 110)
+    for level, turn in enumerate(result["turns"]["MALT+MV@3"]):
+        hits = [voted([p[level] for p in q]) == g for q, g in zip(malt, golds, strict=True)]
+        assert turn["accuracy"] == pytest.approx(np.mean(hits))
+        assert turn["answered"] == np.mean([any(p[level] for p in q) for q in malt])
+
+    subsets = result["systems"][0]["subsets"]
+    drawn = [np.random.default_rng([4, i]).choice(110, 100, replace=False) for i in range(4)]
+    means = [np.mean(np.array(before)[indices]) for indices in drawn]
+    assert subsets == pytest.approx(
+        {
+            "mean": np.mean(means),
+            "population_std": np.std(means),
+            "sample_std": np.std(means, ddof=1),
+        }
+    )
+    assert result["ablations"] == {
+        "untrained": {role: f"MALT+MV@3 -{role}" for role in CHAIN},
+        "present": {
+            "G": "MALT+MV@3 G",
+            "G+V": "MALT+MV@3 G+V",
+            "G+R": "MALT+MV@3 G+R",
+            "G+V+R": "MALT+MV@3",
+        },
+    }
+    assert json.loads(json.dumps(result, allow_nan=False)) is not None
+
+
+def test_the_papers_numbers_go_by_model_and_task() -> None:
+    def of(model: str, **more: Any) -> dict[str, Any] | None:
+        task = {"name": "gsm8k", "path": "x"}
+        return published(make_config({"model": {"name_or_path": model, **more}, "task": task}))
+
+    llama = of("meta-llama/Llama-3.1-8B-Instruct")
+    assert llama and llama["systems"]["MALT+MV@3"] == [90.5, 2.06]
+    assert of("/models/Llama-3.1-8B-Instruct") == llama
+    assert of("meta-llama/Llama-3.1-8B") is None
+    assert of("meta-llama/Llama-3.1-8B-Instruct", roles={"refiner": "other"}) is None
+    qwen = of("Qwen/Qwen2.5-1.5B")
+    assert qwen and qwen["systems"]["MALT+MV@3"] == [74.5, 2.65]
+
+
+def test_every_published_row_is_one_of_ours_and_every_number_is_possible() -> None:
+    known = read_yaml(PACKAGE / "paper.yaml")
+    names = {system.name for system in paper_systems(CHAIN, 3, list(EXTRA))}
+    for task in (table for tables in known.values() for table in tables.values()):
+        assert set(task["systems"]) <= names
+        for mean, *std in task["systems"].values():
+            assert 4 * mean == int(4 * mean)  # of four subsets of 100
+            assert all(0 < s < 6 for s in std)
+        if "flips" in task:
+            assert sum(task["flips"].values()) == 100
+            assert task["turns"]["refiner"] == task["systems"]["MALT+MV@3"][0]
+            after = task["flips"]["wrong_to_right"] + task["flips"]["right_to_right"]
+            assert after == task["systems"]["MALT+MV@3"][0]
 
 
 def test_the_order_of_answers_changes_nothing_and_nothing_is_asked_twice() -> None:
@@ -439,7 +555,7 @@ def test_a_base_that_is_never_right_has_no_relative_gain() -> None:
     result = summarise(judged, systems, used, questions_of(1), config_of())
     assert result["relative_gain"] is None
     assert json.loads(json.dumps(result, allow_nan=False)) is not None
-    assert evaluate.describe(result)
+    assert describe(result)
 
 
 # ---- the program ----
@@ -499,8 +615,8 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     path = run.folder / "evaluation.json"
     result = json.loads(path.read_text())
-    keys = {"systems", "paired", "flips", "turns", "task", "seed", "relative_gain", "settings"}
-    assert set(result) == keys
+    keys = {"systems", "paired", "flips", "flips_ci95", "turns", "task", "seed", "relative_gain"}
+    assert set(result) == keys | {"settings"}
     assert result["task"] == "jsonl"
     assert result["systems"][0]["n"] == 20
     assert "MALT+MV@3" in shown
@@ -529,6 +645,29 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     assert again["settings"]["evaluate.votes"] == 2 and again["settings"]["seed"] == 0
     assert {"engine.batch_size", "task.test_path", "task.test_limit"} <= set(again["settings"])
     assert not [file for file in run.folder.iterdir() if file.name.startswith(".")]
+
+
+def test_main_makes_tables_and_curves_of_the_paper(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", str(run.folder), "--suite", "paper", "--evaluate.calls", "6"]
+    assert evaluate.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "MALT+MV@3 G+V" in shown and "SA -> MALT+MV@3" in shown
+    result = json.loads((run.folder / "evaluation.json").read_text())
+    assert result["settings"]["evaluate.suite"] == "paper"
+    assert result["published"] is None and result["systems"][0]["subsets"] is None
+    names = {"main", "ablations", "turns", "flips", "curves"}
+    files = {f"{name}.{kind}" for name in names for kind in ("csv", "tex", "md")}
+    assert {file.name for file in (run.folder / "tables").iterdir()} == files
+    main = (run.folder / "tables" / "main.csv").read_text().splitlines()
+    assert len(main) == 1 + len(result["systems"])
+    curves = (run.folder / "tables" / "curves.csv").read_text().splitlines()
+    assert len(curves) == 1 + 6 + 2 + 2
+    first = (run.folder / "curves.svg").read_bytes()
+    assert b"SA, any right" in first and evaluate.main(words) == 0
+    assert (run.folder / "curves.svg").read_bytes() == first
+    assert not [file for file in run.folder.rglob(".*")]
 
 
 def test_trained_roles_are_not_asked_with_other_prompts(
@@ -570,6 +709,16 @@ def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.Mon
         (["--run", "nowhere"], "nowhere holds no run"),
         (["--run", "RUN", "--evaluate.vote", "3"], "did you mean"),
         (["--run", "RUN", "--evaluate.votes", "0"], "evaluate.votes"),
+        (["--run", "RUN", "--suite", "papers"], "evaluate.suite = 'papers' is not possible"),
+        (["--run", "RUN", "--suite"], "--suite needs a value"),
+        (["--run", "RUN", "--suite="], "--suite needs a value"),
+        (["--run", "RUN", "--sweep", "tree.treshold=0.3"], "did you mean 'tree.threshold'"),
+        (["--run", "RUN", "--sweep", "tree.threshold=0.3,2"], "tree.threshold = 2 is not possible"),
+        (["--run", "RUN", "--sweep=tree.threshold"], "names no values"),
+        (["--run", "RUN", "--sweep", "tree.threshold="], "names no values"),
+        (["--run", "RUN", "--sweep", "task.limit=3"], "cannot be swept"),
+        (["--run", "RUN", "--sweep", "run=a"], "cannot be swept"),
+        (["--run", "RUN", "--sweep", "tree.branching=3,3"], "[3] has 1 numbers"),
         (["--run", "RUN", "--lora.r", "8", "--seed", "9"], "seed, lora.r cannot differ"),
     ],
 )

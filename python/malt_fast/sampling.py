@@ -191,7 +191,7 @@ def _content(
         setup.wordings.as_json(),
         seed,
         [(question.id, question.text) for question in questions],
-        [(s.parent, s.role, s.path, s.policy.base, weights[s.policy]) for s in shape],
+        [(s.parent, s.role, s.path, s.reads, s.policy.base, weights[s.policy]) for s in shape],
         [asdict(p) for p in params],
     ]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()

@@ -35,10 +35,6 @@ class System:
     steps: tuple[Step, ...]
     votes: int = 1
 
-    @property
-    def calls(self) -> int:
-        return self.votes * len(self.steps)
-
 
 def steps_of(chain: Sequence[str], training: Training) -> tuple[Step, ...]:
     """A pass of a whole chain, or of its beginning."""

@@ -52,9 +52,7 @@ def train(config: Config) -> Run:
     check_training(config)
     setup = load_setup(config)
     with open_run(config, "train") as run:
-        questions = [json.dumps(asdict(question)) for question in setup.task.train]
-        run.keep("questions.jsonl", "".join(f"{line}\n" for line in questions))
-        run.keep("prompts.json", setup.prompts.as_json())
+        keep_inputs(run, setup)
         run.say("engine: {} ({})".format(*choose(config)))
         base = setup.base()
         sft, final = base, base
@@ -69,6 +67,18 @@ def train(config: Config) -> Run:
         else:
             evaluate_run(run, setup, base, sft, final)
     return run
+
+
+def keep_inputs(run: Run, setup: Setup) -> None:
+    """Questions and prompts, which stay the same while the run goes on; else raises MaltError."""
+    questions = [json.dumps(asdict(question)) for question in setup.task.train]
+    run.keep("questions.jsonl", "".join(f"{line}\n" for line in questions))
+    run.keep("prompts.json", setup.prompts.as_json())
+
+
+def first_forest(config: Config) -> str:
+    """Name of the forest that a round samples first."""
+    return f"forest-{config.chain[0]}" if config.train.regenerate == "sequential" else "forest"
 
 
 def check_training(config: Config) -> None:
