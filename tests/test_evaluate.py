@@ -3,8 +3,10 @@
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,40 @@ import pytest
 from rich.console import Console
 
 from malt_fast import evaluate
-from malt_fast.config import Config, dump, make_config
+from malt_fast.config import PACKAGE, Config, dump, make_config, read_yaml
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, expand, node_seed
 from malt_fast.forest import load_forest
+from malt_fast.paper import paper_figures, published
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.run import Run
 from malt_fast.sampling import Setup
 from malt_fast.scores import Judged, flips, judge, summarise, turns, verdicts, vote
 from malt_fast.statistics import mcnemar, paired_bootstrap, wilson
-from malt_fast.systems import System, Training, build_shape, systems_of
+from malt_fast.systems import (
+    Step,
+    System,
+    Training,
+    build_shape,
+    paper_systems,
+    pools,
+    present,
+    steps_of,
+    systems_of,
+)
+from malt_fast.tables import describe
 from malt_fast.tasks import Question, Task
+from malt_fast.wordings import Wordings
 from tests.tiny import byte_tokenizer, tiny_llama
 
 Policies = dict[Training, dict[str, Policy]]
 CHAIN = ["generator", "verifier", "refiner"]
 TOKENIZER = byte_tokenizer()
+EXTRA = {
+    "direct": RolePrompt(None, "{question}#{generator}# direct:"),
+    "debater": RolePrompt(None, "{question}~{own}~{first}~{second}~ debater:"),
+}
 
 
 def say(request: Request) -> str | None:
@@ -98,17 +117,21 @@ def policies_of(chain: Sequence[str]) -> Policies:
     return made
 
 
-def prompts_of(chain: Sequence[str]) -> Prompts:
-    return make_prompts(tuple(chain))
+def wordings_of(chain: Sequence[str]) -> Wordings:
+    return make_wordings(tuple(chain))
 
 
-@cache
-def make_prompts(chain: tuple[str, ...]) -> Prompts:
-    wording = {
+def texts_of(chain: Sequence[str]) -> dict[str, RolePrompt]:
+    return {
         role: RolePrompt(None, "{question}" + "".join(f"|{{{r}}}" for r in chain[:i]) + f" {role}:")
         for i, role in enumerate(chain)
     }
-    return Prompts(chain, wording, TOKENIZER, chat=False)
+
+
+@cache
+def make_wordings(chain: tuple[str, ...]) -> Wordings:
+    prompts = Prompts(chain, texts_of(chain), TOKENIZER, chat=False)
+    return Wordings(prompts, EXTRA, chat=False)
 
 
 def questions_of(n: int) -> list[Question]:
@@ -125,12 +148,25 @@ def run_all(
     config: Config, questions: list[Question], engine: FakeEngine
 ) -> tuple[dict[str, Any], Judged]:
     """The evaluation as the program does it, but for the model."""
-    systems = systems_of(config.chain, config.evaluate.votes)
-    shape, used = build_shape(systems, config.chain, policies_of(config.chain))
-    prompts, params = prompts_of(config.chain), [SamplingParams()] * len(config.chain)
-    forest = expand(questions, shape, prompts, params, engine, "4/evaluate")
-    judged = judge(forest, shape, questions, prompts.decode, "number")
-    return summarise(judged, systems, used, questions, config), judged
+    wordings = wordings_of(config.chain)
+    systems, paper = systems_to(config), config.evaluate.suite == "paper"
+    pooled = pools(config.chain, config.evaluate.calls) if paper else []
+    shape, slots = build_shape([*systems, *pooled], wordings.numbers, policies_of(config.chain))
+    used, curves = slots[: len(systems)], list(zip(pooled, slots[len(systems) :], strict=True))
+    params = [SamplingParams()] * len(wordings.names)
+    forest = expand(questions, shape, wordings, params, engine, "4/evaluate")
+    judged = judge(forest, shape, questions, wordings.prompts.decode, "number")
+    result = summarise(judged, systems, used, questions, config)
+    if paper:
+        more = (judged, systems, used, curves, questions, config, list(EXTRA))
+        result = paper_figures(result, *more)
+    return result, judged
+
+
+def systems_to(config: Config) -> list[System]:
+    if config.evaluate.suite == "standard":
+        return systems_of(config.chain, config.evaluate.votes)
+    return paper_systems(config.chain, config.evaluate.votes, list(EXTRA))
 
 
 # ---- which systems ----
@@ -154,7 +190,7 @@ def test_the_systems_of_the_paper_and_their_calls() -> None:
         "MALT+MV@3 -verifier",
         "MALT+MV@3 -refiner",
     ]
-    calls = {system.name: system.votes * len(system.roles) for system in systems_of(CHAIN, 3)}
+    calls = {system.name: system.votes * len(system.steps) for system in systems_of(CHAIN, 3)}
     assert calls["SA+MV@9"] == calls["MA+MV@3"] == calls["MALT+MV@3 -verifier"] == 9
 
 
@@ -162,9 +198,40 @@ def test_systems_that_are_one_stand_once() -> None:
     alone = [system.name for system in systems_of(["solver"], 3)]
     assert alone == ["SA", "SA+MV@3", "STaR SA", "STaR SA+MV@3", "MALT", "MALT+MV@3"]
     single = systems_of(["a", "b"], 1)
-    assert len({(system.roles, system.votes) for system in single}) == len(single)
-    assert [s.name for s in single if s.votes == 1 and s.roles == ("final", "final")] == ["MALT"]
+    assert len({(system.steps, system.votes) for system in single}) == len(single)
+    final = steps_of(["a", "b"], "final")
+    assert [s.name for s in single if s.votes == 1 and s.steps == final] == ["MALT"]
     assert "SA+MV@2" in [s.name for s in single]
+
+
+def test_the_paper_has_chains_of_some_roles_and_a_debate() -> None:
+    more = paper_systems(CHAIN, 3, list(EXTRA))[len(systems_of(CHAIN, 3)) :]
+    assert {system.name: system.votes * len(system.steps) for system in more} == {
+        "MALT+MV@3 G": 3,
+        "MALT+MV@3 G+V": 6,
+        "MALT+MV@3 G+R": 6,
+        "Debate 3x3": 9,
+    }
+    assert more[2].steps[1] == Step("direct", "refiner", "final")
+    assert [step.wording for step in more[3].steps] == ["generator", "debater", "debater"]
+    assert paper_systems(CHAIN, 3, []) == paper_systems(CHAIN, 3, list(EXTRA))[:-2]
+    assert list(present(CHAIN, 3, list(EXTRA))) == ["G", "G+V", "G+R", "G+V+R"]
+
+
+def test_the_paper_of_other_chains() -> None:
+    assert list(present(["solver"], 3, list(EXTRA))) == ["S"]
+    assert list(present(["a1", "a2"], 3, list(EXTRA))) == ["a1", "a1+a2"]
+    four = ["generator", "verifier", "refiner", "judge"]
+    assert list(present(four, 3, ["direct"])) == ["G", "G+V", "G+V+R", "G+J", "G+V+R+J"]
+    names = [system.name for system in paper_systems(["solver"], 3, list(EXTRA))]
+    assert names[-1] == "Debate 3x3" and len(set(names)) == len(names)
+
+
+def test_pools_take_as_many_passes_as_calls_allow() -> None:
+    votes = {system.name: system.votes for system in pools(CHAIN, 27)}
+    assert votes == {"SA": 27, "MA": 9, "MALT": 9}
+    assert {s.name: s.votes for s in pools(CHAIN, 2)} == {"SA": 2, "MA": 1, "MALT": 1}
+    assert [system.name for system in pools(["solver"], 5)] == ["SA", "MALT"]
 
 
 # ---- one shape for all ----
@@ -175,30 +242,36 @@ def test_systems_that_are_one_stand_once() -> None:
 def test_shape_is_a_trie_of_passes(n: int, votes: int) -> None:
     chain = ["a", "b", "c", "d"][:n]
     policies = policies_of(chain)
-    systems = systems_of(chain, votes)
-    shape, used = build_shape(systems, chain, policies)
+    systems = [*paper_systems(chain, votes, list(EXTRA)), *pools(chain, 6)]
+    wordings = wordings_of(chain)
+    shape, used = build_shape(systems, wordings.numbers, policies)
     for s, slot in enumerate(shape):
         assert slot.parent < s
-        assert slot.role == (1 if slot.parent < 0 else shape[slot.parent].role + 1)
         assert len(set(slot.path)) == 1
-        assert len(slot.path) == slot.role
+        assert len(slot.path) == (1 if slot.parent < 0 else len(shape[slot.parent].path) + 1)
     assert len(set(shape)) == len(shape)  # nothing is sampled twice
     parents = [slot.parent for slot in shape]
     assert parents == sorted(parents)  # siblings side by side
     for system, slots in zip(systems, used, strict=True):
-        assert slots.shape == (system.votes, len(system.roles))
+        assert slots.shape == (system.votes, len(system.steps))
         for k, branch in enumerate(slots):
-            for level, s in enumerate(branch):
-                role = chain[level]
-                expected = policies[system.roles[level]][role]
+            for level, (s, step) in enumerate(zip(branch, system.steps, strict=True)):
+                expected, number = (
+                    policies[step.training][step.role],
+                    wordings.numbers[step.wording],
+                )
                 parent = -1 if level == 0 else branch[level - 1]
-                assert shape[s] == Slot(parent, level + 1, expected, (k,) * (level + 1))
+                reads = None
+                if step.wording == "debater":
+                    reads = tuple(slots[(k + i) % 3, level - 1] for i in range(3))
+                assert shape[s] == Slot(parent, number, expected, (k,) * (level + 1), reads)
     assert {s for slots in used for s in slots.ravel().tolist()} == set(range(len(shape)))
 
 
 def test_the_default_shape_shares_what_can_be_shared() -> None:
     """Generators: 9 base passes, 3 of SFT (final is the same); then per pass what follows."""
-    shape, _ = build_shape(systems_of(CHAIN, 3), CHAIN, policies_of(CHAIN))
+    numbers = wordings_of(CHAIN).numbers
+    shape, _ = build_shape(systems_of(CHAIN, 3), numbers, policies_of(CHAIN))
     by_level = [sum(slot.role == level for slot in shape) for level in (1, 2, 3)]
     # verifiers under base: base, final; under SFT: base, sft, final
     # refiners: under (base, base) base; (base, final) final; (sft, base) final; (sft, sft) sft;
@@ -254,36 +327,40 @@ def answer_alone(
     system: System, chain: Sequence[str], question: Question
 ) -> tuple[list[str | None], int, list[list[str | None]]]:
     """A system's answers per pass, its tokens and every turn's text, without shape or forest."""
-    prompts, policies = prompts_of(chain), policies_of(chain)
-    answers, tokens, texts = [], 0, []
-    for k in range(system.votes):
-        segments: list[np.ndarray] = []
-        said: list[str | None] = []
-        for level, kind in enumerate(system.roles, 1):
-            seed = node_seed("4/evaluate", question.id, (k,) * level)
-            prompt = prompts.build(level, prompts.encode_question(question.text), segments)
-            policy = policies[kind][chain[level - 1]]
-            params = SamplingParams()
-            text = say(Request(0, question.id, (k,) * level, policy, prompt, params, seed))
-            said.append(text)
-            if text is None:
-                break
-            segments.append(encode(text))
-        whole = len(segments) == len(system.roles)
-        tokens += sum(map(len, segments))
-        final = said[-1] if whole else None
-        answers.append(final.partition("A:")[2] if final and "A:" in final else None)
-        texts.append(said)
-    return answers, tokens, texts
+    policies, wordings = policies_of(chain), texts_of(chain) | EXTRA
+    said: list[list[str | None]] = [[] for _ in range(system.votes)]
+    for level, step in enumerate(system.steps, 1):
+        before = [list(texts) for texts in said]
+        for k, texts in enumerate(said):
+            names, heard = list(chain[: level - 1]), before[k]
+            if step.wording == "direct":
+                names = ["generator"]
+            if step.wording == "debater":
+                names = ["own", "first", "second"]
+                heard = [before[(k + i) % 3][-1] for i in range(3)]
+            if None in heard:
+                texts.append(None)
+                continue
+            parts = dict(zip(names, heard, strict=True)) | {"question": question.text}
+            text = wordings[step.wording].user.format(**parts)
+            prompt = np.array([TOKENIZER.bos_token_id, *TOKENIZER(text)["input_ids"]], np.int32)
+            policy, path = policies[step.training][step.role], (k,) * level
+            seed = node_seed("4/evaluate", question.id, path)
+            texts.append(say(Request(0, question.id, path, policy, prompt, SamplingParams(), seed)))
+    tokens = sum(len(encode(text)) for texts in said for text in texts if text is not None)
+    final = [texts[-1] for texts in said]
+    answers = [text.partition("A:")[2] if text and "A:" in text else None for text in final]
+    return answers, tokens, said
 
 
+@pytest.mark.parametrize("suite", ["standard", "paper"])
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_figures_are_those_of_systems_answering_alone(n: int) -> None:
+def test_figures_are_those_of_systems_answering_alone(n: int, suite: str) -> None:
     chain = ["generator", "verifier", "refiner", "judge"][:n]
-    questions, config = questions_of(30), config_of(chain)
+    questions, config = questions_of(30), config_of(chain, suite=suite, calls=6)
     result, _ = run_all(config, questions, FakeEngine())
     right: dict[str, np.ndarray] = {}
-    for system, found in zip(systems_of(chain, 3), result["systems"], strict=True):
+    for system, found in zip(systems_to(config), result["systems"], strict=True):
         said = [answer_alone(system, chain, question) for question in questions]
         hits = []
         for (answers, _, _), question in zip(said, questions, strict=True):
@@ -291,12 +368,13 @@ def test_figures_are_those_of_systems_answering_alone(n: int) -> None:
             winner = max(cast, key=lambda a: (cast.count(a), -cast.index(a))) if cast else None
             hits.append(winner == question.gold)
         right[system.name] = np.array(hits)
+        assert found.pop("subsets", None) is None
         assert found == {
             "name": system.name,
             "accuracy": pytest.approx(np.mean(hits)),
             "ci95": wilson(sum(hits), 30),
             "n": 30,
-            "calls_per_question": system.votes * len(system.roles),
+            "calls_per_question": system.votes * len(system.steps),
             "tokens_per_question": pytest.approx(np.mean([tokens for _, tokens, _ in said])),
         }
     malt = right["MALT+MV@3"]
@@ -310,8 +388,8 @@ def test_figures_are_those_of_systems_answering_alone(n: int) -> None:
     assert result["relative_gain"] == pytest.approx(malt.mean() / right["SA"].mean() - 1)
 
 
-@pytest.mark.parametrize(("name", "roles"), [("MA", ("base",) * 3), ("MALT", ("final",) * 3)])
-def test_flips_and_turns_follow_the_first_pass(name: str, roles: tuple[Training, ...]) -> None:
+@pytest.mark.parametrize(("name", "training"), [("MA", "base"), ("MALT", "final")])
+def test_flips_and_turns_follow_the_first_pass(name: str, training: Training) -> None:
     questions = questions_of(60)
     result, _ = run_all(config_of(), questions, FakeEngine())
     count = dict.fromkeys(
@@ -319,9 +397,8 @@ def test_flips_and_turns_follow_the_first_pass(name: str, roles: tuple[Training,
     )
     answered, correct = [0] * 3, [0] * 3
     for question in questions:
-        _, _, texts = answer_alone(System(name, roles), CHAIN, question)
-        padded = [*texts[0], None, None][:3]
-        answers = [t.partition("A:")[2] if t and "A:" in t else None for t in padded]
+        _, _, texts = answer_alone(System(name, steps_of(CHAIN, training)), CHAIN, question)
+        answers = [t.partition("A:")[2] if t and "A:" in t else None for t in texts[0]]
         words = ["right" if a == question.gold else "wrong" for a in answers]
         count[f"{words[0]}_to_{words[2]}"] += 1
         for i, answer in enumerate(answers):
@@ -341,16 +418,121 @@ def test_flips_and_turns_of_one_known_case() -> None:
     right = np.array([[True, True], [True, False], [False, True], [False, True]])
     answers = np.array([[1, 1], [1, -1], [-1, 1], [2, 1]])
     judged, used = Judged(answers, right, np.ones((4, 2), np.int64)), np.array([[0, 1]])
-    assert flips(judged, used) == {
+    assert flips(right[:, 0], right[:, 1]) == {
         "wrong_to_right": 0.5,
         "right_to_right": 0.25,
         "wrong_to_wrong": 0.0,
         "right_to_wrong": 0.25,
     }
-    assert turns(judged, used, ["a", "b"]) == [
-        {"role": "a", "answered": 0.75, "accuracy": 0.5},
-        {"role": "b", "answered": 0.75, "accuracy": 0.75},
+    assert turns(judged, used, ["a", "b"], questions_of(4), config_of()) == [
+        {"role": "a", "answered": 0.75, "accuracy": 0.5, "ci95": wilson(2, 4)},
+        {"role": "b", "answered": 0.75, "accuracy": 0.75, "ci95": wilson(3, 4)},
     ]
+
+
+# ---- the paper's figures ----
+
+
+def voted(answers: Sequence[str | None]) -> str | None:
+    cast = [a for a in answers if a is not None]
+    return max(cast, key=lambda a: (cast.count(a), -cast.index(a))) if cast else None
+
+
+def answer_in(text: str | None) -> str | None:
+    return text.partition("A:")[2] if text and "A:" in text else None
+
+
+def test_the_papers_figures_are_those_of_systems_answering_alone() -> None:
+    questions, config = questions_of(110), config_of(suite="paper", calls=7)
+    result, _ = run_all(config, questions, FakeEngine())
+    base, final = steps_of(CHAIN, "base"), steps_of(CHAIN, "final")
+    golds = [question.gold for question in questions]
+
+    def said(steps: tuple[Step, ...], votes: int) -> list[list[list[str | None]]]:
+        """[question][pass][turn]: answers."""
+        texts = [answer_alone(System("", steps, votes), CHAIN, q)[2] for q in questions]
+        return [[[answer_in(t) for t in one] for one in passes] for passes in texts]
+
+    for name, steps, votes in [("SA", base[:1], 7), ("MA", base, 2), ("MALT", final, 2)]:
+        curve, last = result["curves"][name], [[p[-1] for p in q] for q in said(steps, votes)]
+        assert curve["votes"] == list(range(1, votes + 1))
+        assert curve["calls"] == [k * len(steps) for k in curve["votes"]]
+        for k in curve["votes"]:
+            majority, any_right = 0.0, 0.0
+            for answers, gold in zip(last, golds, strict=True):
+                subsets = list(combinations(answers, k))
+                any_right += sum(gold in subset for subset in subsets) / len(subsets)
+                for subset in subsets:
+                    counts = Counter(a for a in subset if a is not None)
+                    best = [a for a in counts if counts[a] == max(counts.values())]
+                    majority += (gold in best) / max(1, len(best)) / len(subsets)
+            assert curve["majority"][k - 1] == pytest.approx(majority / 110)
+            assert curve["pass"][k - 1] == pytest.approx(any_right / 110)
+            for key in ("majority", "pass"):
+                low, high = curve[f"{key}_ci95"][k - 1]
+                assert low <= curve[key][k - 1] <= high and high - low < 0.25
+
+    malt, alone = said(final, 3), said(base[:1], 1)
+    after = [voted([p[-1] for p in q]) == gold for q, gold in zip(malt, golds, strict=True)]
+    before = [q[0][0] == gold for q, gold in zip(alone, golds, strict=True)]
+    shares = result["flips"]["SA -> MALT+MV@3"]
+    mended = sum(b < a for b, a in zip(before, after, strict=True))
+    assert shares["wrong_to_right"] == pytest.approx(mended / 110)
+    assert result["flips_ci95"]["SA -> MALT+MV@3"]["wrong_to_right"] == wilson(mended, 110)
+    for level, turn in enumerate(result["turns"]["MALT+MV@3"]):
+        hits = [voted([p[level] for p in q]) == g for q, g in zip(malt, golds, strict=True)]
+        assert turn["accuracy"] == pytest.approx(np.mean(hits))
+        assert turn["answered"] == np.mean([any(p[level] for p in q) for q in malt])
+
+    subsets = result["systems"][0]["subsets"]
+    drawn = [np.random.default_rng([4, i]).choice(110, 100, replace=False) for i in range(4)]
+    means = [np.mean(np.array(before)[indices]) for indices in drawn]
+    assert subsets == pytest.approx(
+        {
+            "mean": np.mean(means),
+            "population_std": np.std(means),
+            "sample_std": np.std(means, ddof=1),
+        }
+    )
+    assert result["ablations"] == {
+        "untrained": {role: f"MALT+MV@3 -{role}" for role in CHAIN},
+        "present": {
+            "G": "MALT+MV@3 G",
+            "G+V": "MALT+MV@3 G+V",
+            "G+R": "MALT+MV@3 G+R",
+            "G+V+R": "MALT+MV@3",
+        },
+    }
+    assert json.loads(json.dumps(result, allow_nan=False)) is not None
+
+
+def test_the_papers_numbers_go_by_model_and_task() -> None:
+    def of(model: str, **more: Any) -> dict[str, Any] | None:
+        task = {"name": "gsm8k", "path": "x"}
+        return published(make_config({"model": {"name_or_path": model, **more}, "task": task}))
+
+    llama = of("meta-llama/Llama-3.1-8B-Instruct")
+    assert llama and llama["systems"]["MALT+MV@3"] == [90.5, 2.06]
+    assert of("/models/Llama-3.1-8B-Instruct") == llama
+    assert of("meta-llama/Llama-3.1-8B") is None
+    assert of("meta-llama/Llama-3.1-8B-Instruct", roles={"refiner": "other"}) is None
+    qwen = of("Qwen/Qwen2.5-1.5B")
+    assert qwen and qwen["systems"]["MALT+MV@3"] == [74.5, 2.65]
+
+
+def test_every_published_row_is_one_of_ours_and_every_number_is_possible() -> None:
+    known = read_yaml(PACKAGE / "paper.yaml")
+    names = {system.name for system in paper_systems(CHAIN, 3, list(EXTRA))}
+    for task in (table for tables in known.values() for table in tables.values()):
+        assert set(task["systems"]) <= names
+        for mean, *std in task["systems"].values():
+            assert 4 * mean == int(4 * mean)  # of four subsets of 100
+            assert all(0 < s < 6 for s in std)
+        if "flips" in task:
+            assert sum(task["flips"].values()) == 100
+            assert task["turns"]["refiner"] == task["systems"]["MALT+MV@3"][0]
+            after = task["flips"]["wrong_to_right"] + task["flips"]["right_to_right"]
+            assert after == task["systems"]["MALT+MV@3"][0]
 
 
 def test_the_order_of_answers_changes_nothing_and_nothing_is_asked_twice() -> None:
@@ -369,11 +551,11 @@ def test_a_base_that_is_never_right_has_no_relative_gain() -> None:
         np.ones((1, 99), np.int64), np.zeros((1, 99), np.bool_), np.ones((1, 99), np.int64)
     )
     systems = systems_of(CHAIN, 3)
-    _, used = build_shape(systems, CHAIN, policies_of(CHAIN))
+    _, used = build_shape(systems, wordings_of(CHAIN).numbers, policies_of(CHAIN))
     result = summarise(judged, systems, used, questions_of(1), config_of())
     assert result["relative_gain"] is None
     assert json.loads(json.dumps(result, allow_nan=False)) is not None
-    assert evaluate.describe(result)
+    assert describe(result)
 
 
 # ---- the program ----
@@ -408,7 +590,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def fake_sample(setup: Setup, questions: Any, shape: Any, seed: str, **options: Any) -> Any:
         params = setup.params(evaluating=options.pop("evaluating"))
         del options["unfinished"]
-        return expand(questions, shape, setup.prompts, params, FakeEngine(), seed, **options), {}
+        return expand(questions, shape, setup.wordings, params, FakeEngine(), seed, **options), {}
 
     monkeypatch.setattr(evaluate, "sample", fake_sample)
     return Run(tmp_path / "run", config, Console(quiet=True))
@@ -433,15 +615,15 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     path = run.folder / "evaluation.json"
     result = json.loads(path.read_text())
-    keys = {"systems", "paired", "flips", "turns", "task", "seed", "relative_gain", "settings"}
-    assert set(result) == keys
+    keys = {"systems", "paired", "flips", "flips_ci95", "turns", "task", "seed", "relative_gain"}
+    assert set(result) == keys | {"settings"}
     assert result["task"] == "jsonl"
     assert result["systems"][0]["n"] == 20
     assert "MALT+MV@3" in shown
     assert "wrong to right" in shown
     shape, _ = build_shape(
         systems_of(CHAIN, 3),
-        CHAIN,
+        wordings_of(CHAIN).numbers,
         {"base": policies(run)[0], "sft": policies(run)[1], "final": policies(run)[2]},
     )
     assert len(load_forest(run.folder / "evaluation.arrows")) == 20 * (1 + len(shape))
@@ -465,6 +647,29 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     assert not [file for file in run.folder.iterdir() if file.name.startswith(".")]
 
 
+def test_main_makes_tables_and_curves_of_the_paper(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", str(run.folder), "--suite", "paper", "--evaluate.calls", "6"]
+    assert evaluate.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "MALT+MV@3 G+V" in shown and "SA -> MALT+MV@3" in shown
+    result = json.loads((run.folder / "evaluation.json").read_text())
+    assert result["settings"]["evaluate.suite"] == "paper"
+    assert result["published"] is None and result["systems"][0]["subsets"] is None
+    names = {"main", "ablations", "turns", "flips", "curves"}
+    files = {f"{name}.{kind}" for name in names for kind in ("csv", "tex", "md")}
+    assert {file.name for file in (run.folder / "tables").iterdir()} == files
+    main = (run.folder / "tables" / "main.csv").read_text().splitlines()
+    assert len(main) == 1 + len(result["systems"])
+    curves = (run.folder / "tables" / "curves.csv").read_text().splitlines()
+    assert len(curves) == 1 + 6 + 2 + 2
+    first = (run.folder / "curves.svg").read_bytes()
+    assert b"SA, any right" in first and evaluate.main(words) == 0
+    assert (run.folder / "curves.svg").read_bytes() == first
+    assert not [file for file in run.folder.rglob(".*")]
+
+
 def test_trained_roles_are_not_asked_with_other_prompts(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -482,7 +687,7 @@ def policies(run: Run) -> list[dict[str, Policy]]:
 
 def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("jsonl", [], questions_of(5), {}, False, "number")
-    setup = Setup(run.config, task, prompts_of(CHAIN))
+    setup = Setup(run.config, task, wordings_of(CHAIN).prompts)
     result = evaluate.evaluate_run(run, setup, *policies(run))
 
     def never(*_: Any, **__: Any) -> None:
@@ -504,6 +709,16 @@ def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.Mon
         (["--run", "nowhere"], "nowhere holds no run"),
         (["--run", "RUN", "--evaluate.vote", "3"], "did you mean"),
         (["--run", "RUN", "--evaluate.votes", "0"], "evaluate.votes"),
+        (["--run", "RUN", "--suite", "papers"], "evaluate.suite = 'papers' is not possible"),
+        (["--run", "RUN", "--suite"], "--suite needs a value"),
+        (["--run", "RUN", "--suite="], "--suite needs a value"),
+        (["--run", "RUN", "--sweep", "tree.treshold=0.3"], "did you mean 'tree.threshold'"),
+        (["--run", "RUN", "--sweep", "tree.threshold=0.3,2"], "tree.threshold = 2 is not possible"),
+        (["--run", "RUN", "--sweep=tree.threshold"], "names no values"),
+        (["--run", "RUN", "--sweep", "tree.threshold="], "names no values"),
+        (["--run", "RUN", "--sweep", "task.limit=3"], "cannot be swept"),
+        (["--run", "RUN", "--sweep", "run=a"], "cannot be swept"),
+        (["--run", "RUN", "--sweep", "tree.branching=3,3"], "[3] has 1 numbers"),
         (["--run", "RUN", "--lora.r", "8", "--seed", "9"], "seed, lora.r cannot differ"),
     ],
 )

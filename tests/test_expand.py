@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.errors import MaltError
-from malt_fast.expand import Expansion, expand, node_seed, reserve, shape_from_branching, slot_nodes
-from malt_fast.forest import DONE, FAILED, Forest
+from malt_fast.expand import (
+    Expansion,
+    Slot,
+    expand,
+    node_seed,
+    reserve,
+    shape_from_branching,
+    slot_nodes,
+)
+from malt_fast.forest import DONE, FAILED, RESERVED, Forest
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
 from tests.tiny import byte_tokenizer
@@ -230,3 +238,112 @@ def test_questions_may_come_while_an_expansion_runs():
     assert growth.forest.parent.tolist() == whole.parent.tolist()
     for node in range(len(whole)):
         assert growth.forest.tokens_of(node).tolist() == whole.tokens_of(node).tolist()
+
+
+# ---- slots that read more than their ancestors ----
+
+
+class Reading(FakeEngine):
+    """Output = a hash of prompt and seed; some requests are refused, by that hash."""
+
+    def answer(self, request: Request) -> Completion:
+        tokens = heard(request.prompt, request.seed)
+        if tokens is None:
+            return Completion.failed(request.id, "refused")
+        return Completion(request.id, tokens, np.zeros(len(tokens), np.float32), "stop")
+
+
+class BreakingOff(Reading, Breaking):
+    """Both."""
+
+
+def heard(prompt: np.ndarray, seed: int) -> np.ndarray | None:
+    draw = random.Random(f"{prompt.tolist()} {seed}")
+    return np.array([draw.randint(10, 99), END], np.int32) if draw.random() < 0.9 else None
+
+
+class Joined:
+    """Prompts that are nothing but their parts: the role's number, the question, the segments."""
+
+    def encode_question(self, text: str) -> np.ndarray:
+        return np.array([int(text.split()[-1].strip("?"))], np.int32)
+
+    def build(self, role: int, question: np.ndarray, segments: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([[-role], question, *segments]).astype(np.int32)
+
+
+@st.composite
+def graphs(draw) -> list[Slot]:
+    """Slots in order of their parents; some read a few earlier ones beside their parent."""
+    parents = sorted(draw(st.lists(st.integers(-1, 9), max_size=12)))
+    shape: list[Slot] = []
+    for s, parent in enumerate(parents):
+        parent = min(parent, s - 1)
+        more = draw(st.lists(st.integers(0, s - 1), unique=True, max_size=3)) if s else []
+        reads = None
+        if more and parent >= 0 and draw(st.booleans()):
+            reads = tuple(draw(st.permutations(sorted({parent, *more}))))
+        shape.append(Slot(parent, draw(st.integers(1, 3)), BASE, (s,), reads))
+    return shape
+
+
+def told(shape: list[Slot], slot: int, question: Question) -> np.ndarray | None:
+    """What a slot's output has to be, by recursion; None if it or one that it reads fails."""
+    reads, above = shape[slot].reads, shape[slot].parent
+    if reads is None:
+        reads = ()
+        while above >= 0:
+            reads, above = (above, *reads), shape[above].parent
+    segments = [told(shape, s, question) for s in reads]
+    if any(segment is None for segment in segments):
+        return None
+    prompts = Joined()
+    prompt = prompts.build(shape[slot].role, prompts.encode_question(question.text), segments)
+    return heard(prompt, node_seed(5, question.id, shape[slot].path))
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs(), st.integers(1, 4), st.integers(0, 15), st.integers(0, 10**6))
+def test_a_graph_is_its_recursive_twin_whatever_the_order_and_interruptions(shape, n, last, order):
+    forest, engines = reserve(n, shape), [BreakingOff(order, last), Reading(order + 1)]
+    for engine in engines:
+        try:
+            expand(questions(n), shape, Joined(), PARAMS, engine, 5, forest=forest)
+            break
+        except MaltError:  # interrupted, or nothing at all could be answered
+            continue
+    nodes = slot_nodes(forest, shape)
+    for t, question in enumerate(questions(n)):
+        for s in range(len(shape)):
+            expected = told(shape, s, question)
+            assert (nodes[t, s] < 0) == (expected is None)
+            if expected is not None:
+                assert forest.tokens_of(int(nodes[t, s])).tolist() == expected.tolist()
+    assert RESERVED not in forest.state
+    for engine in engines:
+        assert len({r.id for r in engine.seen}) == len(engine.seen)
+
+
+def test_a_slot_waits_for_all_that_it_reads_and_siblings_share_their_prompt():
+    """Two drafts; each draft's author reads both; two readers of the second with one prompt."""
+    drafts = [Slot(-1, 1, BASE, (0,)), Slot(-1, 1, BASE, (1,))]
+    both = [Slot(0, 2, BASE, (0, 0), (0, 1)), *(Slot(1, 2, BASE, (1, i), (1, 0)) for i in (0, 1))]
+    for order in range(20):
+        engine = FakeEngine(order)
+        forest = expand(questions(1), drafts + both, Joined(), PARAMS, engine, 5)
+        assert (forest.state == DONE).all()
+        asked = [request.path for request in engine.seen]
+        assert sorted(asked) == [(0,), (0, 0), (1,), (1, 0), (1, 1)]
+        assert set(asked[:2]) == {(0,), (1,)}
+        prompts = {request.path: request.prompt for request in engine.seen}
+        assert prompts[1, 0] is prompts[1, 1]
+        assert sorted(prompts[0, 0].tolist()) == sorted(prompts[1, 0].tolist())
+    refusing = FakeEngine(refuse=[(1,)])
+    forest = expand(questions(1), drafts + both, Joined(), PARAMS, refusing, 5)
+    assert forest.state.tolist() == [DONE, DONE, FAILED, FAILED, FAILED, FAILED]
+    assert len(refusing.seen) == 2
+    for order in range(20):  # one after the other or together, what needs both fails once
+        refusing = FakeEngine(order, refuse=[(1,), (2,)])
+        three = [*drafts, Slot(-1, 1, BASE, (2,)), Slot(0, 2, BASE, (0, 0), (0, 1, 2))]
+        forest = expand(questions(2), three, Joined(), PARAMS, refusing, 5)
+        assert forest.state.tolist() == [DONE, DONE, FAILED, FAILED, FAILED] * 2

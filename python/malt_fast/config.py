@@ -323,6 +323,13 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
+    suite: Literal["standard", "paper"] = Field(
+        default="standard",
+        description="paper: every table of the paper, curves over calls, files for LaTeX too",
+    )
+    calls: int = Field(
+        default=27, ge=1, le=256, description="paper: calls a question that curves go up to"
+    )
     votes: int = Field(default=3, ge=1, le=1000, description="passes in a majority vote")
     limit: int | None = Field(
         default=None, ge=1, le=MAX, description="evaluate on this many held-out questions"

@@ -6,6 +6,10 @@ have in common are sampled once, and pass k of every system draws the same rando
 differences between systems come from their weights. Figures have 95 % intervals; differences to the
 fully trained, voting system are paired by question.
 
+`--suite paper` adds what the paper has beside (chains of some roles, a debate, its protocol),
+curves over calls, and files of all tables: tables/, curves.svg. `--sweep KEY=V1,V2` trains and
+evaluates a run for each value of a setting (sweep.py).
+
 A run's own evaluation is repeated with the settings of its config.yaml; only those below `evaluate`
 and `engine`, the device and the test set may be changed, and evaluation.json tells what they were.
 Reads adapters/ROLE/{sft,final}; a role without one stays its base model.
@@ -18,19 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE
-from rich.table import Table
 
 from malt_fast.cli import parse_arguments
 from malt_fast.config import Config, differences, flat, load_config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
 from malt_fast.forest import save_forest
+from malt_fast.paper import paper_figures
+from malt_fast.plots import plot_curves
 from malt_fast.run import Run, exit_status, write_text
 from malt_fast.sampling import Policies, Setup, forget_unfinished, load_setup, sample
 from malt_fast.scores import judge, summarise
-from malt_fast.systems import Training, build_shape, systems_of
+from malt_fast.systems import Training, build_shape, paper_systems, pools, systems_of
+from malt_fast.tables import as_terminal, describe, main_table, suite_tables, write_tables
 
+PROGRAM = "malt_fast.evaluate"
+SHORT = """--suite standard|paper: short for --evaluate.suite
+--sweep KEY=V1,V2: a run of its own for each value of a setting, side by side in DIR/sweeps"""
 MAY_CHANGE = ("evaluate.", "engine.", "model.device", "task.test_path", "task.test_limit")
 
 
@@ -48,9 +56,13 @@ def evaluate_run(
         result["settings"] = {key: settings[key] for key in chosen}
         write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
     written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    run.console.print(table(written))
+    run.console.print(as_terminal(main_table(written), bold=written["paired"][0]["a"]))
     for line in describe(written):
         run.say(line)
+    if written.get("suite") == "paper":
+        write_tables(run.path("tables"), suite_tables(written))
+        plot_curves(run.path("curves.svg"), written)
+        run.say(f"tables: {run.path('tables')}, curves: {run.path('curves.svg')}")
     return written
 
 
@@ -61,8 +73,13 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
         raise MaltError(
             "there are no held-out questions to evaluate on: give --task.test_path FILE.jsonl"
         )
-    systems = systems_of(config.chain, config.evaluate.votes)
-    shape, used = build_shape(systems, config.chain, policies)
+    paper, extra = config.evaluate.suite == "paper", list(setup.task.extra)
+    systems, curves = systems_of(config.chain, config.evaluate.votes), []
+    if paper:
+        systems = paper_systems(config.chain, config.evaluate.votes, extra)
+        curves = pools(config.chain, config.evaluate.calls)
+    shape, slots = build_shape([*systems, *curves], setup.wordings.numbers, policies)
+    used, pooled = slots[: len(systems)], list(zip(curves, slots[len(systems) :], strict=True))
     with run.stage("evaluate", total=len(questions) * len(shape)) as (advance, figures):
         forest, told = sample(
             setup,
@@ -77,6 +94,9 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
         forget_unfinished(run.folder)
         judged = judge(forest, shape, questions, setup.prompts.decode, setup.task.grader)
         result = summarise(judged, systems, used, questions, config)
+        if paper:
+            more = (judged, systems, used, pooled, questions, config, extra)
+            result = paper_figures(result, *more)
         figures |= {"questions": len(questions), "systems": len(systems)}
         figures |= {"outputs": int(np.count_nonzero(judged.tokens)), "tokens": len(forest.tokens)}
         figures |= told
@@ -108,6 +128,8 @@ def saved_config(
     """
     values, wants_help = parse_arguments(argv)
     folder = values.get("run")
+    if wants_help and program == PROGRAM:
+        print(SHORT, end="\n\n")
     if wants_help or folder is None:
         load_config(argv, program)  # prints the help, or finds a mistake to tell first
         raise MaltError("no run was named: give --run DIR, a directory that malt_fast.train made")
@@ -125,65 +147,36 @@ def saved_config(
     return config
 
 
+def take(words: list[str], name: str) -> str | None:
+    """The value of an option that is no setting, taken out of the command line."""
+    for i, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option == name:
+            alone = not equals and (i + 1 == len(words) or words[i + 1].startswith("--"))
+            if alone or not (value or not equals):
+                raise MaltError(f"{name} needs a value: write `{name} VALUE`, see --help")
+            found = value if equals else words[i + 1]
+            del words[i : i + (1 if equals else 2)]
+            return found
+    return None
+
+
 def reevaluate(argv: Sequence[str]) -> None:
-    config = saved_config(argv, "malt_fast.evaluate")
+    words = list(argv)
+    suite, swept = take(words, "--suite"), take(words, "--sweep")
+    config = saved_config([*words, *(["--evaluate.suite", suite] if suite else [])], PROGRAM)
     assert config.run is not None
+    if swept is not None:
+        from malt_fast.sweep import sweep  # it trains, and training evaluates
+
+        sweep(config, swept)
+        return
     # Nothing is trained here, so that training questions may be asked again.
     task = config.task.model_copy(update={"decontaminate": False})
     setup, run = load_setup(config.model_copy(update={"task": task})), Run(config.run, config)
     run.keep("prompts.json", setup.prompts.as_json())
     base = setup.base()
     evaluate_run(run, setup, base, *saved_policies(config.run, base), again=True)
-
-
-# ---- what the terminal shows ----
-
-
-def table(result: dict[str, Any]) -> Table:
-    """evaluation.json as a table for the terminal."""
-    against = {row["b"]: row for row in result["paired"]}
-    malt = result["paired"][0]["a"]
-    n = result["systems"][0]["n"]
-    out = Table(
-        title=f"{result['task']}, {n:,} held-out questions, seed {result['seed']}",
-        caption=f"ahead: {malt} minus the system, same questions; p: exact McNemar test",
-        box=SIMPLE,
-        padding=0,
-    )
-    out.add_column("system", no_wrap=True)
-    for name in ("right %", "95 %", "calls", "tokens", "ahead", "95 %", "p"):
-        out.add_column(name, justify="right", no_wrap=True)
-    for row in result["systems"]:
-        cells = [f"{100 * row['accuracy']:.1f}", _interval(row["ci95"], "")]
-        cells += [f"{row['calls_per_question']:.0f}", f"{row['tokens_per_question']:,.0f}"]
-        other = against.get(row["name"])
-        if other:
-            cells += [f"{100 * other['difference']:+.1f}", _interval(other["ci95"], "+")]
-            p = other["p_value"]
-            cells.append(f"{p:.2g}" if p >= 1e-4 else "<1e-4")
-        out.add_row(row["name"], *cells, style="bold" if row["name"] == malt else "")
-    return out
-
-
-def _interval(ci95: Sequence[float], sign: str) -> str:
-    return "..".join(f"{100 * end:{sign}.1f}" for end in ci95)
-
-
-def describe(result: dict[str, Any]) -> list[str]:
-    """Beside the table: the gain, and what later roles do to the first one's answer."""
-    lines = []
-    if result["relative_gain"] is not None:
-        malt, gain = result["paired"][0]["a"], 100 * result["relative_gain"]
-        lines.append(f"{malt} against SA: {gain:+.2f} % relative")
-    for name, share in result["flips"].items():
-        mended, spoilt = share["wrong_to_right"], share["right_to_wrong"]
-        turns = [t for t in result["turns"][name] if t["answered"] > 0.5]
-        steps = " -> ".join(f"{t['role']} {100 * t['accuracy']:.1f}" for t in turns)
-        lines.append(
-            f"{name}: wrong to right {100 * mended:.1f} %, right to wrong {100 * spoilt:.1f} %; "
-            f"right after each turn, %: {steps}"
-        )
-    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,9 @@ evaluation one trie in which all systems share what they have in common:
              slot 1: critique     parent  0    path (0, 0)
              slot 2: critique     parent  0    path (0, 1)   ...
 
+A slot may read more than its ancestors, as in a debate: the shape is then a directed acyclic graph,
+and a slot is asked for once all that it reads is there.
+
 Each question's tree is reserved whole, so slot s of tree t is node t * (1 + S) + 1 + s whatever
 order the engine answers in. A node's seed is a hash of the run's seed, its question and its path.
 """
@@ -28,6 +31,7 @@ from malt_fast.errors import MaltError
 from malt_fast.forest import DONE, FINISH_LENGTH, FINISH_STOP, RESERVED, Forest
 from malt_fast.roles import Prompts, Tokens
 from malt_fast.tasks import Question
+from malt_fast.wordings import Wordings
 
 OnProgress = Callable[[int, int], None]  # (nodes settled, tokens sampled) since the last call
 
@@ -37,9 +41,20 @@ class Slot:
     """One node of a shape."""
 
     parent: int  # index of its parent in the shape; -1 is the question
-    role: int  # level in the chain, 1-based
+    role: int  # number of its wording: its level in the chain, 1-based
     policy: Policy  # who samples it
     path: tuple[int, ...]  # what its seed is made from; equal paths share random numbers
+    reads: tuple[int, ...] | None = None  # earlier slots, its parent among them; None: ancestors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Siblings:
+    """Slots of one parent that are asked for together, with one prompt."""
+
+    role: int
+    reads: tuple[int, ...]  # slots whose outputs the prompt holds, in order
+    waits: bool  # for more than the parent
+    slots: list[int] = field(default_factory=list)
 
 
 def shape_from_branching(branching: Sequence[int], policies: Sequence[Policy]) -> list[Slot]:
@@ -83,7 +98,7 @@ class Expansion:
 
     questions: list[Question]
     shape: Sequence[Slot]
-    prompts: Prompts
+    prompts: Prompts | Wordings
     params: Sequence[SamplingParams]  # one a role
     seed: int | str
     forest: Forest  # from `reserve`
@@ -95,12 +110,27 @@ class Expansion:
         self.left = waiting.reshape(-1, 1 + len(self.shape))[:, 1:].sum(1).tolist()
 
     @cached_property
-    def children(self) -> list[list[int]]:
-        """Slots under each slot; those under the question come last, at index -1."""
-        below: list[list[int]] = [[] for _ in range(len(self.shape) + 1)]
+    def readers(self) -> list[list[Siblings]]:
+        """What each slot's output may be the last missing piece of; the question's at index -1."""
+        found: dict[object, Siblings] = {}
+        readers: list[list[Siblings]] = [[] for _ in range(len(self.shape) + 1)]
         for s, slot in enumerate(self.shape):
-            below[slot.parent].append(s)
-        return below
+            key = (slot.parent, slot.role, slot.reads)
+            if key not in found:
+                reads = slot.reads or self._ancestors(slot.parent)
+                found[key] = Siblings(slot.role, reads, waits=bool(slot.reads))
+                for last in slot.reads or [slot.parent]:
+                    readers[last].append(found[key])
+            found[key].slots.append(s)
+        return readers
+
+    def _ancestors(self, slot: int) -> tuple[int, ...]:
+        """`slot` and those above it, from the top."""
+        path: list[int] = []
+        while slot >= 0:
+            path.append(slot)
+            slot = self.shape[slot].parent
+        return tuple(path[::-1])
 
     def add(self, question: Question) -> int:
         """Reserve one more tree, at any time; its number."""
@@ -117,34 +147,33 @@ class Expansion:
     def node(self, tree: int, slot: int) -> int:
         return tree * (1 + len(self.shape)) + 1 + slot
 
-    def segments(self, tree: int, slot: int) -> list[Tokens]:
-        """Outputs on the path from the question down to `slot`, as sampled."""
-        path: list[Tokens] = []
-        while slot >= 0:
-            path.append(self.forest.tokens_of(self.node(tree, slot)))
-            slot = self.shape[slot].parent
-        return path[::-1]
-
     def begin(self, tree: int) -> list[Request]:
         """Requests of a tree for all that can be asked now: everything below finished outputs."""
         self.open[tree] = self.prompts.encode_question(self.questions[tree].text)
         state = self.forest.state[self.node(tree, 0) :][: len(self.shape)].tolist()
         done = [-1, *(s for s in range(len(state)) if state[s] == DONE)]
-        return [r for s in done for r in self.requests_below(tree, s, state)]
+        ready = dict.fromkeys(group for s in done for group in self.ready(tree, s))
+        return [r for group in ready for r in self.requests(tree, group, state)]
 
-    def requests_below(
-        self, tree: int, parent: int, state: Sequence[int] | None = None
+    def ready(self, tree: int, slot: int) -> list[Siblings]:
+        """What can be asked for now that `slot` is done."""
+        readers = self.readers[slot]
+        if not any(group.waits for group in readers):
+            return readers
+        state = self.forest.state[self.node(tree, 0) :]
+        return [g for g in readers if not g.waits or all(state[s] == DONE for s in g.reads)]
+
+    def requests(
+        self, tree: int, group: Siblings, state: Sequence[int] | None = None
     ) -> Iterator[Request]:
-        """One request for each child of `parent` (by `state`, if reserved); siblings share it."""
-        below = self.children[parent]
-        if state is not None:
-            below = [s for s in below if state[s] == RESERVED]
-        if not below:
+        """One request for each of `group` (by `state`, if reserved); they share their prompt."""
+        slots = group.slots if state is None else [s for s in group.slots if state[s] == RESERVED]
+        if not slots:
             return
-        level = self.shape[below[0]].role
-        prompt = self.prompts.build(level, self.open[tree], self.segments(tree, parent))
+        segments = [self.forest.tokens_of(self.node(tree, s)) for s in group.reads]
+        prompt = self.prompts.build(group.role, self.open[tree], segments)
         question = self.questions[tree].id
-        for s in below:
+        for s in slots:
             slot = self.shape[s]
             yield Request(
                 id=self.node(tree, s),
@@ -152,28 +181,41 @@ class Expansion:
                 path=slot.path,
                 policy=slot.policy,
                 prompt=prompt,
-                params=self.params[level - 1],
+                params=self.params[group.role - 1],
                 seed=node_seed(self.seed, question, slot.path),
                 priority=tree,
             )
 
-    def subtree(self, slot: int) -> list[int]:
-        """`slot` and every slot below it."""
-        return [slot, *(s for child in self.children[slot] for s in self.subtree(child))]
+    def lost(self, slot: int) -> set[int]:
+        """`slot` and every slot that reads it, or reads one that does."""
+        lost, new = {slot}, [slot]
+        while new:
+            readers = self.readers[new.pop()]
+            below = {s for group in readers for s in group.slots} - lost
+            lost |= below
+            new += below
+        return lost
 
     def settle(self, completions: Sequence[Completion]) -> list[Request]:
         """Put finished outputs into the forest; what can be asked for now."""
         good = [c for c in completions if c.finish_reason != "error"]
-        bad = [self.place(c.id) for c in completions if c.finish_reason == "error"]
         if good:
             complete(self.forest, good)
-        if bad:
-            lost = [(tree, s) for tree, slot in bad for s in self.subtree(slot)]
-            self.forest.fail(np.array([self.node(tree, s) for tree, s in lost], np.uint32))
-            self._count(tree for tree, _ in lost)
-        requests = [request for c in good for request in self.requests_below(*self.place(c.id))]
-        self._count(self.place(c.id)[0] for c in good)
+        self._fail([self.place(c.id) for c in completions if c.finish_reason == "error"])
+        # Once each, though several outputs that it reads may have come together.
+        places = [self.place(c.id) for c in good]
+        ready = dict.fromkeys((tree, g) for tree, slot in places for g in self.ready(tree, slot))
+        requests = [request for tree, group in ready for request in self.requests(tree, group)]
+        self._count(tree for tree, _ in places)
         return requests
+
+    def _fail(self, places: Sequence[tuple[int, int]]) -> None:
+        """Give up on slots and all that needs them, of which another failure may have been told."""
+        nodes = dict.fromkeys(self.node(tree, s) for tree, slot in places for s in self.lost(slot))
+        waiting = [node for node in nodes if self.forest.state[node] == RESERVED]
+        if waiting:
+            self.forest.fail(np.array(waiting, np.uint32))
+            self._count(self.place(node)[0] for node in waiting)
 
     def _count(self, trees: Iterable[int]) -> None:
         """A slot of each of `trees` is settled; what is finished needs its question no more."""
@@ -200,7 +242,7 @@ def complete(forest: Forest, completions: Sequence[Completion]) -> None:
 def expand(
     questions: Sequence[Question],
     shape: Sequence[Slot],
-    prompts: Prompts,
+    prompts: Prompts | Wordings,
     params: Sequence[SamplingParams],
     engine: Engine,
     seed: int | str,

@@ -31,7 +31,7 @@ from malt_fast.grading import extract_answer, number_answers
 from malt_fast.run import Run
 from malt_fast.sampling import Policies, Setup, load_setup
 from malt_fast.scores import vote
-from malt_fast.systems import System, Training, Used, build_shape
+from malt_fast.systems import System, Used, build_shape, steps_of
 from malt_fast.tasks import Question
 
 TREES = 1000  # questions that share a forest
@@ -81,7 +81,7 @@ class Pipeline:
         """room: tokens of the longest question taken."""
         config = setup.config
         self.setup, self.engine, self.room = setup, engine, room
-        self.params = setup.params(evaluating=True)
+        self.params = chain_params(setup)
         self.shape, self.used = chain_shape(config, policies)
         self.growth = self._fresh()
         self.waiting: deque[int] = deque()  # tickets not begun
@@ -112,7 +112,7 @@ class Pipeline:
         setup = load_setup(config, questions=False)
         _, policies = saved_policies(config.run, setup.base())
         Run(config.run, config).keep("prompts.json", setup.prompts.as_json())
-        room, params = room_for_question(setup), setup.params(evaluating=True)
+        room, params = room_for_question(setup), chain_params(setup)
         shape, _ = chain_shape(config, policies)
         levels = {slot.policy: slot.role for slot in shape}
         return cls(setup, policies, open_engine(setup, levels, params, room), room)
@@ -318,10 +318,15 @@ class Pipeline:
 
 def chain_shape(config: Config, policies: Policies) -> tuple[list[Slot], Used]:
     """The slots of `evaluate.votes` passes of the final roles, and [votes, roles]: who is where."""
-    final: tuple[Training, ...] = tuple("final" for _ in config.chain)
-    system = System("MALT", final, config.evaluate.votes)
-    shape, (used,) = build_shape([system], config.chain, {"final": policies})
+    system = System("MALT", steps_of(config.chain, "final"), config.evaluate.votes)
+    numbers = {role: level for level, role in enumerate(config.chain, 1)}
+    shape, (used,) = build_shape([system], numbers, {"final": policies})
     return shape, used
+
+
+def chain_params(setup: Setup) -> list[SamplingParams]:
+    """Of the chain's roles; what else an evaluation asks is not asked here."""
+    return setup.params(evaluating=True)[: len(setup.config.chain)]
 
 
 def room_for_question(setup: Setup) -> int:

@@ -9,6 +9,8 @@
     adapters/ROLE/         sft, final: the adapters of the last round, ready to serve
     evaluation.arrows      what the evaluation sampled
     evaluation.json        its result
+    tables/, curves.svg    the same as files, under `evaluate.suite: paper`
+    sweeps/KEY=VALUE/      runs that differ in one setting
     metrics.jsonl          a line per stage and log step
     tensorboard/
 
@@ -127,16 +129,7 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
         processes.wait_for(saved)
         yield Run(folder, config)
         return
-    if saved.is_file():
-        before = make_config(read_yaml(saved))
-        other = [key for key in differences(before, config) if not may_change(before, config, key)]
-        if other:
-            raise MaltError(
-                f"{folder} holds a run of another config (different: {', '.join(other)}): "
-                "give the same settings, or another --run DIR"
-            )
-    elif folder.exists() and not _is_empty(folder):
-        raise MaltError(f"{folder} exists and is no run directory: give another --run DIR")
+    check_folder(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(saved, dump(config))
@@ -150,6 +143,21 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
         yield run
     except KeyboardInterrupt:
         raise KeyboardInterrupt(folder) from None
+
+
+def check_folder(folder: Path, config: Config) -> None:
+    """Raises MaltError where a folder holds a run of another config, or something else."""
+    saved = folder / "config.yaml"
+    if saved.is_file():
+        before = make_config(read_yaml(saved))
+        other = [key for key in differences(before, config) if not may_change(before, config, key)]
+        if other:
+            raise MaltError(
+                f"{folder} holds a run of another config (different: {', '.join(other)}): "
+                "give the same settings, or another --run DIR"
+            )
+    elif folder.exists() and not _is_empty(folder):
+        raise MaltError(f"{folder} exists and is no run directory: give another --run DIR")
 
 
 def may_change(before: Config, config: Config, key: str) -> bool:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from malt_fast.grade_report import report
 from malt_fast.grading import RIGHT, grade_outputs
 from malt_fast.roles import Prompts, load_tokenizer
 from malt_fast.tasks import Question, Task, load_task
+from malt_fast.wordings import Wordings
 
 Policies = dict[str, Policy]  # who answers for each role
 
@@ -38,11 +40,18 @@ class Setup:
         """Every role as its bare base model."""
         return {role: Policy(self.config.base_model(role)) for role in self.config.chain}
 
+    @cached_property
+    def wordings(self) -> Wordings:
+        """The prompts, and the extra ones that the evaluation needs."""
+        extra = self.task.extra if self.config.evaluate.suite == "paper" else {}
+        return Wordings(self.prompts, extra, chat=self.task.chat)
+
     def params(self, *, evaluating: bool = False) -> list[SamplingParams]:
-        """Sampling parameters of each role, in chain order."""
-        settings = [
-            self.config.sampling_for(role, evaluating=evaluating) for role in self.config.chain
-        ]
+        """Sampling parameters of each role, in chain order; in evaluation of extra wordings too."""
+        chain, wordings = self.config.chain, self.wordings
+        extra = range(len(chain) + 1, len(wordings.names) + 1) if evaluating else ()
+        roles = [*chain, *(wordings.role(number) for number in extra)]
+        settings = [self.config.sampling_for(role, evaluating=evaluating) for role in roles]
         return [
             SamplingParams(**s.model_dump(), stop_token_ids=self.prompts.end_ids) for s in settings
         ]
@@ -117,10 +126,15 @@ def end_ids(model: str, tokenizer: Any) -> list[int]:
 
 
 def check_lengths(setup: Setup) -> None:
-    """Raises MaltError for a question that leaves the first role no room to answer."""
-    model, context = setup.config.base_model(setup.config.chain[0]), context_of(setup)
+    """Raises MaltError for a question that leaves some role no room to answer."""
+    wordings, context = setup.wordings, context_of(setup)
+    model, nothing = setup.config.base_model(setup.config.chain[0]), np.empty(0, np.int32)
     for question in [*setup.task.train, *setup.task.test]:
-        length = len(setup.prompts.build(1, setup.prompts.encode_question(question.text), []))
+        tokens = wordings.encode_question(question.text)
+        length = max(
+            len(wordings.build(number, tokens, [nothing] * len(wordings.sources(number))))
+            for number in wordings.numbers.values()
+        )
         if length >= context:
             raise MaltError(
                 f"question '{question.id}' makes a prompt of {length} tokens, but '{model}' reads "
@@ -151,7 +165,7 @@ def sample(
     forest = load_forest(path, tokenizer) if kept else reserve(len(questions), shape)
     with closing(open_engine(setup, levels, params)) as engine:
         try:
-            expand(questions, shape, setup.prompts, params, engine, seed, on_progress, forest)
+            expand(questions, shape, setup.wordings, params, engine, seed, on_progress, forest)
             return forest, engine.figures()
         except BaseException:
             if answered(forest):
@@ -177,10 +191,10 @@ def _content(
         slot.policy: slot.policy.adapter and content_name(slot.policy.adapter) for slot in shape
     }
     parts = [
-        setup.prompts.as_json(),
+        setup.wordings.as_json(),
         seed,
         [(question.id, question.text) for question in questions],
-        [(s.parent, s.role, s.path, s.policy.base, weights[s.policy]) for s in shape],
+        [(s.parent, s.role, s.path, s.reads, s.policy.base, weights[s.policy]) for s in shape],
         [asdict(p) for p in params],
     ]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()

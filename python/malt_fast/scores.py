@@ -18,7 +18,7 @@ from malt_fast.expand import Slot, slot_nodes
 from malt_fast.forest import Forest
 from malt_fast.grading import grade, number_answers
 from malt_fast.statistics import Interval, mcnemar, paired_bootstrap, wilson
-from malt_fast.systems import System, Used
+from malt_fast.systems import System, Used, steps_of
 from malt_fast.tasks import Question
 
 Bools = npt.NDArray[np.bool_]
@@ -131,9 +131,8 @@ def compare(a: str, b: str, right: dict[str, Bools], *, resamples: int, seed: in
     )
 
 
-def flips(judged: Judged, used: Used) -> dict[str, float]:
-    """Shares of questions, by the first pass: is the first role right, is the last one?"""
-    before, after = judged.right[:, used[0, 0]], judged.right[:, used[0, -1]]
+def flips(before: Bools, after: Bools) -> dict[str, float]:
+    """Shares of questions that are right before and after, or not."""
     return {
         "wrong_to_right": float(np.mean(~before & after)),
         "right_to_right": float(np.mean(before & after)),
@@ -142,16 +141,51 @@ def flips(judged: Judged, used: Used) -> dict[str, float]:
     }
 
 
-def turns(judged: Judged, used: Used, chain: Sequence[str]) -> list[dict[str, Any]]:
-    """After each role of the first pass: the share of outputs with an answer, and of right ones."""
-    return [
-        {
-            "role": role,
-            "answered": float(np.mean(judged.answers[:, slot] >= 0)),
-            "accuracy": float(judged.right[:, slot].mean()),
-        }
-        for role, slot in zip(chain, used[0], strict=True)
-    ]
+def flip_figures(before: Bools, after: Bools) -> tuple[dict[str, float], dict[str, Interval]]:
+    """`flips`, and their intervals."""
+    shares, n = flips(before, after), len(before)
+    return shares, {name: wilson(round(share * n), n) for name, share in shares.items()}
+
+
+def turns(
+    judged: Judged,
+    used: Used,
+    chain: Sequence[str],
+    questions: Sequence[Question],
+    config: Config,
+) -> list[dict[str, Any]]:
+    """After each role's turn: the share of questions with an answer, and of right (voted) ones."""
+    figures = []
+    for step, role in enumerate(chain, 1):
+        right = verdicts(judged, used[:, :step], questions, tie_seed(config))
+        answered = (judged.answers[:, used[:, step - 1]] >= 0).any(1)
+        figures.append(
+            {
+                "role": role,
+                "answered": float(answered.mean()),
+                "accuracy": float(right.mean()),
+                "ci95": wilson(int(right.sum()), len(right)),
+            }
+        )
+    return figures
+
+
+def tie_seed(config: Config) -> int | None:
+    return config.seed if config.evaluate.tie_break == "random" else None
+
+
+def right_answers(
+    judged: Judged,
+    systems: Sequence[System],
+    used: Sequence[Used],
+    questions: Sequence[Question],
+    config: Config,
+) -> dict[str, Bools]:
+    """Of each system: which questions its vote gets right."""
+    return {
+        system.name: verdicts(judged, slots, questions, tie_seed(config))
+        for system, slots in zip(systems, used, strict=True)
+    }
 
 
 def summarise(
@@ -162,22 +196,27 @@ def summarise(
     config: Config,
 ) -> dict[str, Any]:
     """What evaluation.json holds; MALT with voting is compared with every other system."""
-    settings, n_roles = config.evaluate, len(config.chain)
+    settings, chain = config.evaluate, tuple(config.chain)
     slots = {system.name: slots for system, slots in zip(systems, used, strict=True)}
-    tie_seed = config.seed if settings.tie_break == "random" else None
-    right = {name: verdicts(judged, u, questions, tie_seed) for name, u in slots.items()}
-    whole = [system for system in systems if len(system.roles) == n_roles]
-    malt = next(s.name for s in whole if set(s.roles) == {"final"} and s.votes == settings.votes)
-    single = [system.name for system in whole if system.votes == 1 < n_roles]
+    right = right_answers(judged, systems, used, questions, config)
+    final = steps_of(chain, "final")
+    malt = next(s.name for s in systems if (s.steps, s.votes) == (final, settings.votes))
+    whole = [s for s in systems if tuple(step.wording for step in s.steps) == chain]
+    single = [system.name for system in whole if system.votes == 1 < len(chain)]
     random_state = {"resamples": settings.bootstrap, "seed": config.seed}
     paired = [compare(malt, name, right, **random_state) for name in right if name != malt]
     alone, best = float(right["SA"].mean()), float(right[malt].mean())
+    moved = {
+        name: flip_figures(judged.right[:, slots[name][0, 0]], judged.right[:, slots[name][0, -1]])
+        for name in single
+    }
     return {
         "task": config.task.name,
         "seed": config.seed,
         "relative_gain": best / alone - 1 if alone else None,
         "systems": [asdict(score(name, right[name], u, judged)) for name, u in slots.items()],
         "paired": [asdict(difference) for difference in paired],
-        "flips": {name: flips(judged, slots[name]) for name in single},
-        "turns": {name: turns(judged, slots[name], config.chain) for name in single},
+        "flips": {name: shares for name, (shares, _) in moved.items()},
+        "flips_ci95": {name: intervals for name, (_, intervals) in moved.items()},
+        "turns": {name: turns(judged, slots[name], chain, questions, config) for name in single},
     }

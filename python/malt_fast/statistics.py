@@ -52,3 +52,18 @@ def _binomials(n: int, last: int) -> Iterator[int]:
     for i in range(last + 1):
         yield term
         term = term * (n - i) // (i + 1)
+
+
+def bootstrap_means(
+    values: npt.NDArray[np.float64], *, resamples: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """[2, m]: 95 % percentile intervals of the column means of values[n, m], n > 0.
+
+    Questions are drawn with replacement, the same for all columns.
+    """
+    n, rng = len(values), np.random.default_rng(seed)
+    step = max(1, (1 << 22) // n)  # resamples at once: 32 MB of counts
+    sizes = [min(step, resamples - done) for done in range(0, resamples, step)]
+    draws = (rng.multinomial(n, np.full(n, 1 / n), size=size) for size in sizes)
+    means = np.concatenate([drawn @ values / n for drawn in draws])
+    return np.quantile(means, (0.025, 0.975), axis=0)

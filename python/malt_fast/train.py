@@ -52,9 +52,7 @@ def train(config: Config) -> Run:
     check_training(config)
     setup = load_setup(config)
     with open_run(config, "train") as run:
-        rows = [{"id": q.id, "text": q.text, "gold": q.gold} for q in setup.task.train]
-        run.keep("questions.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-        run.keep("prompts.json", setup.prompts.as_json())
+        keep_inputs(run, setup)
         sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
         run.log("questions", **sizes, odd=setup.task.report)
         run.say("engine: {} ({})".format(*choose(config)))
@@ -71,6 +69,18 @@ def train(config: Config) -> Run:
         else:
             evaluate_run(run, setup, base, sft, final)
     return run
+
+
+def keep_inputs(run: Run, setup: Setup) -> None:
+    """Questions and prompts, which stay the same while the run goes on; else raises MaltError."""
+    rows = [{"id": q.id, "text": q.text, "gold": q.gold} for q in setup.task.train]
+    run.keep("questions.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    run.keep("prompts.json", setup.prompts.as_json())
+
+
+def first_forest(config: Config) -> str:
+    """Name of the forest that a round samples first."""
+    return f"forest-{config.chain[0]}" if config.train.regenerate == "sequential" else "forest"
 
 
 def check_training(config: Config) -> None:

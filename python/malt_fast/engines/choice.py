@@ -134,19 +134,21 @@ def context_of(setup: "Setup") -> int:
 def longest(
     setup: "Setup", params: Sequence[SamplingParams], question_tokens: int | None = None
 ) -> int:
-    """The longest prompt with its output that any role may come to, cut to the context.
+    """The longest prompt with its output that any wording may come to, cut to the context.
 
     question_tokens: of the longest question; unset: the task's own.
     """
     context = context_of(setup)
     if question_tokens is None:
         texts = {question.text for question in [*setup.task.train, *setup.task.test]}
-        question_tokens = max(len(setup.prompts.encode_question(text)) for text in texts)
+        question_tokens = max(len(setup.wordings.encode_question(text)) for text in texts)
     question = np.zeros(question_tokens, np.int32)
+    wordings = setup.wordings
     outputs = [np.zeros(min(p.max_tokens, context), np.int32) for p in params]
     lengths = [
-        len(setup.prompts.build(level, question, outputs[: level - 1])) + len(outputs[level - 1])
-        for level in range(1, len(params) + 1)
+        len(wordings.build(number, question, [outputs[i - 1] for i in wordings.sources(number)]))
+        + len(output)
+        for number, output in enumerate(outputs, 1)
     ]
     return min(context, max(lengths))
 
@@ -157,7 +159,7 @@ def open_engine(
     params: Sequence[SamplingParams],
     question_tokens: int | None = None,
 ) -> Engine:
-    """The engine that the config names, for `policies`, each with a level of the chain it plays.
+    """The engine that the config names, for `policies`, each with a wording that it answers.
 
     question_tokens: of the longest question that will be asked; unset: the task's own.
     """
@@ -174,6 +176,7 @@ def open_engine(
         return OpenAIEngine(settings, list(policies))
     some = setup.task.train[0].text if setup.task.train else "How much is 12 + 34?"
     text = setup.prompts.encode_question(some)
+    wordings = setup.wordings
     spec = EngineSpec(
         name=name,
         settings=settings,
@@ -181,7 +184,10 @@ def open_engine(
         device=config.model.device,
         policies=tuple(policies),
         max_model_len=longest(setup, params, question_tokens) if name == "vllm" else None,
-        probes={p: setup.prompts.build(k, text, [text[:1]] * (k - 1)) for p, k in policies.items()},
+        probes={
+            policy: wordings.build(number, text, [text[:1]] * len(wordings.sources(number)))
+            for policy, number in policies.items()
+        },
         gpus=gpus_of_engine(config, name),
     )
     if settings.replicas == 1:

@@ -1,0 +1,141 @@
+"""One setting, several values: `malt_fast.evaluate --run DIR --sweep tree.threshold=0.3,0.7`.
+
+Each value has a run of its own, DIR/sweeps/KEY=VALUE, with the config of DIR and that one setting;
+a finished one is only read. Where the setting changes nothing that sampling depends on, the first
+forest of DIR is taken over. Then all stand in tables/sweep-KEY and sweep-KEY.svg.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow.parquet as pq
+
+from malt_fast.cli import merge, parse_arguments
+from malt_fast.config import Config, dump, make_config
+from malt_fast.errors import MaltError
+from malt_fast.forest import replacing
+from malt_fast.plots import plot_sweep
+from malt_fast.run import Run, check_folder, write_text
+from malt_fast.sampling import load_setup
+from malt_fast.tables import INTERVAL, Column, Table, as_terminal, write_tables
+from malt_fast.train import check_training, first_forest, keep_inputs, train
+
+REFUSED = ("task.", "model.")  # what answers other questions, or is another model, compares nothing
+SAMPLED = ("seed", "chain", "sampling.", "tree.branching")  # what the first forest depends on too
+
+
+def sweep(config: Config, text: str) -> None:
+    """Train, evaluate and compare a run for each value. Raises MaltError before any work."""
+    assert config.run is not None
+    key, values = parse_sweep(text)
+    configs = {word: with_value(config, key, word, value) for word, value in values.items()}
+    main = Run(config.run, config)
+    keep_inputs(main, load_setup(config))
+    for one in configs.values():
+        check(one)
+    results = {}
+    for word, one in configs.items():
+        main.say(f"sweep: {key} = {word}")
+        take_over(main, key, one)
+        results[word] = figures(train(one).folder)
+    table = sweep_table(config.task.name, key, results)
+    main.console.print(as_terminal(table))
+    write_tables(main.path("tables"), [table])
+    plot_sweep(main.path(f"sweep-{key}.svg"), key, list(values.values()), lines(results))
+
+
+def parse_sweep(text: str) -> tuple[str, dict[str, Any]]:
+    """`KEY=V1,V2`: the key, and values by how they are written; a list is one in brackets."""
+    key, _, words = text.partition("=")
+    values = parse_arguments([f"--values=[{words}]"])[0]["values"]
+    if not key or not isinstance(values, list) or not values:
+        raise MaltError(f"--sweep {text} names no values: write `--sweep KEY=V1,V2`")
+    if key == "run" or key.startswith(REFUSED):
+        raise MaltError(
+            f"{key} cannot be swept, only settings of the method can: train another run"
+        )
+    return key, {in_words(value): value for value in values}
+
+
+def in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(in_words, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def with_value(config: Config, key: str, word: str, value: Any) -> Config:
+    """The config of the run for one value. Raises MaltError for an unknown key or a bad value."""
+    assert config.run is not None
+    folder = config.run / "sweeps" / f"{key}={quote(word, safe=',')}"
+    nested: Any = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    plain = config.model_dump(mode="json") | {"run": str(folder)}
+    return make_config(merge(plain, nested))
+
+
+def check(config: Config) -> None:
+    """Raises MaltError for a run that could not be trained, or compared."""
+    assert config.run is not None
+    if config.engine.name == "replay":
+        raise MaltError("recordings cannot tell trained roles from untrained ones: no sweep")
+    check_training(config)
+    check_folder(config.run, config)
+    load_setup(config)
+
+
+def take_over(main: Run, key: str, config: Config) -> None:
+    """Give a run the first forest of the main one, if it would sample the same."""
+    assert config.run is not None
+    source = main.path("round-0", f"{first_forest(main.config)}.arrows")
+    target = config.run / "round-0" / f"{first_forest(config)}.arrows"
+    if key.startswith(SAMPLED) or target.is_file() or not source.is_file():
+        return
+    config.run.mkdir(parents=True, exist_ok=True)
+    write_text(config.run / "config.yaml", dump(config))  # what makes a folder a run
+    target.parent.mkdir(exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        with replacing(target) as beside:
+            shutil.copyfile(source, beside)
+    main.say(f"sweep: {key} does not change what is sampled first: {source} is taken over")
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Of a finished run: accuracies with intervals, and what each role was trained on."""
+    result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    malt = result["paired"][0]["a"]
+    right = {row["name"]: (row["accuracy"], row["ci95"]) for row in result["systems"]}
+    data: dict[str, int] = Counter()
+    for file in sorted(folder.glob("round-*/data/*/*.parquet")):
+        what = "examples" if file.stem == "sft" else "pairs"
+        data[f"{file.parent.name} {what}"] += pq.read_metadata(file).num_rows
+    return {"name": malt, "MALT": right["MALT"], "voting": right[malt], "data": data}
+
+
+def lines(results: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """(accuracy, interval) per value: of MALT and of MALT voting; one line, if one vote is all."""
+    voting = " or ".join(dict.fromkeys(result["name"] for result in results.values()))
+    alone = {"MALT": [result["MALT"] for result in results.values()]}
+    return alone | {voting: [result["voting"] for result in results.values()]}
+
+
+def sweep_table(task: str, key: str, results: dict[str, dict[str, Any]]) -> Table:
+    """A row a value: MALT, MALT voting, and what the roles were trained on in all rounds."""
+    data = sorted({name for result in results.values() for name in result["data"]})
+    right = lines(results)
+    columns = [Column(key, "text")]
+    columns += [column for name in right for column in (Column(f"{name} right %"), INTERVAL)]
+    columns += [Column(name, "number") for name in data]
+    points = zip(*right.values(), strict=True)
+    rows = [
+        [word, *(cell for point in line for cell in point), *(one["data"].get(n, 0) for n in data)]
+        for (word, one), line in zip(results.items(), points, strict=True)
+    ]
+    return Table(f"sweep-{key}", f"{task}: {key}", columns, rows)

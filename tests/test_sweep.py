@@ -1,0 +1,160 @@
+"""One setting, several values: runs of their own, the first forest shared where it may be."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from malt_fast import evaluate, sweep, train
+from malt_fast.config import make_config, read_yaml
+from malt_fast.errors import MaltError
+from malt_fast.forest import load_forest
+from tests import small_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run."""
+    folder = tmp_path_factory.mktemp("sweep")
+    data = small_run.write_questions(folder / "questions.jsonl")
+    model = small_run.write_model(folder / "model")
+    assert small_run.run(data, model, folder / "run") == 0
+    return folder / "run"
+
+
+def differing(folder: Path, other: Path) -> set[str]:
+    a, b = (read_yaml(f / "config.yaml") for f in (folder, other))
+    return {
+        f"{section}.{key}"
+        for section in a
+        if isinstance(a[section], dict)
+        for key in a[section]
+        if a[section][key] != b[section][key]
+    }
+
+
+def test_a_sweep_over_a_threshold_takes_the_forest_over_and_goes_on(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--run", str(finished), "--sweep", "tree.threshold=0.3,0.6"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "sample", None)  # no forest is sampled; the evaluation has its own
+        assert evaluate.main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("is taken over") == 2 and "tree.threshold = 0.6" in shown
+    rows = list(csv.DictReader((finished / "tables/sweep-tree.threshold.csv").open()))
+    assert [row["tree.threshold"] for row in rows] == ["0.3", "0.6"]
+    for row in rows:
+        folder = finished / "sweeps" / f"tree.threshold={row['tree.threshold']}"
+        assert differing(finished, folder) == {"tree.threshold"}
+        assert (folder / "round-0/forest.arrows").samefile(finished / "round-0/forest.arrows")
+        result = json.loads((folder / "evaluation.json").read_text())
+        right = {one["name"]: one for one in result["systems"]}
+        for column, name in (("MALT right %", "MALT"), ("MALT+MV@3 right %", "MALT+MV@3")):
+            assert float(row[column]) == pytest.approx(100 * right[name]["accuracy"])
+            low, high = right[name]["ci95"]
+            assert float(row[f"{column} low"]) == pytest.approx(100 * low)
+            assert float(row[f"{column} high"]) == pytest.approx(100 * high)
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        told = {line["stage"]: line for line in lines}
+        assert int(row["refiner pairs"]) == told["dpo refiner"]["pairs"]
+        assert int(row["generator examples"]) == told["sft generator"]["examples"]
+        assert "generator pairs" not in row  # it gets no DPO
+    assert b"MALT+MV@3" in (finished / "sweep-tree.threshold.svg").read_bytes()
+
+    # finished values are only read
+    before = {f: f.stat().st_mtime_ns for f in finished.glob("sweeps/*/round-0/*/*/*")}
+    monkeypatch.setattr(train, "sample", None)
+    monkeypatch.setattr(evaluate, "sample", None)
+    assert evaluate.main(words) == 0
+    assert {f: f.stat().st_mtime_ns for f in finished.glob("sweeps/*/round-0/*/*/*")} == before
+    assert list(csv.DictReader((finished / "tables/sweep-tree.threshold.csv").open())) == rows
+
+
+def test_what_sampling_depends_on_is_sampled_anew(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", str(finished), "--sweep=tree.branching=[2,2,2]"]
+    assert evaluate.main(words) == 0
+    assert "taken over" not in capsys.readouterr().out
+    folder = finished / "sweeps" / "tree.branching=2,2,2"
+    forest = load_forest(folder / "round-0/forest.arrows")
+    assert (forest.level == 1).sum() == 2 * (forest.level == 0).sum()
+    assert evaluate.main([*words, "--evaluate.votes=1"]) == 2
+    assert "holds a run of another config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tree.treshold=0.3", "did you mean 'tree.threshold'"),
+        ("tree.threshold=0.3,high", "tree.threshold = 'high' is not possible"),
+        ("tree.branching=[2,2]", "2 numbers for a chain of 3"),
+        ("model.dtype=float32", "cannot be swept"),
+        ("train.load_in_4bit=true", "bitsandbytes"),
+        ("sampling=1", "sampling = 1 is not possible"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(
+    finished: Path, text: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    before = sorted(finished.rglob("*"))
+    assert evaluate.main(["--run", str(finished), "--sweep", text]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_values_are_read_as_yaml_and_written_as_folders(tmp_path: Path) -> None:
+    assert sweep.parse_sweep("a.b=1,0.5,1e-5,one,true,null,[2,2]") == (
+        "a.b",
+        {
+            "1": 1,
+            "0.5": 0.5,
+            "1e-05": 1e-5,
+            "one": "one",
+            "true": True,
+            "null": None,
+            "2,2": [2, 2],
+        },
+    )
+    assert list(sweep.parse_sweep("x=0.3,0.3")[1]) == ["0.3"]
+    for text in ("x", "x=", "=1", "x=[1"):
+        with pytest.raises(MaltError, match="names no values"):
+            sweep.parse_sweep(text)
+    config = make_config({"run": str(tmp_path)})
+    one = sweep.with_value(config, "lora.target_modules", "a/b", "a/b")
+    assert one.run == tmp_path / "sweeps" / "lora.target_modules=a%2Fb"
+    deep = sweep.with_value(config, "sampling.roles.refiner.temperature", "0.7", 0.7)
+    assert deep.sampling_for("refiner").temperature == 0.7
+
+
+def test_where_links_are_not_possible_the_forest_is_copied(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(sweep.os, "link", refuse)
+    shutil.copytree(finished / "round-0", tmp_path / "main/round-0")
+    config = make_config({"run": str(tmp_path / "main"), "task": {"limit": 1}})
+    main = sweep.Run(tmp_path / "main", config)
+    one = sweep.with_value(config, "train.rounds", "2", 2)
+    sweep.take_over(main, "train.rounds", one)
+    copy = tmp_path / "main/sweeps/train.rounds=2/round-0/forest.arrows"
+    assert copy.read_bytes() == (finished / "round-0/forest.arrows").read_bytes()
+    assert (copy.parent.parent / "config.yaml").is_file()
+    # the first role's forest is the same whether the later roles' are regenerated or not
+    other = sweep.with_value(config, "train.regenerate", "sequential", "sequential")
+    sweep.take_over(main, "train.regenerate", other)
+    assert (other.run / "round-0/forest-generator.arrows").is_file()
+
+
+def test_one_vote_makes_one_line() -> None:
+    one = {"name": "MALT", "MALT": (0.5, (0.4, 0.6)), "voting": (0.5, (0.4, 0.6)), "data": {}}
+    table = sweep.sweep_table("t", "k", {"1": one, "2": one})
+    assert [column.name for column in table.columns] == ["k", "MALT right %", "95 %"]
+    assert table.rows == [["1", 0.5, (0.4, 0.6)], ["2", 0.5, (0.4, 0.6)]]
