@@ -56,7 +56,7 @@ def test_a_wording_that_leaves_no_room_is_told_at_the_start(monkeypatch):
     config = make_config(PAPER)
     task = load_task(config)
     task.extra["direct"] = RolePrompt(None, "1" * 100 + "{question}{generator}+22222222222")
-    monkeypatch.setattr(module, lambda config: task)
+    monkeypatch.setattr(module, lambda config, questions: task)
     with pytest.raises(MaltError, match="makes a prompt of 130 tokens"):
         load_setup(config)
     load_setup(make_config(BUNDLED))
