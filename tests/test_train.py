@@ -16,6 +16,7 @@ from malt_fast.config import make_config
 from malt_fast.engines import Policy
 from malt_fast.forest import Forest, load_forest, save_forest
 from malt_fast.run import Run
+from malt_fast.sampling import load_setup
 from malt_fast.side_by_side import gpus_of
 from tests.small_run import FAST, run, write_model, write_questions
 from tests.tiny import CHAT_TEMPLATE, tiny_llama
@@ -48,6 +49,30 @@ def results(folder: Path) -> dict[str, bytes]:
     files = [folder / name for name in names] + sorted(folder.glob("round-*/data/*/*"))
     files += sorted(folder.glob("adapters/*/*/adapter_model.safetensors"))
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_a_run_with_a_grader_of_ones_own(model, tmp_path):
+    """It reads the row, needs no answer column, and decides outcomes and the evaluation."""
+    rows = [{"question": f"one or two? ({i})", "words": str(1 + i % 2)} for i in range(20)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    grader = ("--task.grader", "tests.questions:score", "--task.min_score", "1")
+    folder = tmp_path / "run"
+    assert run(data, model, folder, *grader) == 0
+    forest = load_forest(folder / "round-0" / "forest.arrows")
+    questions = [json.loads(line) for line in (folder / "questions.jsonl").open()]
+    config = make_config(yaml.safe_load((folder / "config.yaml").read_text()))
+    prompts, roots = load_setup(config).prompts, forest.roots()
+    leaves = np.flatnonzero(forest.level == 3)
+    trees = roots[leaves] // (len(forest) // len(questions))
+    for leaf, tree in zip(leaves, trees, strict=True):
+        words = rows[int(questions[tree]["id"].partition("-")[2])]["words"]
+        said = prompts.decode(forest.tokens_of(int(leaf)))
+        assert forest.outcome[leaf] == (words in said)
+    result = json.loads((folder / "evaluation.json").read_text())
+    verdicts = result["grading"]["refiner"]["verdicts"]
+    assert verdicts["right"] and verdicts["wrong"] and sum(verdicts.values()) > 0
+    assert result["systems"][0]["accuracy"] > 0
 
 
 def test_a_run_makes_everything_and_twice_the_same(data, model, tmp_path):

@@ -92,8 +92,11 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
         )
         save_forest(forest, run.path("evaluation.arrows"), setup.prompts.fingerprint)
         forget_unfinished(run.folder)
-        judged = judge(forest, shape, questions, setup.prompts.decode, setup.task.grader)
+        graded = (setup.task.grader, config.task.min_score)
+        judged = judge(forest, shape, questions, setup.prompts.decode, *graded)
         result = summarise(judged, systems, used, questions, config)
+        names = setup.wordings.names
+        result["grading"] = {names[n - 1]: told for n, told in judged.grading.items()}
         if paper:
             more = (judged, systems, used, pooled, questions, config, extra)
             result = paper_figures(result, *more)

@@ -7,7 +7,7 @@ slot of the shape. An output that failed has no answer, and no answer is not rig
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ import numpy.typing as npt
 from malt_fast.config import Config
 from malt_fast.expand import Slot, slot_nodes
 from malt_fast.forest import Forest
-from malt_fast.grading import grade, number_answers
+from malt_fast.grade_report import report
+from malt_fast.grading import RIGHT, grade_outputs, number_answers
 from malt_fast.statistics import Interval, mcnemar, paired_bootstrap, wilson
 from malt_fast.systems import System, Used, steps_of
 from malt_fast.tasks import Question
@@ -52,6 +53,7 @@ class Judged:
     answers: npt.NDArray[np.int64]  # equal numbers in a row: equal answers; -1: none
     right: Bools
     tokens: npt.NDArray[np.int64]
+    grading: dict[int, dict[str, Any]] = field(default_factory=dict)  # report of each wording
 
 
 def judge(
@@ -60,24 +62,36 @@ def judge(
     questions: Sequence[Question],
     decode: Callable[[Any], str],
     grader: str,
+    min_score: float = 0.5,
 ) -> Judged:
-    """Extract and grade the answer of every output, whatever its role."""
+    """Extract and grade the answer of every output, whatever its role.
+
+    min_score: from which an output is right, for a grader of one's own.
+    """
     nodes = slot_nodes(forest, shape)
     rows, columns = np.nonzero(nodes >= 0)
     ids = nodes[rows, columns]
     texts = [decode(forest.tokens_of(int(i))) for i in ids]
-    asked = [(text, questions[q].gold) for q, text in zip(rows, texts, strict=True)]
-    cases = dict.fromkeys(asked)  # outputs repeat: each is graded once
-    graded = grade(grader, [text for text, _ in cases], [gold for _, gold in cases])
-    verdict = dict(zip(cases, graded, strict=True))
+    cases = dict.fromkeys(zip(texts, rows.tolist(), strict=True))  # each is graded once
+    asked = [questions[q] for _, q in cases]
+    graded = grade_outputs(grader, [text for text, _ in cases], asked, min_score)
+    verdict = dict(zip(cases, graded.tolist(), strict=True))
+    told = np.array([verdict[case] for case in zip(texts, rows.tolist(), strict=True)], np.uint8)
     right = np.zeros(nodes.shape, np.bool_)
-    right[rows, columns] = [verdict[case] for case in asked]
+    right[rows, columns] = told == RIGHT
     tokens = np.zeros(nodes.shape, np.int64)
     tokens[rows, columns] = forest.token_len[ids]
     said: list[list[str | None]] = [[None] * len(shape) for _ in questions]
     for q, slot, text in zip(rows, columns, texts, strict=True):
         said[q][slot] = text
-    return Judged(number_answers(grader, said), right, tokens)
+    role = np.array([slot.role for slot in shape])[columns]
+    golds = [questions[q].gold for q in rows]
+    grading = {}
+    for number in np.unique(role).tolist():
+        mine = np.flatnonzero(role == number)
+        own, own_golds = [texts[i] for i in mine], [golds[i] for i in mine]
+        grading[number] = report(grader, own, own_golds, told[mine])
+    return Judged(number_answers(grader, said), right, tokens, grading)
 
 
 def vote(answers: Sequence[int], rng: random.Random | None = None) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rich import box
 from rich.table import Table as TerminalTable
 
+from malt_fast.grade_report import sentence
 from malt_fast.paper import SIZE, SUBSETS
 from malt_fast.run import write_text
 
@@ -278,4 +279,5 @@ def describe(result: dict[str, Any]) -> list[str]:
         turns = [t for t in result["turns"].get(name, ()) if t["answered"] > 0.5]
         steps = " -> ".join(f"{t['role']} {100 * t['accuracy']:.1f}" for t in turns)
         lines.append(f"{name}: {told}" + (f"; right after each turn, %: {steps}" if steps else ""))
+    lines += [f"{role}, {sentence(told)}" for role, told in result.get("grading", {}).items()]
     return lines
