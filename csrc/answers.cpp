@@ -83,7 +83,16 @@ bool prints(const Side& digits, const Rational& value) {
            std::abs(std::strtod(text.data(), nullptr) - number) <= 1e-14 * std::abs(number);
 }
 
+// More digits than are computed with: only the same ones are known to be equal.
+bool has_endless(const Side& side) {
+    return any_part(*side.in, side.node, [&](Node node) {
+        return (*side.in)[node].op == Op::kNumber && !exact(*side.in, node);
+    });
+}
+
 Verdict compare_scalars(const Side& gold, const Side& answer) {
+    if (gold.op() == Op::kNegate && answer.op() == Op::kNegate)
+        return compare_scalars(gold.child(0), answer.child(0));
     if (gold.op() == Op::kNumber && answer.op() == Op::kNumber) {
         const bool same = without_zeros(gold.part().text) == without_zeros(answer.part().text);
         if (same) return kEqual;
@@ -115,7 +124,7 @@ Verdict compare_scalars(const Side& gold, const Side& answer) {
         if (differ || error > 1e-9 * std::max(1.0, std::abs(a->value))) agree = false;
     }
     // A rational number is seldom an irrational formula: that needs a proof.
-    return agree && !x && !y ? kEqual : kUnknown;
+    return agree && !x && !y && !has_endless(gold) && !has_endless(answer) ? kEqual : kUnknown;
 }
 
 // ---- several answers ----
@@ -393,7 +402,8 @@ bool is_number(std::string_view text) {
     Side side{&read, read.root};
     if (side.op() == Op::kRelation) side = said(side);
     while (side.op() == Op::kDegrees) side = side.child(0);
-    return side.op() == Op::kNumber || (is_scalar(side.op()) && exact(read, side.node));
+    const Op op = side.op() == Op::kNegate ? side.child(0).op() : side.op();
+    return op == Op::kNumber || (is_scalar(side.op()) && exact(read, side.node));
 }
 
 // ---- letters and texts ----

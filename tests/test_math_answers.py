@@ -180,6 +180,10 @@ def test_cases_that_a_convention_decides(shared_data: Path) -> None:
         ("0", "", DIFFERENT),
         ("9" * 60, "9" * 59 + "8", DIFFERENT),
         ("9" * 60, "+" + "9" * 60, EQUAL),
+        ("-" + "9" * 60, "-" + "9" * 59 + "8", DIFFERENT),
+        ("-" + "9" * 60, "\u2212" + "9" * 60, EQUAL),
+        ("-" + "9" * 60, "9" * 60, DIFFERENT),
+        (r"\sqrt{2}+" + "9" * 60, r"\sqrt{2}+" + "9" * 59 + "8", UNKNOWN),
     ],
 )
 def test_conventions(gold: str, answer: str, verdict: int) -> None:

@@ -154,7 +154,13 @@ def test_where_links_are_not_possible_the_forest_is_copied(
 
 
 def test_one_vote_makes_one_line() -> None:
-    one = {"name": "MALT", "MALT": (0.5, (0.4, 0.6)), "voting": (0.5, (0.4, 0.6)), "data": {}}
+    one = {
+        "name": "MALT",
+        "n": 20,
+        "MALT": (0.5, (0.4, 0.6)),
+        "voting": (0.5, (0.4, 0.6)),
+        "data": {},
+    }
     table = sweep.sweep_table("t", "k", {"1": one, "2": one})
-    assert [column.name for column in table.columns] == ["k", "MALT right %", "95 %"]
+    assert [column.name for column in table.columns] == ["k", "questions", "MALT right %", "95 %"]
     assert table.rows == [["1", 0.5, (0.4, 0.6)], ["2", 0.5, (0.4, 0.6)]]

@@ -64,7 +64,7 @@ def test_a_folder(folder: Path) -> None:
     assert load(folder / "train").train == task.train  # the test folder lies beside it
     assert load(folder / "train").test == task.test
     apart = load(folder, "--task.test_path", str(folder / "test" / "algebra"))
-    assert [q.id for q in apart.test] == ["algebra/1.json"]
+    assert [q.id for q in apart.test] == ["test/algebra/1.json"]
 
 
 def test_jsonl_files_with_unique_ids(tmp_path: Path, folder: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_folder_without_a_test_part_holds_out(tmp_path: Path) -> None:
     )
     task = load(tmp_path / "mine")
     assert (len(task.train), len(task.test)) == (18, 2)
-    assert task.train[0].id == "mine/algebra/0.json"
+    assert task.train[0].id == "train/mine/algebra/0.json"
 
 
 def test_a_folder_with_the_wrong_part(folder: Path, tmp_path: Path) -> None:

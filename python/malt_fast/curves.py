@@ -27,16 +27,20 @@ def pass_at_k(right: npt.NDArray[np.bool_]) -> Floats:
 def majority_at_k(answers: npt.NDArray[np.int64], right: npt.NDArray[np.bool_]) -> Floats:
     """float64[questions, n]: the chance that k = 1 .. n passes vote for a right answer.
 
-    answers, right [questions, n] as in scores.Judged: equal answers have equal numbers, all of them
-    right or none; -1 does not vote. Tied answers share the win evenly.
+    answers, right [questions, n] as in scores.Judged: equal answers have equal numbers, -1 does not
+    vote. Tied answers share the win evenly. A grader of one's own may find an answer right in some
+    passes only: it then wins by their share.
     """
     rows = []
     for said, good in zip(answers.tolist(), right.tolist(), strict=True):
         sizes = Counter(answer for answer in said if answer >= 0)
-        correct = {answer for answer, is_right in zip(said, good, strict=True) if is_right} - {-1}
+        correct = Counter(a for a, is_right in zip(said, good, strict=True) if is_right and a >= 0)
         rows.append(
             sum(
-                (_wins(len(said), *_sizes(sizes, answer)) for answer in correct),
+                (
+                    n / sizes[answer] * _wins(len(said), *_sizes(sizes, answer))
+                    for answer, n in correct.items()
+                ),
                 np.zeros(len(said)),
             )
         )

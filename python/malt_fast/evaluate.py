@@ -34,7 +34,14 @@ from malt_fast.run import Run, exit_status, write_text
 from malt_fast.sampling import Policies, Setup, forget_unfinished, load_setup, sample
 from malt_fast.scores import judge, summarise
 from malt_fast.systems import Training, build_shape, paper_systems, pools, systems_of
-from malt_fast.tables import as_terminal, describe, main_table, suite_tables, write_tables
+from malt_fast.tables import (
+    SUITE_TABLES,
+    as_terminal,
+    describe,
+    main_table,
+    suite_tables,
+    write_tables,
+)
 
 PROGRAM = "malt_fast.evaluate"
 SHORT = """--suite standard|paper: short for --evaluate.suite
@@ -55,6 +62,10 @@ def evaluate_run(
         chosen = [key for key in settings if key.startswith(("seed", *MAY_CHANGE))]
         result["settings"] = {key: settings[key] for key in chosen}
         write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        for name in SUITE_TABLES:  # of an evaluation before
+            for file in run.path("tables").glob(f"{name}.*"):
+                file.unlink()
+        run.path("curves.svg").unlink(missing_ok=True)
     written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     run.console.print(as_terminal(main_table(written), bold=written["paired"][0]["a"]))
     for line in describe(written):
@@ -74,9 +85,10 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
             "there are no held-out questions to evaluate on: give --task.test_path FILE.jsonl"
         )
     paper, extra = config.evaluate.suite == "paper", list(setup.task.extra)
-    systems, curves = systems_of(config.chain, config.evaluate.votes), []
+    chain, votes, rounds = config.chain, config.evaluate.votes, config.train.rounds
+    systems, curves = systems_of(chain, votes, rounds), []
     if paper:
-        systems = paper_systems(config.chain, config.evaluate.votes, extra)
+        systems = paper_systems(chain, votes, extra, rounds)
         curves = pools(config.chain, config.evaluate.calls)
     shape, slots = build_shape([*systems, *curves], setup.wordings.numbers, policies)
     used, pooled = slots[: len(systems)], list(zip(curves, slots[len(systems) :], strict=True))
@@ -91,7 +103,6 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
             on_progress=lambda nodes, tokens: advance(nodes),
         )
         save_forest(forest, run.path("evaluation.arrows"), setup.prompts.fingerprint)
-        forget_unfinished(run.folder)
         graded = (setup.task.grader, config.task.min_score)
         judged = judge(forest, shape, questions, setup.prompts.decode, *graded)
         result = summarise(judged, systems, used, questions, config)
@@ -100,6 +111,7 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
         if paper:
             more = (judged, systems, used, pooled, questions, config, extra)
             result = paper_figures(result, *more)
+        forget_unfinished(run.folder)
         figures |= {"questions": len(questions), "systems": len(systems)}
         figures |= {"outputs": int(np.count_nonzero(judged.tokens)), "tokens": len(forest.tokens)}
         figures |= told
@@ -115,7 +127,15 @@ def saved_policies(folder: Path, base: Policies) -> tuple[Policies, Policies]:
         )
     sft = {role: _adapter(adapters / role / "sft", policy) for role, policy in base.items()}
     final = {role: _adapter(adapters / role / "final", policy) for role, policy in sft.items()}
+    for role, policy in sft.items():  # one policy where there was no DPO
+        if _weights(policy) and _weights(policy) == _weights(final[role]):
+            final[role] = policy
     return sft, final
+
+
+def _weights(policy: Policy) -> bytes | None:
+    file = Path(policy.adapter or "") / "adapter_model.safetensors"
+    return file.read_bytes() if file.is_file() else None
 
 
 def _adapter(folder: Path, before: Policy) -> Policy:

@@ -72,8 +72,11 @@ def grade_with_reasons(
 ) -> npt.NDArray[np.uint8]:
     """uint8[n]: what each completion is worth, an index into VERDICTS.
 
-    Raises MaltError for an unknown task, and where math-verify is needed and missing.
+    An answer is unparseable, too, where the gold is one that the grader cannot read. Raises
+    MaltError for an unknown task, and where math-verify is needed and missing.
     """
+    if isinstance(completions, str) or isinstance(golds, str):
+        raise TypeError("completions and golds must be sequences of texts, not a text")
     if len(completions) != len(golds):
         raise ValueError(f"{len(completions)} completions, but {len(golds)} golds")
     grader = grader_of(task)
@@ -81,6 +84,9 @@ def grade_with_reasons(
     gold = {text: gold_answer(grader, text) for text in dict.fromkeys(golds)}
     wanted = [gold[text] for text in golds]
     verdicts = _compare(grader, wanted, [answer or "" for answer in answers], workers)
+    unreadable = {text for text, read in gold.items() if not _core.can_read(grader, read)}
+    if grader != "math":  # of which math-verify reads more than the core
+        verdicts[[text in unreadable for text in golds]] = UNPARSEABLE
     verdicts[[answer is None for answer in answers]] = NOTHING
     return verdicts
 
@@ -99,9 +105,10 @@ def grade_outputs(
 
 
 def gold_answer(grader: str, gold: str) -> str:
-    """What is in a gold's last box, else all of it."""
+    """What a gold marks, as a solution does (a box, `#### 5`), else all of it."""
     boxed = grader == "math" and ("\\boxed" in gold or "\\fbox" in gold)
-    return (_core.extract_answers(grader, [gold])[0] or "") if boxed else gold
+    marked = boxed or (grader == "number" and "####" in gold)
+    return (_core.extract_answers(grader, [gold])[0] or "") if marked else gold
 
 
 def number_answers(
@@ -180,7 +187,7 @@ def load_custom(grader: str) -> Custom:
     module, _, name = grader.partition(":")
     try:
         function: Custom = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
         raise MaltError(
             f"the grader '{grader}' cannot be loaded ({first_line(error)}): "
             "give module:function of a module on PYTHONPATH"
@@ -199,7 +206,7 @@ def score_custom(
     for i, (text, row) in enumerate(zip(completions, rows, strict=True)):
         try:
             scores[i] = function(text, row)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MaltError(
                 f"the grader '{grader}' failed on output {i} ({first_line(error)}): correct it"
             ) from None

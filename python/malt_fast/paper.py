@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from malt_fast.config import PACKAGE, Config, read_yaml
+from malt_fast.config import PACKAGE, Config, EvaluateConfig, read_yaml
 from malt_fast.curves import majority_at_k, pass_at_k
 from malt_fast.scores import Bools, Judged, flip_figures, right_answers, turns
 from malt_fast.statistics import bootstrap_means
@@ -21,9 +21,10 @@ SUBSETS, SIZE = 4, 100  # of test questions, drawn at random
 
 def published(config: Config) -> dict[str, Any] | None:
     """What the paper reports of this model on this task, if it does."""
-    if config.model.roles:
+    usual = (Config.model_fields["chain"].default, EvaluateConfig.model_fields["votes"].default)
+    if config.model.roles or (config.chain, config.evaluate.votes) != usual:
         return None
-    model = PurePath(config.model.name_or_path).name
+    model = PurePath(config.model.name_or_path).name.removeprefix("Meta-")  # its older name
     found: dict[str, Any] | None = (
         read_yaml(PACKAGE / "paper.yaml").get(model, {}).get(config.task.name)
     )

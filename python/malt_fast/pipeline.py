@@ -7,7 +7,7 @@
 
 A question's tree is the part of an evaluation's that MALT with voting uses, so one seed gives one
 answer, whatever else is asked meanwhile. Questions may come at any time: `submit` takes one, `poll`
-works a little and returns what is finished. Nothing of an answered question is kept.
+works a little and returns what is finished. Answered questions are freed a thousand at a time.
 """
 
 import random
@@ -277,7 +277,11 @@ class Pipeline:
         node = asked.growth.node(asked.tree, slot)
         self._ask(ticket, asked.growth.settle([replace(completion, id=node)]))
         if not asked.growth.left[asked.tree]:
-            self.done.append((ticket, self._judged(asked)))
+            try:
+                answer = self._judged(asked)
+            except MaltError as error:  # of the grader: of this question only
+                answer = Answer(asked.question.text, "", None, 0, [], "stop", 0, 0, str(error))
+            self.done.append((ticket, answer))
             del self.asked[ticket]
 
     def _judged(self, asked: Asked) -> Answer:

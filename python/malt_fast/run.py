@@ -39,6 +39,7 @@ from malt_fast.errors import MaltError
 from malt_fast.forest import replacing
 
 Advance = Callable[..., None]
+WIDTH = 160  # characters of a line where it is no terminal that shows it
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Run:
     folder: Path
     config: Config
     leads: bool = field(default_factory=processes.leads)
-    console: Console = field(default_factory=lambda: Console(quiet=not processes.leads()))
+    console: Console = field(default_factory=lambda: open_console(quiet=not processes.leads()))
 
     def path(self, *parts: str) -> Path:
         return self.folder.joinpath(*parts)
@@ -111,6 +112,11 @@ class Run:
         self.log(name, seconds=round(seconds, 3), peak_memory_mb=peak, **figures)
         shown = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
         self.say(f"{name:<22} {seconds:6.1f} s  {shown}")
+
+
+def open_console(quiet: bool) -> Console:
+    """The terminal, or a log file, which has room for wide tables."""
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else WIDTH)
 
 
 @contextmanager

@@ -154,8 +154,9 @@ def sample(
 ) -> tuple[Forest, dict[str, float]]:
     """Sample a shape under every question; what the engine has to say about it.
 
-    unfinished: a folder that takes what was sampled when the engine fails or the user stops, in a
-    file from which the same call goes on.
+    unfinished: a folder that takes what was sampled, in a file from which the same call goes on:
+    when the engine fails, the user stops, or what comes after (grading, say) does, until
+    `forget_unfinished`.
     """
     params = setup.params(evaluating=evaluating)
     levels = {slot.policy: slot.role for slot in shape}
@@ -167,10 +168,9 @@ def sample(
         try:
             expand(questions, shape, setup.wordings, params, engine, seed, on_progress, forest)
             return forest, engine.figures()
-        except BaseException:
+        finally:
             if answered(forest):
                 save_forest(forest, path, tokenizer)
-            raise
 
 
 def forget_unfinished(folder: Path) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 
 from malt_fast.cli import merge, parse_arguments
-from malt_fast.config import Config, dump, make_config
+from malt_fast.config import Config, dump, flat, make_config
 from malt_fast.errors import MaltError
 from malt_fast.forest import replacing
 from malt_fast.plots import plot_sweep
@@ -26,6 +26,7 @@ from malt_fast.tables import INTERVAL, Column, Table, as_terminal, write_tables
 from malt_fast.train import check_training, first_forest, keep_inputs, train
 
 REFUSED = ("task.", "model.")  # what answers other questions, or is another model, compares nothing
+UNTRAINED = ("evaluate.", "serve.", "engine.")  # what training does not depend on
 SAMPLED = ("seed", "chain", "sampling.", "tree.branching")  # what the first forest depends on too
 
 
@@ -42,7 +43,7 @@ def sweep(config: Config, text: str) -> None:
     for word, one in configs.items():
         main.say(f"sweep: {key} = {word}")
         take_over(main, key, one)
-        results[word] = figures(train(one).folder)
+        results[word] = figures(evaluated(train(one).folder, one))
     table = sweep_table(config.task.name, key, results)
     main.console.print(as_terminal(table))
     write_tables(main.path("tables"), [table])
@@ -58,6 +59,10 @@ def parse_sweep(text: str) -> tuple[str, dict[str, Any]]:
     if key == "run" or key.startswith(REFUSED):
         raise MaltError(
             f"{key} cannot be swept, only settings of the method can: train another run"
+        )
+    if key.startswith(UNTRAINED):
+        raise MaltError(
+            f"{key} changes nothing that is trained: evaluate the run again by --{key} VALUE"
         )
     return key, {in_words(value): value for value in values}
 
@@ -107,6 +112,17 @@ def take_over(main: Run, key: str, config: Config) -> None:
     main.say(f"sweep: {key} does not change what is sampled first: {source} is taken over")
 
 
+def evaluated(folder: Path, config: Config) -> Path:
+    """A finished run; evaluated once more if that was done with other settings since."""
+    from malt_fast.evaluate import reevaluate  # which starts sweeps
+
+    result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    settings = flat(config)
+    if any(settings[key] != value for key, value in result["settings"].items()):
+        reevaluate(["--run", str(folder)])
+    return folder
+
+
 def figures(folder: Path) -> dict[str, Any]:
     """Of a finished run: accuracies with intervals, and what each role was trained on."""
     result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
@@ -116,7 +132,8 @@ def figures(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.glob("round-*/data/*/*.parquet")):
         what = "examples" if file.stem == "sft" else "pairs"
         data[f"{file.parent.name} {what}"] += pq.read_metadata(file).num_rows
-    return {"name": malt, "MALT": right["MALT"], "voting": right[malt], "data": data}
+    n = result["systems"][0]["n"]
+    return {"name": malt, "n": n, "MALT": right["MALT"], "voting": right[malt], "data": data}
 
 
 def lines(results: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
@@ -130,12 +147,17 @@ def sweep_table(task: str, key: str, results: dict[str, dict[str, Any]]) -> Tabl
     """A row a value: MALT, MALT voting, and what the roles were trained on in all rounds."""
     data = sorted({name for result in results.values() for name in result["data"]})
     right = lines(results)
-    columns = [Column(key, "text")]
+    columns = [Column(key, "text"), Column("questions", "number")]
     columns += [column for name in right for column in (Column(f"{name} right %"), INTERVAL)]
     columns += [Column(name, "number") for name in data]
     points = zip(*right.values(), strict=True)
     rows = [
-        [word, *(cell for point in line for cell in point), *(one["data"].get(n, 0) for n in data)]
+        [
+            word,
+            one["n"],
+            *(cell for point in line for cell in point),
+            *(one["data"].get(n, 0) for n in data),
+        ]
         for (word, one), line in zip(results.items(), points, strict=True)
     ]
     return Table(f"sweep-{key}", f"{task}: {key}", columns, rows)

@@ -41,10 +41,19 @@ def steps_of(chain: Sequence[str], training: Training) -> tuple[Step, ...]:
     return tuple(Step(role, role, training) for role in chain)
 
 
-def systems_of(chain: Sequence[str], votes: int) -> list[System]:
-    """The rows of the table; of two that are one system (one role, one vote) the first stays."""
+def systems_of(chain: Sequence[str], votes: int, rounds: int = 1) -> list[System]:
+    """The rows of the table; of two that are one system (one role, one vote) the first stays.
+
+    After several rounds there is no STaR: SFT then went on from adapters that had DPO.
+    """
     n, mv = len(chain), f"MV@{votes}"
     base, sft, final = steps_of(chain, "base"), steps_of(chain, "sft"), steps_of(chain, "final")
+    star = [
+        System("STaR SA", sft[:1]),
+        System(f"STaR SA+{mv}", sft[:1], votes),
+        System("STaR MA", sft),
+        System(f"STaR MA+{mv}", sft, votes),
+    ]
     return unique(
         [
             System("SA", base[:1]),
@@ -52,10 +61,7 @@ def systems_of(chain: Sequence[str], votes: int) -> list[System]:
             System(f"SA+MV@{votes * n}", base[:1], votes * n),  # as many calls as a voting chain
             System("MA", base),
             System(f"MA+{mv}", base, votes),
-            System("STaR SA", sft[:1]),
-            System(f"STaR SA+{mv}", sft[:1], votes),
-            System("STaR MA", sft),
-            System(f"STaR MA+{mv}", sft, votes),
+            *(star if rounds == 1 else []),
             System("MALT", final),
             System(f"MALT+{mv}", final, votes),
             *(
@@ -66,12 +72,14 @@ def systems_of(chain: Sequence[str], votes: int) -> list[System]:
     )
 
 
-def paper_systems(chain: Sequence[str], votes: int, extra: Sequence[str]) -> list[System]:
+def paper_systems(
+    chain: Sequence[str], votes: int, extra: Sequence[str], rounds: int = 1
+) -> list[System]:
     """The rows above, and those of the paper that need chains of another form.
 
     extra: the extra wordings that there are.
     """
-    systems = [*systems_of(chain, votes), *present(chain, votes, extra).values()]
+    systems = [*systems_of(chain, votes, rounds), *present(chain, votes, extra).values()]
     if "debater" in extra:
         first = steps_of(chain[:1], "base")
         later = (Step("debater", chain[0], "base"),) * (ROUNDS - 1)

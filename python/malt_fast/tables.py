@@ -66,7 +66,7 @@ def show(cell: Any, kind: Kind) -> str:
     if isinstance(cell, list | tuple):
         return "..".join(show(end, kind) for end in cell)
     if kind == "p":
-        return f"{cell:.2g}" if cell >= 1e-4 else "<1e-4"
+        return f"{cell:.1g}" if cell >= 1e-4 else "<1e-4"
     if kind == "number":
         return f"{cell:,.0f}"
     share = cell if kind == "percent" else 100 * cell
@@ -145,6 +145,9 @@ def as_latex(table: Table) -> str:
 
 
 # ---- the tables of the suite ----
+
+
+SUITE_TABLES = ("main", "ablations", "turns", "flips", "curves")  # names of their files
 
 
 def suite_tables(result: dict[str, Any]) -> list[Table]:

@@ -25,6 +25,7 @@ SHOWN = 10  # ids in a warning
 
 # Words of a question; a minus between letters is a hyphen, and `3-4` is not `3+4`.
 WORD = re.compile(r"[^\W_]+|[+*/^=<>]|(?<![^\W\d_])-|-(?![^\W\d_])")
+PUNCTUATION = re.compile(r"(?<!\d)[.,;:?\"']|[.,;:?\"'](?!\d)")  # not that of 3.5 and 12:30
 RUN = 13  # words
 SHARE = 1 / 3
 
@@ -93,8 +94,9 @@ def _words(text: str) -> list[str]:
     return WORD.findall(text.casefold())
 
 
-def _key(text: str) -> tuple[str, ...]:
-    return tuple(_words(text)) or tuple(text.split())
+def _key(text: str) -> str:
+    """The text but for case, white space and the punctuation of sentences; signs all count."""
+    return " ".join(PUNCTUATION.sub(" ", text.casefold()).split()) or text
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:

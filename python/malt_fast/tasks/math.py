@@ -109,7 +109,7 @@ def _rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
             f"{path} holds no folder '{split}' and no {split}.jsonl: add one, or name another path"
         )
     here = there or here
-    return _folder_rows(here) if here.is_dir() else file_rows(here)
+    return _folder_rows(here, split) if here.is_dir() else file_rows(here)
 
 
 def _split_of(folder: Path, split: str) -> Path | None:
@@ -125,13 +125,19 @@ def _beside(path: Path) -> str | None:
     return sibling(path, "train", "test") or sibling(path, "train.jsonl", "test.jsonl")
 
 
-def _folder_rows(folder: Path) -> Iterator[tuple[str, Row]]:
+def _folder_rows(folder: Path, split: str) -> Iterator[tuple[str, Row]]:
     """Every file below a folder: 1.json before 10.json, `train/algebra/1.json` its id."""
-    files = [file for file in folder.rglob("[!.]*") if file.suffix in (".json", ".jsonl")]
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.suffix in (".json", ".jsonl")
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
     for file in sorted(files, key=lambda file: (file.parent, len(file.name), file.name)):
         if file.suffix == ".jsonl":
             yield from file_rows(file)
             continue
         where, row = json_row(read_bytes(file), file)
         name = file.relative_to(folder.parent).as_posix()
+        name = name if name.startswith(f"{split}/") else f"{split}/{name}"
         yield where, {"unique_id": name} | row
