@@ -83,6 +83,15 @@ bool prints(const Side& digits, const Rational& value) {
            std::abs(std::strtod(text.data(), nullptr) - number) <= 1e-14 * std::abs(number);
 }
 
+bool has_kink(const Side& side) {  // |x|, the root of a square
+    return any_part(*side.in, side.node, [&](Node node) {
+        const auto& part = (*side.in)[node];
+        return (part.op == Op::kAbs || part.op == Op::kRoot) &&
+               any_part(*side.in, node,
+                        [&](Node below) { return (*side.in)[below].op == Op::kSymbol; });
+    });
+}
+
 // More digits than are computed with: only the same ones are known to be equal.
 bool has_endless(const Side& side) {
     return any_part(*side.in, side.node, [&](Node node) {
@@ -122,6 +131,14 @@ Verdict compare_scalars(const Side& gold, const Side& answer) {
             return kDifferent;
         }
         if (differ || error > 1e-9 * std::max(1.0, std::abs(a->value))) agree = false;
+    }
+    // Where |x - 3| bends, one formula may be two.
+    for (int far = 0; agree && (has_kink(gold) || has_kink(answer)) && far < kFar; ++far) {
+        const auto a = approximate(*gold.in, gold.node, kPoints + far, gold.sign);
+        const auto b = approximate(*answer.in, answer.node, kPoints + far, answer.sign);
+        if (!a || !b) return kUnknown;
+        if (std::abs(a->value - b->value) <= 4 * (a->error + b->error) + 1e-300) continue;
+        return far % 2 == 0 ? kDifferent : kUnknown;
     }
     // A rational number is seldom an irrational formula: that needs a proof.
     return agree && !x && !y && !has_endless(gold) && !has_endless(answer) ? kEqual : kUnknown;
@@ -317,6 +334,24 @@ bool is_collection(const Side& side) {
            (is_scalar(side.op()) && has_signs(side));
 }
 
+// (1, 2) and x = 1, y = 2: in the order of the names.
+Verdict compare_named(const Side& tuple, std::vector<Side> list) {
+    const auto name = [](const Side& side) -> std::string_view {
+        const bool equation = side.op() == Op::kRelation && side.size() == 2 &&
+                              side.part().text == std::string(1, char(Kind::kEqual)) &&
+                              side.child(0).op() == Op::kSymbol;
+        return equation ? std::string_view(side.child(0).part().text) : std::string_view();
+    };
+    if (list.size() != tuple.size()) return kDifferent;
+    if (std::ranges::any_of(list, [&](const Side& side) { return name(side).empty(); }))
+        return kDifferent;
+    std::ranges::sort(list, {}, name);
+    Verdict all = kEqual;
+    for (std::size_t i = 0; i < list.size(); ++i)
+        all = both(all, compare(tuple.child(i), list[i].child(1)));
+    return all;
+}
+
 Verdict compare(Side gold, Side answer) {
     while (gold.op() == Op::kDegrees) gold = gold.child(0);
     while (answer.op() == Op::kDegrees) answer = answer.child(0);
@@ -337,10 +372,9 @@ Verdict compare(Side gold, Side answer) {
         expand(gold, x);
         expand(answer, y);
         if (x.size() > 1 || y.size() > 1) {
-            const bool tuple = mixed_brackets && x.size() != y.size();
-            return tuple && gold.op() != Op::kSet && answer.op() != Op::kSet
-                       ? kUnknown
-                       : compare_multisets(x, y);
+            if (!mixed_brackets || x.size() == y.size()) return compare_multisets(x, y);
+            // A list that is meant as a tuple lacks its brackets, which say what it is.
+            return gold.op() == Op::kTuple ? compare_named(gold, y) : compare_named(answer, x);
         }
         if (is_collection(gold) && x.size() == 1) gold = x[0];
         if (is_collection(answer) && y.size() == 1) answer = y[0];
@@ -376,6 +410,14 @@ std::string plain(std::string_view text) {
     return out;
 }
 
+// No operators, brackets or lists, but for the braces of commands.
+bool only_words(std::string_view text) {
+    return std::ranges::all_of(text, [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) ||
+               std::string_view(" \\{}$.'\"~").find(c) != std::string_view::npos;
+    });
+}
+
 Verdict compare_formulas(std::string_view gold, std::string_view answer) {
     gold = bare(gold), answer = bare(answer);
     if (gold.empty() || answer.empty()) return kDifferent;
@@ -384,7 +426,8 @@ Verdict compare_formulas(std::string_view gold, std::string_view answer) {
     Expression x = parse(gold), y = parse(answer);
     if (x.root < 0 || y.root < 0) return kUnknown;
     const Verdict verdict = compare({&x, x.root}, {&y, y.root});
-    const bool words = x[x.root].op == Op::kWords || y[y.root].op == Op::kWords;
+    const bool words = (x[x.root].op == Op::kWords || y[y.root].op == Op::kWords) &&
+                       only_words(gold) && only_words(answer);
     return words && verdict == kDifferent && plain(gold) == plain(answer) ? kEqual : verdict;
 }
 

@@ -11,6 +11,28 @@ namespace {
 
 constexpr int kMaxDepth = 48;
 
+// 3 million is 3000000.
+std::optional<std::string_view> scale_of(std::string_view word) {
+    constexpr std::array scales = std::to_array<std::pair<std::string_view, std::string_view>>(
+        {{"dozen", "12"},
+         {"hundred", "100"},
+         {"thousand", "1000"},
+         {"million", "1000000"},
+         {"billion", "1000000000"},
+         {"trillion", "1000000000000"}});
+    const auto found =
+        std::ranges::find(scales, word, [](const auto& scale) { return scale.first; });
+    return found == scales.end() ? std::nullopt : std::optional(found->second);
+}
+
+// What changes the number before it, or takes it back, is not dropped as a unit is.
+bool is_no_unit(std::string_view word) {
+    constexpr std::array words = std::to_array<std::string_view>(
+        {"pair", "pairs", "half", "halves", "thirds", "quarters", "tenths", "squared", "cubed",
+         "factorial", "not", "wrong", "incorrect", "most", "least", "more", "less", "remainder"});
+    return std::ranges::find(words, word) != words.end();
+}
+
 class Parser {
   public:
     explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
@@ -159,6 +181,14 @@ class Parser {
                 unit();
             } else if (accept(Kind::kDivide)) {
                 left = make(Op::kDivide, {left, signed_factor()});
+            } else if (kind() == Kind::kWord && scale_of(token().text)) {
+                const std::string_view scale = *scale_of(token().text);
+                ++at_;
+                left = make(Op::kMultiply, {left, make(Op::kNumber, {}, std::string(scale))});
+            } else if (kind() == Kind::kWord && is_no_unit(token().text)) {
+                const Node word = make(Op::kSymbol, {}, token().text);
+                ++at_;
+                left = make(Op::kMultiply, {left, word});
             } else if (kind() == Kind::kWord) {
                 unit();
             } else if (begins_factor()) {
@@ -178,7 +208,8 @@ class Parser {
 
     // Words behind a quantity: cm^2, square feet, miles/hour.
     void unit() {
-        while (accept(Kind::kWord)) {
+        while (kind() == Kind::kWord && !is_no_unit(token().text)) {
+            ++at_;
             if (kind() == Kind::kPower &&
                 (kind(1) == Kind::kNumber || kind(1) == Kind::kOpenGroup)) {
                 ++at_;

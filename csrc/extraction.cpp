@@ -46,6 +46,9 @@ std::optional<Box> last_box(std::string_view text, std::size_t before) {
             open < text.size() && std::isalpha(static_cast<unsigned char>(text[open]));
         if (open == name || longer) continue;
         while (open < text.size() && (text[open] == ' ' || text[open] == '\t')) ++open;
+        if (const auto brace = text.find_first_not_of(" \t\r\n", open);
+            brace != npos && text[brace] == '{')
+            open = brace;
         if (open < text.size() && text[open] == '{') {
             const std::size_t close = closing(text, open);
             if (close == npos) return Box{name, text.size(), {}};
@@ -93,7 +96,12 @@ std::string boxed(std::string_view text, Box last) {
 
 bool is_prose(std::string_view text) {
     const auto tokens = tokens_of(text);
-    return std::ranges::count(tokens, Kind::kWord, &Token::kind) > 3;
+    const auto words = std::ranges::count(tokens, Kind::kWord, &Token::kind);
+    const bool mixed = words + 1 < std::ssize(tokens);  // the last token is the end
+    const bool aside = std::ranges::adjacent_find(tokens, [](const Token& a, const Token& b) {
+                           return a.kind == Kind::kComma && b.kind == Kind::kWord;
+                       }) != tokens.end();  // 12, as required
+    return words > 3 || (words > 1 && mixed && (aside || tokens[0].kind == Kind::kWord));
 }
 
 // The inside of the last $...$, \(...\) or \[...\] that is no prose between two prices.
@@ -119,7 +127,8 @@ std::optional<std::string_view> last_formula(std::string_view text) {
             ++at;
         } else if (text[at] == '$') {
             const std::size_t begin = text.find_first_not_of('$', at);
-            const std::size_t end = begin == npos ? npos : text.find('$', begin);
+            std::size_t end = begin == npos ? npos : text.find('$', begin);
+            while (end != npos && text[end - 1] == '\\') end = text.find('$', end + 1);  // \$5
             if (end == npos) break;
             keep(text.substr(begin, end - begin));
             at = std::min(text.find_first_not_of('$', end), text.size()) - 1;
@@ -150,7 +159,7 @@ std::optional<std::string_view> last_number(std::string_view text) {
 std::optional<std::string_view> leading_number(std::string_view text) {
     const std::size_t end = text.find_first_not_of("-$0123456789.,");
     if (end == npos || end == 0 || text.size() > kMaxAnswer) return {};
-    const std::string_view number = text.substr(0, end);
+    const std::string_view number = text.substr(0, text.find_last_not_of(" ,.", end - 1) + 1);
     std::size_t next = end + (text[end] == '%');
     next = text.find_first_not_of(' ', next);
     const bool word = next != npos && next > end && next + 1 < text.size() &&
@@ -194,26 +203,31 @@ bool opens_answer(std::string_view after, Grader grader) {
     const std::size_t begin = std::min(after.find_first_not_of(" -+$\\(*."), after.size());
     const std::string_view lead = after.substr(0, begin), rest = after.substr(begin);
     const bool digit = !rest.empty() && std::isdigit(static_cast<unsigned char>(rest[0]));
+    const std::size_t line = after.find('\n');
+    if (line == npos || trimmed(after.substr(line)).empty()) return true;  // the last line
     return begin <= 12 && (digit || rest.starts_with("\u2212") ||
                            lead.find_first_of("\\$") != std::string_view::npos);
 }
 
 // "the answer is C": does an `s` between these end `answer is`?
-bool is_statement(std::string_view before, std::string_view after) {
-    return cut(before, "answer i") && after.starts_with(' ');
+bool is_statement(std::string_view before, std::string_view after, Grader grader) {
+    if (!after.starts_with(' ')) return false;
+    if (grader == Grader::kChoice && (cut(before, "option i") || cut(before, "choice i")))
+        return true;
+    return cut(before, "answer i") && grader != Grader::kExact;
 }
 
 // What follows the last marker, to the end of its line. One walk back over the text.
 std::optional<std::string_view> after_marker(std::string_view text, Grader grader) {
     std::size_t at = text.size();
     while (at > 0) {
-        at = text.find_last_of(grader == Grader::kChoice ? ":#sS" : ":#", at - 1);
+        at = text.find_last_of(":#s", at - 1);
         if (at == npos) return {};
         const std::string_view before = text.substr(0, at), after = text.substr(at + 1);
         const bool found = text[at] == ':' ? is_marker(before)
                            : text[at] == '#'
                                ? before.ends_with("###") && opens_answer(after, grader)
-                               : is_statement(before, after);
+                               : is_statement(before, after, grader);
         if (!found) continue;
         std::string_view rest = trimmed(after);
         while (!rest.empty() && (rest.front() == '*' || rest.front() == '_' || rest.front() == ' '))
@@ -225,7 +239,16 @@ std::optional<std::string_view> after_marker(std::string_view text, Grader grade
 
 std::optional<std::string> answer_in(std::string_view text) {
     text = trimmed(text.substr(0, text.find("<|")));  // a template's end of turn, and what follows
+    for (const std::string_view lead : {"So", "Thus", "Therefore", "Hence", "Then"})
+        if (text.starts_with(lead) && text.substr(lead.size()).find_first_of(" ,") == 0)
+            text = text.substr(std::min(text.find_first_not_of(" ,", lead.size()), text.size()));
     const bool brief = text.size() <= kMaxAnswer, prose = !brief || is_prose(text);
+    if (text.starts_with('$')) {  // $6$ (six)
+        std::size_t end = text.find('$', 1);
+        while (end != npos && text[end - 1] == '\\') end = text.find('$', end + 1);
+        if (end != npos && end > 1 && text.find('$', end + 1) == npos)
+            return std::string(text.substr(1, end - 1));
+    }
     if (!prose && can_read(Grader::kMath, text)) return std::string(text);
     if (brief && text.starts_with('$') && text.ends_with('$') && bare(text).find('$') == npos &&
         !bare(text).empty())
@@ -240,9 +263,23 @@ std::optional<std::string> answer_in(std::string_view text) {
         return std::string(later ? *later : trimmed(*formula));
     }
     if (const auto number = leading_number(text)) return std::string(*number);
+    if (const std::size_t aside = text.find(" ("); aside != npos)  // 7 (not 6)
+        if (can_read(Grader::kNumber, text.substr(0, aside)))
+            return std::string(text.substr(0, aside));
     if (!prose && text.find('\\') != npos) return std::string(text);  // a formula beyond us
     if (const auto number = last_number(text)) return std::string(*number);
     return {};
+}
+
+// A number after a marker: 72 clips (48 in April), 72 (48 + 24). None between bounds.
+std::optional<std::string> number_in(std::string_view region) {
+    for (const std::string_view bound :
+         {"between ", "not ", "more than ", "less than ", "at least ", "at most ", "> ", "< "})
+        if (region.starts_with(bound)) return {};
+    auto found = answer_in(region);
+    if (found && can_read(Grader::kNumber, *found)) return found;
+    const std::size_t end = region.find(" (");
+    return end == npos ? found : answer_in(region.substr(0, end));
 }
 
 // ---- letters ----
@@ -284,18 +321,39 @@ bool is_letter(std::string_view word) {
     return word.size() == 1 && std::isalpha(static_cast<unsigned char>(word[0]));
 }
 
-// Does a second letter follow: `or B`, `, B`, `/B`?
+// A dog; not: A is, A because.
+bool is_article(std::string_view after) {
+    if (!after.starts_with(' ')) return false;
+    constexpr std::array verbs = std::to_array<std::string_view>(
+        {"is", "because", "since", "as", "was", "for", "and", "or", "but"});
+    const std::string_view word = next_word(after);
+    return !word.empty() && std::islower(static_cast<unsigned char>(word[0])) &&
+           std::ranges::find(verbs, word) == verbs.end();
+}
+
+// Is it said that the letter is wrong, or is a second one named: `or B`, `, B`, `(B)`, `B.`?
 bool names_another(std::string_view after) {
-    const std::string_view gap = after.substr(0, 4);
-    std::string_view word = next_word(after);
-    const auto between = static_cast<std::size_t>(word.data() - gap.data());
-    const bool joined = gap.substr(0, std::min(between, gap.size())).find_first_of(",/") != npos;
-    if (word == "or" || word == "and") {
-        word = next_word(after);
-    } else if (!joined) {
-        return false;
+    constexpr std::array joins = std::to_array<std::string_view>(
+        {"or", "and", "but", "possibly", "maybe", "also", "then", "plus", "vs"});
+    std::string before;  // the word before, lower case
+    while (true) {
+        const std::string_view text = after;
+        const std::string_view word = next_word(after);
+        if (word.empty()) return false;
+        const auto gap = text.substr(0, static_cast<std::size_t>(word.data() - text.data()));
+        const bool label = is_letter(word) && word[0] >= 'A' && word[0] <= 'H';
+        const bool closed = after.starts_with(')') || after.starts_with(':') ||
+                            (after.starts_with('.') && after.size() > 1);
+        const bool joined = gap.find_first_of("(,;&/|+~=-?\\") != std::string_view::npos;
+        const bool linked = std::ranges::find(joins, std::string_view(before)) != joins.end();
+        const bool article = word == "A" && is_article(after);
+        if (label && !article && (closed || joined || linked || before.empty())) return true;
+        const bool denied = before == "not";
+        before.assign(word);
+        std::ranges::transform(before, before.begin(), lower);
+        if (before == "wrong" || before == "incorrect") return true;
+        if (denied && (before == "right" || before == "correct")) return true;
     }
-    return is_letter(word) && std::isupper(static_cast<unsigned char>(word[0]));
 }
 
 // The letter that opens a text; nothing if it names two or merely begins with a word.
@@ -308,6 +366,7 @@ std::optional<std::string> opening_letter(std::string_view region) {
         const std::string_view word = next_word(rest);
         if (is_letter(word)) {
             const bool upper = std::isupper(static_cast<unsigned char>(word[0]));
+            if (word == "A" && is_article(rest)) return {};
             const bool closed = rest.find_first_not_of(" .)]\"'") == npos || rest.starts_with(')');
             if ((!upper && !closed) || names_another(rest)) return {};
             return std::string(1, static_cast<char>(std::toupper(word[0])));
@@ -354,6 +413,8 @@ std::optional<std::string> marked_answer(Grader grader, std::string_view region,
             return opening_letter(region);
         case Grader::kExact:
             return one_spaced(region);
+        case Grader::kNumber:
+            return in_box ? std::string(region) : number_in(region);
         default:
             return in_box ? std::string(region) : answer_in(region);
     }

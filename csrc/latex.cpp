@@ -337,6 +337,7 @@ class Lexer {
             const std::size_t end = text_.find('}', at_);
             at_ = end == std::string_view::npos ? text_.size() : end + 1;
         }
+        if (name == "vmatrix" || name == "Vmatrix") return push(Kind::kUnknown, "determinant");
         if (name.ends_with("matrix") || name == "array") {
             push(begins ? Kind::kBeginMatrix : Kind::kEndMatrix);
         } else {

@@ -30,7 +30,8 @@ struct Approximation {
 };
 
 constexpr int kPoints = 5;    // random values of the symbols,
-constexpr int kPositive = 3;  // which at these first are all positive, at the last all negative
+constexpr int kPositive = 3;  // which at these first are all positive, at the last all negative;
+constexpr int kFar = 6;       // and further ones, far out, positive and negative in turn
 
 // A scalar part at a random point. Infinite where it passes all bounds; nothing without a value.
 [[nodiscard]] std::optional<Approximation> approximate(const Expression& in, Node node, int point,

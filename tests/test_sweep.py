@@ -163,4 +163,4 @@ def test_one_vote_makes_one_line() -> None:
     }
     table = sweep.sweep_table("t", "k", {"1": one, "2": one})
     assert [column.name for column in table.columns] == ["k", "questions", "MALT right %", "95 %"]
-    assert table.rows == [["1", 0.5, (0.4, 0.6)], ["2", 0.5, (0.4, 0.6)]]
+    assert table.rows == [["1", 20, 0.5, (0.4, 0.6)], ["2", 20, 0.5, (0.4, 0.6)]]
