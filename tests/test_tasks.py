@@ -381,6 +381,24 @@ def test_a_saved_run_keeps_its_choice(tmp_path: Path) -> None:
     assert saved_config(["--run", str(tmp_path)], "malt_fast.evaluate").task.decontaminate
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("12 × 4", "12 ÷ 4", False),
+        ("p ∧ q", "p ∨ q", False),
+        ("(2+3)*4", "2+(3*4)", False),
+        ("5!", "5", False),
+        ("|x-3|", "x-3", False),
+        ("3.5 kg", "35 kg", False),
+        ("How much is it?", "how much  is it", True),
+        ("Ann, Bob: who?", "Ann Bob who", True),
+    ],
+)
+def test_signs_count_and_punctuation_does_not(one: str, other: str, same: bool) -> None:
+    found = checks.contaminated([Question("a", one, "")], [Question("b", other, "")])
+    assert found == (["a"] if same else [])
+
+
 def test_drawings_are_no_copies(tmp_path: Path) -> None:
     code = "[asy]size(150); pair A, B, C, D, E, F, G; draw(A--B--C--D--E--F--G--cycle);[/asy]"
     task = load_pair(tmp_path, [f"{code} Find AB."], [f"Find the area. {code}"])

@@ -96,7 +96,7 @@ def _words(text: str) -> list[str]:
 
 def _key(text: str) -> str:
     """The text but for case, white space and the punctuation of sentences; signs all count."""
-    return " ".join(PUNCTUATION.sub(" ", text.casefold()).split()) or text
+    return " ".join(PUNCTUATION.sub(" ", text.casefold()).split()) or text.strip()
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
