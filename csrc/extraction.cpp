@@ -104,6 +104,13 @@ bool is_prose(std::string_view text) {
     return words > 3 || (words > 1 && mixed && (aside || tokens[0].kind == Kind::kWord));
 }
 
+// Where the formula that begins at `begin` ends: at a dollar sign that is no \$.
+std::size_t dollar(std::string_view text, std::size_t begin) {
+    std::size_t end = begin == npos ? npos : text.find('$', begin);
+    while (end != npos && text[end - 1] == '\\') end = text.find('$', end + 1);
+    return end;
+}
+
 // The inside of the last $...$, \(...\) or \[...\] that is no prose between two prices.
 std::optional<std::string_view> last_formula(std::string_view text) {
     std::vector<std::string_view> all;
@@ -127,8 +134,7 @@ std::optional<std::string_view> last_formula(std::string_view text) {
             ++at;
         } else if (text[at] == '$') {
             const std::size_t begin = text.find_first_not_of('$', at);
-            std::size_t end = begin == npos ? npos : text.find('$', begin);
-            while (end != npos && text[end - 1] == '\\') end = text.find('$', end + 1);  // \$5
+            const std::size_t end = dollar(text, begin);
             if (end == npos) break;
             keep(text.substr(begin, end - begin));
             at = std::min(text.find_first_not_of('$', end), text.size()) - 1;
@@ -197,14 +203,14 @@ bool is_marker(std::string_view before) {
     return cut(before, "answer");
 }
 
-// #### opens a heading too: a mathematical answer where a number or a formula follows.
-bool opens_answer(std::string_view after, Grader grader) {
-    if (grader == Grader::kChoice || grader == Grader::kExact) return true;
-    const std::size_t begin = std::min(after.find_first_not_of(" -+$\\(*."), after.size());
-    const std::string_view lead = after.substr(0, begin), rest = after.substr(begin);
+// #### opens a heading too: a mathematical answer on the last line, or where a number or a formula
+// follows.
+bool opens_answer(std::string_view after, Grader grader, bool on_last_line) {
+    if (on_last_line || grader == Grader::kChoice || grader == Grader::kExact) return true;
+    const std::string_view near = after.substr(0, 16);
+    const std::size_t begin = std::min(near.find_first_not_of(" -+$\\(*."), near.size());
+    const std::string_view lead = near.substr(0, begin), rest = after.substr(begin);
     const bool digit = !rest.empty() && std::isdigit(static_cast<unsigned char>(rest[0]));
-    const std::size_t line = after.find('\n');
-    if (line == npos || trimmed(after.substr(line)).empty()) return true;  // the last line
     return begin <= 12 && (digit || rest.starts_with("\u2212") ||
                            lead.find_first_of("\\$") != std::string_view::npos);
 }
@@ -217,17 +223,27 @@ bool is_statement(std::string_view before, std::string_view after, Grader grader
     return cut(before, "answer i") && grader != Grader::kExact;
 }
 
+std::string_view last_line(std::string_view text) {
+    const std::size_t end = text.find_last_not_of(" \t\r\n");
+    if (end == npos) return {};
+    text = text.substr(0, end + 1);
+    const std::size_t line = text.rfind('\n');
+    return line == npos ? text : text.substr(line + 1);
+}
+
 // What follows the last marker, to the end of its line. One walk back over the text.
 std::optional<std::string_view> after_marker(std::string_view text, Grader grader) {
     std::size_t at = text.size();
+    const std::string_view line = last_line(text);
     while (at > 0) {
         at = text.find_last_of(":#s", at - 1);
         if (at == npos) return {};
         const std::string_view before = text.substr(0, at), after = text.substr(at + 1);
-        const bool found = text[at] == ':' ? is_marker(before)
-                           : text[at] == '#'
-                               ? before.ends_with("###") && opens_answer(after, grader)
-                               : is_statement(before, after, grader);
+        const bool found =
+            text[at] == ':' ? is_marker(before)
+            : text[at] == '#'
+                ? before.ends_with("###") && opens_answer(after, grader, &text[at] >= line.data())
+                : is_statement(before, after, grader);
         if (!found) continue;
         std::string_view rest = trimmed(after);
         while (!rest.empty() && (rest.front() == '*' || rest.front() == '_' || rest.front() == ' '))
@@ -237,22 +253,25 @@ std::optional<std::string_view> after_marker(std::string_view text, Grader grade
     return {};
 }
 
+// The formula that opens a text and has no other behind it: $6$ (six), $$x$$.
+std::optional<std::string_view> only_formula(std::string_view text) {
+    if (!text.starts_with('$')) return {};
+    const std::size_t begin = text.find_first_not_of('$'), end = dollar(text, begin);
+    if (end == npos || text.find('$', text.find_first_not_of('$', end)) != npos) return {};
+    const std::string_view formula = trimmed(text.substr(begin, end - begin));
+    return formula.empty() || formula.size() > kMaxAnswer ? std::nullopt : std::optional(formula);
+}
+
 std::optional<std::string> answer_in(std::string_view text) {
     text = trimmed(text.substr(0, text.find("<|")));  // a template's end of turn, and what follows
-    for (const std::string_view lead : {"So", "Thus", "Therefore", "Hence", "Then"})
-        if (text.starts_with(lead) && text.substr(lead.size()).find_first_of(" ,") == 0)
-            text = text.substr(std::min(text.find_first_not_of(" ,", lead.size()), text.size()));
-    const bool brief = text.size() <= kMaxAnswer, prose = !brief || is_prose(text);
-    if (text.starts_with('$')) {  // $6$ (six)
-        std::size_t end = text.find('$', 1);
-        while (end != npos && text[end - 1] == '\\') end = text.find('$', end + 1);
-        if (end != npos && end > 1 && text.find('$', end + 1) == npos)
-            return std::string(text.substr(1, end - 1));
+    for (const std::string_view lead : {"So", "Thus", "Therefore", "Hence", "Then"}) {
+        const std::string_view rest = text.substr(text.starts_with(lead) ? lead.size() : 0);
+        if (rest.size() < text.size() && (rest.starts_with(' ') || rest.starts_with(',')))
+            text = rest.substr(std::min(rest.find_first_not_of(" ,"), rest.size()));
     }
+    const bool brief = text.size() <= kMaxAnswer, prose = !brief || is_prose(text);
+    if (const auto formula = only_formula(text)) return std::string(*formula);
     if (!prose && can_read(Grader::kMath, text)) return std::string(text);
-    if (brief && text.starts_with('$') && text.ends_with('$') && bare(text).find('$') == npos &&
-        !bare(text).empty())
-        return std::string(bare(text));
     if (const std::size_t line = text.rfind('\n'); line != npos)
         if (const auto last = answer_in(text.substr(line + 1))) return last;
     if (const auto formula = last_formula(text)) {
@@ -271,15 +290,15 @@ std::optional<std::string> answer_in(std::string_view text) {
     return {};
 }
 
-// A number after a marker: 72 clips (48 in April), 72 (48 + 24). None between bounds.
+// A number after a marker: 72 clips (48 in April), 72 (48 + 24). A bound is none.
 std::optional<std::string> number_in(std::string_view region) {
     for (const std::string_view bound :
          {"between ", "not ", "more than ", "less than ", "at least ", "at most ", "> ", "< "})
         if (region.starts_with(bound)) return {};
-    auto found = answer_in(region);
-    if (found && can_read(Grader::kNumber, *found)) return found;
-    const std::size_t end = region.find(" (");
-    return end == npos ? found : answer_in(region.substr(0, end));
+    const auto found = answer_in(region);
+    const std::size_t aside = region.find(" (");
+    if (aside == npos || (found && can_read(Grader::kNumber, *found))) return found;
+    return answer_in(region.substr(0, aside));
 }
 
 // ---- letters ----
@@ -376,14 +395,6 @@ std::optional<std::string> opening_letter(std::string_view region) {
         if (std::ranges::find(lead, small) == lead.end()) return {};
     }
     return {};
-}
-
-std::string_view last_line(std::string_view text) {
-    const std::size_t end = text.find_last_not_of(" \t\r\n");
-    if (end == npos) return {};
-    text = text.substr(0, end + 1);
-    const std::size_t line = text.rfind('\n');
-    return line == npos ? text : text.substr(line + 1);
 }
 
 std::optional<std::string> unmarked_letter(std::string_view text) {

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from malt_fast.config import load_config
+from malt_fast.errors import MaltError
+from malt_fast.tasks import Task, load_task
+
 
 def serve(
     monkeypatch: pytest.MonkeyPatch, name: str, configurations: Mapping[str, Mapping[str, Any]]
@@ -21,6 +25,20 @@ def serve(
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", names)
     monkeypatch.setattr(datasets, "load_dataset", lambda _, part: configurations[part])
+
+
+def load(name: str, path: Path | str, *argv: str) -> Task:
+    """A task read from files, as the programs do."""
+    options = ("--task.name", name, "--task.path", str(path), *argv)
+    return load_task(load_config(options, "malt_fast.train"))
+
+
+def mistake(name: str, path: Path | str, *argv: str) -> str:
+    """What loading says of a user's mistake, in one line."""
+    with pytest.raises(MaltError) as caught:
+        load(name, path, *argv)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def write_lines(path: Path, rows: list[Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import string
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -243,6 +244,24 @@ def test_scans_are_linear(unit: str) -> None:
         extract_answer(grader, f"Final Answer: 5{unit * 50_000}\nA:" + unit * 50_000)
         extract_answer(grader, unit * (500_000 // len(unit)))
         extract_answer(grader, f"Final Answer: 5{unit * 100_000}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "####" * 40_000 + " \nx" + " " * 90_000,
+        "####a\n" * 20_000 + "x" + "." * 130_000,
+        "#" * 260_000 + "\nx",
+        "So," * 60_000 + "$x$",
+        "$\\$" * 80_000,
+    ],
+    ids=["signs", "lines", "one line", "leads", "escaped"],
+)
+def test_scans_of_many_markers(text: str) -> None:
+    begin = time.process_time()
+    for grader in GRADERS:
+        extract_answer(grader, text)
+    assert time.process_time() - begin < 2  # quadratic ones took 0.4 to 40 s
 
 
 def test_unknown_grader() -> None:

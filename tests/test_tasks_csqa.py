@@ -1,27 +1,17 @@
 """CommonsenseQA: the authors' files, the hub's columns, and every bad row as one sentence."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from malt_fast.config import load_config
-from malt_fast.errors import MaltError
 from malt_fast.grading import grade
-from malt_fast.tasks import Task, load_task
+from tests import questions
 from tests.questions import choices, serve, write_lines
 
-
-def load(path: Path | str, *argv: str) -> Task:
-    options = ("--task.name", "csqa", "--task.path", str(path), *argv)
-    return load_task(load_config(options, "malt_fast.train"))
-
-
-def mistake(path: Path | str, *argv: str) -> str:
-    with pytest.raises(MaltError) as caught:
-        load(path, *argv)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+load = partial(questions.load, "csqa")
+mistake = partial(questions.mistake, "csqa")
 
 
 COLD = choices("Where is it cold?", "B", "x1", "oven", "fridge", "sauna", "bed", "sun")

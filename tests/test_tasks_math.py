@@ -5,29 +5,19 @@ No problem here is from the data set: they are written in its format.
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from malt_fast.config import load_config
-from malt_fast.errors import MaltError
 from malt_fast.grading import can_read, grade
-from malt_fast.tasks import Task, load_task
 from malt_fast.tasks.math import last_box
+from tests import questions
 from tests.questions import problem, serve, write_lines, write_math
 
-
-def load(path: Path | str, *argv: str) -> Task:
-    options = ("--task.name", "math", "--task.path", str(path), *argv)
-    return load_task(load_config(options, "malt_fast.train"))
-
-
-def mistake(path: Path | str, *argv: str) -> str:
-    with pytest.raises(MaltError) as caught:
-        load(path, *argv)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+load = partial(questions.load, "math")
+mistake = partial(questions.mistake, "math")
 
 
 TRAIN = {

@@ -18,6 +18,7 @@ that was voted on has none.
 import json
 import time
 import uuid
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
@@ -93,8 +94,8 @@ class Body(Part):
     malt: MaltOptions | None = None
 
     @property
-    def question(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def question(self) -> str: ...
 
     @property
     def limit(self) -> int | None:
