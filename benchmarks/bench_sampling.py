@@ -33,7 +33,7 @@ from common import Letters, environment, peak_bytes, print_table, summary, write
 
 from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
 from malt_fast.engines.hf import HFEngine
-from malt_fast.expand import Expansion, expand, reserve, shape_from_branching
+from malt_fast.expand import Expansion, expand, shape_from_branching
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
 
@@ -111,8 +111,7 @@ class Work:
 
     def expansion(self, begin: int, end: int, seed: str) -> Expansion:
         some = self.questions[begin:end]
-        forest = reserve(len(some), self.shape)
-        return Expansion(some, self.shape, self.prompts, self.params, seed, forest)
+        return Expansion(some, self.shape, self.prompts, self.params, seed)
 
 
 def make_work(trees: int, base: str, preset: Preset) -> Work:
@@ -152,7 +151,7 @@ def levels(work: Work, engine: Measured, seed: str, batch: int | None = None) ->
         requests = [r for tree in range(len(growth.questions)) for r in growth.begin(tree)]
         while requests:
             engine.submit(requests)
-            requests = growth.settle(drain(engine))
+            requests, _ = growth.settle(drain(engine))
 
 
 def peak(work: Work, engine: Measured, seed: str) -> None:
@@ -194,7 +193,7 @@ def nodes(work: Work, model: Any, mean: int, seed: str) -> int:
             new = out[0, ids.shape[1] :].cpu().numpy().astype(np.int32)
             tokens += len(new)
             logprobs = np.zeros(len(new), np.float32)
-            waiting += growth.settle([Completion(request.id, new, logprobs, "length")])
+            waiting += growth.settle([Completion(request.id, new, logprobs, "length")])[0]
     return tokens
 
 

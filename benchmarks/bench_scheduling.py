@@ -30,7 +30,7 @@ from common import Letters, environment, peak_bytes, print_table, resident_bytes
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.pool import Router
 from malt_fast.engines.ray import SHARE
-from malt_fast.expand import Expansion, expand, reserve, shape_from_branching
+from malt_fast.expand import Expansion, expand, shape_from_branching
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
 
@@ -147,14 +147,14 @@ def ours(trees: int, engine: Simulated) -> None:
 def levels(trees: int, engine: Simulated, batch: int | None = None) -> None:
     for begin in range(0, trees, batch or trees):
         n = min(batch or trees, trees - begin)
-        growth = Expansion(Questions(n), SHAPE, PROMPTS, PARAMS, begin, reserve(n, SHAPE))
+        growth = Expansion(Questions(n), SHAPE, PROMPTS, PARAMS, begin)
         requests = [request for tree in range(n) for request in growth.begin(tree)]
         while requests:
             engine.submit(requests)
             done: list[Completion] = []
             while engine.pending:
                 done += engine.poll()
-            requests = growth.settle(done)
+            requests, _ = growth.settle(done)
 
 
 def simulate(replicas: int, trees: int, sigma: float, ways: Sequence[str]) -> dict[str, Any]:
@@ -228,18 +228,16 @@ def measure_driver(trees: int, repeats: int) -> dict[str, Any]:
 
 def measure_open_trees(trees: int) -> dict[str, Any]:
     """Memory of trees whose drafts are all done and critiques all asked for."""
-    forest = reserve(trees, SHAPE)
-    growth = Expansion(Questions(trees), SHAPE, PROMPTS, PARAMS, 0, forest)
+    growth = Expansion(Questions(trees), SHAPE, PROMPTS, PARAMS, 0)
     engine = NoOp(0)
     before = resident_bytes()
     engine.submit([request for tree in range(trees) for request in growth.begin(tree)])
-    tokens = len(engine.waiting) * MEAN * 8  # what goes to the forest: tokens and log-probs
     while engine.waiting and len(engine.waiting[-1].path) == 1:
         drafts, engine.waiting = engine.waiting, []
         done = [Completion(r.id, engine.tokens, engine.logprobs, "length") for r in drafts]
-        engine.submit(growth.settle(done))
+        engine.submit(growth.settle(done)[0])
     held = resident_bytes() - before
-    return {"trees": trees, "bytes_per_open_tree": max(0, held - tokens) / trees}
+    return {"trees": trees, "bytes_per_open_tree": held / trees}
 
 
 def main() -> None:

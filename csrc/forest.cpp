@@ -30,44 +30,9 @@ void check_offsets(std::span<const std::int64_t> offsets, std::size_t n, std::si
     }
 }
 
-void check_lengths(const Nodes& nodes) {
-    const std::size_t n = nodes.size();
-    const bool equal = nodes.first_child.size() == n && nodes.n_children.size() == n &&
-                       nodes.level.size() == n && nodes.state.size() == n &&
-                       nodes.finish.size() == n && nodes.outcome.size() == n &&
-                       nodes.token_begin.size() == n && nodes.token_len.size() == n;
-    require(equal, "the node columns differ in length");
-    require(nodes.logprobs.empty() || nodes.logprobs.size() == nodes.tokens.size(),
-            "tokens and logprobs differ in length");
-}
-
-void check_content(const Nodes& nodes, NodeId v) {
-    const bool done = nodes.state[v] == State::kDone;
-    const bool question = nodes.parent[v] == kNoNode;
-    const std::uint8_t outcome = nodes.outcome[v];
-    if (nodes.state[v] > State::kFailed) fail_at(v, "has an unknown state");
-    if (nodes.finish[v] > Finish::kLength) fail_at(v, "has an unknown finish");
-    if (question && !(done && nodes.level[v] == 0))
-        fail_at(v, "is not a question, nor has a parent");
-    if (nodes.token_len[v] > 0 && (question || !done)) fail_at(v, "cannot have tokens");
-    if (nodes.token_begin[v] > nodes.tokens.size() ||
-        nodes.token_len[v] > nodes.tokens.size() - nodes.token_begin[v])
-        fail_at(v, "has tokens outside the arena");
-    if (outcome == kUngraded) return;
-    if (outcome > 1) fail_at(v, "has an unknown outcome");
-    if (question || !done || nodes.n_children[v] > 0) fail_at(v, "cannot have an outcome");
-}
-
-void check_children(const Nodes& nodes, NodeId v) {
-    const std::size_t first = nodes.first_child[v];
-    const std::size_t n = nodes.n_children[v];
-    if ((n == 0) != (first == kNoNode)) fail_at(v, "has first_child and n_children that disagree");
-    if (n == 0) return;
-    if (first <= v || first + n > nodes.size()) fail_at(v, "has children that do not exist");
-    for (std::size_t child = first; child < first + n; ++child) {
-        if (nodes.parent[child] != v || nodes.level[child] != nodes.level[v] + 1)
-            fail_at(static_cast<NodeId>(child), "has another parent or level than its block");
-    }
+void check_finish(std::span<const std::uint8_t> finish) {
+    require(std::ranges::all_of(finish, [](auto f) { return f <= 1; }),
+            "finish must be FINISH_STOP or FINISH_LENGTH");
 }
 
 // One tree of Forest::add_trees, ids relative to its question.
@@ -99,39 +64,7 @@ struct Shape {
     }
 };
 
-// Every child lies in its parent's block: blocks hold only their parent's children, and together
-// they hold as many nodes as there are with a parent.
-void check_nodes(const Nodes& nodes) {
-    check_lengths(nodes);
-    std::size_t in_blocks = 0;
-    std::size_t with_parent = 0;
-    for (std::size_t i = 0; i < nodes.size(); ++i) {
-        const auto v = static_cast<NodeId>(i);
-        check_content(nodes, v);
-        check_children(nodes, v);
-        in_blocks += nodes.n_children[v];
-        with_parent += nodes.parent[v] != kNoNode;
-    }
-    require(in_blocks == with_parent, "a node lies outside its parent's block of children");
-}
-
 }  // namespace
-
-Forest::Forest(const Nodes& nodes) {
-    make_room(nodes.size());
-    check_nodes(nodes);
-    parent_.append(nodes.parent);
-    first_child_.append(nodes.first_child);
-    n_children_.append(nodes.n_children);
-    level_.append(nodes.level);
-    state_.append(nodes.state);
-    finish_.append(nodes.finish);
-    outcome_.append(nodes.outcome);
-    token_begin_.append(nodes.token_begin);
-    token_len_.append(nodes.token_len);
-    tokens_.append(nodes.tokens);
-    logprobs_.append(nodes.logprobs);
-}
 
 NodeId Forest::add_questions(std::size_t n) {
     make_room(n);
@@ -201,25 +134,40 @@ void Forest::reserve(std::span<const NodeId> parents, std::span<const std::uint1
 }
 
 void Forest::complete(std::span<const NodeId> ids, std::span<const std::int32_t> tokens,
-                      std::span<const std::int64_t> offsets, std::span<const std::uint8_t> finish,
-                      std::span<const float> logprobs) {
+                      std::span<const std::int64_t> offsets, std::span<const std::uint8_t> finish) {
     require(finish.size() == ids.size(), "ids and finish differ in length");
-    require(logprobs.empty() || logprobs.size() == tokens.size(),
-            "tokens and logprobs differ in length");
-    require(std::ranges::all_of(finish, [](auto f) { return f <= 1; }),
-            "finish must be FINISH_STOP or FINISH_LENGTH");
+    require(!owner_, "the forest's tokens are lent: it takes no others");
+    check_finish(finish);
     check_offsets(offsets, ids.size(), tokens.size());
     tokens_.ensure(tokens.size());
-    if (!logprobs.empty()) fill_logprobs();
-    logprobs_.ensure(logprobs.size());
     leave_reserved(ids, State::kDone);
 
     const std::size_t begin = tokens_.size();
     tokens_.append(tokens);
-    logprobs_.append(logprobs);
     for (std::size_t i = 0; i < ids.size(); ++i) {
         token_begin_[ids[i]] = begin + static_cast<std::uint64_t>(offsets[i]);
         token_len_[ids[i]] = static_cast<std::uint32_t>(offsets[i + 1] - offsets[i]);
+        finish_[ids[i]] = static_cast<Finish>(finish[i]);
+    }
+}
+
+void Forest::lend(std::span<const std::int32_t> arena, std::shared_ptr<const void> owner,
+                  std::span<const NodeId> ids, std::span<const std::uint64_t> begin,
+                  std::span<const std::uint32_t> length, std::span<const std::uint8_t> finish) {
+    const std::size_t n = ids.size();
+    require(begin.size() == n && length.size() == n && finish.size() == n,
+            "ids, begin, length and finish differ in length");
+    require(tokens_.size() == 0 && !owner_, "the forest has tokens already");
+    check_finish(finish);
+    for (std::size_t i = 0; i < n; ++i)
+        require(begin[i] <= arena.size() && length[i] <= arena.size() - begin[i],
+                "tokens lie outside the arena");
+    leave_reserved(ids, State::kDone);
+    lent_ = arena;
+    owner_ = std::move(owner);
+    for (std::size_t i = 0; i < n; ++i) {
+        token_begin_[ids[i]] = begin[i];
+        token_len_[ids[i]] = length[i];
         finish_[ids[i]] = static_cast<Finish>(finish[i]);
     }
 }
@@ -244,7 +192,7 @@ void Forest::set_outcomes(std::span<const NodeId> ids, std::span<const std::uint
 std::size_t Forest::nbytes() const {
     return parent_.nbytes() + first_child_.nbytes() + n_children_.nbytes() + level_.nbytes() +
            state_.nbytes() + finish_.nbytes() + outcome_.nbytes() + token_begin_.nbytes() +
-           token_len_.nbytes() + tokens_.nbytes() + logprobs_.nbytes();
+           token_len_.nbytes() + tokens_.nbytes();
 }
 
 Nodes Forest::nodes() const {
@@ -257,12 +205,7 @@ Nodes Forest::nodes() const {
             .outcome = outcome_.view(),
             .token_begin = token_begin_.view(),
             .token_len = token_len_.view(),
-            .tokens = tokens_.view(),
-            .logprobs = logprobs_.view()};
-}
-
-void Forest::fill_logprobs() {
-    std::ranges::fill(logprobs_.extend(tokens_.size() - logprobs_.size()), std::nanf(""));
+            .tokens = owner_ ? lent_ : tokens_.view()};
 }
 
 // Appends questions; reserve() makes children of them.

@@ -11,13 +11,14 @@
 //     n_children      3      2      0      1      0      0      0      0
 //                     questions     '-- of 0 --'  '- of 1 -'  of 3
 //
-// Tokens lie in one arena in order of completion; a node owns only its own segment of it. Costs 26
-// bytes a node, 4 bytes a token, and 4 more a token once log-probs are given. Not thread-safe: the
-// bindings hold Forest::mutex around every call.
+// Tokens lie in one arena, the forest's own in order of completion or a lent one (a file in
+// memory); a node has only its own segment of it. Costs 26 bytes a node, and 4 bytes a token of its
+// own. Not thread-safe: the bindings hold Forest::mutex around every call.
 #pragma once
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <tuple>
@@ -48,7 +49,6 @@ struct Nodes {
     std::span<const std::uint64_t> token_begin;  // into tokens
     std::span<const std::uint32_t> token_len;
     std::span<const std::int32_t> tokens;
-    std::span<const float> logprobs;  // parallel to tokens, NaN where not given; may be shorter
 
     [[nodiscard]] std::size_t size() const { return parent.size(); }
     [[nodiscard]] std::span<const std::int32_t> tokens_of(NodeId id) const {
@@ -58,10 +58,6 @@ struct Nodes {
 
 class Forest {
   public:
-    Forest() = default;
-    // Takes over a copy of `nodes`; throws std::invalid_argument unless they form a forest.
-    explicit Forest(const Nodes& nodes);
-
     // Each of these checks all of its input first: an exception (std::invalid_argument,
     // std::length_error) leaves the forest as it was.
     NodeId add_questions(std::size_t n);
@@ -73,18 +69,20 @@ class Forest {
     // Reserves counts[i] children under parents[i], in this order; writes the blocks' first ids.
     void reserve(std::span<const NodeId> parents, std::span<const std::uint16_t> counts,
                  std::span<NodeId> first);
-    // Node ids[i] gets tokens[offsets[i], offsets[i + 1]); logprobs is empty or parallel to tokens.
+    // Node ids[i] gets tokens[offsets[i], offsets[i + 1]).
     void complete(std::span<const NodeId> ids, std::span<const std::int32_t> tokens,
-                  std::span<const std::int64_t> offsets, std::span<const std::uint8_t> finish,
-                  std::span<const float> logprobs);
+                  std::span<const std::int64_t> offsets, std::span<const std::uint8_t> finish);
+    // Node ids[i] gets arena[begin[i], begin[i] + length[i]), which is not copied: `owner` keeps
+    // it. A forest without tokens takes one arena, and then no tokens but from there.
+    void lend(std::span<const std::int32_t> arena, std::shared_ptr<const void> owner,
+              std::span<const NodeId> ids, std::span<const std::uint64_t> begin,
+              std::span<const std::uint32_t> length, std::span<const std::uint8_t> finish);
     void fail(std::span<const NodeId> ids);
     void set_outcomes(std::span<const NodeId> ids, std::span<const std::uint8_t> outcomes);
 
     [[nodiscard]] std::size_t size() const { return parent_.size(); }
     [[nodiscard]] std::size_t nbytes() const;
     [[nodiscard]] Nodes nodes() const;
-    // Fills log-probs that were not given with NaN, which makes the column as long as tokens.
-    void fill_logprobs();
 
     std::mutex mutex;
 
@@ -110,7 +108,8 @@ class Forest {
     Column<std::uint64_t> token_begin_{kMaxNodes};
     Column<std::uint32_t> token_len_{kMaxNodes};
     Column<std::int32_t> tokens_{kMaxTokens};
-    Column<float> logprobs_{kMaxTokens};
+    std::span<const std::int32_t> lent_;
+    std::shared_ptr<const void> owner_;
 };
 
 // The question each node belongs to: root[v] for every node v.

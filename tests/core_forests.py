@@ -95,7 +95,7 @@ def complete(forest: Forest, ids: list[int], node_of: dict[int, Node]) -> None:
     texts = [node_of[i].tokens for i in ids]
     offsets = np.cumsum([0] + [len(text) for text in texts])
     tokens = np.array([t for text in texts for t in text], np.int32)
-    forest.complete(ids, tokens, offsets, [node_of[i].finish for i in ids], tokens / 2)
+    forest.complete(ids, tokens, offsets, [node_of[i].finish for i in ids])
 
 
 def columns(forest: Forest) -> dict[str, np.ndarray]:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 from malt_fast import train
+from malt_fast.forest import Forest, forest_of, read_forest
+from malt_fast.store import open_store
 from tests.tiny import tiny_llama
 
 FAST = [
@@ -25,6 +27,25 @@ def write_questions(file: Path) -> Path:
     rows = [{"question": f"one or two? ({i})", "answer": str(1 + i % 2)} for i in range(20)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+def load_forest(folder: Path, name: str = "round-0/forest.arrows") -> Forest:
+    """A forest of a run."""
+    store = open_store(folder / "samples", writable=False)
+    file = read_forest(folder / name, store)
+    assert file is not None
+    forest = forest_of(file, store)
+    assert forest is not None
+    return forest
+
+
+def content(folder: Path, name: str = "round-0/forest.arrows") -> bytes:
+    """All that a forest of a run says, wherever its store has it."""
+    forest = load_forest(folder, name)
+    names = ("parent", "first_child", "n_children", "level", "state", "finish", "outcome")
+    tokens = [forest.tokens_of(node) for node in range(len(forest))]
+    columns = [getattr(forest, name) for name in (*names, "token_len")]
+    return b"".join(column.tobytes() for column in [*columns, *tokens])
 
 
 def run(data: Path, model: Path, folder: Path, *options: str) -> int:

@@ -1,7 +1,9 @@
 """The forest: what goes in comes out, views stay valid, and wrong input changes nothing."""
 
+import gc
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast._core import DONE, FAILED, NO_NODE, RESERVED, UNGRADED, Forest
+from malt_fast._core import DONE, NO_NODE, PAGE, RESERVED, UNGRADED, Forest, map_files
 from tests.core_forests import Node, columns, grow, trees
 
 
@@ -34,8 +36,6 @@ def test_columns_hold_what_was_put_in(questions: list[Node], seed: int) -> None:
         assert column["outcome"][i] == (UNGRADED if node.outcome is None else node.outcome)
         assert column["finish"][i] == node.finish
         assert forest.tokens_of(i).tolist() == node.tokens
-        begin, length = int(column["token_begin"][i]), int(column["token_len"][i])
-        assert column["logprobs"][begin : begin + length].tolist() == [t / 2 for t in node.tokens]
         assert root[i] == node.path[0]
         assert column["n_children"][i] == len(node.children)
         first = int(column["first_child"][i])
@@ -43,17 +43,77 @@ def test_columns_hold_what_was_put_in(questions: list[Node], seed: int) -> None:
         assert [node_of[first + k] for k in range(len(node.children))] == node.children
         assert all(column["parent"][first + k] == i for k in range(len(node.children)))
     assert all(column["parent"][i] == NO_NODE for i in range(len(questions)))
-    assert forest.nbytes == 26 * len(forest) + 8 * len(column["tokens"])
+    assert forest.nbytes == 26 * len(forest) + 4 * len(column["tokens"])
 
 
-@given(trees())
-def test_columns_rebuild_the_forest(questions: list[Node]) -> None:
-    forest, _ = grow(questions)
-    rebuilt = Forest.from_columns(**columns(forest))
-    for name, values in columns(forest).items():
-        np.testing.assert_array_equal(getattr(rebuilt, name), values, strict=True)
-    rebuilt.add_questions(1)
-    assert len(rebuilt) == len(forest) + 1
+@given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=6, max_size=6), st.data())
+def test_lent_tokens_are_as_good_as_its_own(texts: list[list[int]], data: st.DataObject) -> None:
+    """The same outputs from an arena that is not copied, in any order and with gaps."""
+    own, lent = Forest(), Forest()
+    for forest in (own, lent):
+        forest.add_trees(2, [-1, -1, 0])
+    ids = np.array([1, 2, 3, 5, 6, 7], np.uint32)
+    length = np.array([len(text) for text in texts], np.uint32)
+    finish = length % 2
+    offsets = np.cumsum([0, *length])
+    own.complete(ids, [token for text in texts for token in text], offsets, finish)
+    arena, begin = [-1], np.zeros(6, np.uint64)
+    for i in data.draw(st.permutations(range(6))):
+        begin[i] = len(arena)
+        arena += [*texts[i], -1]
+    values = np.array(arena, np.int32)
+    lent.lend(values, ids, begin, length, finish)
+    for node in range(len(own)):
+        assert lent.tokens_of(node).tolist() == own.tokens_of(node).tolist()
+    assert lent.finish.tolist() == own.finish.tolist() and (lent.state == DONE).all()
+    assert lent.nbytes == 26 * len(lent) and np.shares_memory(lent.tokens, values)
+    view = lent.tokens
+    del values, lent
+    gc.collect()
+    assert view.tolist() == arena  # which lives as long as a view of it
+    if own.tokens.size:
+        with pytest.raises(ValueError, match="has tokens already"):
+            own.lend([1], [], [], [], [])
+
+
+def test_lending_is_refused_whole() -> None:
+    forest, values = Forest(), np.arange(5, dtype=np.int32)
+    forest.add_trees(1, [-1, -1])
+    for ids, begin, length, finish in [
+        ([1], [4], [2], [0]),
+        ([1], [2**64 - 1], [1], [0]),
+        ([1], [0], [1], [2]),
+        ([1, 1], [0, 0], [1, 1], [0, 0]),
+        ([0], [0], [1], [0]),
+        ([1, 2], [0], [1, 1], [0, 0]),
+    ]:
+        with pytest.raises(ValueError):
+            forest.lend(values, ids, begin, length, finish)
+    assert forest.state.tolist() == [DONE, RESERVED, RESERVED] and forest.tokens.size == 0
+    forest.lend(values, [1], [1], [2], [0])
+    with pytest.raises(ValueError, match="lent"):
+        forest.complete([2], [1], [0, 1], [0])
+    forest.fail([2])
+
+
+def test_files_become_one_array(tmp_path: Path) -> None:
+    sizes = [12, 0, 70_000, 4]
+    paths = [tmp_path / str(i) for i in range(4)]
+    for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        path.write_bytes(np.full(size // 4 + 3, i, np.int32).tobytes())  # longer than is mapped
+    mapped = map_files([str(path) for path in paths], sizes)
+    begin = 0
+    for i, size in enumerate(sizes):
+        assert (mapped[begin : begin + size // 4] == i).all()
+        begin += -(-size // PAGE) * PAGE // 4
+    assert len(mapped) == begin and not mapped.flags.writeable
+    assert map_files([], []).size == 0
+    with pytest.raises(OSError, match="absent"):
+        map_files([str(paths[0]), str(tmp_path / "absent")], [4, 4])
+    with pytest.raises(OSError):
+        map_files([str(paths[0])], [1000])
+    with pytest.raises(ValueError, match="differ in length"):
+        map_files([str(paths[0])], [])
 
 
 def test_views_are_frozen_read_only_and_stay_valid_while_the_forest_grows() -> None:
@@ -104,16 +164,6 @@ def test_trees_without_nodes_are_questions() -> None:
     assert forest.level.tolist() == [0, 0, 0]
 
 
-def test_logprobs_are_nan_where_not_given() -> None:
-    forest = small()
-    forest.complete([4], [1, 2, 3], [0, 3], [0], [-0.5, -1.0, -2.0])
-    forest.reserve([1], [1])
-    forest.complete([5], [9], [0, 1], [0])
-    np.testing.assert_array_equal(
-        forest.logprobs, np.array([np.nan, np.nan, -0.5, -1, -2, np.nan], np.float32)
-    )
-
-
 def test_grading_again_replaces_the_outcome() -> None:
     forest = small()
     forest.set_outcomes([2], [True])
@@ -150,7 +200,6 @@ MISUSE: dict[str, Callable[[Forest], Any]] = {
     "offsets start late": lambda f: f.complete([4], [1, 2], [1, 2], [0]),
     "unknown finish": lambda f: f.complete([4], [1], [0, 1], [2]),
     "finish too short": lambda f: f.complete([4], [1], [0, 1], []),
-    "logprobs too short": lambda f: f.complete([4], [1], [0, 1], [0], []),
     "tokens not integers": lambda f: f.complete([4], [1.5], [0, 1], [0]),
     "tokens too large": lambda f: f.complete([4], [2**31], [0, 1], [0]),
     "tokens two-dimensional": lambda f: f.complete([4], [[1]], [0, 1], [0]),
@@ -189,46 +238,6 @@ def test_a_graded_leaf_cannot_have_children() -> None:
     forest.set_outcomes([2], [1])
     with pytest.raises(ValueError, match="graded"):
         forest.reserve([2], [1])
-
-
-BROKEN: dict[str, tuple[str, int, int]] = {  # column, node, value
-    "parent after child": ("parent", 2, 4),
-    "parent elsewhere": ("parent", 4, 1),
-    "orphan": ("parent", 2, NO_NODE),
-    "block beyond the end": ("n_children", 0, 4),
-    "block too short": ("n_children", 0, 2),
-    "block without a count": ("n_children", 0, 0),
-    "children before the parent": ("first_child", 0, 0),
-    "level skipped": ("level", 3, 2),
-    "question below level 0": ("level", 1, 1),
-    "question not done": ("state", 1, RESERVED),
-    "parent failed": ("state", 0, FAILED),
-    "unknown state": ("state", 3, 3),
-    "unknown finish": ("finish", 2, 2),
-    "unknown outcome": ("outcome", 2, 2),
-    "outcome of a failed node": ("outcome", 3, 1),
-    "outcome of an inner node": ("outcome", 0, 1),
-    "tokens past the arena": ("token_begin", 2, 1),
-    "tokens far past the arena": ("token_begin", 2, 2**64 - 1),
-    "tokens of a failed node": ("token_len", 3, 1),
-}
-
-
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
-def test_columns_that_are_no_forest_are_refused(broken: tuple[str, int, int]) -> None:
-    given = {name: values.copy() for name, values in columns(small()).items()}
-    Forest.from_columns(**given)
-    name, node, value = broken
-    given[name][node] = value
-    with pytest.raises(ValueError):
-        Forest.from_columns(**given)
-
-
-@pytest.mark.parametrize("name", ["level", "first_child", "token_len", "logprobs"])
-def test_columns_of_unequal_length_are_refused(name: str) -> None:
-    given = columns(small())
-    with pytest.raises(ValueError, match="differ in length"):
-        Forest.from_columns(**(given | {name: given[name][:-1]}))
 
 
 def test_threads_may_share_a_forest() -> None:

@@ -18,12 +18,12 @@ from malt_fast.engines.pool import Router
 from malt_fast.engines.ray import RayEngine, check_room
 from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, expand, shape_from_branching
-from malt_fast.forest import DONE, Forest, load_forest
+from malt_fast.forest import DONE, Forest
 from malt_fast.grading import NOTHING, RIGHT, WRONG, grade_with_reasons
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.tasks import Question
 from tests import small_run
-from tests.small_run import write_model, write_questions
+from tests.small_run import load_forest, write_model, write_questions
 from tests.tiny import byte_tokenizer, tiny_llama
 
 CHAIN = ["generator", "verifier", "refiner"]
@@ -242,7 +242,7 @@ def test_the_program_runs_on_two_actors(tmp_path, capsys):
     data, model = write_questions(tmp_path / "q.jsonl"), write_model(tmp_path / "model")
     assert small_run.run(data, model, tmp_path / "one") == 0
     assert small_run.run(data, model, tmp_path / "two", "--engine.replicas", "2") == 0
-    one, two = (load_forest(tmp_path / name / "round-0/forest.arrows") for name in ("one", "two"))
+    one, two = (load_forest(tmp_path / name) for name in ("one", "two"))
     same(one, two)
 
 

@@ -23,10 +23,10 @@ from malt_fast.config import EngineConfig
 from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
 from malt_fast.engines.adapter_files import content_name
 from malt_fast.errors import MaltError
-from malt_fast.forest import DONE, load_forest
+from malt_fast.forest import DONE
 from tests import small_run
 from tests.adapters import make_adapter
-from tests.small_run import write_model, write_questions
+from tests.small_run import load_forest, write_model, write_questions
 from tests.tiny import tiny_llama
 
 pytestmark = pytest.mark.vllm
@@ -176,8 +176,8 @@ def test_a_whole_run_on_vllm(data, model, tmp_path, capsys):
     assert small_run.run(data, model, tmp_path / "run", "--engine.name", "vllm") == 0
     shown = capsys.readouterr().out
     assert "engine: vllm (as engine.name says)" in shown and "prefix_cache_hits" in shown
-    forest = load_forest(tmp_path / "run/round-0/forest.arrows")
-    assert (forest.state == DONE).all() and np.isfinite(forest.logprobs).all()
+    forest = load_forest(tmp_path / "run")
+    assert (forest.state == DONE).all()
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert evaluation["systems"][0]["n"] > 0
     make([Policy(str(model), str(tmp_path / "run/adapters/refiner/final"))])  # serves, has effect

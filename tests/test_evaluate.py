@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from malt_fast import evaluate
+from malt_fast import evaluate, sampling
 from malt_fast.config import PACKAGE, Config, dump, make_config, read_yaml
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, expand, node_seed
-from malt_fast.forest import load_forest
 from malt_fast.paper import paper_figures, published
 from malt_fast.roles import Prompts, RolePrompt
 from malt_fast.run import Run
@@ -40,6 +39,7 @@ from malt_fast.systems import (
 from malt_fast.tables import describe
 from malt_fast.tasks import Question, Task
 from malt_fast.wordings import Wordings
+from tests.small_run import load_forest
 from tests.tiny import byte_tokenizer, tiny_llama
 
 Policies = dict[Training, dict[str, Policy]]
@@ -584,15 +584,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         }
     )
     for role, kind in [("generator", "sft"), ("generator", "final"), ("verifier", "sft")]:
-        (tmp_path / "run" / "adapters" / role / kind).mkdir(parents=True)
+        adapter = tmp_path / "run" / "adapters" / role / kind
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_config.json").write_text("{}")
+        (adapter / "adapter_model.safetensors").write_text(f"{role} {kind}")
     (tmp_path / "run" / "config.yaml").write_text(dump(config))
 
-    def fake_sample(setup: Setup, questions: Any, shape: Any, seed: str, **options: Any) -> Any:
-        params = setup.params(evaluating=options.pop("evaluating"))
-        del options["unfinished"]
-        return expand(questions, shape, setup.wordings, params, FakeEngine(), seed, **options), {}
-
-    monkeypatch.setattr(evaluate, "sample", fake_sample)
+    monkeypatch.setattr(sampling, "open_engine", lambda *_: FakeEngine())
     return Run(tmp_path / "run", config, Console(quiet=True))
 
 
@@ -628,7 +626,7 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
         wordings_of(CHAIN).numbers,
         {"base": policies(run)[0], "sft": policies(run)[1], "final": policies(run)[2]},
     )
-    assert len(load_forest(run.folder / "evaluation.arrows")) == 20 * (1 + len(shape))
+    assert len(load_forest(run.folder, "evaluation.arrows")) == 20 * (1 + len(shape))
 
     first = path.read_bytes()
     assert evaluate.main(["--run", str(run.folder)]) == 0

@@ -7,7 +7,8 @@ import pytest
 
 from malt_fast.config import make_config
 from malt_fast.errors import MaltError
-from malt_fast.run import Run, exit_status, open_run, replacing_folder
+from malt_fast.files import replacing_folder
+from malt_fast.run import Run, exit_status, open_run
 
 
 def test_what_a_kill_at_the_start_left_behind_is_no_obstacle(tmp_path: Path) -> None:
@@ -40,18 +41,20 @@ def test_ctrl_c_names_the_directory_that_was_opened(
     monkeypatch.chdir(tmp_path)
     assert exit_status(stop_in_a_run) == 130
     (folder,) = (tmp_path / "runs").iterdir()
-    assert f"--run runs/{folder.name} goes on" in capsys.readouterr().err
+    assert f"--run runs/{folder.name}` goes on" in capsys.readouterr().err
     assert exit_status(stop) == 130
     assert capsys.readouterr().err == "stopped\n"
 
 
-def test_what_a_run_keeps_may_not_change(tmp_path: Path) -> None:
+def test_what_roles_were_trained_with_may_not_change(tmp_path: Path) -> None:
     run = Run(tmp_path, make_config({}))
-    run.keep("prompts.json", "a")
-    run.keep("prompts.json", "a")
+    run.expect("prompts.json", "a")
+    run.note("prompts.json", "a")
+    run.expect("prompts.json", "a")
     with pytest.raises(MaltError, match=r"the prompts are not those in .*prompts\.json"):
-        run.keep("prompts.json", "b")
-    assert run.path("prompts.json").read_text() == "a"
+        run.expect("prompts.json", "b")
+    run.note("prompts.json", "b")
+    assert run.path("prompts.json").read_text() == "b"
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

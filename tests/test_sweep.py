@@ -2,15 +2,13 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from malt_fast import evaluate, sweep, train
+from malt_fast import evaluate, sampling, sweep, train
 from malt_fast.config import make_config, read_yaml
 from malt_fast.errors import MaltError
-from malt_fast.forest import load_forest
 from tests import small_run
 
 
@@ -35,21 +33,18 @@ def differing(folder: Path, other: Path) -> set[str]:
     }
 
 
-def test_a_sweep_over_a_threshold_takes_the_forest_over_and_goes_on(
+def test_a_sweep_over_a_threshold_samples_no_tree_and_goes_on(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--run", str(finished), "--sweep", "tree.threshold=0.3,0.6"]
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "sample", None)  # no forest is sampled; the evaluation has its own
-        assert evaluate.main(words) == 0
-    shown = capsys.readouterr().out
-    assert shown.count("is taken over") == 2 and "tree.threshold = 0.6" in shown
+    assert evaluate.main(words) == 0
+    assert "tree.threshold = 0.6" in capsys.readouterr().out
     rows = list(csv.DictReader((finished / "tables/sweep-tree.threshold.csv").open()))
     assert [row["tree.threshold"] for row in rows] == ["0.3", "0.6"]
     for row in rows:
         folder = finished / "sweeps" / f"tree.threshold={row['tree.threshold']}"
         assert differing(finished, folder) == {"tree.threshold"}
-        assert (folder / "round-0/forest.arrows").samefile(finished / "round-0/forest.arrows")
+        assert make_config(read_yaml(folder / "config.yaml")).reuse == [finished]
         result = json.loads((folder / "evaluation.json").read_text())
         right = {one["name"]: one for one in result["systems"]}
         for column, name in (("MALT right %", "MALT"), ("MALT+MV@3 right %", "MALT+MV@3")):
@@ -59,6 +54,7 @@ def test_a_sweep_over_a_threshold_takes_the_forest_over_and_goes_on(
             assert float(row[f"{column} high"]) == pytest.approx(100 * high)
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         told = {line["stage"]: line for line in lines}
+        assert told["sample round 0"]["reused"] == told["sample round 0"]["outputs"]
         assert int(row["refiner pairs"]) == told["dpo refiner"]["pairs"]
         assert int(row["generator examples"]) == told["sft generator"]["examples"]
         assert "generator pairs" not in row  # it gets no DPO
@@ -66,24 +62,22 @@ def test_a_sweep_over_a_threshold_takes_the_forest_over_and_goes_on(
 
     # finished values are only read
     before = {f: f.stat().st_mtime_ns for f in finished.glob("sweeps/*/round-0/*/*/*")}
-    monkeypatch.setattr(train, "sample", None)
-    monkeypatch.setattr(evaluate, "sample", None)
+    monkeypatch.setattr(sampling, "open_engine", None)
     assert evaluate.main(words) == 0
     assert {f: f.stat().st_mtime_ns for f in finished.glob("sweeps/*/round-0/*/*/*")} == before
     assert list(csv.DictReader((finished / "tables/sweep-tree.threshold.csv").open())) == rows
 
 
-def test_what_sampling_depends_on_is_sampled_anew(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_smaller_trees_are_taken_from_larger_ones(finished: Path) -> None:
     words = ["--run", str(finished), "--sweep=tree.branching=[2,2,2]"]
     assert evaluate.main(words) == 0
-    assert "taken over" not in capsys.readouterr().out
     folder = finished / "sweeps" / "tree.branching=2,2,2"
-    forest = load_forest(folder / "round-0/forest.arrows")
+    forest = small_run.load_forest(folder)
     assert (forest.level == 1).sum() == 2 * (forest.level == 0).sum()
-    assert evaluate.main([*words, "--evaluate.votes=1"]) == 2
-    assert "holds a run of another config" in capsys.readouterr().err
+    told = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    first = next(line for line in told if line["stage"] == "sample round 0")
+    assert first["reused"] == first["outputs"]  # of the larger trees
+    assert evaluate.main([*words, "--evaluate.votes=1"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -130,27 +124,6 @@ def test_values_are_read_as_yaml_and_written_as_folders(tmp_path: Path) -> None:
     assert one.run == tmp_path / "sweeps" / "lora.target_modules=a%2Fb"
     deep = sweep.with_value(config, "sampling.roles.refiner.temperature", "0.7", 0.7)
     assert deep.sampling_for("refiner").temperature == 0.7
-
-
-def test_where_links_are_not_possible_the_forest_is_copied(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError("no links here")
-
-    monkeypatch.setattr(sweep.os, "link", refuse)
-    shutil.copytree(finished / "round-0", tmp_path / "main/round-0")
-    config = make_config({"run": str(tmp_path / "main"), "task": {"limit": 1}})
-    main = sweep.Run(tmp_path / "main", config)
-    one = sweep.with_value(config, "train.rounds", "2", 2)
-    sweep.take_over(main, "train.rounds", one)
-    copy = tmp_path / "main/sweeps/train.rounds=2/round-0/forest.arrows"
-    assert copy.read_bytes() == (finished / "round-0/forest.arrows").read_bytes()
-    assert (copy.parent.parent / "config.yaml").is_file()
-    # the first role's forest is the same whether the later roles' are regenerated or not
-    other = sweep.with_value(config, "train.regenerate", "sequential", "sequential")
-    sweep.take_over(main, "train.regenerate", other)
-    assert (other.run / "round-0/forest-generator.arrows").is_file()
 
 
 def test_one_vote_makes_one_line() -> None:

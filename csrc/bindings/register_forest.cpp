@@ -1,9 +1,16 @@
 // Forest: batch calls in, read-only views out.
+#include <pybind11/stl.h>
+
+#include <cerrno>
 #include <memory>
+#include <string>
+#include <system_error>
+#include <vector>
 
 #include "arrays.hpp"
 #include "forest.hpp"
 #include "locked.hpp"
+#include "mapped_files.hpp"
 
 namespace malt::bindings {
 namespace {
@@ -16,12 +23,6 @@ py::array_t<Shown> column(const py::object& self) {
     auto& forest = self.cast<Forest&>();
     const auto values = locked(forest, [&] { return forest.nodes().*Column; });
     return view_of(std::span{reinterpret_cast<const Shown*>(values.data()), values.size()}, self);
-}
-
-py::array_t<float> logprobs(const py::object& self) {
-    auto& forest = self.cast<Forest&>();
-    locked(forest, [&] { forest.fill_logprobs(); });
-    return column<&Nodes::logprobs, float>(self);
 }
 
 py::array_t<std::int32_t> tokens_of(const py::object& self, std::size_t id) {
@@ -45,17 +46,32 @@ NodeId add_trees(Forest& forest, std::size_t n, const py::object& parents) {
 }
 
 void complete(Forest& forest, const py::object& ids, const py::object& tokens,
-              const py::object& offsets, const py::object& finish, const py::object& logprobs) {
+              const py::object& offsets, const py::object& finish) {
     const auto i = to_array<NodeId>(ids, "ids");
     const auto t = to_array<std::int32_t>(tokens, "tokens");
     const auto o = to_array<std::int64_t>(offsets, "offsets");
     const auto f = to_array<std::uint8_t>(finish, "finish");
-    const auto l =
-        logprobs.is_none() ? py::array_t<float>() : to_array<float>(logprobs, "logprobs");
-    if (!logprobs.is_none() && l.size() != t.size())
-        throw py::value_error("tokens and logprobs differ in length");
+    locked(forest, [&] { forest.complete(span_of(i), span_of(t), span_of(o), span_of(f)); });
+}
+
+// Keeps an array alive from a place that knows nothing of Python.
+std::shared_ptr<const void> kept(const py::object& array) {
+    return {array.inc_ref().ptr(), [](const void* p) {
+                const py::gil_scoped_acquire acquire;
+                py::handle(static_cast<PyObject*>(const_cast<void*>(p))).dec_ref();
+            }};
+}
+
+void lend(Forest& forest, const py::object& arena, const py::object& ids, const py::object& begin,
+          const py::object& length, const py::object& finish) {
+    const auto a = to_array<std::int32_t>(arena, "arena");
+    const auto i = to_array<NodeId>(ids, "ids");
+    const auto b = to_array<std::uint64_t>(begin, "begin");
+    const auto l = to_array<std::uint32_t>(length, "length");
+    const auto f = to_array<std::uint8_t>(finish, "finish");
+    const auto owner = kept(a);
     locked(forest,
-           [&] { forest.complete(span_of(i), span_of(t), span_of(o), span_of(f), span_of(l)); });
+           [&] { forest.lend(span_of(a), owner, span_of(i), span_of(b), span_of(l), span_of(f)); });
 }
 
 void fail(Forest& forest, const py::object& ids) {
@@ -77,43 +93,20 @@ py::array_t<NodeId> roots(Forest& forest) {
     }));
 }
 
-// Enum columns come as bytes.
-template <class Enum>
-std::span<const Enum> enums_of(const py::array_t<std::uint8_t>& array) {
-    return {reinterpret_cast<const Enum*>(array.data()), static_cast<std::size_t>(array.size())};
-}
-
-std::unique_ptr<Forest> from_columns(const py::object& parent, const py::object& first_child,
-                                     const py::object& n_children, const py::object& level,
-                                     const py::object& state, const py::object& finish,
-                                     const py::object& outcome, const py::object& token_begin,
-                                     const py::object& token_len, const py::object& tokens,
-                                     const py::object& logprobs) {
-    const auto p = to_array<NodeId>(parent, "parent");
-    const auto c = to_array<NodeId>(first_child, "first_child");
-    const auto n = to_array<std::uint16_t>(n_children, "n_children");
-    const auto v = to_array<Level>(level, "level");
-    const auto s = to_array<std::uint8_t>(state, "state");
-    const auto f = to_array<std::uint8_t>(finish, "finish");
-    const auto o = to_array<std::uint8_t>(outcome, "outcome");
-    const auto b = to_array<std::uint64_t>(token_begin, "token_begin");
-    const auto l = to_array<std::uint32_t>(token_len, "token_len");
-    const auto t = to_array<std::int32_t>(tokens, "tokens");
-    const auto g =
-        logprobs.is_none() ? py::array_t<float>() : to_array<float>(logprobs, "logprobs");
-    const Nodes nodes{.parent = span_of(p),
-                      .first_child = span_of(c),
-                      .n_children = span_of(n),
-                      .level = span_of(v),
-                      .state = enums_of<State>(s),
-                      .finish = enums_of<Finish>(f),
-                      .outcome = span_of(o),
-                      .token_begin = span_of(b),
-                      .token_len = span_of(l),
-                      .tokens = span_of(t),
-                      .logprobs = span_of(g)};
-    const py::gil_scoped_release release;
-    return std::make_unique<Forest>(nodes);
+// Files one after the other as one array, read-only: they cost no memory until they are read.
+py::array_t<std::int32_t> map_files(const std::vector<std::string>& paths,
+                                    const std::vector<std::size_t>& sizes) {
+    std::unique_ptr<MappedFiles> files;
+    try {
+        files = std::make_unique<MappedFiles>(paths, sizes);
+    } catch (const std::system_error& error) {
+        errno = error.code().value();
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, error.what());
+        throw py::error_already_set();
+    }
+    const auto words = files->words();
+    const py::capsule owner(files.release(), [](void* p) { delete static_cast<MappedFiles*>(p); });
+    return view_of(words, owner);
 }
 
 }  // namespace
@@ -139,13 +132,10 @@ void register_forest(py::module_& m) {
             "n"_a)
         .def("add_trees", &add_trees, "n"_a, "parents"_a)
         .def("reserve", &reserve, "parents"_a, "counts"_a)
-        .def("complete", &complete, "ids"_a, "tokens"_a, "offsets"_a, "finish"_a,
-             "logprobs"_a = py::none())
+        .def("complete", &complete, "ids"_a, "tokens"_a, "offsets"_a, "finish"_a)
         .def("fail", &fail, "ids"_a)
         .def("set_outcomes", &set_outcomes, "ids"_a, "outcomes"_a)
-        .def_static("from_columns", &from_columns, py::kw_only(), "parent"_a, "first_child"_a,
-                    "n_children"_a, "level"_a, "state"_a, "finish"_a, "outcome"_a, "token_begin"_a,
-                    "token_len"_a, "tokens"_a, "logprobs"_a = py::none())
+        .def("lend", &lend, "arena"_a, "ids"_a, "begin"_a, "length"_a, "finish"_a)
         .def("tokens_of", &tokens_of, "id"_a)
         .def("roots", &roots)
         .def_property_readonly(
@@ -160,8 +150,9 @@ void register_forest(py::module_& m) {
         .def_property_readonly("outcome", &column<&Nodes::outcome, std::uint8_t>)
         .def_property_readonly("token_begin", &column<&Nodes::token_begin, std::uint64_t>)
         .def_property_readonly("token_len", &column<&Nodes::token_len, std::uint32_t>)
-        .def_property_readonly("tokens", &column<&Nodes::tokens, std::int32_t>)
-        .def_property_readonly("logprobs", &logprobs);
+        .def_property_readonly("tokens", &column<&Nodes::tokens, std::int32_t>);
+    m.def("map_files", &map_files, "paths"_a, "sizes"_a);
+    m.attr("PAGE") = MappedFiles::kPage;
 }
 
 }  // namespace malt::bindings

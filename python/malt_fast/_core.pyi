@@ -54,12 +54,11 @@ class Forest:
         tokens: ArrayLike,
         offsets: ArrayLike,
         finish: ArrayLike,
-        logprobs: ArrayLike | None = None,
     ) -> None:
         """Give reserved nodes their output, in any order: RESERVED -> DONE.
 
         ids[m]; tokens[t], of which ids[i] gets tokens[offsets[i]:offsets[i + 1]]; offsets[m + 1]
-        from 0 to t; finish[m]; logprobs[t], natural log.
+        from 0 to t; finish[m].
         """
 
     def fail(self, ids: ArrayLike) -> None:
@@ -68,22 +67,19 @@ class Forest:
     def set_outcomes(self, ids: ArrayLike, outcomes: ArrayLike) -> None:
         """Grade leaves with 0 or 1; grading again replaces the outcome."""
 
-    @staticmethod
-    def from_columns(
-        *,
-        parent: ArrayLike,
-        first_child: ArrayLike,
-        n_children: ArrayLike,
-        level: ArrayLike,
-        state: ArrayLike,
+    def lend(
+        self,
+        arena: ArrayLike,
+        ids: ArrayLike,
+        begin: ArrayLike,
+        length: ArrayLike,
         finish: ArrayLike,
-        outcome: ArrayLike,
-        token_begin: ArrayLike,
-        token_len: ArrayLike,
-        tokens: ArrayLike,
-        logprobs: ArrayLike | None = None,
-    ) -> Forest:
-        """A forest with these columns (copied); ValueError unless they form one."""
+    ) -> None:
+        """Give reserved nodes outputs that lie in `arena`, int32, which is kept and not copied.
+
+        ids[m] gets arena[begin:begin + length]; finish[m]. Only for a forest without tokens, which
+        then takes no others.
+        """
 
     def tokens_of(self, id: int) -> NDArray[np.int32]:
         """The node's own tokens, a view."""
@@ -93,7 +89,7 @@ class Forest:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in use by nodes, tokens and log-probs."""
+        """Bytes in use by nodes and tokens of its own."""
 
     @property
     def parent(self) -> NDArray[np.uint32]: ...
@@ -117,9 +113,13 @@ class Forest:
     def tokens(self) -> NDArray[np.int32]:
         """The arena: all outputs in order of completion."""
 
-    @property
-    def logprobs(self) -> NDArray[np.float32]:
-        """Parallel to tokens; NaN where not given."""
+PAGE: int  # a file of `map_files` begins at a multiple
+
+def map_files(paths: Sequence[str], sizes: Sequence[int]) -> NDArray[np.int32]:
+    """sizes[i] bytes of every file as one array, read-only, that costs no memory until it is read.
+
+    File i begins where the whole pages of those before it end. Raises OSError.
+    """
 
 class Credit:
     """Value and label of every node, computed by credit()."""

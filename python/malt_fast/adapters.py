@@ -1,6 +1,5 @@
 """A frozen base model under a LoRA adapter: load it, ask it for log-probs of tokens, save it."""
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from malt_fast.config import LoraConfig
 from malt_fast.errors import MaltError, first_line
+from malt_fast.files import replacing_folder
 from malt_fast.kernels import linear_logprob, lora_linear
 from malt_fast.packing import Batch, Layout
 from malt_fast.tree_attention import BLOCK, TREE, Tree, make_tree
+
+NOTE = "stage.txt"  # beside an adapter's files: what it was made from
 
 
 class LogProbModel(nn.Module):
@@ -153,15 +155,17 @@ def load_adapter(model: LogProbModel, folder: Path) -> None:
         parameter.data.copy_(value)
 
 
-def replace_adapter(model: LogProbModel, out: Path, *, write: bool = True) -> None:
-    """Save to `out`, which appears whole or not at all; called and written as in save_adapter."""
-    partial_folder = out.with_name(out.name + ".partial")
-    if write:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-    save_adapter(model, partial_folder, write=write)
-    if write:
-        shutil.rmtree(out, ignore_errors=True)
-        partial_folder.replace(out)
+def replace_adapter(model: LogProbModel, out: Path, note: str, *, write: bool = True) -> None:
+    """Save to `out`, which appears whole or not at all, with `note` in a file NOTE.
+
+    Called by every process as save_adapter is.
+    """
+    if not write:
+        save_adapter(model, out, write=False)
+        return
+    with replacing_folder(out) as folder:
+        save_adapter(model, folder)
+        (folder / NOTE).write_text(note, encoding="utf-8")
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from malt_fast.settings import Names, Patch, Section, override, partial, split
 
 PACKAGE = Path(__file__).parent
 MAX = 2**31 - 1  # for counts that have no bound of their own
+Folders = Annotated[list[Path], BeforeValidator(split)]
 Branching = Annotated[list[Annotated[int, Field(ge=1, le=1000)]], BeforeValidator(split)]
 
 
@@ -342,6 +343,18 @@ class EvaluateConfig(Section):
     sampling: EvalSampling = Field(default=EvalSampling())
 
 
+class StoreConfig(Section):
+    batch: int = Field(
+        default=4096, ge=1, le=1 << 16, description="outputs after which they are written to disk"
+    )
+    interval: float = Field(
+        default=1.0, ge=0, le=3600, description="seconds after which they are, however few"
+    )
+    segment_mb: int = Field(
+        default=256, ge=1, le=1 << 16, description="size of a file of samples, in MiB"
+    )
+
+
 class ServeConfig(Section):
     host: str = Field(
         default="127.0.0.1",
@@ -359,6 +372,9 @@ class ServeConfig(Section):
 
 class Config(Section):
     run: Path | None = Field(default=None, description="run directory; unset makes a fresh one")
+    reuse: Folders = Field(
+        default=[], description="other runs, whose samples are taken instead of sampling again"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides every random choice")
     chain: Names = Field(
         default=["generator", "verifier", "refiner"],
@@ -378,6 +394,7 @@ class Config(Section):
     lora: LoraConfig = Field(default=LoraConfig())
     train: TrainConfig = Field(default=TrainConfig())
     evaluate: EvaluateConfig = Field(default=EvaluateConfig())
+    store: StoreConfig = Field(default=StoreConfig())
     serve: ServeConfig = Field(default=ServeConfig())
 
     @property

@@ -27,11 +27,12 @@ from malt_fast.cli import parse_arguments
 from malt_fast.config import Config, differences, flat, load_config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
+from malt_fast.files import write_text
 from malt_fast.forest import save_forest
 from malt_fast.paper import paper_figures
 from malt_fast.plots import plot_curves
-from malt_fast.run import Run, exit_status, write_text
-from malt_fast.sampling import Policies, Setup, forget_unfinished, load_setup, sample
+from malt_fast.run import Run, exit_status, locked
+from malt_fast.sampling import Policies, Setup, fingerprint, load_setup, sample
 from malt_fast.scores import judge, summarise
 from malt_fast.systems import Training, build_shape, paper_systems, pools, systems_of
 from malt_fast.tables import (
@@ -92,17 +93,20 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
         curves = pools(config.chain, config.evaluate.calls)
     shape, slots = build_shape([*systems, *curves], setup.wordings.numbers, policies)
     used, pooled = slots[: len(systems)], list(zip(curves, slots[len(systems) :], strict=True))
+    seed = f"{config.seed}/evaluate"
     with run.stage("evaluate", total=len(questions) * len(shape)) as (advance, figures):
-        forest, told = sample(
+        forest, rows, told = sample(
             setup,
+            run.samples,
             questions,
             shape,
-            f"{config.seed}/evaluate",
+            seed,
             evaluating=True,
-            unfinished=run.folder,
             on_progress=lambda nodes, tokens: advance(nodes),
         )
-        save_forest(forest, run.path("evaluation.arrows"), setup.prompts.fingerprint)
+        sampled = fingerprint(setup, questions, shape, seed, evaluating=True)
+        parents, store = [slot.parent for slot in shape], run.samples.store
+        save_forest(run.path("evaluation.arrows"), forest, store, sampled, "", parents, rows)
         graded = (setup.task.grader, config.task.min_score)
         judged = judge(forest, shape, questions, setup.prompts.decode, *graded)
         result = summarise(judged, systems, used, questions, config)
@@ -111,9 +115,11 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
         if paper:
             more = (judged, systems, used, pooled, questions, config, extra)
             result = paper_figures(result, *more)
-        forget_unfinished(run.folder)
         figures |= {"questions": len(questions), "systems": len(systems)}
-        figures |= {"outputs": int(np.count_nonzero(judged.tokens)), "tokens": len(forest.tokens)}
+        figures |= {
+            "outputs": int(np.count_nonzero(judged.tokens)),
+            "tokens": int(forest.token_len.sum()),
+        }
         figures |= told
     return result
 
@@ -197,9 +203,11 @@ def reevaluate(argv: Sequence[str]) -> None:
     # Nothing is trained here, so that training questions may be asked again.
     task = config.task.model_copy(update={"decontaminate": False})
     setup, run = load_setup(config.model_copy(update={"task": task})), Run(config.run, config)
-    run.keep("prompts.json", setup.prompts.as_json())
+    run.expect("prompts.json", setup.prompts.as_json())
     base = setup.base()
-    evaluate_run(run, setup, base, *saved_policies(config.run, base), again=True)
+    with locked(run):
+        run.note("prompts.json", setup.prompts.as_json())
+        evaluate_run(run, setup, base, *saved_policies(config.run, base), again=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

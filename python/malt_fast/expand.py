@@ -14,12 +14,13 @@ evaluation one trie in which all systems share what they have in common:
 A slot may read more than its ancestors, as in a debate: the shape is then a directed acyclic graph,
 and a slot is asked for once all that it reads is there.
 
-Each question's tree is reserved whole, so slot s of tree t is node t * (1 + S) + 1 + s whatever
-order the engine answers in. A node's seed is a hash of the run's seed, its question and its path.
+Slot s of tree t is node t * (1 + S) + 1 + s, whatever order the engine answers in. A node's seed is
+a hash of the run's seed, its question and its path. Only open trees are held in memory: what is
+settled is handed on, to a forest or to the store.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,7 +29,7 @@ import numpy.typing as npt
 
 from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
 from malt_fast.errors import MaltError
-from malt_fast.forest import DONE, FINISH_LENGTH, FINISH_STOP, RESERVED, Forest
+from malt_fast.forest import DONE, FINISH_LENGTH, FINISH_STOP, Forest
 from malt_fast.roles import Prompts, Tokens
 from malt_fast.tasks import Question
 from malt_fast.wordings import Wordings
@@ -92,22 +93,26 @@ def add_trees(forest: Forest, trees: int, shape: Sequence[Slot]) -> None:
     forest.add_trees(trees, np.array([slot.parent for slot in shape], np.int32))
 
 
+@dataclass(slots=True, eq=False)
+class OpenTree:
+    """A question with outputs still to come; of each slot what is known."""
+
+    question: Tokens
+    left: int  # slots that are not settled
+    outputs: list[Tokens | None]  # None where there is none, or none yet
+    failed: set[int] = field(default_factory=set)
+
+
 @dataclass
 class Expansion:
-    """The state of one expansion: what is asked, and the forest as far as it has grown."""
+    """The state of one expansion: the trees that are open, and what may be asked for."""
 
-    questions: list[Question]
+    questions: Sequence[Question] | Mapping[int, Question]  # by number of the tree
     shape: Sequence[Slot]
     prompts: Prompts | Wordings
     params: Sequence[SamplingParams]  # one a role
     seed: int | str
-    forest: Forest  # from `reserve`
-    open: dict[int, Tokens] = field(default_factory=dict)  # question tokens of trees not finished
-    left: list[int] = field(init=False)  # slots of each tree that are not settled
-
-    def __post_init__(self) -> None:
-        waiting = self.forest.state == RESERVED
-        self.left = waiting.reshape(-1, 1 + len(self.shape))[:, 1:].sum(1).tolist()
+    open: dict[int, OpenTree] = field(default_factory=dict)
 
     @cached_property
     def readers(self) -> list[list[Siblings]]:
@@ -132,13 +137,6 @@ class Expansion:
             slot = self.shape[slot].parent
         return tuple(path[::-1])
 
-    def add(self, question: Question) -> int:
-        """Reserve one more tree, at any time; its number."""
-        add_trees(self.forest, 1, self.shape)
-        self.questions.append(question)
-        self.left.append(len(self.shape))
-        return len(self.questions) - 1
-
     def place(self, node: int) -> tuple[int, int]:
         """(tree, slot) of a node."""
         tree, slot = divmod(node, 1 + len(self.shape))
@@ -148,32 +146,30 @@ class Expansion:
         return tree * (1 + len(self.shape)) + 1 + slot
 
     def begin(self, tree: int) -> list[Request]:
-        """Requests of a tree for all that can be asked now: everything below finished outputs."""
-        self.open[tree] = self.prompts.encode_question(self.questions[tree].text)
-        state = self.forest.state[self.node(tree, 0) :][: len(self.shape)].tolist()
-        done = [-1, *(s for s in range(len(state)) if state[s] == DONE)]
-        ready = dict.fromkeys(group for s in done for group in self.ready(tree, s))
-        return [r for group in ready for r in self.requests(tree, group, state)]
+        """Requests of a tree for all that can be asked at once."""
+        slots = len(self.shape)
+        if not slots:
+            return []
+        question = self.prompts.encode_question(self.questions[tree].text)
+        self.open[tree] = OpenTree(question, slots, [None] * slots)
+        return [request for group in self.readers[-1] for request in self.requests(tree, group)]
 
     def ready(self, tree: int, slot: int) -> list[Siblings]:
         """What can be asked for now that `slot` is done."""
-        readers = self.readers[slot]
-        if not any(group.waits for group in readers):
-            return readers
-        state = self.forest.state[self.node(tree, 0) :]
-        return [g for g in readers if not g.waits or all(state[s] == DONE for s in g.reads)]
+        outputs = self.open[tree].outputs
+        return [
+            group
+            for group in self.readers[slot]
+            if not group.waits or all(outputs[s] is not None for s in group.reads)
+        ]
 
-    def requests(
-        self, tree: int, group: Siblings, state: Sequence[int] | None = None
-    ) -> Iterator[Request]:
-        """One request for each of `group` (by `state`, if reserved); they share their prompt."""
-        slots = group.slots if state is None else [s for s in group.slots if state[s] == RESERVED]
-        if not slots:
-            return
-        segments = [self.forest.tokens_of(self.node(tree, s)) for s in group.reads]
-        prompt = self.prompts.build(group.role, self.open[tree], segments)
+    def requests(self, tree: int, group: Siblings) -> Iterator[Request]:
+        """One request for each of `group`; they share their prompt."""
+        known = self.open[tree]
+        segments = [tokens for s in group.reads if (tokens := known.outputs[s]) is not None]
+        prompt = self.prompts.build(group.role, known.question, segments)
         question = self.questions[tree].id
-        for s in slots:
+        for s in group.slots:
             slot = self.shape[s]
             yield Request(
                 id=self.node(tree, s),
@@ -196,47 +192,89 @@ class Expansion:
             new += below
         return lost
 
-    def settle(self, completions: Sequence[Completion]) -> list[Request]:
-        """Put finished outputs into the forest; what can be asked for now."""
+    def settle(self, completions: Sequence[Completion]) -> tuple[list[Request], list[int]]:
+        """Take finished outputs; what can be asked for now, and nodes that will never be."""
         good = [c for c in completions if c.finish_reason != "error"]
-        if good:
-            complete(self.forest, good)
-        self._fail([self.place(c.id) for c in completions if c.finish_reason == "error"])
-        # Once each, though several outputs that it reads may have come together.
         places = [self.place(c.id) for c in good]
+        for (tree, slot), completion in zip(places, good, strict=True):
+            self.open[tree].outputs[slot] = completion.tokens
+        failed = [
+            node
+            for c in completions
+            if c.finish_reason == "error"
+            for node in self._fail(*self.place(c.id))
+        ]
+        # Once each, though several outputs that it reads may have come together.
         ready = dict.fromkeys((tree, g) for tree, slot in places for g in self.ready(tree, slot))
         requests = [request for tree, group in ready for request in self.requests(tree, group)]
-        self._count(tree for tree, _ in places)
-        return requests
+        for tree, _ in places:
+            self._count(tree)
+        for node in failed:
+            self._count(self.place(node)[0])
+        return requests, failed
 
-    def _fail(self, places: Sequence[tuple[int, int]]) -> None:
-        """Give up on slots and all that needs them, of which another failure may have been told."""
-        nodes = dict.fromkeys(self.node(tree, s) for tree, slot in places for s in self.lost(slot))
-        waiting = [node for node in nodes if self.forest.state[node] == RESERVED]
-        if waiting:
-            self.forest.fail(np.array(waiting, np.uint32))
-            self._count(self.place(node)[0] for node in waiting)
+    def _fail(self, tree: int, slot: int) -> list[int]:
+        """Give up on a slot and all that needs it, of which another failure may have been told."""
+        known = self.open[tree]
+        lost = sorted(self.lost(slot) - known.failed)
+        known.failed.update(lost)
+        return [self.node(tree, s) for s in lost]
 
-    def _count(self, trees: Iterable[int]) -> None:
-        """A slot of each of `trees` is settled; what is finished needs its question no more."""
-        for tree in trees:
-            self.left[tree] -= 1
-            if not self.left[tree]:
-                del self.open[tree]
+    def _count(self, tree: int) -> None:
+        """One more slot is settled; what is finished needs its question no more."""
+        self.open[tree].left -= 1
+        if not self.open[tree].left:
+            del self.open[tree]
 
 
 def complete(forest: Forest, completions: Sequence[Completion]) -> None:
     """Write finished completions into their nodes in one call."""
-    forest.complete(
-        np.array([c.id for c in completions], np.uint32),
-        np.concatenate([c.tokens for c in completions]),
-        np.cumsum([0, *(len(c.tokens) for c in completions)], dtype=np.int64),
-        np.array(
-            [FINISH_STOP if c.finish_reason == "stop" else FINISH_LENGTH for c in completions],
-            np.uint8,
-        ),
-        np.concatenate([c.logprobs for c in completions]),
-    )
+    good = [c for c in completions if c.finish_reason != "error"]
+    if good:
+        forest.complete(
+            np.array([c.id for c in good], np.uint32),
+            np.concatenate([c.tokens for c in good]),
+            np.cumsum([0, *(len(c.tokens) for c in good)], dtype=np.int64),
+            np.array([finish_of(c) for c in good], np.uint8),
+        )
+
+
+def finish_of(completion: Completion) -> int:
+    return FINISH_STOP if completion.finish_reason == "stop" else FINISH_LENGTH
+
+
+def grow(
+    questions: Sequence[Question],
+    shape: Sequence[Slot],
+    prompts: Prompts | Wordings,
+    params: Sequence[SamplingParams],
+    engine: Engine,
+    seed: int | str,
+) -> Iterator[tuple[list[Completion], list[int]]]:
+    """Sample `shape` under every question; yields what is settled as it comes.
+
+    That is, completions whose id is their node, failed ones among them, and all nodes that failed:
+    a request that the engine could not answer takes everything below it along. Raises MaltError
+    when none could be answered.
+    """
+    growth = Expansion(questions, shape, prompts, params, seed)
+    trees = iter(range(len(questions)))
+    requests: list[Request] = []
+    error, answers = "", 0
+    while True:
+        room = engine.wants - engine.pending
+        while len(requests) < room and (tree := next(trees, None)) is not None:
+            requests += growth.begin(tree)
+        engine.submit(requests)
+        if not engine.pending:
+            break
+        completions = engine.poll()
+        errors = [c.error for c in completions if c.finish_reason == "error"]
+        error, answers = error or "".join(errors[:1]), answers + len(completions) - len(errors)
+        requests, failed = growth.settle(completions)
+        yield completions, failed
+    if error and not answers:
+        raise MaltError(f"the engine answered no request: {error}")
 
 
 def expand(
@@ -247,33 +285,18 @@ def expand(
     engine: Engine,
     seed: int | str,
     on_progress: OnProgress | None = None,
-    forest: Forest | None = None,
 ) -> Forest:
-    """Sample `shape` under every question; roots are the questions in order.
+    """Sample `shape` under every question, in memory; roots are the questions in order.
 
-    forest: from `reserve`, or one that an earlier expansion left unfinished: it is grown in place,
-    so that nothing is lost when the engine raises. A request that the engine could not answer fails
-    its node and everything below it. Raises MaltError when none could be answered.
+    Raises MaltError as `grow` does, and when the engine cannot go on.
     """
-    forest = reserve(len(questions), shape) if forest is None else forest
-    growth = Expansion(list(questions), shape, prompts, params, seed, forest)
-    trees = (tree for tree, left in enumerate(growth.left) if left)
-    errors: list[str] = []
-    requests: list[Request] = []
-    while True:
-        room = engine.wants - engine.pending
-        while len(requests) < room and (tree := next(trees, None)) is not None:
-            requests += growth.begin(tree)
-        engine.submit(requests)
-        if not engine.pending:
-            break
-        completions = engine.poll()
-        errors += [c.error for c in completions if c.finish_reason == "error"]
-        requests = growth.settle(completions)
+    forest = reserve(len(questions), shape)
+    for completions, failed in grow(questions, shape, prompts, params, engine, seed):
+        complete(forest, completions)
+        if failed:
+            forest.fail(np.array(failed, np.uint32))
         if completions and on_progress is not None:
             on_progress(len(completions), sum(len(c.tokens) for c in completions))
-    if errors and not answered(forest):
-        raise MaltError(f"the engine answered no request: {errors[0]}")
     return forest
 
 

@@ -1,20 +1,22 @@
-"""The forest and its file: an Arrow IPC stream, one row a node, that any Arrow tool reads.
+"""The forest and its file: which row of the store every node is, and the outcomes of leaves.
 
-Tokens and log-probs are lists of their node, so the file does not depend on the order in which
-outputs were finished. Metadata of the schema: the format's version, the number of nodes, and the
-tokenizer's fingerprint; of a batch: a CRC-32 of its values. A file appears whole or not at all.
+    sample   int64   row of the store (store.py), -1 for questions and outputs that failed
+    check    uint32  the start of that row's key: rows of a store that was made anew are not these
+    outcome  uint8   of a graded leaf 0 or 1, else UNGRADED
+
+One row a node. What the trees look like is in the metadata, and everything else follows from it: a
+node's parent, children and level from the shape, its tokens from the store, whose files are mapped.
 """
 
-import os
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from malt_fast._core import (
     DONE,
@@ -22,15 +24,20 @@ from malt_fast._core import (
     FINISH_LENGTH,
     FINISH_STOP,
     NO_NODE,
+    PAGE,
     RESERVED,
     UNGRADED,
     Credit,
     Forest,
     credit,
     examples,
+    map_files,
     pairs,
 )
-from malt_fast.errors import MaltError, first_line
+from malt_fast.columnar import END, encode, encode_head, scan
+from malt_fast.files import replacing
+from malt_fast.segments import LOST
+from malt_fast.store import Ints, Store
 
 __all__ = [
     "DONE",
@@ -42,178 +49,145 @@ __all__ = [
     "UNGRADED",
     "Credit",
     "Forest",
+    "build_forest",
     "credit",
     "examples",
-    "load_forest",
+    "forest_of",
     "pairs",
+    "read_forest",
     "save_forest",
 ]
 
-VERSION = "1"
-BATCH = 1 << 16  # nodes in a record batch: bounds what saving needs beside the forest
-SCALARS = {
-    "parent": np.uint32,
-    "first_child": np.uint32,
-    "n_children": np.uint16,
-    "level": np.uint8,
-    "state": np.uint8,
-    "finish": np.uint8,
-    "outcome": np.uint8,
-}
-LISTS = {"tokens": np.int32, "logprobs": np.float32}
-Columns = dict[str, npt.NDArray[Any]]
+VERSION = "2"
+BATCH = 1 << 16  # nodes in a record batch
+SCHEMA = pa.schema([("sample", pa.int64()), ("check", pa.uint32()), ("outcome", pa.uint8())])
 
 
-def save_forest(forest: Forest, path: Path, tokenizer: str = "") -> None:
-    """Write `path`, replacing it; log-probs that were not given are NaN. Raises OSError.
+@dataclass(frozen=True, slots=True, eq=False)
+class ForestFile:
+    """What a file says of a forest."""
 
-    tokenizer: the fingerprint (roles.py) of the one whose tokens these are.
+    fingerprint: str  # of all that its samples depend on
+    grading: str  # of what the outcomes depend on beside
+    parents: list[int]  # the shape: slot of each slot's parent, -1 the question
+    trees: int
+    rows: Ints  # by node: `sample`
+    check: npt.NDArray[np.uint32]  # by node
+    outcome: npt.NDArray[np.uint8]  # by node
+
+
+def save_forest(
+    path: Path,
+    forest: Forest,
+    store: Store,
+    fingerprint: str,
+    grading: str,
+    parents: Sequence[int],
+    rows: Ints,
+) -> None:
+    """Write `path`, replacing it. Raises OSError.
+
+    fingerprint, grading: of all that tokens, and outcomes, depend on; parents: the trees' shape;
+    rows: row of the store of every node, -1 for none.
     """
-    import pyarrow as pa
-
-    metadata = {"malt_forest": VERSION, "nodes": str(len(forest)), "tokenizer": tokenizer}
-    schema = _schema(metadata)
-    edges = [*range(0, len(forest), BATCH), len(forest)]
-    with replacing(path) as beside, pa.ipc.new_stream(str(beside), schema) as writer:
-        for begin, end in pairwise(edges):
-            columns = _columns_of(forest, begin, end)
-            batch = _to_batch(columns, schema)
-            writer.write_batch(batch, custom_metadata={"crc32": str(_checksum(columns))})
+    trees = int(np.count_nonzero(forest.level == 0))
+    check = np.zeros(len(rows), np.uint32)
+    check[rows >= 0] = store.rows().check[rows[rows >= 0]]
+    _write(
+        path,
+        ForestFile(fingerprint, grading, list(parents), trees, rows, check, forest.outcome),
+        store.id,
+    )
 
 
-def load_forest(path: Path, tokenizer: str = "") -> Forest:
-    """The forest in `path`. Raises MaltError for a missing, foreign, cut or damaged file.
+def forest_of(file: ForestFile, store: Store, *, graded: bool = True) -> Forest | None:
+    """The forest that a file tells of, with its outcomes if `graded`.
 
-    And, given a fingerprint, for a forest of another tokenizer's tokens.
+    None if a row of the store cannot be read any more, or is another now. Every batch of samples
+    that it needs is read once, so that no damaged token is ever seen.
     """
-    import pyarrow as pa
-
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-            metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
-            _check_schema(path, reader.schema, metadata)
-            if tokenizer and metadata.get("tokenizer") != tokenizer:
-                raise MaltError(
-                    f"{path} holds tokens of another tokenizer than the model's: use the model it "
-                    "was sampled with, or sample again in another --run DIR"
-                )
-            parts = list(_read_batches(reader))
-        forest = Forest.from_columns(**_join(parts))
-    except FileNotFoundError:
-        raise MaltError(f"{path} does not exist: check the path") from None
-    except (OSError, ValueError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise MaltError(
-            f"{path} is damaged or no forest ({first_line(error)}): delete it and sample again"
-        ) from None
-    if len(forest) != int(metadata["nodes"]):
-        raise MaltError(
-            f"{path} was cut off ({len(forest)} of {metadata['nodes']} nodes are there): "
-            "delete it and sample again"
-        )
+    known = file.rows >= 0
+    mine = file.rows[known]
+    if mine.size and mine.max() >= store.next_row:
+        return None
+    if not np.array_equal(store.rows().check[mine], file.check[known]):
+        return None
+    forest = build_forest(file.parents, file.trees, file.rows, store)
+    if forest is not None and graded:
+        leaves = np.flatnonzero(file.outcome != UNGRADED)
+        forest.set_outcomes(leaves.astype(np.uint32), file.outcome[leaves])
     return forest
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write beside `path`; on leaving it reaches the disk and takes `path`'s place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name too
-    finally:
-        os.close(folder)
+def build_forest(parents: Sequence[int], trees: int, rows: Ints, store: Store) -> Forest | None:
+    """Trees of one shape whose node v is row rows[v] of the store, or failed where that is -1.
+
+    parents: slot of each slot's parent, -1 the question. None if a row cannot be read any more.
+    """
+    forest = Forest()
+    forest.add_trees(trees, np.array(parents, np.int32))
+    nodes = np.flatnonzero(rows >= 0)
+    mine = rows[nodes]
+    store.verify(mine)
+    table = store.rows()
+    segment = table.segment[mine]
+    if (segment == LOST).any():
+        return None
+    sizes = [size if (segment == i).any() else 0 for i, size in enumerate(table.sizes)]
+    starts = np.cumsum([0, *(-(-size // PAGE) * PAGE // 4 for size in sizes)])
+    forest.lend(
+        map_files([str(path) for path in table.paths], sizes),
+        nodes.astype(np.uint32),
+        (starts[segment] + table.begin[mine]).astype(np.uint64),
+        table.length[mine],
+        table.finish[mine],
+    )
+    failed = np.flatnonzero((rows < 0) & (forest.state == RESERVED))
+    forest.fail(failed.astype(np.uint32))
+    return forest
 
 
-# ---- rows and batches ----
+# ---- the file ----
 
 
-def _schema(metadata: dict[str, str]) -> Any:
-    import pyarrow as pa
-
-    scalars = [(name, pa.from_numpy_dtype(dtype)) for name, dtype in SCALARS.items()]
-    lists = [(name, pa.large_list(pa.from_numpy_dtype(dtype))) for name, dtype in LISTS.items()]
-    return pa.schema([*scalars, *lists], metadata=metadata)
-
-
-def _check_schema(path: Path, schema: Any, metadata: dict[str, str]) -> None:
-    version = metadata.get("malt_forest")
-    if version is None or not metadata.get("nodes", "").isdecimal():
-        raise MaltError(f"{path} is an Arrow file but no forest: check the path")
-    if version != VERSION:
-        raise MaltError(
-            f"{path} has forest format {version}, this version reads {VERSION}: "
-            "use the version that wrote it, or sample again"
-        )
-    if not schema.equals(_schema({})):
-        raise ValueError("its columns are not those of a forest")
-
-
-def _columns_of(forest: Forest, begin: int, end: int) -> Columns:
-    """Columns of nodes begin .. end - 1, their lists laid out in node order."""
-    columns: Columns = {name: getattr(forest, name)[begin:end] for name in SCALARS}
-    length = forest.token_len[begin:end].astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(length)])
-    shift = forest.token_begin[begin:end].astype(np.int64) - offsets[:-1]
-    where = np.repeat(shift, length) + np.arange(offsets[-1])
-    columns |= {name: getattr(forest, name)[where] for name in LISTS}
-    return columns | {"offsets": offsets}
-
-
-def _to_batch(columns: Columns, schema: Any) -> Any:
-    import pyarrow as pa
-
-    offsets = pa.array(columns["offsets"], pa.int64())
-    arrays = [pa.array(columns[name]) for name in SCALARS]
-    arrays += [pa.LargeListArray.from_arrays(offsets, pa.array(columns[name])) for name in LISTS]
-    return pa.record_batch(arrays, schema=schema)
-
-
-def _read_batches(reader: Any) -> Iterator[Columns]:
-    while True:
-        try:
-            batch, metadata = reader.read_next_batch_with_custom_metadata()
-        except StopIteration:
-            return
-        batch.validate(full=True)
-        columns = _from_batch(batch)
-        if (metadata or {}).get(b"crc32") != str(_checksum(columns)).encode():
-            raise ValueError("a checksum differs")
-        yield columns
-
-
-def _from_batch(batch: Any) -> Columns:
-    if any(column.null_count for column in batch.columns):
-        raise ValueError("a value is missing")
-    columns = {name: batch[name].to_numpy() for name in SCALARS}
-    offsets = batch["tokens"].offsets.to_numpy()
-    if not np.array_equal(offsets, batch["logprobs"].offsets.to_numpy()):
-        raise ValueError("tokens and logprobs differ in length")
-    columns |= {name: batch[name].flatten().to_numpy() for name in LISTS}
-    return columns | {"offsets": offsets - offsets[0]}
-
-
-def _join(parts: list[Columns]) -> Columns:
-    """Columns of the whole forest, for Forest.from_columns."""
-    empty = {name: np.zeros(0, dtype) for name, dtype in (SCALARS | LISTS).items()}
-    parts = parts or [empty | {"offsets": np.zeros(1, np.int64)}]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in empty}
-    length = np.concatenate([np.diff(part["offsets"]) for part in parts])
-    begin = np.cumsum(length) - length
-    return columns | {
-        "token_begin": begin.astype(np.uint64),
-        "token_len": length.astype(np.uint32),
+def _write(path: Path, forest: ForestFile, store: str) -> None:
+    told = {
+        "malt_forest": VERSION,
+        "store": store,
+        "fingerprint": forest.fingerprint,
+        "grading": forest.grading,
+        "parents": json.dumps(forest.parents),
+        "trees": str(forest.trees),
     }
+    head = encode_head(SCHEMA)
+    edges = [*range(0, len(forest.rows), BATCH), len(forest.rows)]
+    columns = (forest.rows, forest.check, forest.outcome)
+    with replacing(path) as beside, beside.open("wb") as file:
+        file.write(head)
+        for begin, end in pairwise(edges):
+            arrays = [pa.array(column[begin:end]) for column in columns]
+            batch = pa.record_batch(arrays, schema=SCHEMA)
+            file.write(encode(batch, head, told | {"first": str(begin)}))
+        file.write(END)
 
 
-def _checksum(columns: Columns) -> int:
-    crc = 0
-    for values in columns.values():
-        crc = zlib.crc32(np.ascontiguousarray(values).data, crc)
-    return crc
+def read_forest(path: Path, store: Store) -> ForestFile | None:
+    """What a file says of a forest; None unless it is whole, and of this store."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    messages = list(scan(data, encode_head(SCHEMA)))
+    told = messages[0].metadata if messages else {}
+    if (told.get("malt_forest"), told.get("store")) != (VERSION, store.id):
+        return None
+    parents, trees = json.loads(told["parents"]), int(told["trees"])
+    begins = np.cumsum([0, *(message.batch.num_rows for message in messages)]).tolist()
+    firsts = [message.metadata["first"] for message in messages]
+    if firsts != [str(n) for n in begins[:-1]] or begins[-1] != trees * (1 + len(parents)):
+        return None
+    rows, check, outcome = (
+        np.concatenate([message.batch[name].to_numpy() for message in messages])
+        for name in SCHEMA.names
+    )
+    return ForestFile(told["fingerprint"], told["grading"], parents, trees, rows, check, outcome)

@@ -48,6 +48,20 @@ def report(
     return out
 
 
+def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One report of outputs that were graded piece by piece."""
+    n = sum(part["outputs"] for part in parts)
+    totals = {verdict: sum(part["verdicts"][verdict] for part in parts) for verdict in VERDICTS}
+    out: dict[str, Any] = {"outputs": n, "verdicts": totals}
+    decided = [part["decided_by_core"] * part["outputs"] for part in parts if len(part) > 2]
+    if decided:
+        out["decided_by_core"] = sum(decided) / n
+    if any("disagreements" in part for part in parts):
+        out["checked_by_math_verify"] = sum(part["checked_by_math_verify"] for part in parts)
+        out["disagreements"] = [one for part in parts for one in part["disagreements"]]
+    return out
+
+
 def second_opinion(pairs: dict[tuple[str, str], bool]) -> dict[str, Any]:
     """What math-verify says of a sample of (gold, answer) pairs, beside our verdicts."""
     chosen = random.Random(0).sample(sorted(pairs), min(SAMPLE, len(pairs)))

@@ -14,6 +14,7 @@ output is right from `min_score` on. Votes then count equal texts, found as `exa
 """
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
@@ -195,6 +196,15 @@ def load_custom(grader: str) -> Custom:
     if not callable(function):
         raise MaltError(f"the grader '{grader}' is no function: give module:function")
     return function
+
+
+def code_of(grader: str) -> str:
+    """What a grader of one's own is now: its module's text, as far as it can be told."""
+    try:
+        module = inspect.getmodule(load_custom(grader))
+        return f"{grader}\n{inspect.getsource(module) if module else ''}"
+    except (OSError, TypeError):  # made at run time, or built in
+        return grader
 
 
 def score_custom(

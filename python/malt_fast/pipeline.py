@@ -7,13 +7,13 @@
 
 A question's tree is the part of an evaluation's that MALT with voting uses, so one seed gives one
 answer, whatever else is asked meanwhile. Questions may come at any time: `submit` takes one, `poll`
-works a little and returns what is finished. Answered questions are freed a thousand at a time.
+works a little and returns what is finished.
 """
 
 import random
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -25,8 +25,7 @@ from malt_fast.engines import Completion, Engine, Request, SamplingParams
 from malt_fast.engines.choice import context_of, open_engine
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import saved_config, saved_policies
-from malt_fast.expand import Expansion, Slot, node_seed, reserve
-from malt_fast.forest import DONE, FINISH_LENGTH
+from malt_fast.expand import Expansion, Slot, node_seed
 from malt_fast.grading import extract_answer, number_answers
 from malt_fast.run import Run
 from malt_fast.sampling import Policies, Setup, load_setup
@@ -34,7 +33,6 @@ from malt_fast.scores import vote
 from malt_fast.systems import System, Used, build_shape, steps_of
 from malt_fast.tasks import Question
 
-TREES = 1000  # questions that share a forest
 MAY_CHANGE = ("serve.", "evaluate.", "engine.", "model.device", "sampling.max_tokens")
 
 
@@ -68,8 +66,7 @@ class Asked:
     question: Question
     seed: str
     params: list[SamplingParams]  # one a role
-    growth: Expansion
-    tree: int  # in it
+    outputs: dict[int, Completion] = field(default_factory=dict)  # by slot; none where it failed
     prompt_tokens: int = 0
     error: str = ""  # the first
 
@@ -83,7 +80,8 @@ class Pipeline:
         self.setup, self.engine, self.room = setup, engine, room
         self.params = chain_params(setup)
         self.shape, self.used = chain_shape(config, policies)
-        self.growth = self._fresh()
+        self.questions: dict[int, Question] = {}  # by ticket, the number of its tree
+        self.growth = Expansion(self.questions, self.shape, setup.prompts, self.params, "")
         self.waiting: deque[int] = deque()  # tickets not begun
         self.asked: dict[int, Asked] = {}  # by ticket, begun or not
         self.requests: list[Request] = []  # to submit
@@ -111,7 +109,7 @@ class Pipeline:
             )
         setup = load_setup(config, questions=False)
         _, policies = saved_policies(config.run, setup.base())
-        Run(config.run, config).keep("prompts.json", setup.prompts.as_json())
+        Run(config.run, config).expect("prompts.json", setup.prompts.as_json())
         room, params = room_for_question(setup), chain_params(setup)
         shape, _ = chain_shape(config, policies)
         levels = {slot.policy: slot.role for slot in shape}
@@ -181,17 +179,14 @@ class Pipeline:
         role's. Raises MaltError for a question that is empty or too long.
         """
         text = self._checked(question)
-        if len(self.growth.questions) >= TREES:
-            self.growth = self._fresh()
         asked = Question(text, text, "")
         self.tickets += 1
         self.asked[self.tickets] = Asked(
             question=asked,
             seed=f"{self.setup.config.seed if seed is None else seed}/answer",
             params=changed(self.params, temperature, max_tokens),
-            growth=self.growth,
-            tree=self.growth.add(asked),
         )
+        self.questions[self.tickets] = asked
         self.waiting.append(self.tickets)
         return self.tickets
 
@@ -200,8 +195,7 @@ class Pipeline:
         engine cannot go on."""
         while self.waiting and len(self.requests) < self.engine.wants - self.engine.pending:
             ticket = self.waiting.popleft()
-            asked = self.asked[ticket]
-            self._ask(ticket, asked.growth.begin(asked.tree))
+            self._ask(ticket, self.growth.begin(ticket))
         requests, self.requests = self.requests, []
         self.engine.submit(requests)
         if self.engine.pending:
@@ -216,7 +210,9 @@ class Pipeline:
             return
         if ticket in self.waiting:
             self.waiting.remove(ticket)
-        self.requests = [r for r in self.requests if self._place(r.id)[0] != ticket]
+        self.requests = [r for r in self.requests if self.growth.place(r.id)[0] != ticket]
+        del self.questions[ticket]
+        self.growth.open.pop(ticket, None)
 
     @property
     def pending(self) -> int:
@@ -227,11 +223,6 @@ class Pipeline:
     def busy(self) -> bool:
         """Has `poll` anything to do? Outputs of dropped questions count, too."""
         return bool(self.waiting or self.done or self.requests or self.engine.pending)
-
-    def _fresh(self) -> Expansion:
-        """A forest for the questions to come; an old one goes when its last is answered."""
-        forest = reserve(0, self.shape)
-        return Expansion([], self.shape, self.setup.prompts, self.params, "", forest)
 
     def _checked(self, question: str) -> str:
         text = question.strip()
@@ -254,47 +245,45 @@ class Pipeline:
         asked = self.asked[ticket]
         for request in requests:
             asked.prompt_tokens += len(request.prompt)
-            _, slot = asked.growth.place(request.id)
+            _, slot = self.growth.place(request.id)
             own = replace(
                 request,
-                id=ticket * len(self.shape) + slot,
                 params=asked.params[self.shape[slot].role - 1],
                 seed=node_seed(asked.seed, request.question, request.path),
                 priority=ticket,
             )
             self.requests.append(own)
 
-    def _place(self, id: int) -> tuple[int, int]:
-        """(ticket, slot) of a request."""
-        return divmod(id, len(self.shape))
-
     def _settle(self, completion: Completion) -> None:
-        ticket, slot = self._place(completion.id)
+        ticket, slot = self.growth.place(completion.id)
         asked = self.asked.get(ticket)
         if asked is None:  # dropped
             return
         asked.error = asked.error or completion.error
-        node = asked.growth.node(asked.tree, slot)
-        self._ask(ticket, asked.growth.settle([replace(completion, id=node)]))
-        if not asked.growth.left[asked.tree]:
+        if completion.finish_reason != "error":
+            asked.outputs[slot] = completion
+        requests, _ = self.growth.settle([completion])
+        self._ask(ticket, requests)
+        if ticket not in self.growth.open:
             try:
                 answer = self._judged(asked)
             except MaltError as error:  # of the grader: of this question only
                 answer = Answer(asked.question.text, "", None, 0, [], "stop", 0, 0, str(error))
             self.done.append((ticket, answer))
-            del self.asked[ticket]
+            del self.asked[ticket], self.questions[ticket]
 
     def _judged(self, asked: Asked) -> Answer:
         """The vote over the last role's outputs, and all that led to it."""
-        chain, forest = self.setup.config.chain, asked.growth.forest
-        nodes = [asked.growth.node(asked.tree, s) for s in range(len(self.shape))]
-        tokens = [forest.tokens_of(n) if forest.state[n] == DONE else None for n in nodes]
-        said = [None if t is None else self.setup.prompts.decode(t) for t in tokens]
-        turns = [{r: said[s] for r, s in zip(chain, slots, strict=True)} for slots in self.used]
-        finals = [said[s] for s in self.used[:, -1]]
-        best, votes = self._vote(asked, finals)
-        text = None if best < 0 else finals[best]
-        cut = best >= 0 and forest.finish[nodes[self.used[best, -1]]] == FINISH_LENGTH
+        chain, outputs = self.setup.config.chain, asked.outputs
+        said = {slot: self.setup.prompts.decode(out.tokens) for slot, out in outputs.items()}
+        turns = [
+            {role: said.get(slot) for role, slot in zip(chain, slots, strict=True)}
+            for slots in self.used.tolist()
+        ]
+        last = self.used[:, -1].tolist()
+        best, votes = self._vote(asked, [said.get(slot) for slot in last])
+        text = said[last[best]] if best >= 0 else None
+        cut = best >= 0 and outputs[last[best]].finish_reason == "length"
         return Answer(
             question=asked.question.text,
             text=text or "",
@@ -303,7 +292,7 @@ class Pipeline:
             turns=turns,
             finish_reason="length" if cut else "stop",
             prompt_tokens=asked.prompt_tokens,
-            completion_tokens=sum(len(t) for t in tokens if t is not None),
+            completion_tokens=sum(len(output.tokens) for output in outputs.values()),
             error="" if text is not None else f"no pass was finished: {asked.error}",
         )
 

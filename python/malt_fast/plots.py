@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from malt_fast.forest import replacing
+from malt_fast.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from malt_fast.config import Config, PreferencesConfig
-from malt_fast.forest import DONE, FAILED, Credit, Forest, examples, pairs, replacing
+from malt_fast.files import replacing
+from malt_fast.forest import DONE, FAILED, Credit, Forest, examples, pairs
 from malt_fast.roles import Prompts, Tokens
 
 if TYPE_CHECKING:

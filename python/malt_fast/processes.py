@@ -7,7 +7,11 @@ launcher ends the others.
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def count() -> int:
@@ -20,8 +24,14 @@ def leads() -> bool:
 
 def wait_for(path: Path) -> None:
     """Until the leader has written a file, which appears whole."""
-    while not path.exists():
+    wait_until(lambda: path.exists() or None)
+
+
+def wait_until(find: Callable[[], T | None]) -> T:
+    """What `find` finds, once it finds something."""
+    while (found := find()) is None:
         time.sleep(0.2)
+    return found
 
 
 def part() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast.batches import Ints, RoleData
-from malt_fast.forest import replacing
+from malt_fast.files import replacing
+from malt_fast.identity import adapter_identity, model_identity
 
 Source = tuple[str, Path | None, tuple[object, ...]]  # base, adapter, precision
 
@@ -57,15 +58,9 @@ def load(path: Path) -> dict[bytes, float]:
 
 
 def model_digest(source: Source) -> bytes:
-    """Of the adapter's bytes, and of the base: a directory's files by name, size and time."""
     base, adapter, precision = source
-    digest = hashlib.blake2b(repr((base, *precision)).encode(), digest_size=16)
-    for file in sorted(Path(base).glob("*.safetensors")):
-        stat = file.stat()
-        digest.update(repr((file.name, stat.st_size, stat.st_mtime_ns)).encode())
-    for file in sorted(adapter.glob("adapter_*")) if adapter else ():
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.digest()
+    parts = (model_identity(base), adapter_identity(adapter), precision)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
 
 def _key(model: bytes, prompt: npt.NDArray[np.int32], completion: npt.NDArray[np.int32]) -> bytes:

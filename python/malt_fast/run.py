@@ -3,29 +3,37 @@
     config.yaml            the resolved config
     questions.jsonl        training questions, in the order of the forest's trees
     prompts.json           what prompts are made of, as tokens
-    round-0/forest.arrows  everything sampled (one file a role under `regenerate: sequential`)
+    samples/               everything ever sampled here, by what it depends on (store.py)
+    round-0/forest.arrows  the trees (one file a role under `regenerate: sequential`)
     round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them
     round-0/ROLE/          sft, dpo: adapters
     adapters/ROLE/         sft, final: the adapters of the last round, ready to serve
-    evaluation.arrows      what the evaluation sampled
+    evaluation.arrows      the trees of the evaluation
     evaluation.json        its result
     tables/, curves.svg    the same as files, under `evaluate.suite: paper`
     sweeps/KEY=VALUE/      runs that differ in one setting
     metrics.jsonl          a line per stage and log step
     tensorboard/
+    lock                   who writes here
 
-Every result is written beside its place and renamed, so what exists is whole: a run pointed at its
-directory again goes on where it stopped.
+Every result is written beside its place and renamed, with a fingerprint of what it was made from. A
+run pointed at its directory again goes on where it stopped, and does again what another config, or
+other data, changes; what was sampled is never sampled twice.
 """
 
+import errno
+import fcntl
 import json
+import os
 import resource
-import shutil
+import shlex
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +41,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from malt_fast import processes
-from malt_fast.config import Config, differences, dump, make_config, read_yaml
-from malt_fast.errors import MaltError
-from malt_fast.forest import replacing
+from malt_fast import interrupt, processes
+from malt_fast.config import Config, differences, dump, flat, make_config, read_yaml
+from malt_fast.errors import MaltError, first_line
+from malt_fast.files import write_text
+from malt_fast.sampling import Samples
+from malt_fast.store import Store, open_store
 
 Advance = Callable[..., None]
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 WIDTH = 160  # characters of a line where it is no terminal that shows it
 
 
@@ -54,6 +65,24 @@ class Run:
     def path(self, *parts: str) -> Path:
         return self.folder.joinpath(*parts)
 
+    @cached_property
+    def samples(self) -> Samples:
+        """The run's store, and those it takes from. Raises MaltError where one cannot be used."""
+        folders = [run / "samples" for run in self.config.reuse]
+        others = [open_store(folder, writable=False) for folder in folders if folder.is_dir()]
+        settings = self.config.store
+        store = open_store(
+            self.path("samples"),
+            batch=settings.batch,
+            interval=settings.interval,
+            segment_bytes=settings.segment_mb << 20,
+        )
+        return Samples(store, others)
+
+    def read_samples(self) -> Store:
+        """The run's store as it is now, for who does not lead."""
+        return open_store(self.path("samples"), writable=False)
+
     def log(self, stage: str, **figures: Any) -> None:
         """Append a line to metrics.jsonl."""
         if not self.leads:
@@ -68,17 +97,19 @@ class Run:
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
-    def keep(self, name: str, text: str) -> None:
-        """Write a file that must stay the same while the run goes on; else raises MaltError."""
+    def note(self, name: str, text: str) -> None:
+        """Write a file for people, and for `expect`, unless it says so already."""
         path = self.path(name)
-        if not self.leads:
-            return
-        if not path.is_file():
+        if self.leads and not (path.is_file() and path.read_text(encoding="utf-8") == text):
             write_text(path, text)
-        elif path.read_text(encoding="utf-8") != text:
+
+    def expect(self, name: str, text: str) -> None:
+        """Raises MaltError unless a file that `note` wrote is as it was when roles were trained."""
+        path = self.path(name)
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
             raise MaltError(
                 f"the {path.stem} are not those in {path}: restore the files they came from, or "
-                "give another --run DIR"
+                "train again"
             )
 
     @contextmanager
@@ -89,6 +120,7 @@ class Run:
 
         Yields a function that advances the bar and the dict of figures to print and log.
         """
+        interrupt.check()
         figures: dict[str, Any] = {}
         start = time.monotonic()
         columns = [
@@ -123,93 +155,147 @@ def open_console(quiet: bool) -> Console:
 def open_run(config: Config, program: str) -> Iterator[Run]:
     """The run directory of a config, made or found again; Ctrl-C within tells its name.
 
-    Raises MaltError where it holds a run of another config, or something else altogether.
+    Raises MaltError where it holds something else, another program writes there, or it cannot be
+    written.
     """
     if config.run is None and processes.count() > 1:
         raise MaltError(
             f"{processes.count()} processes need one run directory between them: give --run DIR"
         )
-    folder = config.run or Path("runs") / time.strftime(f"{config.task.name}-%Y%m%d-%H%M%S")
+    folder = config.run or _fresh_folder(config)
     saved = folder / "config.yaml"
     if not processes.leads():
         processes.wait_for(saved)
         yield Run(folder, config)
         return
-    check_folder(folder, config)
+    check_folder(folder)
+    run = Run(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(saved, dump(config))
     except OSError as error:
-        raise MaltError(
-            f"{folder} cannot be written ({error.strerror}): give another --run DIR"
-        ) from None
-    run = Run(folder, config)
-    run.say(f"{program}: run directory {folder}")
-    try:
+        raise _unwritable(folder, error) from None
+    with locked(run):
+        run.say(f"{program}: run directory {folder}")
+        changed = changes(saved, config)
+        if changed:
+            run.say("settings changed since the last time: " + ", ".join(changed))
+        try:
+            write_text(saved, dump(config))
+        except OSError as error:
+            raise _unwritable(folder, error) from None
         yield run
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(folder) from None
 
 
-def check_folder(folder: Path, config: Config) -> None:
-    """Raises MaltError where a folder holds a run of another config, or something else."""
-    saved = folder / "config.yaml"
-    if saved.is_file():
-        before = make_config(read_yaml(saved))
-        other = [key for key in differences(before, config) if not may_change(before, config, key)]
-        if other:
-            raise MaltError(
-                f"{folder} holds a run of another config (different: {', '.join(other)}): "
-                "give the same settings, or another --run DIR"
-            )
-    elif folder.exists() and not _is_empty(folder):
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Let nobody else write to a run directory; Ctrl-C within tells its name.
+
+    The lock is the system's and goes with the process, however that ends. Raises MaltError where
+    another process has it, saying which.
+    """
+    try:
+        descriptor = os.open(run.path("lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _unwritable(run.folder, error) from None
+    with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise MaltError(
+                    f"{run.folder} is in use by {file.read().strip() or 'another process'}: wait "
+                    "for it, stop it, or give another --run DIR"
+                ) from None
+            run.warn(f"{run.folder} lies where nothing can be locked: let one program write there")
+        before = file.read().strip()
+        if before:
+            run.say(f"goes on after {before}, which died")
+        _write_owner(file, f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(run.folder) from None
+        finally:
+            _write_owner(file, "")
+
+
+def _write_owner(file: Any, text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _fresh_folder(config: Config) -> Path:
+    """A name that is not taken, whatever the clock says."""
+    name = time.strftime(f"{config.task.name}-%Y%m%d-%H%M%S")
+    folders = (Path("runs") / f"{name}{more}" for more in ("", *(f"-{i}" for i in range(2, 10**6))))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def _unwritable(folder: Path, error: OSError) -> MaltError:
+    return MaltError(f"{folder} cannot be written ({first_line(error)}): give another --run DIR")
+
+
+def check_folder(folder: Path) -> None:
+    """Raises MaltError where a folder holds something else than a run."""
+    if not (folder / "config.yaml").is_file() and folder.exists() and not _is_empty(folder):
         raise MaltError(f"{folder} exists and is no run directory: give another --run DIR")
 
 
-def may_change(before: Config, config: Config, key: str) -> bool:
-    """Whether a run goes on with another value: who samples does not change what is sampled."""
-    recorded = "replay" in (before.engine.name, config.engine.name)
-    free = key == "model.device" or key.startswith("serve.")
-    return free or (key.startswith("engine.") and not recorded)
+def changes(saved: Path, config: Config) -> list[str]:
+    """What a run is given otherwise than the last time, for people."""
+    if not saved.is_file():
+        return []
+    before = make_config(read_yaml(saved))
+    then, now = flat(before), flat(config)
+    keys = differences(before, config)
+    return [f"{key} {then.get(key, 'unset')} -> {now.get(key, 'unset')}" for key in keys]
 
 
 def _is_empty(folder: Path) -> bool:
     """Whether it holds nothing but what a program killed at its very start left behind."""
-    return folder.is_dir() and all(p.name.startswith(".config.yaml.") for p in folder.iterdir())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`; on leaving it takes `path`'s place, which is whole or absent."""
-    new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir()
-    yield new
-    if path.exists():
-        path.replace(old)  # a folder cannot be renamed over one that holds files
-    new.replace(path)
-    shutil.rmtree(old, ignore_errors=True)
+    left = (".config.yaml.", "lock")
+    return folder.is_dir() and all(path.name.startswith(left) for path in folder.iterdir())
 
 
 def exit_status(program: Callable[[], object]) -> int:
-    """Run a program; a user's mistake becomes one line on stderr and status 2."""
+    """Run a program; a user's mistake, or a full disk, becomes one line on stderr and status 2."""
     try:
-        program()
+        with interrupt.two_steps():
+            program()
     except MaltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = error.filename or "a file"
+        print(
+            f"error: {where} cannot be written ({error.strerror}): make room there and give the "
+            "same command again, which goes on from here",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt as stop:
-        how = [f"the same command with --run {folder} goes on from here" for folder in stop.args]
+        how = [f"{_command(folder)} goes on from here" for folder in stop.args]
         print(": ".join(["stopped", *how]), file=sys.stderr)
         return 130
     return 0
+
+
+def _command(folder: Path) -> str:
+    """The command that was given, with its run directory."""
+    words = [word for word in sys.argv[1:]]
+    if not any(word == "--run" or word.startswith("--run=") for word in words):
+        words += ["--run", str(folder)]
+    module = sys.modules["__main__"].__spec__
+    program = ["python", "-m", module.name] if module else ["python", sys.argv[0]]
+    return f"`{shlex.join([*program, *words])}`"
 
 
 def _figure(value: Any) -> str:

@@ -2,28 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cache, cached_property
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
-from malt_fast import processes
+from malt_fast import __version__, interrupt, processes
 from malt_fast.config import Config
 from malt_fast.engines import Policy, SamplingParams
-from malt_fast.engines.adapter_files import content_name
 from malt_fast.engines.choice import check_engine, context_of, open_engine
+from malt_fast.engines.stored import StoredEngine
 from malt_fast.errors import MaltError
-from malt_fast.expand import Slot, answered, expand, reserve
-from malt_fast.forest import DONE, Forest, load_forest, save_forest
-from malt_fast.grade_report import report
-from malt_fast.grading import RIGHT, grade_outputs
+from malt_fast.expand import Slot, grow
+from malt_fast.forest import DONE, Forest, build_forest
+from malt_fast.grade_report import merged, report
+from malt_fast.grading import RIGHT, code_of, grade_outputs, is_custom
+from malt_fast.identity import adapter_identity, content, model_identity
 from malt_fast.roles import Prompts, load_tokenizer
+from malt_fast.store import Ints, Store
 from malt_fast.tasks import Question, Task, load_task
 from malt_fast.wordings import Wordings
+
+GRADED = 1 << 16  # outputs whose texts are in memory at once
 
 Policies = dict[str, Policy]  # who answers for each role
 
@@ -142,70 +146,130 @@ def check_lengths(setup: Setup) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The store of a run, and those of other runs to take from."""
+
+    store: Store
+    others: Sequence[Store] = ()
+
+
 def sample(
+    setup: Setup,
+    samples: Samples,
+    questions: Sequence[Question],
+    shape: Sequence[Slot],
+    seed: str,
+    *,
+    evaluating: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Forest, Ints, dict[str, float]]:
+    """Sample a shape under every question, nothing that is known already.
+
+    Returns the forest, the store's row of every node (-1: none), and what the engine has to say.
+    Outputs are in the store as they come, so that the same call goes on after whatever stops it.
+    Raises MaltError when the engine cannot go on, KeyboardInterrupt when a stop was asked for.
+    """
+    params, store = setup.params(evaluating=evaluating), samples.store
+    policies = {slot.policy: slot.role for slot in shape}
+    with row_map(store, len(questions) * (1 + len(shape))) as rows:
+        engine = StoredEngine(
+            store,
+            samples.others,
+            lambda: open_engine(setup, policies, params),
+            identify(setup.config),
+            setup.prompts.fingerprint,
+            rows,
+        )
+        try:
+            with closing(engine):
+                for done, _ in grow(questions, shape, setup.wordings, params, engine, seed):
+                    if done and on_progress is not None:
+                        on_progress(len(done), sum(len(c.tokens) for c in done))
+                    interrupt.check()
+                figures = engine.figures()
+        except MaltError:
+            interrupt.check()  # engines in other processes hear of it first
+            raise
+        finally:
+            store.commit_all()
+        parents = [slot.parent for slot in shape]
+        forest = build_forest(parents, len(questions), rows, store)
+        if forest is None:
+            raise MaltError(
+                f"{store.folder} does not give back what was written to it: check the disk"
+            )
+        return forest, np.array(rows), figures
+
+
+@contextmanager
+def row_map(store: Store, nodes: int) -> Iterator[Ints]:
+    """int64[nodes] of -1, in a file without a name: it takes no memory that others need."""
+    with TemporaryFile(dir=store.folder) as file:
+        rows = np.memmap(file, np.int64, "w+", shape=(max(nodes, 1),))[:nodes]
+        rows[:] = -1
+        yield rows
+
+
+def identify(config: Config) -> Callable[[Policy], str]:
+    """What tells the weights of a policy from any others, recordings being such weights."""
+    if config.engine.name == "replay":
+        assert config.engine.path is not None
+        recorded = f"recorded {content(config.engine.path)}"
+        return lambda policy: recorded
+    dtype = config.model.dtype
+    return cache(
+        lambda policy: (
+            f"{model_identity(policy.base)} {dtype} {adapter_identity(policy.adapter)}".strip()
+        )
+    )
+
+
+def fingerprint(
     setup: Setup,
     questions: Sequence[Question],
     shape: Sequence[Slot],
     seed: str,
     *,
-    unfinished: Path,
     evaluating: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[Forest, dict[str, float]]:
-    """Sample a shape under every question; what the engine has to say about it.
-
-    unfinished: a folder that takes what was sampled, in a file from which the same call goes on:
-    when the engine fails, the user stops, or what comes after (grading, say) does, until
-    `forget_unfinished`.
-    """
-    params = setup.params(evaluating=evaluating)
-    levels = {slot.policy: slot.role for slot in shape}
-    tokenizer = setup.prompts.fingerprint
-    path = unfinished / f"unfinished-{_content(setup, questions, shape, params, seed)}.arrows"
-    kept = path.is_file()
-    forest = load_forest(path, tokenizer) if kept else reserve(len(questions), shape)
-    with closing(open_engine(setup, levels, params)) as engine:
-        try:
-            expand(questions, shape, setup.wordings, params, engine, seed, on_progress, forest)
-            return forest, engine.figures()
-        finally:
-            if answered(forest):
-                save_forest(forest, path, tokenizer)
-
-
-def forget_unfinished(folder: Path) -> None:
-    """Delete what `sample` kept there, once the whole forest is in its place."""
-    for path in folder.glob("unfinished-*.arrows"):
-        path.unlink()
-
-
-def _content(
-    setup: Setup,
-    questions: Sequence[Question],
-    shape: Sequence[Slot],
-    params: Sequence[SamplingParams],
-    seed: str,
 ) -> str:
-    """A name for all that the tokens of a forest depend on."""
-    weights = {
-        slot.policy: slot.policy.adapter and content_name(slot.policy.adapter) for slot in shape
-    }
+    """Of all that the tokens of a forest depend on."""
+    weights = identify(setup.config)
     parts = [
         setup.wordings.as_json(),
+        setup.prompts.fingerprint,
         seed,
         [(question.id, question.text) for question in questions],
-        [(s.parent, s.role, s.path, s.reads, s.policy.base, weights[s.policy]) for s in shape],
-        [asdict(p) for p in params],
+        [(s.parent, s.role, s.path, s.reads, weights(s.policy)) for s in shape],
+        [asdict(p) for p in setup.params(evaluating=evaluating)],
     ]
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
+    """Of what outcomes depend on beside the samples."""
+    grader = setup.task.grader
+    parts = [
+        __version__,
+        code_of(grader) if is_custom(grader) else grader,
+        setup.config.task.min_score,
+        [(question.gold, question.row) for question in questions],
+    ]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) -> dict[str, Any]:
     """Set the outcome of every finished output of the last role; a report of the verdicts."""
     leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
-    trees = forest.roots()[leaves] // (len(forest) // len(questions))
-    texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in leaves]
-    asked, grader = [questions[int(tree)] for tree in trees], setup.task.grader
-    verdicts = grade_outputs(grader, texts, asked, setup.config.task.min_score)
-    forest.set_outcomes(leaves.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
-    return report(grader, texts, [question.gold for question in asked], verdicts)
+    trees = forest.roots()[leaves] // (len(forest) // max(1, len(questions)))
+    told = [report(setup.task.grader, [], [], np.zeros(0, np.uint8))]
+    for begin in range(0, len(leaves), GRADED):
+        some = leaves[begin : begin + GRADED]
+        texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in some]
+        asked = [questions[int(tree)] for tree in trees[begin : begin + GRADED]]
+        verdicts = grade_outputs(setup.task.grader, texts, asked, setup.config.task.min_score)
+        forest.set_outcomes(some.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
+        golds = [question.gold for question in asked]
+        told.append(report(setup.task.grader, texts, golds, verdicts))
+        interrupt.check()
+    return merged(told)

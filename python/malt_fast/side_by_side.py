@@ -67,7 +67,7 @@ def _train_role(
     """In a worker: what it would have printed, and what came of it."""
     import torch
 
-    from malt_fast.forest import load_forest
+    from malt_fast.forest import forest_of, read_forest
     from malt_fast.sampling import load_setup
     from malt_fast.train import propagate, train_stages
 
@@ -77,8 +77,11 @@ def _train_role(
     run = Run(folder, config, console=Console(file=told, width=200))
     try:
         setup = load_setup(config)
-        path = run.path(f"round-{index}", "forest.arrows")
-        forest = load_forest(path, setup.prompts.fingerprint)
+        store = run.read_samples()
+        file = read_forest(run.path(f"round-{index}", "forest.arrows"), store)
+        forest = None if file is None else forest_of(file, store)
+        if forest is None:
+            raise MaltError(f"{folder} cannot be read here: all machines must see it")
         values = propagate(config, forest)
         outcome = train_stages(run, setup, index, level, forest, values, start)
     except MaltError as error:

@@ -1,13 +1,11 @@
 """One setting, several values: `malt_fast.evaluate --run DIR --sweep tree.threshold=0.3,0.7`.
 
 Each value has a run of its own, DIR/sweeps/KEY=VALUE, with the config of DIR and that one setting;
-a finished one is only read. Where the setting changes nothing that sampling depends on, the first
-forest of DIR is taken over. Then all stand in tables/sweep-KEY and sweep-KEY.svg.
+a finished one is only read. What DIR has sampled is not sampled again. Then all stand in
+tables/sweep-KEY and sweep-KEY.svg.
 """
 
 import json
-import os
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,16 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 
 from malt_fast.cli import merge, parse_arguments
-from malt_fast.config import Config, dump, flat, make_config
+from malt_fast.config import Config, flat, make_config
 from malt_fast.errors import MaltError
-from malt_fast.forest import replacing
 from malt_fast.plots import plot_sweep
-from malt_fast.run import Run, check_folder, write_text
+from malt_fast.run import Run, check_folder
 from malt_fast.sampling import load_setup
 from malt_fast.tables import INTERVAL, Column, Table, as_terminal, write_tables
-from malt_fast.train import check_training, first_forest, keep_inputs, train
+from malt_fast.train import check_training, questions_text, train
 
 REFUSED = ("task.", "model.")  # what answers other questions, or is another model, compares nothing
 UNTRAINED = ("evaluate.", "serve.", "engine.")  # what training does not depend on
-SAMPLED = ("seed", "chain", "sampling.", "tree.branching")  # what the first forest depends on too
 
 
 def sweep(config: Config, text: str) -> None:
@@ -35,14 +31,14 @@ def sweep(config: Config, text: str) -> None:
     assert config.run is not None
     key, values = parse_sweep(text)
     configs = {word: with_value(config, key, word, value) for word, value in values.items()}
-    main = Run(config.run, config)
-    keep_inputs(main, load_setup(config))
+    main, setup = Run(config.run, config), load_setup(config)
+    main.expect("questions.jsonl", questions_text(setup))
+    main.expect("prompts.json", setup.prompts.as_json())
     for one in configs.values():
         check(one)
     results = {}
     for word, one in configs.items():
         main.say(f"sweep: {key} = {word}")
-        take_over(main, key, one)
         results[word] = figures(evaluated(train(one).folder, one))
     table = sweep_table(config.task.name, key, results)
     main.console.print(as_terminal(table))
@@ -80,7 +76,8 @@ def with_value(config: Config, key: str, word: str, value: Any) -> Config:
     nested: Any = value
     for part in reversed(key.split(".")):
         nested = {part: nested}
-    plain = config.model_dump(mode="json") | {"run": str(folder)}
+    reuse = [str(path) for path in (config.run, *config.reuse)]
+    plain = config.model_dump(mode="json") | {"run": str(folder), "reuse": reuse}
     return make_config(merge(plain, nested))
 
 
@@ -90,26 +87,8 @@ def check(config: Config) -> None:
     if config.engine.name == "replay":
         raise MaltError("recordings cannot tell trained roles from untrained ones: no sweep")
     check_training(config)
-    check_folder(config.run, config)
+    check_folder(config.run)
     load_setup(config)
-
-
-def take_over(main: Run, key: str, config: Config) -> None:
-    """Give a run the first forest of the main one, if it would sample the same."""
-    assert config.run is not None
-    source = main.path("round-0", f"{first_forest(main.config)}.arrows")
-    target = config.run / "round-0" / f"{first_forest(config)}.arrows"
-    if key.startswith(SAMPLED) or target.is_file() or not source.is_file():
-        return
-    config.run.mkdir(parents=True, exist_ok=True)
-    write_text(config.run / "config.yaml", dump(config))  # what makes a folder a run
-    target.parent.mkdir(exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        with replacing(target) as beside:
-            shutil.copyfile(source, beside)
-    main.say(f"sweep: {key} does not change what is sampled first: {source} is taken over")
 
 
 def evaluated(folder: Path, config: Config) -> Path:

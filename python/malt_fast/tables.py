@@ -14,9 +14,9 @@ from typing import Any, Literal
 from rich import box
 from rich.table import Table as TerminalTable
 
+from malt_fast.files import write_text
 from malt_fast.grade_report import sentence
 from malt_fast.paper import SIZE, SUBSETS
-from malt_fast.run import write_text
 
 Kind = Literal["text", "share", "gain", "number", "percent", "p"]
 FLIPS = ("wrong_to_right", "right_to_right", "wrong_to_wrong", "right_to_wrong")

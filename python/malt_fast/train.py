@@ -6,6 +6,7 @@ on sibling pairs), and evaluate the trained chain beside its baselines.
 
     python -m malt_fast.train                                        # the bundled demonstration
     python -m malt_fast.train --task.name gsm8k --task.path train.jsonl --run runs/gsm8k
+    python -m malt_fast.train --run runs/gsm8k ...    # goes on; does again only what is changed
     python -m malt_fast.train --help
 
 Under `accelerate launch` (profiles/) or `torchrun`, a role's steps are shared by all processes; the
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from malt_fast import processes
 from malt_fast.cluster import check_ray
@@ -31,19 +32,22 @@ from malt_fast.engines.choice import choose
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import evaluate_run
 from malt_fast.expand import answered, shape_from_branching
-from malt_fast.forest import Credit, Forest, credit, load_forest, save_forest
+from malt_fast.files import replacing_folder
+from malt_fast.forest import Credit, Forest, credit, forest_of, read_forest, save_forest
 from malt_fast.grade_report import sentence
 from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
-from malt_fast.run import Run, exit_status, open_run, replacing_folder
+from malt_fast.run import Run, exit_status, open_run
 from malt_fast.sampling import (
     Policies,
     Setup,
     check_loggers,
-    forget_unfinished,
+    fingerprint,
     grade_leaves,
+    grading_fingerprint,
     load_setup,
     sample,
 )
+from malt_fast.store import Store
 
 
 def train(config: Config) -> Run:
@@ -52,7 +56,8 @@ def train(config: Config) -> Run:
     check_training(config)
     setup = load_setup(config)
     with open_run(config, "train") as run:
-        keep_inputs(run, setup)
+        run.note("questions.jsonl", questions_text(setup))
+        run.note("prompts.json", setup.prompts.as_json())
         sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
         run.log("questions", **sizes, odd=setup.task.report)
         run.say("engine: {} ({})".format(*choose(config)))
@@ -71,21 +76,17 @@ def train(config: Config) -> Run:
     return run
 
 
-def keep_inputs(run: Run, setup: Setup) -> None:
-    """Questions and prompts, which stay the same while the run goes on; else raises MaltError."""
+def questions_text(setup: Setup) -> str:
     rows = [{"id": q.id, "text": q.text, "gold": q.gold} for q in setup.task.train]
-    run.keep("questions.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    run.keep("prompts.json", setup.prompts.as_json())
-
-
-def first_forest(config: Config) -> str:
-    """Name of the forest that a round samples first."""
-    return f"forest-{config.chain[0]}" if config.train.regenerate == "sequential" else "forest"
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
 def check_training(config: Config) -> None:
     """Raises MaltError for ways of training that exclude each other, or lack their package."""
     settings = config.train
+    for folder in config.reuse:
+        if not (folder / "samples").is_dir():
+            raise MaltError(f"reuse: {folder} holds no samples: give a run directory that does")
     if settings.side_by_side and settings.regenerate == "sequential":
         raise MaltError(
             "train.side_by_side and train.regenerate = sequential exclude each other, since there "
@@ -155,47 +156,68 @@ def look(
 
 
 def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> Forest:
-    """Sample the trees of all training questions and grade the leaves, or load them if done."""
-    path = run.path(f"round-{index}", f"{name}.arrows")
-    if not run.leads:
-        processes.wait_for(path)
-    if path.is_file():
-        run.say(f"sample: {path.name} of round {index} is there already")
-        return load_forest(path, setup.prompts.fingerprint)
+    """The graded trees of all training questions: loaded if they are as they would be made now."""
     config, questions = setup.config, setup.task.train
     shape = shape_from_branching(config.tree.branching, [policies[role] for role in config.chain])
+    seed = f"{config.seed}/round-{index}"
+    path = run.path(f"round-{index}", f"{name}.arrows")
+    sampled = fingerprint(setup, questions, shape, seed)
+    graded = grading_fingerprint(setup, questions)
+    if not run.leads:
+        processes.wait_for(run.path("samples"))
+        return processes.wait_until(lambda: _there(path, run.read_samples(), sampled, graded))
+    store = run.samples.store
+    forest = _there(path, store, sampled, graded)
+    if forest is not None:
+        run.say(f"sample: {path.name} of round {index} is there already")
+        return forest
     path.parent.mkdir(exist_ok=True)
-    with run.stage(f"sample round {index}", total=len(questions) * len(shape)) as (
-        advance,
-        figures,
-    ):
-        forest, told = sample(
-            setup,
-            questions,
-            shape,
-            f"{config.seed}/round-{index}",
-            unfinished=path.parent,
-            on_progress=lambda nodes, tokens: advance(nodes),
-        )
-        graded = grade_leaves(setup, forest, questions)
-        save_forest(forest, path, setup.prompts.fingerprint)
-        forget_unfinished(path.parent)
-        figures |= {
-            "trees": len(questions),
-            "outputs": answered(forest),
-            "tokens": len(forest.tokens),
-        }
-        figures["failed"] = len(forest) - len(questions) - answered(forest)
-        figures["right"] = graded["verdicts"]["right"] / max(1, graded["outputs"])
-        figures |= told
-    run.log("grading", round=index, forest=name, **graded)
-    run.say(sentence(graded))
-    if graded["verdicts"]["nothing extracted"] > graded["outputs"] / 2:
+    file = read_forest(path, store)
+    parents = [slot.parent for slot in shape]
+    if file is not None and file.fingerprint == sampled:
+        forest, rows = forest_of(file, store, graded=False), file.rows
+    if forest is None:
+        bar = run.stage(f"sample round {index}", total=len(questions) * len(shape))
+        with bar as (advance, figures):
+            forest, rows, told = sample(
+                setup,
+                run.samples,
+                questions,
+                shape,
+                seed,
+                on_progress=lambda nodes, tokens: advance(nodes),
+            )
+            figures |= {
+                "trees": len(questions),
+                "outputs": answered(forest),
+                "tokens": int(forest.token_len.sum()),
+            }
+            figures["failed"] = len(forest) - len(questions) - answered(forest)
+            figures |= told
+    with run.stage(f"grade round {index}") as (_, figures):
+        verdicts = grade_leaves(setup, forest, questions)
+        save_forest(path, forest, store, sampled, graded, parents, rows)
+        figures["right"] = verdicts["verdicts"]["right"] / max(1, verdicts["outputs"])
+    tell_grading(run, index, name, verdicts)
+    return forest
+
+
+def _there(path: Path, store: Store, sampled: str, graded: str) -> Forest | None:
+    """A forest that was made from all this before."""
+    file = read_forest(path, store)
+    if file is None or (file.fingerprint, file.grading) != (sampled, graded):
+        return None
+    return forest_of(file, store)
+
+
+def tell_grading(run: Run, index: int, name: str, told: dict[str, Any]) -> None:
+    run.log("grading", round=index, forest=name, **told)
+    run.say(sentence(told))
+    if told["verdicts"]["nothing extracted"] > told["outputs"] / 2:
         run.warn(
             "most outputs end without an answer: raise sampling.max_tokens, or see that the last "
             "role's prompt asks for the marker that the grader looks for (docs/grading.md)"
         )
-    return forest
 
 
 def propagate(config: Config, forest: Forest) -> Credit:
@@ -232,14 +254,11 @@ def train_role(
     start: Policy,
 ) -> Policy:
     """Train one stage of one role from `start`; `start` itself if there is nothing to train on."""
-    from malt_fast.trainer import train_stage  # torch and peft are needed only here
+    from malt_fast.trainer import is_done, stage_fingerprint, train_stage  # imports torch and peft
 
     config, role = setup.config, setup.config.chain[level - 1]
     out = run.path(f"round-{index}", role, stage)
     trained = Policy(start.base, str(out.resolve()))
-    if out.is_dir():
-        run.say(f"{stage} {role}: the adapter of round {index} is there already")
-        return trained
     questions = [setup.prompts.encode_question(question.text) for question in setup.task.train]
     data = role_data(
         forest, values, level, questions, setup.prompts, config.preferences, config.seed, stage
@@ -249,6 +268,20 @@ def train_role(
         what = "example" if stage == "sft" else "pair"
         run.warn(f"{stage} {role} is skipped: the forest holds no {what} for it")
         return start
+    weights = {
+        "base": start.base,
+        "init_adapter": None if start.adapter is None else Path(start.adapter),
+        "lora": config.lora,
+        "args": getattr(config.train, stage).for_role(role),
+        "reference": config.train.reference,
+        "dtype": config.model.dtype,
+        "load_in_4bit": config.train.load_in_4bit,
+        "seed": config.seed,
+    }
+    made_from = stage_fingerprint(stage, data, **weights)
+    if is_done(out, made_from):
+        run.say(f"{stage} {role}: the adapter of round {index} is there already")
+        return trained
     if run.leads:
         write_datasets(data, setup.prompts, run.path(f"round-{index}", "data", role), stage)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -261,18 +294,12 @@ def train_role(
         result = train_stage(
             stage,
             data,
-            base=start.base,
-            init_adapter=None if start.adapter is None else Path(start.adapter),
+            **weights,
             out=out,
-            lora=config.lora,
-            args=getattr(config.train, stage).for_role(role),
-            reference=config.train.reference,
+            fingerprint=made_from,
             layout=config.train.packing,
             pack_tokens=config.train.pack_tokens,
-            dtype=config.model.dtype,
-            load_in_4bit=config.train.load_in_4bit,
             device=config.model.device,
-            seed=config.seed,
             report_to=config.report_to,
             logging_dir=run.path("tensorboard", f"round-{index}", role, stage),
             on_log=on_log,

@@ -36,7 +36,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from malt_fast import interrupt
 from malt_fast.adapters import (
+    NOTE,
     LogProbModel,
     disable_dropout,
     load_adapter,
@@ -58,6 +60,7 @@ from malt_fast.batches import (
 )
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
+from malt_fast.identity import adapter_identity, model_identity
 from malt_fast.kernels import dpo_loss
 from malt_fast.losses import dpo_metrics, sft_loss
 from malt_fast.packing import Batch, Layout, Packer, Packing, Step, completion_logps
@@ -82,6 +85,7 @@ def train_stage(
     base: str,
     init_adapter: Path | None,
     out: Path,
+    fingerprint: str,
     lora: LoraConfig,
     args: StageConfig | DPOStageConfig,
     reference: Literal["sft", "base"],
@@ -98,7 +102,8 @@ def train_stage(
     """Train an adapter over the frozen model `base` and leave it in `out`, a PEFT directory.
 
     Starts from a copy of `init_adapter`, or from a fresh LoRA. `reference` is what DPO compares
-    with: the initial adapter, or the bare model. `layout` and `pack_tokens` say how steps are cut
+    with: the initial adapter, or the bare model. `fingerprint`: of `stage_fingerprint`.
+    `layout` and `pack_tokens` say how steps are cut
     into batches (packing.py). A stage that was stopped goes on from its newest checkpoint, to the
     weights it would have had. `on_log` gets each log line, with `step` and `max_steps`; without
     `logging_dir` there is no TensorBoard. Raises MaltError for data that cannot be trained on, an
@@ -135,12 +140,13 @@ def train_stage(
             source = (base, adapter, (*precision, load_in_4bit))
             trainer.references = References(out.with_name("references.npz"), data, source)
             whole = len(trainer.references.missing()) == 0
-        weights = (base, init_adapter, lora, dtype, load_in_4bit, seed)
-        settings = (stage, weights, args, reference, layout, arguments.world_size)
+        how = f"{fingerprint} {layout} {arguments.world_size}"
         with arguments.main_process_first(local=False):
-            resume = _newest_checkpoint(checkpoints, _fingerprint(data, settings), resumable=whole)
+            resume = _newest_checkpoint(checkpoints, how, resumable=whole)
         output = trainer.train(resume_from_checkpoint=resume)
-        replace_adapter(model, out, write=arguments.should_save)
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise KeyboardInterrupt  # as was asked; a checkpoint holds what was trained
+        replace_adapter(model, out, fingerprint, write=arguments.should_save)
         if arguments.should_save:
             shutil.rmtree(checkpoints)
         trainer.accelerator.wait_for_everyone()
@@ -265,6 +271,8 @@ class RoleTrainer(transformers.Trainer):
                 logp = completion_logps(model(batch), batch)
                 if batch.counts:
                     out[batch.completions] = logp
+                if self.args.world_size == 1:
+                    interrupt.check()
         return self.accelerator.reduce(out, "sum").cpu().numpy()[completions]
 
     # What follows are hooks that Trainer calls.
@@ -366,6 +374,17 @@ class _Lines(transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log, control.should_save = True, False
+        elif _all_asked(args):
+            control.should_save = control.should_training_stop = True
+
+
+def _all_asked(args: transformers.TrainingArguments) -> bool:
+    """Whether a stop was asked of any process: all end after the same step."""
+    if args.world_size == 1:
+        return interrupt.asked()
+    told = torch.tensor(float(interrupt.asked()), device=args.device)
+    torch.distributed.all_reduce(told)
+    return bool(told)
 
 
 def _summary(trainer: RoleTrainer, metrics: dict[str, float]) -> dict[str, float]:
@@ -378,13 +397,36 @@ def _summary(trainer: RoleTrainer, metrics: dict[str, float]) -> dict[str, float
 # ---- resume ----
 
 
-def _fingerprint(data: RoleData, settings: tuple[object, ...]) -> str:
-    """Hash of all that decides the result of a stage."""
-    digest = hashlib.blake2b(repr((settings, len(data.prompts))).encode(), digest_size=16)
+def stage_fingerprint(
+    stage: Stage,
+    data: RoleData,
+    *,
+    base: str,
+    init_adapter: Path | None,
+    lora: LoraConfig,
+    args: StageConfig | DPOStageConfig,
+    reference: Literal["sft", "base"],
+    dtype: str,
+    load_in_4bit: bool,
+    seed: int,
+) -> str:
+    """Of all that decides the result of a stage; not of how it is shared out or logged."""
+    weights = (model_identity(base), adapter_identity(init_adapter), lora, dtype, load_in_4bit)
+    method = args.model_dump(exclude={"logging_steps", "save_steps", "gradient_checkpointing"})
+    settings = (stage, weights, method, reference, seed, len(data.prompts))
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     arrays: list[npt.NDArray[Any]] = [*data.prompts, *data.completions, data.pairs, data.trees]
     for array in arrays:
         digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def is_done(out: Path, fingerprint: str) -> bool:
+    """Whether a stage of this fingerprint has left its adapter there."""
+    try:
+        return (out / NOTE).read_text(encoding="utf-8") == fingerprint
+    except OSError:
+        return False
 
 
 def _newest_checkpoint(checkpoints: Path, fingerprint: str, *, resumable: bool) -> str | None:

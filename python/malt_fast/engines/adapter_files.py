@@ -1,12 +1,12 @@
 """What the files of a PEFT adapter tell without loading it: its rank, its content, its effect."""
 
-import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from malt_fast.errors import MaltError
+from malt_fast.identity import adapter_identity
 
 
 def config_of(adapter: str) -> dict[str, Any]:
@@ -31,13 +31,7 @@ def rank_of(adapter: str) -> int:
 def content_name(adapter: str) -> str:
     """A name that changes with the weights: `refiner-final-0123456789abcdef`."""
     folder = Path(adapter)
-    digest = hashlib.blake2b(digest_size=8)
-    for path in (folder / "adapter_config.json", folder / "adapter_model.safetensors"):
-        try:
-            digest.update(path.read_bytes())
-        except OSError as error:
-            raise MaltError(f"the adapter '{adapter}' cannot be read: {error}") from None
-    return f"{folder.parent.name}-{folder.name}-{digest.hexdigest()}"
+    return f"{folder.parent.name}-{folder.name}-{adapter_identity(adapter)[:16]}"
 
 
 @lru_cache

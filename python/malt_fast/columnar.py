@@ -1,0 +1,116 @@
+"""Record batches as bytes that tell whether they are damaged: an Arrow IPC stream, piece by piece.
+
+    head | message | message | ... | END
+
+A message is one record batch; its metadata holds a hash of all values and of itself. Any Arrow tool
+reads the whole file as a stream; here each message is read by itself, so that a damaged one costs
+no other.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+START = END[:4]  # of every message; they lie at multiples of 8
+HASH = "xxh3"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole batch, and where its bytes lie."""
+
+    batch: pa.RecordBatch
+    metadata: dict[str, str]
+    begin: int
+    end: int
+
+
+def encode_head(schema: pa.Schema) -> bytes:
+    """What a stream of this schema begins with."""
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, schema).close()
+    return bytes(sink.getvalue())[: -len(END)]
+
+
+def encode(batch: pa.RecordBatch, head: bytes, metadata: Mapping[str, str]) -> bytes:
+    """One message; `head` is that of the batch's schema."""
+    sink = pa.BufferOutputStream()
+    told = {**metadata, HASH: checksum(batch, metadata)}
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch, custom_metadata=told)
+    return bytes(memoryview(sink.getvalue())[len(head) : -len(END)])
+
+
+def decode(data: Any, begin: int, head: bytes) -> Message | None:
+    """The message that begins there; None if none does, or a damaged one. `data` is bytes-like."""
+    view = memoryview(data)[begin:]
+    if len(view) < 8 or bytes(view[:4]) != START or bytes(view[4:8]) == END[4:]:
+        return None
+    source = pa.BufferReader(pa.py_buffer(view))
+    try:
+        pa.ipc.read_message(source)
+        end = source.tell()
+        whole = pa.py_buffer(head + bytes(view[:end]))
+        batch, metadata = pa.ipc.open_stream(whole).read_next_batch_with_custom_metadata()
+        batch.validate(full=True)
+        told = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+    except (pa.ArrowException, OSError, ValueError, EOFError, StopIteration):
+        return None
+    return Message(batch, told, begin, begin + end) if is_whole(batch, told) else None
+
+
+def scan(data: Any, head: bytes) -> Iterator[Message]:
+    """Every whole message, damaged ones passed over."""
+    at = len(head) if bytes(memoryview(data)[: len(head)]) == head else 0
+    while (at := find(data, at)) >= 0:
+        message = decode(data, at, head)
+        if message is not None:
+            yield message
+        at = at + 8 if message is None else message.end
+
+
+def find(data: Any, at: int) -> int:
+    """Where a message may begin at or after `at`; -1 if nowhere."""
+    at = -(-at // 8) * 8
+    while (at := data.find(START, at)) >= 0 and at % 8:
+        at += 1
+    return at
+
+
+def is_whole(batch: pa.RecordBatch, metadata: dict[str, str]) -> bool:
+    """Takes the hash out of `metadata`; whether it is that of the batch."""
+    hash = metadata.pop(HASH, None)
+    nulls = any(column.null_count for column in batch.columns)
+    return not nulls and hash == checksum(batch, metadata)
+
+
+def checksum(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> str:
+    """Of all values, whatever buffers hold them."""
+    digest = xxhash.xxh3_64(repr((batch.num_rows, sorted(metadata.items()))).encode())
+    for column in batch.columns:
+        for part in values_of(column):
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def values_of(column: pa.Array) -> list[npt.NDArray[Any]]:
+    """A column without nulls as arrays: values; before those of a list, where each row's begin."""
+    n, begin = len(column), column.offset
+    if pa.types.is_large_list(column.type):
+        offsets = column.offsets.to_numpy()
+        return [offsets - offsets[0], column.flatten().to_numpy()]
+    _, *buffers = column.buffers()
+    if pa.types.is_large_string(column.type):
+        offsets = np.frombuffer(buffers[0] or bytes(8), np.int64)[begin : begin + n + 1]
+        text = np.frombuffer(buffers[1] or b"", np.uint8)[offsets[0] : offsets[-1]]
+        return [offsets - offsets[0], text]
+    if pa.types.is_fixed_size_binary(column.type):
+        width = column.type.byte_width
+        return [np.frombuffer(buffers[0] or b"", np.uint8)[begin * width : (begin + n) * width]]
+    return [column.to_numpy()]

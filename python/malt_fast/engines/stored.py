@@ -1,0 +1,146 @@
+"""An engine that samples nothing twice: what the store knows is answered from there.
+
+    request --key--> store ----------> completion
+               '---> inner engine --> store, completion
+
+A key hashes all that an output depends on: weights, tokenizer, sampling parameters, prompt, seed.
+The inner engine is opened when it is first needed, so that what is all known loads no model.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
+from malt_fast.expand import finish_of
+from malt_fast.forest import FINISH_STOP
+from malt_fast.segments import Sample
+from malt_fast.store import Store
+
+WANTS = 4096  # before the inner engine is there to say what it wants
+
+
+class StoredEngine:
+    """Answers from `store`, else from `others` or `open_inner()`, which then go to the store.
+
+    weights: what a policy is, told by content; tokenizer: its fingerprint. `rows`, int64 by request
+    id, is filled with the store's row of every output.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        others: Sequence[Store],
+        open_inner: Callable[[], Engine],
+        weights: Callable[[Policy], str],
+        tokenizer: str,
+        rows: npt.NDArray[np.int64],
+    ) -> None:
+        self.store, self.others, self.open_inner = store, others, open_inner
+        self.weights, self.tokenizer, self.rows = weights, tokenizer, rows
+        self.inner: Engine | None = None
+        self.known: list[Completion] = []  # answered from the store, not polled yet
+        self.asked: dict[int, tuple[bytes, Request]] = {}  # of the inner engine, by id
+        self.reused = 0
+        self._contexts: dict[tuple[Policy, SamplingParams], bytes] = {}
+
+    @property
+    def wants(self) -> int:
+        return WANTS if self.inner is None else self.inner.wants
+
+    @property
+    def pending(self) -> int:
+        return len(self.known) + len(self.asked)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Raises MaltError where the inner engine cannot be opened."""
+        keys = self._keys(requests)
+        missing = []
+        for request, key, found in zip(requests, keys, self._find(keys), strict=True):
+            if found is None:
+                missing.append(request)
+                self.asked[request.id] = (key, request)
+            else:
+                row, sample = found
+                self.rows[request.id] = row
+                self.known.append(_completion(request.id, sample))
+                self.reused += 1
+        if missing:
+            if self.inner is None:
+                self.inner = self.open_inner()
+            self.inner.submit(missing)
+
+    def poll(self) -> list[Completion]:
+        """Raises MaltError when the inner engine cannot go on, or the store cannot be written."""
+        known, self.known = self.known, []
+        if self.inner is None or not self.asked:
+            return known
+        completions = self.inner.poll()
+        samples, ids = [], []
+        for completion in completions:
+            key, request = self.asked.pop(completion.id)
+            if completion.finish_reason != "error":
+                ids.append(completion.id)
+                samples.append(_sample(key, request, completion))
+        self.rows[ids] = self.store.append(samples)
+        self.store.commit_if_due()
+        return known + completions
+
+    def figures(self) -> dict[str, float]:
+        told = {} if self.inner is None else self.inner.figures()
+        return told | ({"reused": self.reused} if self.reused else {})
+
+    def close(self) -> None:
+        if self.inner is not None:
+            self.inner.close()
+
+    def _find(self, keys: Sequence[bytes]) -> list[tuple[int, Sample] | None]:
+        found = self.store.find(keys)
+        for other in self.others:
+            missing = [i for i, one in enumerate(found) if one is None]
+            theirs = other.find([keys[i] for i in missing])
+            taken = [(i, one[1]) for i, one in zip(missing, theirs, strict=True) if one is not None]
+            rows = self.store.append([sample for _, sample in taken])
+            for (i, sample), row in zip(taken, rows, strict=True):
+                found[i] = (row, sample)
+            self.store.commit_if_due()
+        return found
+
+    def _keys(self, requests: Sequence[Request]) -> list[bytes]:
+        """Siblings share their prompt, which is hashed once."""
+        keys = []
+        last, prefix = None, hashlib.blake2b()
+        for request in requests:
+            prompt = (id(request.prompt), request.policy, request.params)
+            if prompt != last:
+                last, prefix = prompt, hashlib.blake2b(self._context(request), digest_size=16)
+                prefix.update(np.ascontiguousarray(request.prompt).data)
+            digest = prefix.copy()
+            digest.update(request.seed.to_bytes(8, "little"))
+            keys.append(digest.digest())
+        return keys
+
+    def _context(self, request: Request) -> bytes:
+        place = (request.policy, request.params)
+        if place not in self._contexts:
+            parts = [self.weights(request.policy), self.tokenizer, asdict(request.params)]
+            text = json.dumps(parts, sort_keys=True)
+            self._contexts[place] = hashlib.blake2b(text.encode(), digest_size=32).digest()
+        return self._contexts[place]
+
+
+def _sample(key: bytes, request: Request, completion: Completion) -> Sample:
+    finish = finish_of(completion)
+    return Sample(
+        key, request.question, request.path, finish, completion.tokens, completion.logprobs
+    )
+
+
+def _completion(id: int, sample: Sample) -> Completion:
+    reason: Literal["stop", "length"] = "stop" if sample.finish == FINISH_STOP else "length"
+    return Completion(id, sample.tokens, sample.logprobs, reason)
