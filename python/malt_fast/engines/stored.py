@@ -1,4 +1,4 @@
-"""An engine that samples nothing twice: what the store knows is answered from there.
+"""An engine that samples nothing twice: what is known, or asked already, is not asked again.
 
     request --key--> store ----------> completion
                '---> inner engine --> store, completion
@@ -10,7 +10,7 @@ The inner engine is opened when it is first needed, so that what is all known lo
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,8 @@ class StoredEngine:
         self.inner: Engine | None = None
         self.known: list[Completion] = []  # answered from the store, not polled yet
         self.asked: dict[int, tuple[bytes, Request]] = {}  # of the inner engine, by id
+        self.same: dict[bytes, list[int]] = {}  # by key of what is asked: ids that wait for it
+        self.waiting = 0  # those ids
         self.reused = 0
         self._contexts: dict[tuple[Policy, SamplingParams], bytes] = {}
 
@@ -55,7 +57,7 @@ class StoredEngine:
 
     @property
     def pending(self) -> int:
-        return len(self.known) + len(self.asked)
+        return len(self.known) + self.waiting
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Raises MaltError where the inner engine cannot be opened."""
@@ -63,8 +65,12 @@ class StoredEngine:
         missing = []
         for request, key, found in zip(requests, keys, self._find(keys), strict=True):
             if found is None:
-                missing.append(request)
-                self.asked[request.id] = (key, request)
+                ids = self.same.setdefault(key, [])
+                ids.append(request.id)
+                self.waiting += 1
+                if len(ids) == 1:
+                    missing.append(request)
+                    self.asked[request.id] = (key, request)
             else:
                 row, sample = found
                 self.rows[request.id] = row
@@ -81,15 +87,21 @@ class StoredEngine:
         if self.inner is None or not self.asked:
             return known
         completions = self.inner.poll()
-        samples, ids = [], []
+        done: list[Completion] = []
+        samples: list[Sample] = []
+        ids: list[list[int]] = []  # of each sample
         for completion in completions:
             key, request = self.asked.pop(completion.id)
+            same = self.same.pop(key)
+            self.waiting -= len(same)
+            done += [replace(completion, id=id) for id in same]
             if completion.finish_reason != "error":
-                ids.append(completion.id)
                 samples.append(_sample(key, request, completion))
-        self.rows[ids] = self.store.append(samples)
+                ids.append(same)
+        for row, same in zip(self.store.append(samples), ids, strict=True):
+            self.rows[same] = row
         self.store.commit_if_due()
-        return known + completions
+        return known + done
 
     def figures(self) -> dict[str, float]:
         told = {} if self.inner is None else self.inner.figures()

@@ -1,0 +1,266 @@
+"""Kill a small run anywhere, go on, and end with what an undisturbed run has.
+
+    python -m tests.faults.kills --runs 200 --jobs 2 --json FILE
+
+A run goes through every stage of `malt_fast.train` and is killed (SIGKILL) one to four times: at a
+random moment, or inside a random write, sync or rename of a file, before it, after it or half-way.
+Then it is let to its end. What must be equal: trees, pairs, adapters and results; and no output may
+be in the store twice, as one that was committed and sampled again would be.
+
+Children are forked from a process that has imported everything and computed nothing.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+import malt_fast.trainer
+from malt_fast import files, store, train
+from tests.small_run import FAST, content, write_model, write_questions
+
+OPTIONS = [
+    *("--task.name", "jsonl", "--task.grader", "number", "--task.decontaminate", "false"),
+    *("--model.device", "cpu", "--report_to", "[]"),
+    *(*FAST, "--train.dpo_roles", "[generator,verifier,refiner]"),
+    *("--train.sft.max_steps", "4", "--train.dpo.max_steps", "4"),
+    *("--train.sft.save_steps", "1", "--train.dpo.save_steps", "1"),
+    *("--store.batch", "8", "--store.interval", "0.02", "--engine.batch_size", "16"),
+    *("--evaluate.suite", "paper", "--evaluate.calls", "3", "--evaluate.bootstrap", "100"),
+]
+CALLS = ("write", "fsync", "replace")  # of `os`, as files.py and store.py use it
+Attempt = tuple[int, float]  # process, and when it is killed
+
+
+@dataclass
+class Told:
+    """What became of a run."""
+
+    kills: list[tuple[str, str]] = field(default_factory=list)  # how, and after which stage
+    problem: str = ""
+
+
+def job(folder: Path, data: Path, model: Path) -> list[str]:
+    named = ["--task.path", str(data), "--task.test_path", str(data)]
+    return [*OPTIONS, *named, "--model.name_or_path", str(model), "--run", str(folder)]
+
+
+def start(argv: list[str], log: Path, die_in: tuple[int, str] = (0, "")) -> int:
+    """Fork a child that trains; its process. die_in: which call of CALLS kills it, and where."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        torch.set_num_threads(1)
+        store.MOST_ROWS = 50  # so that segments are sealed
+        calls = arm(*die_in)
+        status = train.main(argv)
+        print(f"calls: {calls()}", flush=True)
+        os._exit(status)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(70)
+
+
+def arm(number: int, where: str) -> Callable[[], int]:
+    """Let call `number` of CALLS kill this process: before it, after it, or half-way.
+
+    Returns what tells how many calls there were.
+    """
+    count = 0
+
+    def wrapped(name: str) -> Any:
+        real = getattr(os, name)
+
+        def call(*args: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == number:
+                if where == "half-way" and name == "write":
+                    real(args[0], bytes(args[1])[: len(args[1]) // 2])
+                if where == "after":
+                    real(*args)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args)
+
+        return call
+
+    faulty = SimpleNamespace(**{**vars(os), **{name: wrapped(name) for name in CALLS}})
+    files.os = store.os = faulty  # type: ignore[attr-defined]
+    return lambda: count
+
+
+def disturbed(
+    rng: random.Random, folder: Path, argv: list[str], seconds: float, calls: int, told: Told
+) -> Generator[Attempt, int, None]:
+    """Start the run, be told how it ended, start it again, and let it end at last."""
+    log = folder.with_suffix(".log")
+    for left in range(rng.randint(1, 4)):  # of the run, there is less each time
+        if rng.random() < 0.5:
+            after = rng.uniform(0, seconds / 2**left)
+            status = yield start(argv, log), time.monotonic() + after
+            kind = "at a moment"
+        else:
+            where = rng.choice(["before", "after", "half-way"])
+            status = yield start(argv, log, (rng.randint(1, calls >> left), where)), float("inf")
+            kind = f"{where} a file operation"
+        if status == -signal.SIGKILL:
+            told.kills.append((kind, last_stage(folder)))
+        elif status:
+            told.problem = f"ended with status {status}"
+            return
+    status = yield start(argv, log), float("inf")
+    if status:
+        told.problem = f"ended with status {status} at last"
+
+
+def last_stage(folder: Path) -> str:
+    """What a run did last before it was killed."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        stage: str = json.loads(lines[-1])["stage"]
+    except (OSError, IndexError, ValueError):
+        return "nothing"
+    return stage
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What equal runs share."""
+    names = [*folder.glob("round-*/data/*/*"), *folder.glob("tables/*"), folder / "evaluation.json"]
+    names += folder.glob("adapters/*/*/adapter_model.safetensors")
+    told = {str(name.relative_to(folder)): name.read_bytes() for name in names}
+    for forest in ("round-0/forest.arrows", "evaluation.arrows"):
+        told[forest] = content(folder, forest)
+    return told
+
+
+def sampled(folder: Path) -> Counter[bytes]:
+    """How often each output was committed."""
+    from malt_fast.segments import scan_parts
+
+    opened = store.open_store(folder / "samples", writable=False)
+    paths = store.segment_files(folder / "samples")
+    parts = [part for path in paths for part in scan_parts(path, opened.head)]
+    return Counter(key.tobytes() for part in parts for key in part.keys)
+
+
+def judge(folder: Path, expected: dict[str, bytes], outputs: int) -> str:
+    """What is wrong with a run that has ended; empty if nothing is."""
+    got = results(folder)
+    differing = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
+    if differing:
+        return f"differs: {', '.join(differing)}"
+    often = sampled(folder)
+    if len(often) != outputs or max(often.values()) > 1:
+        return f"{len(often)} outputs, {outputs} expected; {(Counter(often.values()))} times each"
+    left = [str(p.relative_to(folder)) for p in folder.rglob("*") if ".new" in p.name]
+    return f"left behind: {', '.join(left)}" if left else ""
+
+
+def undisturbed(work: Path, data: Path, model: Path) -> tuple[dict[str, bytes], int, float, int]:
+    """Results, outputs, seconds and calls of a run that nobody kills."""
+    folder, log = work / "whole", work / "whole.log"
+    begun = time.monotonic()
+    _, status = os.waitpid(start(job(folder, data, model), log), 0)
+    if status:
+        raise SystemExit(log.read_text()[-3000:])
+    calls = int(log.read_text().rpartition("calls: ")[2])
+    return results(folder), len(sampled(folder)), time.monotonic() - begun, calls
+
+
+def run_all(runs: int, kills: int, jobs: int, seed: int, work: Path) -> dict[str, Any]:
+    data, model = write_questions(work / "questions.jsonl"), work / "model"
+    if not (pid := os.fork()):
+        write_model(model)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    expected, outputs, seconds, calls = undisturbed(work, data, model)
+    print(f"undisturbed: {seconds:.1f} s, {outputs} outputs, {calls} file operations", flush=True)
+    active: dict[int, tuple[int, float, Generator[Attempt, int, None]]] = {}
+    told: list[Told] = []
+    begun = time.monotonic()
+
+    def more() -> bool:
+        return len(told) < runs or sum(len(one.kills) for one in told) < kills
+
+    while active or more():
+        while len(active) < jobs and more():
+            number = len(told)
+            told.append(Told())
+            argv, rng = job(work / str(number), data, model), random.Random(f"{seed} {number}")
+            case = disturbed(rng, work / str(number), argv, seconds, calls, told[number])
+            pid, until = next(case)
+            active[pid] = (number, until, case)
+        time.sleep(0.002)
+        for pid, (number, until, case) in list(active.items()):
+            if time.monotonic() >= until:
+                os.killpg(pid, signal.SIGKILL)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                continue
+            del active[pid]
+            try:
+                again, until = case.send(os.waitstatus_to_exitcode(status))
+                active[again] = (number, until, case)
+            except StopIteration:
+                one, folder = told[number], work / str(number)
+                one.problem = one.problem or judge(folder, expected, outputs)
+                if one.problem:  # its folder stays to be looked at
+                    print(f"run {number}: {one.problem} {one.kills}", flush=True)
+                else:
+                    shutil.rmtree(folder)
+    every = [kill for one in told for kill in one.kills]
+    return {
+        "runs": len(told),
+        "kills": len(every),
+        "kills_of_a_run": Counter(len(one.kills) for one in told),
+        "kills_by_kind": Counter(kind for kind, _ in every),
+        "kills_after": Counter(stage for _, stage in every),
+        "undisturbed_seconds": round(seconds, 2),
+        "outputs": outputs,
+        "file_operations": calls,
+        "seconds": round(time.monotonic() - begun, 1),
+        "problems": {str(n): f"{t.problem} {t.kills}" for n, t in enumerate(told) if t.problem},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=0, help="at least, in more runs if need be")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    assert malt_fast.trainer
+    work = args.work or Path(tempfile.mkdtemp(prefix="faults-"))
+    work.mkdir(parents=True, exist_ok=True)
+    report = run_all(args.runs, args.kills, args.jobs, args.seed, work)
+    print(json.dumps(report, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if report["problems"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
