@@ -12,7 +12,7 @@ from malt_fast.run import Run, exit_status, open_run
 
 
 def test_what_a_kill_at_the_start_left_behind_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / ".config.yaml.123").write_text("chain:")
+    (tmp_path / ".config.yaml.new").write_text("chain:")
     config = make_config({"run": tmp_path})
     with open_run(config, "test"):
         assert (tmp_path / "config.yaml").is_file()

@@ -13,7 +13,7 @@ from pathlib import Path
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write beside `path`; on leaving it reaches the disk and takes `path`'s place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.new")
     try:
         yield beside
         sync_file(beside)
@@ -37,6 +37,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     os.replace(new, path)
     sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What a process that was killed was writing."""
+    for pattern in (".*.new", ".*.old"):
+        for path in folder.rglob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -44,7 +44,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from malt_fast import interrupt, processes
 from malt_fast.config import Config, differences, dump, flat, make_config, read_yaml
 from malt_fast.errors import MaltError, first_line
-from malt_fast.files import write_text
+from malt_fast.files import remove_leftovers, write_text
 from malt_fast.sampling import Samples
 from malt_fast.store import Store, open_store
 
@@ -210,6 +210,7 @@ def locked(run: Run) -> Iterator[None]:
         before = file.read().strip()
         if before:
             run.say(f"goes on after {before}, which died")
+        remove_leftovers(run.folder)
         _write_owner(file, f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
         try:
             yield
@@ -259,7 +260,7 @@ def changes(saved: Path, config: Config) -> list[str]:
 
 def _is_empty(folder: Path) -> bool:
     """Whether it holds nothing but what a program killed at its very start left behind."""
-    left = (".config.yaml.", "lock")
+    left = (".config.yaml.new", "lock")
     return folder.is_dir() and all(path.name.startswith(left) for path in folder.iterdir())
 
 

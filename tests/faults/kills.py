@@ -146,7 +146,7 @@ def last_stage(folder: Path) -> str:
 def results(folder: Path) -> dict[str, bytes]:
     """What equal runs share."""
     names = [*folder.glob("round-*/data/*/*"), *folder.glob("tables/*"), folder / "evaluation.json"]
-    names += folder.glob("adapters/*/*/adapter_model.safetensors")
+    names += [folder / "curves.svg", *folder.glob("adapters/*/*/adapter_model.safetensors")]
     told = {str(name.relative_to(folder)): name.read_bytes() for name in names}
     for forest in ("round-0/forest.arrows", "evaluation.arrows"):
         told[forest] = content(folder, forest)
