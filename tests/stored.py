@@ -1,6 +1,7 @@
 """Samples for tests of the store: whatever is asked of number i is known without the store."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ def key_of(i: int) -> bytes:
     return hashlib.blake2b(str(i).encode(), digest_size=16).digest()
 
 
+@cache
 def sample_of(i: int, longest: int = 20) -> Sample:
     """Number i; some have no tokens."""
     rng = np.random.default_rng(i)

@@ -104,7 +104,8 @@ def values_of(column: pa.Array) -> list[npt.NDArray[Any]]:
     n, begin = len(column), column.offset
     if pa.types.is_large_list(column.type):
         offsets = column.offsets.to_numpy()
-        return [offsets - offsets[0], column.flatten().to_numpy()]
+        begin, end = int(offsets[0]), int(offsets[-1])
+        return [offsets - begin, column.values[begin:end].to_numpy()]
     _, *buffers = column.buffers()
     if pa.types.is_large_string(column.type):
         offsets = np.frombuffer(buffers[0] or bytes(8), np.int64)[begin : begin + n + 1]

@@ -101,18 +101,21 @@ class Store:
 
     def find(self, keys: Sequence[bytes]) -> list[Found | None]:
         """Row and sample of each key; None where there is nothing, or it is damaged."""
-        found = [self._find_live(key) for key in keys]
-        missing = [i for i, one in enumerate(found) if one is None]
+        found: list[Found | None] = [None] * len(keys)
+        live = [(row, i) for i, key in enumerate(keys) if (row := self.live_rows.get(key, -1)) >= 0]
+        for row, i in sorted(live):  # in order of rows: each batch is decoded once
+            found[i] = self._find_live(row)
         for segment in reversed(self.sealed):
+            missing = [i for i, one in enumerate(found) if one is None]
             if not missing:
                 break
             hashes = np.frombuffer(b"".join(keys[i][:8] for i in missing), "<u8")
             first = np.searchsorted(segment.hashes, hashes)
-            end = np.searchsorted(segment.hashes, hashes, "right")
-            for i, at, stop in zip(missing, first.tolist(), end.tolist(), strict=True):
-                if at < stop:
-                    found[i] = self._find_sealed(segment, keys[i], range(at, stop))
-            missing = [i for i in missing if found[i] is None]
+            count = np.searchsorted(segment.hashes, hashes, "right") - first
+            (some,) = np.nonzero(count)
+            for at in some[np.argsort(segment.order[first[some]])].tolist():
+                places = range(first[at], first[at] + count[at])
+                found[missing[at]] = self._find_sealed(segment, keys[missing[at]], places)
         return found
 
     def _find_sealed(self, segment: Segment, key: bytes, places: range) -> Found | None:
@@ -123,10 +126,7 @@ class Store:
                 return segment.first + row, sample
         return None
 
-    def _find_live(self, key: bytes) -> Found | None:
-        row = self.live_rows.get(key)
-        if row is None:
-            return None
+    def _find_live(self, row: int) -> Found | None:
         if row >= self.next_row:
             return row, self.waiting[row - self.next_row]
         part = self.live_parts[bisect_right(self.live_parts, row, key=lambda p: p.first) - 1]

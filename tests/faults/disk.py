@@ -1,0 +1,205 @@
+"""Faults below the store: no wrong value is ever read, and no more is lost than what was hit.
+
+    python -m tests.faults.disk --cases 10000 --json FILE
+
+A case fills a small store while writes, syncs or renames of files fail (no space, an error of the
+disk), write less than asked, or are where the process dies, half-done; a crash may also take back
+or spoil what was not synced. Then bits are flipped anywhere. What the store gives back must be what
+was put in; what it lost must lie in a batch that a flip hit, or was not committed yet; and when the
+lost ones are put in again, all is there.
+"""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from malt_fast import files, store
+from malt_fast.errors import MaltError
+from malt_fast.segments import scan_parts
+from tests.stored import fill, known, open_small, sample_of
+
+FAULTS = ("none", "short writes", "no space", "disk error", "death", "death before the sync")
+N = 120  # samples in a case
+
+
+class Death(BaseException):
+    """The process is no more."""
+
+
+class Disk:
+    """`os` with one fault: at its `number`th call of write, fsync or replace."""
+
+    def __init__(self, fault: str, number: int, rng: random.Random) -> None:
+        self.fault, self.left, self.rng = fault, number, rng
+        self.synced: dict[str, int] = {}  # bytes of each file that are safe
+
+    def os(self) -> Any:
+        calls = {"write": self.write, "fsync": self.fsync, "replace": self.replace}
+        return SimpleNamespace(**{**vars(os), **calls})
+
+    def due(self) -> bool:
+        self.left -= 1
+        return self.left == 0 and self.fault not in ("none", "short writes")
+
+    def fail(self) -> None:
+        if self.fault == "no space":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.fault == "disk error":
+            raise OSError(errno.EIO, "Input/output error")
+        if self.fault.startswith("death"):
+            raise Death
+
+    def write(self, descriptor: int, data: Any) -> int:
+        if self.fault == "short writes":
+            return os.write(descriptor, data[: self.rng.randint(1, len(data))])
+        if self.due():
+            os.write(descriptor, data[: self.rng.randint(0, len(data) - 1)])
+            self.fail()
+        return os.write(descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        if self.due():
+            self.fail()
+        os.fsync(descriptor)
+        self.synced[os.readlink(f"/proc/self/fd/{descriptor}")] = os.fstat(descriptor).st_size
+
+    def replace(self, source: Any, target: Any) -> None:
+        if self.due():
+            if self.rng.random() < 0.5:
+                os.replace(source, target)
+            self.fail()
+        os.replace(source, target)
+
+    def crash(self, folder: Path) -> None:
+        """The machine lost power: what was not synced is there, or not, or rubbish."""
+        for path in segments(folder):
+            safe, size = self.synced.get(str(path), 0), path.stat().st_size
+            if size <= safe:
+                continue
+            with path.open("r+b") as file:
+                file.seek(safe)
+                file.write(self.rng.choice([b"\0", b"\xff", b"?"]) * (size - safe))
+                file.truncate(self.rng.randint(safe, size))
+
+
+def segments(folder: Path) -> list[Path]:
+    return store.segment_files(folder)
+
+
+def place_of_batches(folder: Path) -> list[tuple[Path, int, int, range]]:
+    """(file, begin, end, samples) of every batch that is whole."""
+    opened = open_small(folder, writable=False)
+    numbers = {key: i for i, key in enumerate(sample_of(i).key for i in range(N))}
+    return [
+        (path, *part.parts[["begin", "end"]][0].tolist(), [numbers[k.tobytes()] for k in part.keys])
+        for path in segments(folder)
+        for part in scan_parts(path, opened.head)
+    ]
+
+
+def flip(folder: Path, count: int, rng: random.Random) -> list[tuple[Path, int]]:
+    """Flip bits anywhere; where."""
+    paths = [path for path in folder.iterdir() if path.stat().st_size]
+    weights = [path.stat().st_size for path in paths]
+    places = []
+    for path in rng.choices(paths, weights, k=count) if paths else []:
+        at = rng.randrange(path.stat().st_size)
+        with path.open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 1 << rng.randrange(8)]))
+        places.append((path, at))
+    return places
+
+
+def run_case(seed: object, folder: Path) -> tuple[str, str]:
+    """The fault, and what is wrong with what the store did; empty if nothing is."""
+    rng = random.Random(f"{seed}")
+    fault = rng.choice(FAULTS)
+    disk = Disk(fault, rng.randint(1, 90), rng)
+    options = {"batch": rng.randint(1, 9), "segment_bytes": rng.randint(1000, 9000)}
+    committed = 0
+    with_fault, real = disk.os(), os
+    files.os = store.os = with_fault  # type: ignore[attr-defined]
+    died = False
+    try:
+        one = open_small(folder, **options)
+        for i in range(N):
+            one.append([sample_of(i)])
+            one.commit_if_due()
+            committed = one.next_row
+        one.commit_all()
+        committed = one.next_row
+    except Death:
+        died = True
+    except MaltError as error:
+        if fault not in ("no space", "disk error") or "\n" in str(error):
+            return fault, f"said {error}"
+    finally:
+        files.os = store.os = real  # type: ignore[attr-defined]
+    if died and fault == "death before the sync":
+        disk.crash(folder)
+    flipped = []
+    if rng.random() < 0.6:
+        batches = place_of_batches(folder)
+        flipped = flip(folder, rng.randint(1, 3), rng)
+    there = set(known(open_small(folder, **options), N))  # asserts that values are right
+    hit = {
+        i
+        for path, at in flipped
+        for file, begin, end, numbers in batches
+        if file == path and begin <= at < end
+        for i in numbers
+    }
+    missing = set(range(committed)) - there
+    if missing - hit:
+        return fault, f"lost {sorted(missing - hit)} of {committed}, flipped {flipped}"
+    again = open_small(folder, **options)
+    absent = sorted(set(range(N)) - set(known(again, N)))
+    for i in absent:
+        fill(again, range(i, i + 1))
+    if known(open_small(folder, **options), N) != list(range(N)):
+        return fault, "what was put in again is not there"
+    return fault, ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a sync costs nothing there
+    work = Path(tempfile.mkdtemp(prefix="disk-", dir=memory))
+    begun, told, problems = time.monotonic(), Counter[str](), {}
+    for case in range(args.cases):
+        folder = work / str(case)
+        fault, problem = run_case((args.seed, case), folder)
+        told[fault] += 1
+        if problem:
+            problems[str(case)] = f"{fault}: {problem}"
+            print(f"case {case}: {fault}: {problem}", flush=True)
+        shutil.rmtree(folder)
+    seconds = round(time.monotonic() - begun, 1)
+    report = {"cases": args.cases, "faults": told, "seconds": seconds, "problems": problems}
+    print(json.dumps(report, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
