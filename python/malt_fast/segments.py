@@ -76,7 +76,7 @@ class Segment:
 
     def part_of(self, row: int) -> int:
         """Number of the batch that holds a row, counted from `first`."""
-        return int(np.searchsorted(self.parts["first"], self.first + row, "right")) - 1
+        return int(self.parts["first"].searchsorted(self.first + row, "right")) - 1
 
 
 def schema_of(store: str) -> pa.Schema:
@@ -105,17 +105,30 @@ def _lists(rows: Sequence[Array]) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(rows)))
 
 
-def sample_at(batch: pa.RecordBatch, i: int) -> Sample:
-    """Row i of a batch, copied out of it."""
-    finish, question = batch["finish"][i].as_py(), batch["question"][i].as_py()
-    path, tokens, logprobs = (_row(batch[name], i) for name in ("path", "tokens", "logprobs"))
-    key = batch["key"][i].as_py()
-    return Sample(key, question, tuple(path.tolist()), finish, tokens, logprobs)
+class Columns:
+    """A batch as arrays, to take single rows from."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        parts = [values_of(batch[name]) for name, _ in FIELDS]
+        (key,), self.question, self.path, (self.finish,), self.tokens, (_, self.logprobs) = parts
+        self.key = key.tobytes()
+
+    def sample(self, i: int) -> Sample:
+        """Row i, copied."""
+        begin, end = self.tokens[0][i : i + 2]
+        return Sample(
+            key=self.key[16 * i : 16 * i + 16],
+            question=_row(self.question, i).tobytes().decode(),
+            path=tuple(_row(self.path, i).tolist()),
+            finish=int(self.finish[i]),
+            tokens=self.tokens[1][begin:end].copy(),
+            logprobs=self.logprobs[begin:end].copy(),
+        )
 
 
-def _row(column: pa.Array, i: int) -> Array:
-    begin, end = column.offsets[i].as_py(), column.offsets[i + 1].as_py()
-    return np.array(column.values[begin:end].to_numpy())
+def _row(column: list[Array], i: int) -> Array:
+    offsets, values = column
+    return values[offsets[i] : offsets[i + 1]]
 
 
 # ---- the index ----
@@ -239,14 +252,14 @@ def read_index(path: Path) -> Segment | None:
     )
 
 
-def read_part(segment: Segment, part: int, head: bytes) -> pa.RecordBatch | None:
+def read_part(segment: Segment, part: int, head: bytes) -> Columns | None:
     """A batch; None where it is damaged, or its file gone."""
     begin, end = segment.parts["begin"][part], segment.parts["end"][part]
     raw = read_bytes(segment.path, int(begin), int(end))
     if raw is None or xxhash.xxh3_64_intdigest(raw) != segment.parts["hash"][part]:
         return None
     message = decode(raw, 0, head)
-    return None if message is None else message.batch
+    return None if message is None else Columns(message.batch)
 
 
 def read_bytes(path: Path, begin: int, end: int) -> bytes | None:

@@ -35,6 +35,7 @@ from malt_fast.files import sync_folder, write_all, write_text
 from malt_fast.segments import (
     LOST,
     VERSION,
+    Columns,
     Sample,
     Segment,
     encode_samples,
@@ -43,7 +44,6 @@ from malt_fast.segments import (
     part_of_message,
     read_index,
     read_part,
-    sample_at,
     scan_parts,
     schema_of,
     write_index,
@@ -91,7 +91,7 @@ class Store:
     since: float = 0.0  # when the first of them came
     broken: bool = False  # a write failed: nothing more is written
     verified: set[int] = field(default_factory=set)  # first rows of batches
-    decoded: dict[int, pa.RecordBatch] = field(default_factory=dict)  # by first row
+    decoded: dict[int, Columns] = field(default_factory=dict)  # by first row
 
     def __post_init__(self) -> None:
         self.schema = schema_of(self.id)
@@ -147,7 +147,7 @@ class Store:
             while len(self.decoded) >= CACHED:
                 del self.decoded[next(iter(self.decoded))]
             self.decoded[first] = batch
-        return sample_at(self.decoded[first], segment.first + row - first)
+        return self.decoded[first].sample(segment.first + row - first)
 
     @property
     def segments(self) -> list[Segment]:
