@@ -60,9 +60,9 @@ def decode(data: Any, begin: int, head: bytes) -> Message | None:
         batch, metadata = pa.ipc.open_stream(whole).read_next_batch_with_custom_metadata()
         batch.validate(full=True)
         told = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+        return Message(batch, told, begin, begin + end) if is_whole(batch, told) else None
     except (pa.ArrowException, OSError, ValueError, EOFError, StopIteration):
         return None
-    return Message(batch, told, begin, begin + end) if is_whole(batch, told) else None
 
 
 def scan(data: Any, head: bytes) -> Iterator[Message]:

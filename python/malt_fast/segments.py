@@ -15,6 +15,7 @@ and made again where it is missing or damaged.
 import json
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,10 +201,13 @@ def scan_parts(path: Path, head: bytes) -> list[Segment]:
     """Every whole batch of a file as a segment of its own, in order of their rows."""
     if not path.is_file() or not path.stat().st_size:
         return []
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        parts = [part_of_message(message, data) for message in scan(data, head)]
-    for part in parts:
-        part.path = path
+    with path.open("rb") as file:  # the map goes with its last view, which may be in an exception
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    parts = []
+    for message in scan(data, head):
+        with suppress(ValueError):  # no batch of ours
+            parts.append(part_of_message(message, data))
+            parts[-1].path = path
     return sorted(parts, key=lambda part: part.first)
 
 
