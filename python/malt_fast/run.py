@@ -18,6 +18,7 @@ Every result is written beside its place and renamed, so what exists is whole: a
 directory again goes on where it stopped.
 """
 
+import io
 import json
 import resource
 import shutil
@@ -35,7 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from malt_fast import processes
 from malt_fast.config import Config, differences, dump, make_config, read_yaml
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line, one_line
 from malt_fast.forest import replacing
 
 Advance = Callable[..., None]
@@ -199,11 +200,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def exit_status(program: Callable[[], object]) -> int:
-    """Run a program; a user's mistake becomes one line on stderr and status 2."""
+    """Run a program; a user's mistake, or a disk's, becomes one line on stderr and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no letter is worth a run
     try:
         program()
     except MaltError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:  # of something else than a file
+            raise
+        told = f"error: {error.filename} cannot be used ({first_line(error)})"
+        print(one_line(f"{told}: check what is there, its rights and the disk"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         how = [f"the same command with --run {folder} goes on from here" for folder in stop.args]
