@@ -76,7 +76,7 @@ class Run:
             return
         if not path.is_file():
             write_text(path, text)
-        elif path.read_text(encoding="utf-8") != text:
+        elif path.read_bytes() != text.encode():
             raise MaltError(
                 f"the {path.stem} are not those in {path}: restore the files they came from, or "
                 "give another --run DIR"
@@ -183,6 +183,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What fails on a damaged result within is a MaltError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if getattr(error, "filename", None) is not None:
+            raise  # the disk's, which exit_status tells
+        raise MaltError(
+            f"{path} is damaged: delete it, and malt_fast.train --run makes it again"
+        ) from None
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from malt_fast.expand import answered, shape_from_branching
 from malt_fast.forest import Credit, Forest, credit, load_forest, save_forest
 from malt_fast.grade_report import sentence
 from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
-from malt_fast.run import Run, exit_status, open_run, replacing_folder
+from malt_fast.run import Run, exit_status, open_run, reading, replacing_folder
 from malt_fast.sampling import (
     Policies,
     Setup,
@@ -236,7 +236,7 @@ def train_role(
 
     config, role = setup.config, setup.config.chain[level - 1]
     out = run.path(f"round-{index}", role, stage)
-    trained = Policy(start.base, str(out.resolve()))
+    trained = Policy(start.base, str(out.absolute()))
     if out.is_dir():
         run.say(f"{stage} {role}: the adapter of round {index} is there already")
         return trained
@@ -295,7 +295,8 @@ def publish(run: Run, sft: Policies, final: Policies) -> None:
         for name, policies in (("sft", sft), ("final", final)):
             for role, policy in policies.items():
                 if policy.adapter is not None:
-                    shutil.copytree(policy.adapter, folder / role / name)
+                    with reading(Path(policy.adapter)):
+                        shutil.copytree(policy.adapter, folder / role / name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
