@@ -26,6 +26,17 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
 
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Refuses a key that is given twice, of which PyYAML takes the last."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                what = f"'{key.value}' is given twice"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return node
+
 
 for _tag, _pattern, _first in (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
@@ -38,17 +49,6 @@ for _tag, _pattern, _first in (
     ),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Refuses a key that is given twice, of which PyYAML takes the last."""
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                what = f"'{key.value}' is given twice"
-                raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
-        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -66,10 +66,9 @@ def parse_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise yaml.MarkedYAMLError(problem=NESTED) from None
-    except Exception as error:  # of a tag whose text is no such value, such as `!!int x`
-        raise yaml.MarkedYAMLError(
-            problem=f"a value is not possible: {first_line(error)}"
-        ) from None
+    except Exception as error:  # of a tag that its value does not fit, such as `!!int x`
+        told = first_line(error) if isinstance(error, ValueError) else "a tag and its value differ"
+        raise yaml.MarkedYAMLError(problem=told) from None
     return value
 
 

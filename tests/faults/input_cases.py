@@ -55,8 +55,8 @@ RUN = (
     ),
     *("--evaluate.bootstrap", "100", "--evaluate.votes", "1"),
 )
-SWEEP = ("--sweep", "tree.threshold=0.6")
-OTHER = ("--run", "other", "--lora.r", "4", "--lora.target_modules", "[q_proj]", "--seed", "1")
+SWEEP = ("--sweep", "lora.r=4")
+OTHER = "swept/sweeps/lora.r=4"  # whose adapters have other shapes
 AGAIN = {  # how the programs go on with a run
     "train": RUN,
     "evaluate": ("--run", "run"),

@@ -84,7 +84,7 @@ def world() -> tempfile.TemporaryDirectory[str]:
         write_model(Path("model"))
         lines = write_questions(Path("questions.jsonl")).read_text().splitlines(keepends=True)
         Path("questions.jsonl").write_text("".join(lines[:6]))
-        assert train.main(RUN) == train.main((*RUN, *OTHER)) == 0
+        assert train.main(RUN) == 0
         shutil.copytree("run", "swept")
         assert evaluate.main(AGAIN["sweep"]) == 0
     return home
@@ -103,7 +103,7 @@ def prepare(case: Case, home: Path) -> None:
     for name, content in {**FOLDER, **case.files}.items():
         write(Path(name), content)
     for one in case.damage:
-        apply(one, Path(run), home / "other")
+        apply(one, Path(run), home / OTHER)
 
 
 def write(path: Path, content: Content) -> None:
@@ -266,7 +266,11 @@ def complaint(err: str) -> str:
         return f"finding: control characters in {sentence[:300]!r}"
     if len(sentence) > LONGEST:
         return f"finding: {len(sentence)} characters: {sentence[:100]!r}"
-    if PYTHON.search(sentence) or sentence.endswith(".") or not re.search(": | ... ", sentence[7:]):
+    if (
+        PYTHON.search(sentence)
+        or sentence.endswith(".")
+        or not re.search(r": | \.\.\. ", sentence[7:])
+    ):
         return f"finding: not a user's words: {sentence[:500]!r}"
     return ""
 
