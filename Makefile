@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-vllm lint sanitize fuzz clean
+.PHONY: run test test-vllm lint sanitize fuzz faults-inputs clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -46,6 +46,10 @@ build/fuzz/answers: tests/fuzz/fuzz_answers.cpp $(wildcard csrc/*)
 	mkdir -p build/fuzz
 	$(CLANG) -std=c++20 -O2 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
 	    tests/fuzz/fuzz_answers.cpp $(FUZZED) -o $@
+
+# Bad configs, data sets and run directories, 10,000 of them: each a success or one sentence.
+faults-inputs: .venv/.test
+	$(BIN)/python -m tests.faults.inputs --cases 10000 --json benchmarks/results/faults_inputs.json
 
 # The build tools go into .venv first, so that the package builds against them without isolation.
 .venv/.tools: constraints.txt

@@ -51,8 +51,19 @@ FOUND = {
     "recordings nested too deeply": Case(
         "data",
         "train",
-        (*QUESTIONS, "--task.grader", "number", "--run", "new")
-        + ("--engine.name", "replay", "--engine.path", "r.jsonl", "--report_to", "[]"),
+        (
+            *QUESTIONS,
+            "--task.grader",
+            "number",
+            "--run",
+            "new",
+            "--engine.name",
+            "replay",
+            "--engine.path",
+            "r.jsonl",
+            "--report_to",
+            "[]",
+        ),
         {"r.jsonl": b'{"a":' * 100_000},
         depth="sampling",
     ),
@@ -75,8 +86,16 @@ def test_every_file_of_a_run_may_be_damaged() -> None:
 
 @pytest.mark.parametrize(
     "err",
-    ["", "error: a: b", "error: a: b\nmore\n", "error: a\x1b: b\n", "error: [Errno 2] x: y\n"]
-    + ["Traceback\nValueError: x\n", "error: no reason and no fix\n", f"error: {'x' * 2000}: y\n"],
+    [
+        "",
+        "error: a: b",
+        "error: a: b\nmore\n",
+        "error: a\x1b: b\n",
+        "error: [Errno 2] x: y\n",
+        "Traceback\nValueError: x\n",
+        "error: no reason and no fix\n",
+        f"error: {'x' * 2000}: y\n",
+    ],
 )
 def test_what_is_no_sentence_is_seen(err: str) -> None:
     assert complaint(err).startswith("finding")

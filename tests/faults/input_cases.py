@@ -216,7 +216,7 @@ def nested(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @st.composite
 def yaml_files(draw: st.DrawFn) -> Content:
-    """A config file: settings, possible or not, whose text may be damaged too; or something else."""
+    """A config file: settings, possible or not, perhaps with a damaged text; or something else."""
     form = draw(st.sampled_from(["settings", "damaged", "junk", "raw", "bytes", "other"]))
     if form == "bytes":
         return draw(st.binary(max_size=60))
@@ -236,26 +236,33 @@ def yaml_files(draw: st.DrawFn) -> Content:
 
 
 RAW = (
-    *(BOMB, f"seed: 1\n{BOMB}", f"task:\n  name: jsonl\n{BOMB}", "engine: {vllm: &a {b: *a}}\n"),
-    *("seed: 1\nseed: 2\n", "task: {name: jsonl, name: gsm8k}\n", "a: &a {a: *a}\n", "&a [*a]\n"),
-    *("task: &a\n  <<: *a\n", "<<: 3\n", "<<: [{seed: 1}]\n", "? [1]\n: 2\n", "? {a: 1}\n: 2\n"),
-    *("1: 2\n", "null: 3\n", "true: 1\n", "1.5: 1\n", "seed: [" * DEEP, "{seed: " * DEEP),
-    *("\tseed: 1\n", "seed:\t1\n", "seed: 1\n---\nseed: 2\n", "%YAML 9.9\n---\nseed: 1\n"),
-    *("seed: !!int x\n", "seed: !!float ''\n", "seed: !!timestamp x\n", "seed: !!bool x\n"),
-    *("seed: !!python/object/apply:os.getcwd []\n", "seed: !!binary '@'\n", "seed: !x 1\n"),
-    *("run: \"a\\0b\"\n", "run: \"\\ud800\"\n", f"run: {'r' * 5000}\n", f"seed: {'9' * 5000}\n"),
-    *(f"seed: {'9' * 400}.5\n", "seed: .inf\n", "sampling: {temperature: 1e999}\n", "chain: [[a]]\n"),
-    *("tree: {branching: [1000000000000000000000]}\n", "chain: {a: b}\n", "task: {path: \"\\0\"}\n"),
-    *("engine: {vllm: {a: \"[*b\"}}\n", "engine: {vllm: {a: '!!int x'}}\n", "\ufeffseed: 1\n"),
-    *(f"{'k' * 100_000}: 1\n", "report_to: [\"\\ud800\"]\n", "model: {name_or_path: \"\\0\"}\n"),
-    *("task: {prompts: \"\\0\"}\n", "model: {chat_template: \"\\0\"}\n", "\x85seed: 1\n"),
-    *("chain: [ä, б, 中]\n", "chain: [\"a\\u200bb\"]\n", "\"a\\nb\": 1\n", "model: {device: \"cpu\\n\"}\n"),
+    BOMB, f"seed: 1\n{BOMB}", f"task:\n  name: jsonl\n{BOMB}", "engine: {vllm: &a {b: *a}}\n",
+    "seed: 1\nseed: 2\n", "task: {name: jsonl, name: gsm8k}\n", "a: &a {a: *a}\n", "&a [*a]\n",
+    "task: &a\n  <<: *a\n", "<<: 3\n", "<<: [{seed: 1}]\n", "? [1]\n: 2\n", "? {a: 1}\n: 2\n",
+    "1: 2\n", "null: 3\n", "true: 1\n", "1.5: 1\n", "seed: [" * DEEP, "{seed: " * DEEP,
+    "\tseed: 1\n", "seed:\t1\n", "seed: 1\n---\nseed: 2\n", "%YAML 9.9\n---\nseed: 1\n",
+    "seed: !!int x\n", "seed: !!float ''\n", "seed: !!timestamp x\n", "seed: !!bool x\n",
+    "seed: !!python/object/apply:os.getcwd []\n", "seed: !!binary '@'\n", "seed: !x 1\n",
+    "run: \"a\\0b\"\n", "run: \"\\ud800\"\n", f"run: {'r' * 5000}\n", f"seed: {'9' * 5000}\n",
+    f"seed: {'9' * 400}.5\n", "seed: .inf\n", "sampling: {temperature: 1e999}\n", "chain: [[a]]\n",
+    "tree: {branching: [1000000000000000000000]}\n", "chain: {a: b}\n", "task: {path: \"\\0\"}\n",
+    "engine: {vllm: {a: \"[*b\"}}\n", "engine: {vllm: {a: '!!int x'}}\n", "\ufeffseed: 1\n",
+    f"{'k' * 100_000}: 1\n", "report_to: [\"\\ud800\"]\n", "model: {name_or_path: \"\\0\"}\n",
+    "task: {prompts: \"\\0\"}\n", "model: {chat_template: \"\\0\"}\n", "\x85seed: 1\n",
+    "chain: [ä, ж, 中]\n", "chain: [\"a\\u200bb\"]\n", "\"a\\nb\": 1\n",
+    "model: {device: \"cpu\\n\"}\n",
 )  # fmt: skip
 
 
 def _dumped(values: Any) -> bytes:
     text = yaml.dump(values, allow_unicode=True, Dumper=yaml.SafeDumper)
     return text.encode("utf-8", "surrogatepass")
+
+
+PIECES = (
+    b"\t", b"\0", b"\xff", b"\r", b"\r\n", b"\n", b"{", b"}", b"[", b'"', b"'", b"*", b"&", b"#", b": ",
+    b"- ", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"%", b",", b"\x1b",
+)  # fmt: skip
 
 
 def damaged(text: bytes) -> st.SearchStrategy[bytes]:
@@ -265,25 +272,7 @@ def damaged(text: bytes) -> st.SearchStrategy[bytes]:
         return text[:at] + piece + text[at:]
 
     at = st.integers(0, len(text))
-    pieces = st.sampled_from(
-        [
-            b"\t",
-            b"\0",
-            b"\xff",
-            b"\r",
-            b"\r\n",
-            b"\n",
-            b"{",
-            b"}",
-            b"[",
-            b'"',
-            b"'",
-            b"*",
-            b"&",
-            b"#",
-        ]
-        + [b": ", b"- ", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"%", b",", b"\x1b"]
-    )
+    pieces = st.sampled_from(PIECES)
     latin = st.just(text.decode("utf-8", "replace").encode("latin-1", "replace") + b"\xe4")
     utf16 = st.just(text.decode("utf-8", "replace").encode("utf-16"))
     return st.one_of(
@@ -336,12 +325,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "csqa": {"answerKey": "A", "id": "x", "question": {"stem": "What?", "choices": LISTED}},
 }
 LINES = (
-    *(b"", b"   ", b"{", b"[]", b"null", b"1", b'"x"', b"{}", b'{"question": NaN}', b"\xff\xfe", b"\0"),
-    *(b"[" * 200_000, b'{"a":' * 200_000, b"question,answer", b'{"a": 1}{"b": 2}', b'{"question": 1e999}'),
-    *(b'{"question": "x", "answer": ' + b"9" * 5000 + b"}", b'{"question": "\\ud800", "answer": "1"}'),
-    *(b'{"question": "x", "question": "y", "answer": "1"}', b"x" * 1_000_000, b"# a comment"),
-    *(b'{"question": "' + b"x" * 1_000_000 + b'", "answer": "1"}', b'{"question": "\x01", "answer": "1"}'),
-    *(b'{"question": "{generator} {{", "answer": "1"}', b'{"question": "<s></s><pad>", "answer": "2"}'),
+    b"", b"   ", b"{", b"[]", b"null", b"1", b'"x"', b"{}", b'{"question": NaN}', b"\xff\xfe",
+    b"\0",
+    b"[" * 200_000, b'{"a":' * 200_000, b"question,answer", b'{"a": 1}{"b": 2}',
+    b'{"question": 1e999}', b'{"question": "x", "answer": ' + b"9" * 5000 + b"}",
+    b'{"question": "\\ud800", "answer": "1"}', b'{"question": "x", "question": "y", "answer": "1"}',
+    b"x" * 1_000_000, b"# a comment", b'{"question": "' + b"x" * 1_000_000 + b'", "answer": "1"}',
+    b'{"question": "\x01", "answer": "1"}', b'{"question": "{generator} {{", "answer": "1"}',
+    b'{"question": "<s></s><pad>", "answer": "2"}',
 )  # fmt: skip
 NOT_FILES: tuple[Content, ...] = (
     b"",
@@ -421,20 +412,22 @@ def data_sets(draw: st.DrawFn) -> Case:
 
 
 WORDINGS = (
-    *("{question}", "{question} {generator}", "{question} {generator} {verifier}", "{", "}", "{{", "{}"),
-    *("{0}", "{question!r}", "{question:>9}", "{question.x}", "{question} {question}", "{verifier}"),
-    *("{nobody} {question}", "{question} {refiner}", "{{question}}", "", " ", "{question[0]}", "{ question}"),
-    *("{question}\0", "{question} \ud800", "<s>{question}</s>", "Zq7malt0slot7qZ {question}", "{question}{"),
-    *("{" * 3000 + "question" + "}" * 3000, "{question}" + "x" * 5000, "{question:{generator}}"),
+    "{question}", "{question} {generator}", "{question} {generator} {verifier}", "{", "}", "{{",
+    "{}", "{0}", "{question!r}", "{question:>9}", "{question.x}", "{question} {question}",
+    "{verifier}", "{nobody} {question}", "{question} {refiner}", "{{question}}", "", " ",
+    "{question[0]}", "{ question}", "{question}\0", "{question} \ud800", "<s>{question}</s>",
+    "Zq7malt0slot7qZ {question}", "{question}{", "{" * 3000 + "question" + "}" * 3000,
+    "{question}" + "x" * 5000, "{question:{generator}}",
 )  # fmt: skip
 TEMPLATES = (
-    *("{{", "{% for %}", "{% endfor %}", "{{ messages }}", "{{ messages[0].content }}", "", "plain", "{#"),
-    *("{{ raise_exception('no\nway') }}", "{{ messages[0]['content'] | upper }}", "{{ nobody.x.y }}"),
-    *("{% for m in messages %}{{ m.content }}{% endfor %}", "{% include 'x' %}", "{% extends 'x' %}"),
-    *("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "{{ messages[7].content }}"),
-    *("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "{{ 1 / 0 }}", "{{ 'x' * 10 ** 11 }}"),
-    *("{% for i in range(10 ** 9) %}x{% endfor %}", "{{ ''.__class__.__mro__ }}", "{{ messages | nobody }}"),
-    *("{% set x = messages %}", "{{ messages[0].content }}\ud800", "{{ '%d' % 'x' }}", "{% break %}"),
+    "{{", "{% for %}", "{% endfor %}", "{{ messages }}", "{{ messages[0].content }}", "", "plain",
+    "{#", "{{ raise_exception('no\nway') }}", "{{ messages[0]['content'] | upper }}",
+    "{{ nobody.x.y }}", "{% for m in messages %}{{ m.content }}{% endfor %}", "{% include 'x' %}",
+    "{% extends 'x' %}", "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}",
+    "{{ messages[7].content }}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "{{ 1 / 0 }}",
+    "{{ 'x' * 10 ** 11 }}", "{% for i in range(10 ** 9) %}x{% endfor %}",
+    "{{ ''.__class__.__mro__ }}", "{{ messages | nobody }}", "{% set x = messages %}",
+    "{{ messages[0].content }}\ud800", "{{ '%d' % 'x' }}", "{% break %}",
 )  # fmt: skip
 IDS = ("train-0", "train-1", "train-2", "train-3", "train-4", "nobody")
 

@@ -2,8 +2,8 @@
 
     python -m tests.faults.inputs --cases 10000 --json FILE
 
-The cases come from input_cases.py. Each runs a program's main() in this process, in a working folder
-of its own; what is heavy and beyond what the case is about is not begun.
+The cases come from input_cases.py. Each runs a program's main() in this process, in a working
+folder of its own; what is heavy and beyond what the case is about is not begun.
 """
 
 import argparse
