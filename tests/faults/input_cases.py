@@ -260,7 +260,8 @@ def _dumped(values: Any) -> bytes:
 
 
 PIECES = (
-    b"\t", b"\0", b"\xff", b"\r", b"\r\n", b"\n", b"{", b"}", b"[", b'"', b"'", b"*", b"&", b"#", b": ",
+    b"\t", b"\0", b"\xff", b"\r", b"\r\n", b"\n", b"{", b"}", b"[", b'"', b"'", b"*", b"&", b"#",
+    b": ",
     b"- ", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"%", b",", b"\x1b",
 )  # fmt: skip
 
