@@ -159,6 +159,33 @@ POSSIBLE = (
         "--task.prompts questions.jsonl",
     ),
 )
+PATHS = (
+    *("run", "config", "task.path", "task.test_path", "task.prompts", "engine.path"),
+    *("model.chat_template", "model.name_or_path", "model.roles.refiner"),
+)
+HOSTILE = (
+    *(
+        "a\0b",
+        "a\udcffb",
+        "a\ud800b",
+        "x" * 5000,
+        "",
+        ".",
+        "loop",
+        "loop/x",
+        "full",
+        "full/notes.txt",
+    ),
+    *(
+        "full/notes.txt/x",
+        "nowhere/x",
+        "a\nb",
+        "questions.jsonl",
+        "model/config.json",
+        "ünï",
+        "a b",
+    ),
+)
 FOLDER = {"full": None, "full/notes.txt": b"mine", "loop": "loop"}  # in every working folder
 
 
@@ -175,7 +202,11 @@ def fitting(name: str) -> st.SearchStrategy[Any]:
     info, default = FIELDS.get(name, (None, None))
     own = get_args(info.annotation) if info is not None else ()
     words = [word for word in own if isinstance(word, str)]
-    return st.sampled_from(words) if words else st.sampled_from([default, 1, 0.5, True])
+    return (
+        st.sampled_from(words)
+        if words
+        else st.sampled_from([default, default, default, 1, 0.5, True])
+    )
 
 
 names = st.one_of(st.sampled_from(NAMES), st.sampled_from(NAMES).flatmap(mistyped), texts)
@@ -184,12 +215,15 @@ names = st.one_of(st.sampled_from(NAMES), st.sampled_from(NAMES).flatmap(mistype
 @st.composite
 def options(draw: st.DrawFn) -> tuple[str, ...]:
     """A few words of a command line."""
-    form = draw(st.sampled_from(["possible", "apart", "equals", "alone", "odd", "fitting"]))
+    form = draw(st.sampled_from(["possible", "path", "apart", "equals", "alone", "odd", "fitting"]))
     if form == "possible":
         return tuple(draw(st.sampled_from(POSSIBLE)).split())
     if form == "fitting":
         name = draw(st.sampled_from(sorted(FIELDS)))
-        return f"--{name}", str(draw(fitting(name)))
+        value = draw(fitting(name))
+        return f"--{name}", "null" if value is None else str(value)
+    if form == "path":
+        return f"--{draw(st.sampled_from(PATHS))}", draw(st.sampled_from(HOSTILE))
     if form == "odd":
         odd = ["--", "-", "--=", "--.=1", "--a..b=1", "---", "--config", "--run", "--help", "-h"]
         return (draw(st.one_of(st.sampled_from(odd), texts)),)
@@ -261,8 +295,7 @@ def _dumped(values: Any) -> bytes:
 
 PIECES = (
     b"\t", b"\0", b"\xff", b"\r", b"\r\n", b"\n", b"{", b"}", b"[", b'"', b"'", b"*", b"&", b"#",
-    b": ",
-    b"- ", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"%", b",", b"\x1b",
+    b": ", b"- ", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"%", b",", b"\x1b",
 )  # fmt: skip
 
 
@@ -308,10 +341,10 @@ def configs(draw: st.DrawFn) -> Case:
         made = st.builds("{}={}".format, names, texts)
         words += ("--sweep", draw(st.one_of(st.sampled_from(SWEEPS), made, texts)))
     files: dict[str, Content] = {}
-    if draw(st.booleans()):
+    if draw(st.integers(0, 2)) == 0:
         files["c.yaml"] = draw(yaml_files())
         words += ("--config", "c.yaml")
-    for group in draw(st.lists(options(), max_size=3)):
+    for group in draw(st.lists(options(), min_size=1, max_size=draw(st.sampled_from([1, 1, 3])))):
         words += group
     return Case("config", program, tuple(words), files)
 
