@@ -191,8 +191,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        if getattr(error, "filename", None) is not None:
-            raise  # the disk's, which exit_status tells
+        if getattr(error, "errno", None) is not None:
+            raise  # the disk's, not the content's
         raise MaltError(
             f"{path} is damaged: delete it, and malt_fast.train --run makes it again"
         ) from None
@@ -223,9 +223,10 @@ def exit_status(program: Callable[[], object]) -> int:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None:  # of something else than a file
+        file, reason = _file_of(error)
+        if file is None:  # of a connection, say
             raise
-        told = f"error: {error.filename} cannot be used ({first_line(error)})"
+        told = f"error: {file} cannot be used ({reason})"
         print(one_line(f"{told}: check what is there, its rights and the disk"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -233,6 +234,14 @@ def exit_status(program: Callable[[], object]) -> int:
         print(": ".join(["stopped", *how]), file=sys.stderr)
         return 130
     return 0
+
+
+def _file_of(error: OSError) -> tuple[str | None, str]:
+    """The file that an error is about, and what is wrong with it."""
+    if isinstance(error, shutil.Error):  # (from, to, why) of every file that was not copied
+        file, _, why = error.args[0][0]
+        return file, why.partition("] ")[2].partition(": ")[0] or why
+    return error.filename, first_line(error)
 
 
 def _figure(value: Any) -> str:

@@ -136,8 +136,8 @@ def figures(folder: Path) -> dict[str, Any]:
     data: dict[str, int] = Counter()
     for file in sorted(folder.glob("round-*/data/*/*.parquet")):
         what = "examples" if file.stem == "sft" else "pairs"
-        with reading(file):
-            data[f"{file.parent.name} {what}"] += pq.read_metadata(file).num_rows
+        with reading(file), file.open("rb") as source:
+            data[f"{file.parent.name} {what}"] += pq.read_metadata(source).num_rows
     return {"name": malt, "n": n, "MALT": whole, "voting": voting, "data": data}
 
 

@@ -34,7 +34,7 @@ from malt_fast.expand import answered, shape_from_branching
 from malt_fast.forest import Credit, Forest, credit, load_forest, save_forest
 from malt_fast.grade_report import sentence
 from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
-from malt_fast.run import Run, exit_status, open_run, reading, replacing_folder
+from malt_fast.run import Run, exit_status, open_run, replacing_folder
 from malt_fast.sampling import (
     Policies,
     Setup,
@@ -295,8 +295,7 @@ def publish(run: Run, sft: Policies, final: Policies) -> None:
         for name, policies in (("sft", sft), ("final", final)):
             for role, policy in policies.items():
                 if policy.adapter is not None:
-                    with reading(Path(policy.adapter)):
-                        shutil.copytree(policy.adapter, folder / role / name)
+                    shutil.copytree(policy.adapter, folder / role / name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
