@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-vllm lint sanitize fuzz clean
+.PHONY: run test test-vllm lint sanitize fuzz faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -46,6 +46,13 @@ build/fuzz/answers: tests/fuzz/fuzz_answers.cpp $(wildcard csrc/*)
 	mkdir -p build/fuzz
 	$(CLANG) -std=c++20 -O2 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
 	    tests/fuzz/fuzz_answers.cpp $(FUZZED) -o $@
+
+# Kills, faults of the disk, a long run, bad inputs: an hour or two; results are committed.
+faults: .venv/.test
+	$(BIN)/python -m tests.faults.kills --runs 200 --json benchmarks/results/faults_kills.json
+	$(BIN)/python -m tests.faults.disk --cases 10000 --json benchmarks/results/faults_disk.json
+	$(BIN)/python -m tests.faults.soak --trees 250000 --json benchmarks/results/faults_soak.json
+	$(BIN)/python -m tests.faults.inputs --cases 10000 --json benchmarks/results/faults_inputs.json
 
 # The build tools go into .venv first, so that the package builds against them without isolation.
 .venv/.tools: constraints.txt

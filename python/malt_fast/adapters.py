@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from malt_fast.config import LoraConfig
+from malt_fast.engines.adapter_files import no_adapter
 from malt_fast.errors import MaltError, first_line
 from malt_fast.files import replacing_folder
 from malt_fast.kernels import linear_logprob, lora_linear
@@ -103,8 +104,7 @@ def load_model(
         if init_adapter is None:
             peft_model = peft.get_peft_model(causal, _peft_config(lora))
         else:
-            folder = str(init_adapter)
-            peft_model = peft.PeftModel.from_pretrained(causal, folder, is_trainable=True)
+            peft_model = _with_adapter(causal, str(init_adapter))
     except (OSError, ValueError) as error:
         raise MaltError(f"cannot put the adapter on {base}: {first_line(error)}") from None
     model = LogProbModel(peft_model)
@@ -112,6 +112,15 @@ def load_model(
     if layout == "trees":
         _use_trees(model)
     return model
+
+
+def _with_adapter(causal: Any, adapter: str) -> peft.PeftModel:
+    try:
+        return peft.PeftModel.from_pretrained(causal, adapter, is_trainable=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # PEFT, safetensors and torch raise many kinds
+        raise no_adapter(adapter, error) from None
 
 
 def _four_bit(dtype: str) -> transformers.BitsAndBytesConfig:

@@ -3,6 +3,7 @@
 Nothing here knows the settings themselves: they are pydantic models (config.py) handed in.
 """
 
+import os
 import re
 import types
 import typing
@@ -14,13 +15,27 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from malt_fast.errors import MaltError, nearest
+from malt_fast.errors import MaltError, first_line, nearest
+
+DEEPEST, MOST = 50, 100_000  # values in values, and values, that a YAML text may hold
+NESTED = "it is nested too deeply, or its aliases stand for too much"
 
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars: `1e-5` is a number; dates, `on` and `1_0` stay text (run names look so)."""
 
     yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Refuses a key that is given twice, of which PyYAML takes the last."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                what = f"'{key.value}' is given twice"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return node
 
 
 for _tag, _pattern, _first in (
@@ -42,14 +57,56 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says. Raises yaml.YAMLError for all that can be wrong with it."""
+    try:
+        value = yaml.load(text, Loader=_Loader)
+        _check_values(value)
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem=NESTED) from None
+    except Exception as error:  # of a tag that its value does not fit, such as `!!int x`
+        told = first_line(error) if isinstance(error, ValueError) else "a tag and its value differ"
+        raise yaml.MarkedYAMLError(problem=told) from None
+    return value
+
+
+def _check_values(value: Any) -> None:
+    """Raises ValueError for text that nothing can hold, and for more than a config may mean:
+    a few aliases can stand for billions of values, or for themselves."""
+    waiting, seen = [(value, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > DEEPEST or seen > MOST:
+            raise RecursionError
+        if isinstance(value, str):
+            _check_text(value)
+        if isinstance(value, dict | list):
+            items = [*value, *value.values()] if isinstance(value, dict) else value
+            waiting += [(item, depth + 1) for item in items]
+
+
+def _check_text(text: str) -> None:
+    """Raises ValueError for text that no file could be named by."""
+    try:
+        usable = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ValueError("text with half a Unicode character or a NUL")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file holding a mapping; an empty file is an empty mapping."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise MaltError(f"{path} does not exist: check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise MaltError(f"{path} cannot be read ({error}): give a YAML text file") from None
+        reason = first_line(error)
+        raise MaltError(f"{path} cannot be read ({reason}): give a YAML text file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
@@ -75,6 +132,11 @@ def parse_arguments(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
     files: dict[str, Any] = {}
     given: dict[str, Any] = {}
     words = list(argv)
+    for word in words:
+        try:
+            _check_text(word)
+        except ValueError as error:
+            raise MaltError(f"'{word}' is {error}: correct it") from None
     wants_help = False
     while words:
         word = words.pop(0)
@@ -100,19 +162,24 @@ def _value(text: str) -> Any:
 
     The setting's type makes a number of it, or leaves it: a run may be called 1, 1e3 or true.
     """
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return text
+    value = _read(text)
     group = isinstance(value, list) or (isinstance(value, dict) and text.lstrip().startswith("{"))
     return value if value is None or group else text  # `::` is an address
+
+
+def _read(text: str) -> Any:
+    """What a text says as YAML, else the text."""
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text
 
 
 def typed(values: object) -> object:
     """A group that anything may be set in, its values read as YAML: no type tells what they are."""
     if not isinstance(values, dict):
         return values
-    return {k: yaml.load(v, Loader=_Loader) if isinstance(v, str) else v for k, v in values.items()}
+    return {k: _read(v) if isinstance(v, str) else v for k, v in values.items()}
 
 
 def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:

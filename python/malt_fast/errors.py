@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+MANY = 30  # names, which nobody reads in a sentence
+LONGEST = 1000  # characters of one
+
 
 class MaltError(Exception):
     """A user's mistake. Programs print it as `error: ...` and exit with status 2."""
@@ -12,6 +15,10 @@ def first_line(error: BaseException) -> str:
     """The reason that an error gives, in a line: its first, or its type where it says nothing."""
     cause = getattr(error, "cause", None)  # what Ray's errors wrap
     error = cause if isinstance(cause, BaseException) else error
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without its number and file name
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "validation error" not in line]  # pydantic's heading
     return (told or lines or [type(error).__name__])[0].rstrip(".:")
@@ -23,4 +30,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
+    if len(known) > MANY:
+        return "nothing is called like it"
     return f"known are {', '.join(known)}" if known else "none is known"
+
+
+def one_line(text: str) -> str:
+    """As a terminal may show it: control characters spelt out, a long middle left out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 400]} ... {shown[-400:]}"

@@ -18,6 +18,7 @@ Reads adapters/ROLE/{sft,final}; a role without one stays its base model.
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from malt_fast.files import write_text
 from malt_fast.forest import save_forest
 from malt_fast.paper import paper_figures
 from malt_fast.plots import plot_curves
-from malt_fast.run import Run, exit_status, locked
+from malt_fast.run import Run, exit_status, locked, reading
 from malt_fast.sampling import Policies, Setup, fingerprint, load_setup, sample
 from malt_fast.scores import judge, summarise
 from malt_fast.systems import Training, build_shape, paper_systems, pools, systems_of
@@ -55,7 +56,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate, print, write evaluation.json; a finished one is only printed, unless `again`."""
     path = run.path("evaluation.json")
-    if path.is_file() and not again:
+    there = path.is_file() and not again
+    if there:
         run.say("evaluate: evaluation.json is there already")
     else:
         result = _evaluate(run, setup, {"base": base, "sft": sft, "final": final})
@@ -67,6 +69,12 @@ def evaluate_run(
             for file in run.path("tables").glob(f"{name}.*"):
                 file.unlink()
         run.path("curves.svg").unlink(missing_ok=True)
+    with reading(path) if there else nullcontext():
+        return _show(run, path)
+
+
+def _show(run: Run, path: Path) -> dict[str, Any]:
+    """Print an evaluation, and write its tables."""
     written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     run.console.print(as_terminal(main_table(written), bold=written["paired"][0]["a"]))
     for line in describe(written):

@@ -23,10 +23,12 @@ other data, changes; what was sampled is never sampled twice.
 
 import errno
 import fcntl
+import io
 import json
 import os
 import resource
 import shlex
+import shutil
 import socket
 import sys
 import time
@@ -43,7 +45,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from malt_fast import interrupt, processes
 from malt_fast.config import Config, differences, dump, flat, make_config, read_yaml
-from malt_fast.errors import MaltError, first_line
+from malt_fast.errors import MaltError, first_line, one_line
 from malt_fast.files import remove_leftovers, write_text
 from malt_fast.sampling import Samples
 from malt_fast.store import Store, open_store
@@ -100,13 +102,13 @@ class Run:
     def note(self, name: str, text: str) -> None:
         """Write a file for people, and for `expect`, unless it says so already."""
         path = self.path(name)
-        if self.leads and not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        if self.leads and not (path.is_file() and path.read_bytes() == text.encode()):
             write_text(path, text)
 
     def expect(self, name: str, text: str) -> None:
         """Raises MaltError unless a file that `note` wrote is as it was when roles were trained."""
         path = self.path(name)
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
+        if path.is_file() and path.read_bytes() != text.encode():
             raise MaltError(
                 f"the {path.stem} are not those in {path}: restore the files they came from, or "
                 "train again"
@@ -264,29 +266,51 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and all(path.name.startswith(left) for path in folder.iterdir())
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What fails on a damaged result within is a MaltError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the disk's, not the content's
+        raise MaltError(
+            f"{path} is damaged: delete it, and malt_fast.train --run makes it again"
+        ) from None
+
+
 def exit_status(program: Callable[[], object]) -> int:
-    """Run a program; a user's mistake, or a full disk, becomes one line on stderr and status 2."""
+    """Run a program; a user's mistake, or a disk's, becomes one line on stderr and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no letter is worth a run
     try:
         with interrupt.two_steps():
             program()
     except MaltError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in FULL:
+        file, reason = _file_of(error)
+        if file is None and error.errno not in FULL:  # of a connection, say
             raise
-        where = error.filename or "a file"
-        print(
-            f"error: {where} cannot be written ({error.strerror}): make room there and give the "
-            "same command again, which goes on from here",
-            file=sys.stderr,
-        )
+        told = f"error: {file or 'a file'} cannot be used ({reason})"
+        todo = "check what is there, its rights and the disk; the same command goes on from here"
+        print(one_line(f"{told}: {todo}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         how = [f"{_command(folder)} goes on from here" for folder in stop.args]
         print(": ".join(["stopped", *how]), file=sys.stderr)
         return 130
     return 0
+
+
+def _file_of(error: OSError) -> tuple[str | None, str]:
+    """The file that an error is about, and what is wrong with it."""
+    if isinstance(error, shutil.Error):  # (from, to, why) of every file that was not copied
+        file, _, why = error.args[0][0]
+        return file, why.partition("] ")[2].partition(": ")[0] or why
+    return error.filename, first_line(error)
 
 
 def _command(folder: Path) -> str:

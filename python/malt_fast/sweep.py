@@ -17,7 +17,7 @@ from malt_fast.cli import merge, parse_arguments
 from malt_fast.config import Config, flat, make_config
 from malt_fast.errors import MaltError
 from malt_fast.plots import plot_sweep
-from malt_fast.run import Run, check_folder
+from malt_fast.run import Run, check_folder, reading
 from malt_fast.sampling import load_setup
 from malt_fast.tables import INTERVAL, Column, Table, as_terminal, write_tables
 from malt_fast.train import check_training, questions_text, train
@@ -95,24 +95,29 @@ def evaluated(folder: Path, config: Config) -> Path:
     """A finished run; evaluated once more if that was done with other settings since."""
     from malt_fast.evaluate import reevaluate  # which starts sweeps
 
-    result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    settings = flat(config)
-    if any(settings[key] != value for key, value in result["settings"].items()):
+    path, settings = folder / "evaluation.json", flat(config)
+    with reading(path):
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        changed = any(settings[key] != value for key, value in before.items())
+    if changed:
         reevaluate(["--run", str(folder)])
     return folder
 
 
 def figures(folder: Path) -> dict[str, Any]:
     """Of a finished run: accuracies with intervals, and what each role was trained on."""
-    result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    malt = result["paired"][0]["a"]
-    right = {row["name"]: (row["accuracy"], row["ci95"]) for row in result["systems"]}
+    path = folder / "evaluation.json"
+    with reading(path):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        malt, n = result["paired"][0]["a"], result["systems"][0]["n"]
+        right = {row["name"]: (row["accuracy"], row["ci95"]) for row in result["systems"]}
+        whole, voting = right["MALT"], right[malt]
     data: dict[str, int] = Counter()
     for file in sorted(folder.glob("round-*/data/*/*.parquet")):
         what = "examples" if file.stem == "sft" else "pairs"
-        data[f"{file.parent.name} {what}"] += pq.read_metadata(file).num_rows
-    n = result["systems"][0]["n"]
-    return {"name": malt, "n": n, "MALT": right["MALT"], "voting": right[malt], "data": data}
+        with reading(file), file.open("rb") as source:
+            data[f"{file.parent.name} {what}"] += pq.read_metadata(source).num_rows
+    return {"name": malt, "n": n, "MALT": whole, "voting": voting, "data": data}
 
 
 def lines(results: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:

@@ -258,7 +258,7 @@ def train_role(
 
     config, role = setup.config, setup.config.chain[level - 1]
     out = run.path(f"round-{index}", role, stage)
-    trained = Policy(start.base, str(out.resolve()))
+    trained = Policy(start.base, str(out.absolute()))
     questions = [setup.prompts.encode_question(question.text) for question in setup.task.train]
     data = role_data(
         forest, values, level, questions, setup.prompts, config.preferences, config.seed, stage

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 from malt_fast.identity import adapter_identity
 
 
@@ -20,6 +20,14 @@ def config_of(adapter: str) -> dict[str, Any]:
             f"'{adapter}' is not an adapter: it has no readable adapter_config.json"
         ) from None
     return values
+
+
+def no_adapter(adapter: str, error: Exception) -> MaltError:
+    """What is told of an adapter that PEFT, or the disk, refuses."""
+    return MaltError(
+        f"the adapter '{adapter}' cannot be loaded ({first_line(error)}): it is damaged or of "
+        "another base model; train the role again"
+    )
 
 
 def rank_of(adapter: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast.engines import Completion, Request
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, first_line
 
 Place = tuple[str, tuple[int, ...]]  # question id, path
 Tokens = npt.NDArray[np.int32]
@@ -43,15 +43,19 @@ class ReplayEngine:
         try:
             lines = Path(path).read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise MaltError(f"the recordings {path} cannot be read: {error}") from error
+            raise MaltError(
+                f"the recordings {path} cannot be read ({first_line(error)}): give a JSONL file"
+            ) from None
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
                     place, tokens, reason = _parse(line, tokenizer)
                 except ValueError as error:
-                    raise MaltError(f"{path}:{number}: {error}") from error
+                    raise MaltError(f"{path}:{number}: {error}; correct that row") from None
                 if place in records:
-                    raise MaltError(f"{path}:{number}: a second recording of {_name(place)}")
+                    raise MaltError(
+                        f"{path}:{number}: a second recording of {_name(place)}; remove one"
+                    )
                 records[place] = tokens
                 if reason:
                     finish[place] = reason
@@ -97,6 +101,8 @@ def _parse(line: str, tokenizer: Any) -> tuple[Place, Tokens, str | None]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError:
+        raise ValueError("not JSON: nested too deeply") from None
     if not isinstance(row, dict):
         raise ValueError("a row is an object with question, path and text or token_ids")
     question, path, reason = row.get("question"), row.get("path"), row.get("finish_reason")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from malt_fast.engines.adapter_files import no_adapter
 from malt_fast.errors import MaltError, first_line
 from malt_fast.quiet import quiet
 
@@ -57,13 +58,19 @@ class Weights:
 
         if not (Path(adapter) / "adapter_config.json").is_file():
             raise MaltError(f"'{adapter}' is not an adapter: it has no adapter_config.json")
-        if PeftConfig.from_pretrained(adapter).is_prompt_learning:
-            raise MaltError(f"the adapter '{adapter}' learns a prompt: the hf engine needs LoRA")
         name = f"adapter{len(self.names)}"
-        if self.peft is None:
-            self.peft = PeftModel.from_pretrained(self.model, adapter, adapter_name=name)
-        else:
-            self.peft.load_adapter(adapter, adapter_name=name)
+        try:
+            prompts = PeftConfig.from_pretrained(adapter).is_prompt_learning
+            if not prompts and self.peft is None:
+                self.peft = PeftModel.from_pretrained(self.model, adapter, adapter_name=name)
+            elif not prompts:
+                self.peft.load_adapter(adapter, adapter_name=name)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # PEFT, safetensors and torch raise many kinds
+            raise no_adapter(adapter, error) from None
+        if prompts:
+            raise MaltError(f"the adapter '{adapter}' learns a prompt: the hf engine needs LoRA")
         self.names[adapter] = name
         self.model.eval()
 

@@ -1,0 +1,118 @@
+"""Bad input is one sentence: a few hundred cases of the sweep (tests/faults/inputs.py), and what it
+once found."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from malt_fast.cli import DEEPEST, read_yaml
+from malt_fast.errors import MaltError
+from tests.faults.input_cases import AGAIN, ARITHMETIC, BOMB, KINDS, QUESTIONS, Case, Damage
+from tests.faults.inputs import complaint, outcome
+
+
+@pytest.mark.parametrize(("kind", "cases"), [("config", 140), ("data", 130), ("run", 30)])
+def test_every_case_is_a_success_or_a_sentence(kind: str, cases: int) -> None:
+    @settings(
+        max_examples=cases,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(KINDS[kind])
+    def one(case: Case) -> None:
+        found = outcome(case)
+        assert not found.startswith("finding"), found
+
+    one()
+
+
+def config(*words: str, **files: bytes) -> Case:
+    named = {f"{name}.yaml": content for name, content in files.items()}
+    chosen = [word for name in named for word in ("--config", name)]
+    return Case("config", "train", (*ARITHMETIC, *chosen, *words), named)
+
+
+FOUND = {
+    "control characters": config("--a\nb\x1b[31m", "1"),
+    "a bomb of aliases": config(c=BOMB.encode()),
+    "an alias of itself": config("--engine.vllm", "&a {b: *a}"),
+    "a tag that does not fit": config("--seed", "!!int x"),
+    "a number of 5000 digits": config(c=b"seed: " + b"9" * 5000),
+    "brackets without end": config("--chain", "[" * 5000),
+    "a key given twice": config(c=b"seed: 1\nseed: 2\n"),
+    "a path with a NUL": config("--run", "a\0b"),
+    "half a character": config(c=b'task: {path: "\\ud800"}'),
+    "a path too long": config("--run", "x" * 5000),
+    "a loop of links": config("--run", "loop"),
+    "recordings nested too deeply": Case(
+        "data",
+        "train",
+        (
+            *QUESTIONS,
+            "--task.grader",
+            "number",
+            "--run",
+            "new",
+            "--engine.name",
+            "replay",
+            "--engine.path",
+            "r.jsonl",
+            "--report_to",
+            "[]",
+        ),
+        {"r.jsonl": b'{"a":' * 100_000},
+        depth="sampling",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_once(name: str) -> None:
+    assert outcome(FOUND[name]).startswith("error: ")
+
+
+def test_every_file_of_a_run_may_be_damaged() -> None:
+    """An adapter that is cut, or has other shapes, a list of questions that is no text."""
+    for program in ("evaluate", "train"):
+        for place in range(0, 60, 7):
+            damage = (Damage("noise", place, 3),)
+            found = outcome(Case("run", program, AGAIN[program], damage=damage, depth="all"))
+            assert not found.startswith("finding"), found
+
+
+@pytest.mark.parametrize(
+    "err",
+    [
+        "",
+        "error: a: b",
+        "error: a: b\nmore\n",
+        "error: a\x1b: b\n",
+        "error: [Errno 2] x: y\n",
+        "Traceback\nValueError: x\n",
+        "error: no reason and no fix\n",
+        f"error: {'x' * 2000}: y\n",
+    ],
+)
+def test_what_is_no_sentence_is_seen(err: str) -> None:
+    assert complaint(err).startswith("finding")
+    assert complaint("error: the thing is wrong: mend it\n") == ""
+
+
+def test_a_check_that_is_gone_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = config("--run", "a\0b")
+    assert outcome(case).startswith("error: ")
+    monkeypatch.setattr("malt_fast.cli._check_text", lambda _: None)
+    assert outcome(case).startswith("finding: ValueError in run.py")
+
+
+def test_nesting_is_bounded(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("a: " + "[" * (DEEPEST - 2) + "]" * (DEEPEST - 2))
+    read_yaml(file)
+    file.write_text("a: " + "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1))
+    with pytest.raises(MaltError, match="nested too deeply"):
+        read_yaml(file)
