@@ -497,6 +497,13 @@ def wordings(draw: st.DrawFn) -> Case:
     return Case("data", "train", tuple(words), files)
 
 
+REPLAY = (
+    *(*QUESTIONS, "--task.grader", "number", "--tree.branching", "1,1,1", "--run", "new"),
+    *("--engine.name", "replay", "--engine.path", "recorded.jsonl", "--report_to", "[]"),
+    *("--preferences.sft_source", "all"),
+)
+
+
 @st.composite
 def recordings(draw: st.DrawFn) -> Case:
     """Outputs for the replay engine."""
@@ -519,10 +526,7 @@ def recordings(draw: st.DrawFn) -> Case:
     content = draw(
         st.one_of(st.just(text), st.just(text), damaged(text), st.sampled_from(NOT_FILES))
     )
-    words = (*QUESTIONS, "--task.grader", "number", "--tree.branching", "1,1,1", "--run", "new")
-    words += ("--engine.name", "replay", "--engine.path", "recorded.jsonl", "--report_to", "[]")
-    words += ("--preferences.sft_source", "all")
-    return Case("data", "train", words, {"recorded.jsonl": content}, depth="sampling")
+    return Case("data", "train", REPLAY, {"recorded.jsonl": content}, depth="sampling")
 
 
 data = st.one_of(data_sets(), data_sets(), wordings(), recordings())
