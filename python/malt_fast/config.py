@@ -359,7 +359,7 @@ class ServeConfig(Section):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="address to listen at; one that others reach needs MALT_API_KEY, a token",
+        description="address to listen at; one that others reach needs MALT_FAST_API_KEY, a token",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="its port; 0 takes a free one")
     max_waiting: int = Field(
