@@ -161,6 +161,9 @@ class ModelConfig(Section):
     chat_template: Path | None = Field(
         default=None, description="Jinja file for a model that has no template"
     )
+    trust_remote_code: bool = Field(
+        default=False, description="run code that comes with the model; read it first"
+    )
     roles: dict[str, str] = Field(
         default={}, description="another base model for a role: --model.roles.ROLE NAME"
     )
