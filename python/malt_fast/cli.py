@@ -100,10 +100,7 @@ def _value(text: str) -> Any:
 
     The setting's type makes a number of it, or leaves it: a run may be called 1, 1e3 or true.
     """
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return text
+    value = _read(text)
     group = isinstance(value, list) or (isinstance(value, dict) and text.lstrip().startswith("{"))
     return value if value is None or group else text  # `::` is an address
 
@@ -112,7 +109,14 @@ def typed(values: object) -> object:
     """A group that anything may be set in, its values read as YAML: no type tells what they are."""
     if not isinstance(values, dict):
         return values
-    return {k: yaml.load(v, Loader=_Loader) if isinstance(v, str) else v for k, v in values.items()}
+    return {k: _read(v) if isinstance(v, str) else v for k, v in values.items()}
+
+
+def _read(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
 
 
 def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -144,6 +148,7 @@ WANTED = {
     "bool": "true or false",
     "string": "text",
     "path": "a path",
+    "unwritable": "text without NUL, in UTF-8",
     "list": "a list such as a,b,c",
     "too": "a list of at least one item and at most 16",
     "dict": "a group of keys",

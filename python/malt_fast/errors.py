@@ -1,7 +1,13 @@
 """The one error that users see: a sentence saying the thing, the reason and the fix."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# All but tab and newline; marks that turn the direction of text; half characters.
+CONTROL = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class MaltError(Exception):
@@ -15,6 +21,11 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "validation error" not in line]  # pydantic's heading
     return (told or lines or [type(error).__name__])[0].rstrip(".:")
+
+
+def printable(text: str) -> str:
+    """`text` with what could steer a terminal, or reorder its line, as `\\x1b`; for people."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

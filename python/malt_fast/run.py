@@ -40,10 +40,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 from malt_fast import interrupt, processes
 from malt_fast.config import Config, differences, dump, flat, make_config, read_yaml
-from malt_fast.errors import MaltError, first_line
+from malt_fast.errors import MaltError, first_line, printable
 from malt_fast.files import remove_leftovers, write_text
 from malt_fast.sampling import Samples
 from malt_fast.store import Store, open_store
@@ -124,7 +125,7 @@ class Run:
         figures: dict[str, Any] = {}
         start = time.monotonic()
         columns = [
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -146,9 +147,17 @@ class Run:
         self.say(f"{name:<22} {seconds:6.1f} s  {shown}")
 
 
+class Terminal(Console):
+    """Shows control characters in what it is given, and obeys none."""
+
+    def render(self, *args: Any, **options: Any) -> Iterator[Segment]:
+        for text, style, control in super().render(*args, **options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 def open_console(quiet: bool) -> Console:
     """The terminal, or a log file, which has room for wide tables."""
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else WIDTH)
+    return Terminal(quiet=quiet, width=None if sys.stdout.isatty() else WIDTH)
 
 
 @contextmanager
@@ -174,9 +183,9 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from None
+    changed = changes(saved, config)  # before anything is touched: it may be no config of a run
     with locked(run):
         run.say(f"{program}: run directory {folder}")
-        changed = changes(saved, config)
         if changed:
             run.say("settings changed since the last time: " + ", ".join(changed))
         try:
@@ -270,23 +279,27 @@ def exit_status(program: Callable[[], object]) -> int:
         with interrupt.two_steps():
             program()
     except MaltError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _mistake(str(error))
     except OSError as error:
+        where = error.filename or "a file"
+        if error.errno == errno.ENAMETOOLONG:
+            return _mistake(f"{str(where)[-60:]} is too long a name for a file: give a shorter one")
         if error.errno not in FULL:
             raise
-        where = error.filename or "a file"
-        print(
-            f"error: {where} cannot be written ({error.strerror}): make room there and give the "
-            "same command again, which goes on from here",
-            file=sys.stderr,
+        return _mistake(
+            f"{where} cannot be written ({error.strerror}): make room there and give the same "
+            "command again, which goes on from here"
         )
-        return 2
     except KeyboardInterrupt as stop:
         how = [f"{_command(folder)} goes on from here" for folder in stop.args]
         print(": ".join(["stopped", *how]), file=sys.stderr)
         return 130
     return 0
+
+
+def _mistake(text: str) -> int:
+    print("error:", printable(text).replace("\n", " "), file=sys.stderr)
+    return 2
 
 
 def _command(folder: Path) -> str:
