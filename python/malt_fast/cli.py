@@ -45,7 +45,8 @@ class _Dumper(yaml.SafeDumper):
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file holding a mapping; an empty file is an empty mapping."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
+        values = yaml.load(text, Loader=_Loader)  # nosec B506
     except FileNotFoundError:
         raise MaltError(f"{path} does not exist: check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -114,7 +115,7 @@ def typed(values: object) -> object:
 
 def _read(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # nosec B506
     except yaml.YAMLError:
         return text
 
