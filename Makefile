@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-vllm lint sanitize fuzz faults clean
+.PHONY: run test test-vllm lint audit constraints sanitize fuzz faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -20,7 +20,24 @@ lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy kernels
+	$(BIN)/bandit -q -c pyproject.toml -r python kernels benchmarks
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.?pp')
+
+# Known vulnerabilities of what is pinned. Strict: a package that cannot be looked up is no success.
+audit: build/audit/bin/pip-audit
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt
+
+build/audit/bin/pip-audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q pip-audit==2.10.1
+
+# Pins the newest of everything that `make test` installs; run `make test audit` before committing it.
+constraints:
+	$(PYTHON) -m venv --clear build/fresh
+	build/fresh/bin/pip install -q "scikit-build-core>=1.0" "pybind11>=3.0" cmake ninja
+	build/fresh/bin/pip install -q --no-build-isolation ".[test,bench,ray,qlora]"
+	(head -1 constraints.txt; build/fresh/bin/pip freeze --all --exclude malt-fast --exclude pip | sed 's/+cpu//') > build/pins
+	mv build/pins constraints.txt
 
 # The C++ core under the address and undefined-behaviour sanitizers.
 sanitize: .venv/.test

@@ -80,10 +80,10 @@ def test_what_is_no_sentence_is_seen(err: str) -> None:
 
 
 def test_a_check_that_is_gone_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = config("--run", "a\0b")
+    case = config("--\x1b[1m", "1")
     assert outcome(case).startswith("error: ")
-    monkeypatch.setattr("malt_fast.cli._check_text", lambda _: None)
-    assert outcome(case).startswith("finding: ValueError in run.py")
+    monkeypatch.setattr("malt_fast.run.one_line", lambda text: text)
+    assert outcome(case).startswith("finding: control characters")
 
 
 def test_nesting_is_bounded(tmp_path: Path) -> None:

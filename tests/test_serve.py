@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from malt_fast import serve
+from malt_fast.config import ServeConfig
 from malt_fast.engines import Completion
 from malt_fast.errors import MaltError
 from malt_fast.pipeline import Pipeline
@@ -259,6 +260,14 @@ def test_a_token_is_demanded_where_there_is_one() -> None:
         assert httpx.get(f"{url}/health").status_code == 200
 
 
+def test_why_the_engine_failed_is_told_to_those_with_the_token() -> None:
+    with serving(scripted(ScriptedEngine()), token="s3cret") as (url, inside):
+        inside.thread.failure = "cannot read /home/me/model"
+        assert httpx.get(f"{url}/health").json() == {"status": "failed"}
+        right = {"authorization": "Bearer s3cret"}
+        assert "/home/me" in httpx.get(f"{url}/health", headers=right).json()["error"]
+
+
 # ---- clients that leave, engines that fail ----
 
 
@@ -382,12 +391,14 @@ def start(run: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
 def test_the_program_serves_until_it_is_stopped(
     run: Path, stop: signal.Signals, expected: dict[str, Any]
 ) -> None:
-    process = start(run, "--serve.port", "0", MALT_API_KEY="key")
+    process = start(run, "--serve.port", "0", MALT_FAST_API_KEY=" s3cret\n")
     line = process.stdout.readline()
     try:
         assert line.startswith("serving toy at http://127.0.0.1:"), process.stderr.read()
         url = line.split()[3].removesuffix("/v1")
-        with httpx.Client(timeout=60, headers={"authorization": "Bearer key"}) as client:
+        with httpx.Client(timeout=60, headers={"authorization": "Bearer s3cret"}) as client:
+            refused = client.get(f"{url}/v1/models", headers={"authorization": "Bearer no"})
+            assert refused.status_code == 401 and "s3cret" not in refused.text
             reply = client.post(url + CHAT, json=ask(QUESTIONS[0])).json()
             assert reply["choices"][0]["message"]["content"] == expected[QUESTIONS[0]].text
             with client.stream("POST", url + CHAT, json=ask(QUESTIONS[1], stream=True)) as stream:
@@ -397,6 +408,8 @@ def test_the_program_serves_until_it_is_stopped(
                 assert [line for line in lines if line][-1] == "data: [DONE]"
         out, errors = process.communicate(timeout=60)
         assert (process.returncode, out, errors) == (0, "", "")
+        files = [path for path in run.rglob("*") if path.is_file()]
+        assert "s3cret" not in line and not any(b"s3cret" in f.read_bytes() for f in files)
     finally:
         process.kill()
 
@@ -409,9 +422,9 @@ def test_the_program_serves_until_it_is_stopped(
         (["--run", "RUN", "--serve.prot", "1"], "did you mean"),
         (["--run", "RUN", "--serve.port", "70000"], "serve.port"),
         (["--run", "RUN", "--seed", "9"], "seed cannot differ"),
-        (["--run", "RUN", "--serve.host", "0.0.0.0"], "MALT_API_KEY"),
-        (["--run", "RUN", "--serve.host", "::"], "MALT_API_KEY"),
-        (["--run", "RUN", "--serve.host", "my.machine"], "MALT_API_KEY"),
+        (["--run", "RUN", "--serve.host", "0.0.0.0"], "MALT_FAST_API_KEY"),
+        (["--run", "RUN", "--serve.host", "::"], "MALT_FAST_API_KEY"),
+        (["--run", "RUN", "--serve.host", "my.machine"], "MALT_FAST_API_KEY"),
         (["--run", "RUN", "--serve.port", "TAKEN"], "cannot be served at"),
     ],
 )
@@ -423,13 +436,21 @@ def test_mistakes_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Pipeline, "open", lambda config: pytest.fail("the model was loaded"))
-    monkeypatch.delenv("MALT_API_KEY", raising=False)
+    monkeypatch.delenv("MALT_FAST_API_KEY", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         places = {"RUN": str(run), "TAKEN": str(taken.getsockname()[1])}
         assert serve.main([places.get(word, word) for word in words]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("error: ") and shown.count("\n") == 1
     assert sentence in shown
+
+
+def test_the_token_is_no_setting_and_no_child_inherits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("key" in name or "token" in name for name in ServeConfig.model_fields)
+    monkeypatch.setenv(serve.TOKEN, "s3cret\n")
+    assert serve.take_token() == "s3cret" and serve.TOKEN not in os.environ
+    monkeypatch.setenv(serve.TOKEN, " ")
+    assert serve.take_token() is None
 
 
 def test_hosts_that_only_this_machine_reaches_need_no_token() -> None:

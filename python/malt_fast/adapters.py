@@ -19,6 +19,7 @@ from malt_fast.engines.adapter_files import no_adapter
 from malt_fast.errors import MaltError, first_line
 from malt_fast.files import replacing_folder
 from malt_fast.kernels import linear_logprob, lora_linear
+from malt_fast.loading import check_adapter, load_causal, load_config
 from malt_fast.packing import Batch, Layout
 from malt_fast.tree_attention import BLOCK, TREE, Tree, make_tree
 
@@ -62,14 +63,6 @@ class LogProbModel(nn.Module):
         )
 
 
-def load_config(base: str) -> Any:
-    """The model's config, without its weights."""
-    try:
-        return transformers.AutoConfig.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise MaltError(f"cannot load the base model {base}: {first_line(error)}") from None
-
-
 def load_model(
     base: str,
     init_adapter: Path | None,
@@ -79,26 +72,27 @@ def load_model(
     seed: int,
     layout: Layout = "rows",
     four_bit_on: torch.device | None = None,
+    trust_remote_code: bool = False,
 ) -> LogProbModel:
     """`base`, frozen, under a trainable copy of `init_adapter` or a fresh seeded LoRA.
 
     `layout`: what its batches will be. `four_bit_on`: for QLoRA, the device that holds the base
     weights, in 4 bits. Raises MaltError for a model that cannot be trained so.
     """
-    config = load_config(base)
+    config = load_config(base, trust_remote_code)
     quantised: dict[str, Any] = {}
     if four_bit_on is not None:
         quantised = {"quantization_config": _four_bit(dtype), "device_map": {"": four_bit_on}}
-    try:
-        causal = transformers.AutoModelForCausalLM.from_pretrained(
-            base,
-            config=config,
-            dtype=getattr(torch, dtype),
-            attn_implementation="eager" if _caps_scores(config) else None,
-            **quantised,
-        )
-    except (OSError, ValueError) as error:
-        raise MaltError(f"cannot load the base model {base}: {first_line(error)}") from None
+    causal = load_causal(
+        base,
+        trust_remote_code,
+        config=config,
+        dtype=getattr(torch, dtype),
+        attn_implementation="eager" if _caps_scores(config) else None,
+        **quantised,
+    )
+    if init_adapter is not None:
+        check_adapter(init_adapter)
     torch.manual_seed(seed)  # a fresh adapter's A matrices are random
     try:
         if init_adapter is None:

@@ -60,7 +60,7 @@ class _Dumper(yaml.SafeDumper):
 def parse_yaml(text: str) -> Any:
     """What a YAML text says. Raises yaml.YAMLError for all that can be wrong with it."""
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)  # nosec B506
         _check_values(value)
     except yaml.YAMLError:
         raise
@@ -211,6 +211,7 @@ WANTED = {
     "bool": "true or false",
     "string": "text",
     "path": "a path",
+    "unwritable": "text without NUL, in UTF-8",
     "list": "a list such as a,b,c",
     "too": "a list of at least one item and at most 16",
     "dict": "a group of keys",

@@ -161,6 +161,9 @@ class ModelConfig(Section):
     chat_template: Path | None = Field(
         default=None, description="Jinja file for a model that has no template"
     )
+    trust_remote_code: bool = Field(
+        default=False, description="run code that comes with the model; read it first"
+    )
     roles: dict[str, str] = Field(
         default={}, description="another base model for a role: --model.roles.ROLE NAME"
     )
@@ -359,7 +362,7 @@ class ServeConfig(Section):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="address to listen at; one that others reach needs MALT_API_KEY, a token",
+        description="address to listen at; one that others reach needs MALT_FAST_API_KEY, a token",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="its port; 0 takes a free one")
     max_waiting: int = Field(

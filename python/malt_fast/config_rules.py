@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from malt_fast.errors import MaltError, nearest
 from malt_fast.grading import GRADERS, is_custom
 
+LONGEST = 64  # bytes of a role's name: folders and files are called after it
+
 if TYPE_CHECKING:
     from malt_fast.config import Config, TaskConfig
 
@@ -16,9 +18,10 @@ def check(config: "Config") -> None:
     if len(set(chain)) != roles:
         raise MaltError(f"chain = {chain} names a role twice: give every role a name of its own")
     for role in chain:
-        if not role.isidentifier() or role == "question":
+        if not role.isidentifier() or role == "question" or len(role.encode()) > LONGEST:
             raise MaltError(
-                f"chain holds '{role}', which cannot name a role: use letters, digits and _"
+                f"chain holds '{role[:LONGEST]}', which cannot name a role: use letters, digits "
+                f"and _, at most {LONGEST} of them"
             )
     if math.prod(config.tree.branching) > 1_000_000:
         raise MaltError(

@@ -1,10 +1,15 @@
 """The one error that users see: a sentence saying the thing, the reason and the fix."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 MANY = 30  # names, which nobody reads in a sentence
-LONGEST = 1000  # characters of one
+LONGEST = 900  # characters of one
+# All but tab and newline; marks that turn the direction of text; half characters.
+CONTROL = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class MaltError(Exception):
@@ -24,6 +29,11 @@ def first_line(error: BaseException) -> str:
     return (told or lines or [type(error).__name__])[0].rstrip(".:")
 
 
+def printable(text: str) -> str:
+    """`text` with what could steer a terminal, or reorder its line, as `\\x1b`; for people."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest of `names`, or the list of them if none is close."""
     known = list(names)
@@ -36,6 +46,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """As a terminal may show it: control characters spelt out, a long middle left out."""
+    """As a terminal may show it in a line: nothing but letters, a long middle left out."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 400]} ... {shown[-400:]}"

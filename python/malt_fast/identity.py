@@ -8,6 +8,7 @@ from pathlib import Path
 import xxhash
 
 from malt_fast.errors import MaltError, first_line
+from malt_fast.loading import check_adapter
 
 
 def model_identity(name: str) -> str:
@@ -23,6 +24,7 @@ def adapter_identity(folder: str | Path | None) -> str:
     """Of a PEFT adapter; empty for none. Raises MaltError for one that cannot be read."""
     if folder is None:
         return ""
+    check_adapter(folder)
     try:
         config = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
         modules = config.get("target_modules")

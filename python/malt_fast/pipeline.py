@@ -23,7 +23,7 @@ import numpy as np
 from malt_fast.config import Config
 from malt_fast.engines import Completion, Engine, Request, SamplingParams
 from malt_fast.engines.choice import context_of, open_engine
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, printable
 from malt_fast.evaluate import saved_config, saved_policies
 from malt_fast.expand import Expansion, Slot, node_seed
 from malt_fast.grading import extract_answer, number_answers
@@ -56,7 +56,8 @@ class Answer:
             for role, text in turn.items():
                 lines += ["", f"--- {role}, pass {k} ---", "(failed)" if text is None else text]
         told = self.answer if self.votes else self.error or "none of the outputs has an answer"
-        return "\n".join([*lines, "", f"=== {self.votes} of {len(self.turns)} votes: {told}"])
+        lines += ["", f"=== {self.votes} of {len(self.turns)} votes: {told}"]
+        return printable("\n".join(lines))
 
 
 @dataclass

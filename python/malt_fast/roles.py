@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast.errors import MaltError, first_line, nearest
+from malt_fast.loading import refusal
 
 Tokens = npt.NDArray[np.int32]
 FIX = "give another wording by --task.prompts FILE"
@@ -220,13 +221,17 @@ def split_wording(
     return texts, levels
 
 
-def load_tokenizer(name_or_path: str, chat_template: Path | None = None) -> Any:
+def load_tokenizer(
+    name_or_path: str, chat_template: Path | None = None, trust_remote_code: bool = False
+) -> Any:
     """A model's tokenizer, with the chat template of a Jinja file if one is given."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise refusal(name_or_path, error) from None
         raise MaltError(
             f"the tokenizer of '{name_or_path}' cannot be loaded ({first_line(error)}): "
             "check --model.name_or_path"

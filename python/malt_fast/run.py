@@ -42,10 +42,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 from malt_fast import interrupt, processes
 from malt_fast.config import Config, differences, dump, flat, make_config, read_yaml
-from malt_fast.errors import MaltError, first_line, one_line
+from malt_fast.errors import MaltError, first_line, one_line, printable
 from malt_fast.files import remove_leftovers, write_text
 from malt_fast.sampling import Samples
 from malt_fast.store import Store, open_store
@@ -126,7 +127,7 @@ class Run:
         figures: dict[str, Any] = {}
         start = time.monotonic()
         columns = [
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -148,9 +149,17 @@ class Run:
         self.say(f"{name:<22} {seconds:6.1f} s  {shown}")
 
 
+class Terminal(Console):
+    """Shows control characters in what it is given, and obeys none."""
+
+    def render(self, *args: Any, **options: Any) -> Iterator[Segment]:
+        for text, style, control in super().render(*args, **options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 def open_console(quiet: bool) -> Console:
     """The terminal, or a log file, which has room for wide tables."""
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else WIDTH)
+    return Terminal(quiet=quiet, width=None if sys.stdout.isatty() else WIDTH)
 
 
 @contextmanager
@@ -176,9 +185,9 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from None
+    changed = changes(saved, config)  # before anything is touched: it may be no config of a run
     with locked(run):
         run.say(f"{program}: run directory {folder}")
-        changed = changes(saved, config)
         if changed:
             run.say("settings changed since the last time: " + ", ".join(changed))
         try:
@@ -294,7 +303,9 @@ def exit_status(program: Callable[[], object]) -> int:
         file, reason = _file_of(error)
         if file is None and error.errno not in FULL:  # of a connection, say
             raise
-        told = f"error: {file or 'a file'} cannot be used ({reason})"
+        where = "a file" if file is None else str(file)
+        where = where if error.errno != errno.ENAMETOOLONG else f"...{where[-60:]}"
+        told = f"error: {where} cannot be used ({reason})"
         todo = "check what is there, its rights and the disk; the same command goes on from here"
         print(one_line(f"{told}: {todo}"), file=sys.stderr)
         return 2

@@ -71,11 +71,12 @@ def load_setup(config: Config, *, questions: bool = True) -> Setup:
     check_device(config.model.device, workers)
     task = load_task(config, questions=questions)
     name = config.base_model()
-    tokenizer = load_tokenizer(name, config.model.chat_template)
+    trusted = config.model.trust_remote_code
+    tokenizer = load_tokenizer(name, config.model.chat_template, trusted)
     vocabulary = tokenizer.get_vocab()
     ends: list[int] = []  # roles read each other: a token that ends one's output ends all
     for base, role in {config.base_model(role): role for role in config.chain}.items():
-        own = tokenizer if base == name else load_tokenizer(base)
+        own = tokenizer if base == name else load_tokenizer(base, None, trusted)
         if own.get_vocab() != vocabulary:
             raise MaltError(
                 f"model.roles.{role} = '{base}' has another tokenizer than '{name}', and roles "

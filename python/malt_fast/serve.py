@@ -25,6 +25,7 @@ from malt_fast.evaluate import saved_config
 from malt_fast.pipeline import MAY_CHANGE, Pipeline
 from malt_fast.run import exit_status
 
+TOKEN = "MALT_FAST_API_KEY"  # no setting: settings are written to files and shown to people
 CLOSING = 10.0  # seconds that the engine may take to close
 
 
@@ -32,7 +33,7 @@ def serve(config: Config) -> None:
     """Serve the run that a config names, until SIGINT or SIGTERM."""
     assert config.run is not None
     check_packages()
-    token = os.environ.get("MALT_API_KEY") or None
+    token = take_token()
     check_host(config.serve.host, token)
     with bind(config.serve) as listening:  # before the weights are loaded
         pipeline = Pipeline.open(config)
@@ -72,6 +73,11 @@ def check_packages() -> None:
         )
 
 
+def take_token() -> str | None:
+    """What clients must send, if anything; no child process of this one inherits it."""
+    return os.environ.pop(TOKEN, "").strip() or None
+
+
 def check_host(host: str, token: str | None) -> None:
     """Raises MaltError for an address that others reach where no token guards it."""
     try:
@@ -81,7 +87,7 @@ def check_host(host: str, token: str | None) -> None:
     if not loopback and token is None:
         raise MaltError(
             f"serve.host = '{host}' can be reached by others, and nothing keeps them out: set "
-            "MALT_API_KEY to a token that clients send, or leave serve.host at 127.0.0.1"
+            f"{TOKEN} to a token that clients send, or leave serve.host at 127.0.0.1"
         )
 
 

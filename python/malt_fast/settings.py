@@ -1,6 +1,8 @@
 """What settings are made of: strict sections, overrides of them, lists without brackets."""
 
 import copy
+import re
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -9,9 +11,12 @@ from pydantic import (
     ConfigDict,
     SerializerFunctionWrapHandler,
     create_model,
+    field_validator,
     model_serializer,
 )
+from pydantic_core import PydanticCustomError
 
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 S = TypeVar("S", bound="Section")
 
 
@@ -31,6 +36,16 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_written(cls, value: object) -> object:
+        """Neither files nor their names can hold NUL or half a Unicode character."""
+        group = [*value, *value.values()] if isinstance(value, dict) else value
+        for text in group if isinstance(group, list) else [group]:
+            if isinstance(text, str | Path) and UNWRITABLE.search(str(text)):
+                raise PydanticCustomError("unwritable", "text without NUL, in UTF-8")
+        return value
 
 
 class Patch(Section):

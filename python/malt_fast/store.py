@@ -15,6 +15,7 @@ process writes (run.py locks the run); any may read.
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from bisect import bisect_right
@@ -49,6 +50,7 @@ from malt_fast.segments import (
     write_index,
 )
 
+SEGMENT = re.compile(r"samples-[0-9]+\.arrows")
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 1 << 18  # of a segment: bounds what the live one keeps in memory
@@ -387,17 +389,21 @@ def open_store(
 
 
 def segment_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("samples-[0-9]*.arrows"))
+    return sorted(path for path in folder.glob("samples-*") if SEGMENT.fullmatch(path.name))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """None if it is missing or damaged: the segments tell all but what was found damaged."""
+    """None if it is missing or damaged: the segments tell all but what was found damaged.
+
+    One that names files which are no segments of this folder counts as damaged.
+    """
     try:
         values: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         told = values.pop("xxh3")
+        own = all(SEGMENT.fullmatch(segment["name"]) for segment in values["sealed"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if told != _hash(values):
+    if told != _hash(values) or not own:
         return None
     if values["version"] != VERSION:
         raise MaltError(

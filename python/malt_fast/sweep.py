@@ -72,7 +72,7 @@ def in_words(value: Any) -> str:
 def with_value(config: Config, key: str, word: str, value: Any) -> Config:
     """The config of the run for one value. Raises MaltError for an unknown key or a bad value."""
     assert config.run is not None
-    folder = config.run / "sweeps" / f"{key}={quote(word, safe=',')}"
+    folder = config.run / "sweeps" / f"{key}={quote(word, ',', errors='replace')}"
     nested: Any = value
     for part in reversed(key.split(".")):
         nested = {part: nested}

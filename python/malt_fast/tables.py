@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from malt_fast.files import write_text
@@ -261,12 +262,13 @@ def curves_table(result: dict[str, Any]) -> Table:
 
 def as_terminal(table: Table, bold: str = "") -> TerminalTable:
     """bold: the first cell of the row that is to stand out."""
-    out = TerminalTable(title=table.title, caption=table.note, box=box.SIMPLE, padding=0)
+    title, note = escape(table.title), escape(table.note)
+    out = TerminalTable(title=title, caption=note, box=box.SIMPLE, padding=0)
     for column in table.columns:
-        out.add_column(column.name, justify="left" if column.kind == "text" else "right")
+        out.add_column(escape(column.name), justify="left" if column.kind == "text" else "right")
         out.columns[-1].no_wrap = True
     for row in shown(table):
-        out.add_row(*row, style="bold" if row[0] == bold else "")
+        out.add_row(*map(escape, row), style="bold" if row[0] == bold else "")
     return out
 
 

@@ -303,6 +303,7 @@ def train_role(
             report_to=config.report_to,
             logging_dir=run.path("tensorboard", f"round-{index}", role, stage),
             on_log=on_log,
+            trust_remote_code=config.model.trust_remote_code,
         )
         figures["examples" if stage == "sft" else "pairs"] = rows
         figures |= {

@@ -42,7 +42,6 @@ from malt_fast.adapters import (
     LogProbModel,
     disable_dropout,
     load_adapter,
-    load_config,
     load_model,
     replace_adapter,
     save_adapter,
@@ -62,6 +61,7 @@ from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
 from malt_fast.identity import adapter_identity, model_identity
 from malt_fast.kernels import dpo_loss
+from malt_fast.loading import load_config
 from malt_fast.losses import dpo_metrics, sft_loss
 from malt_fast.packing import Batch, Layout, Packer, Packing, Step, completion_logps
 from malt_fast.quiet import quiet
@@ -98,6 +98,7 @@ def train_stage(
     report_to: list[str],
     logging_dir: Path | None,
     on_log: OnLog | None,
+    trust_remote_code: bool = False,
 ) -> Trained:
     """Train an adapter over the frozen model `base` and leave it in `out`, a PEFT directory.
 
@@ -112,7 +113,8 @@ def train_stage(
     check_data(stage, data)
     check_loss(args)
     with quiet(), tensorboard_dir(logging_dir):
-        check_lengths(data, load_config(base).get_text_config(), args.max_length)
+        base_config = load_config(base, trust_remote_code).get_text_config()
+        check_lengths(data, base_config, args.max_length)
         checkpoints = out.with_name(out.name + ".checkpoints")
         arguments = training_arguments(args, checkpoints, device, seed, report_to, logging_dir)
         packing = Packing(
@@ -132,6 +134,7 @@ def train_stage(
             seed=seed,
             layout=layout,
             four_bit_on=arguments.device if load_in_4bit else None,
+            trust_remote_code=trust_remote_code,
         )
         trainer = RoleTrainer(packer, model, args, arguments, on_log)
         whole = True
@@ -424,7 +427,7 @@ def stage_fingerprint(
 def is_done(out: Path, fingerprint: str) -> bool:
     """Whether a stage of this fingerprint has left its adapter there."""
     try:
-        return (out / NOTE).read_text(encoding="utf-8") == fingerprint
+        return (out / NOTE).read_bytes() == fingerprint.encode()
     except OSError:
         return False
 
@@ -435,7 +438,7 @@ def _newest_checkpoint(checkpoints: Path, fingerprint: str, *, resumable: bool) 
     Nor is there a way on without reference log-probs: only the first weights give them.
     """
     mark = checkpoints / "fingerprint"
-    if resumable and mark.is_file() and mark.read_text() == fingerprint:
+    if resumable and mark.is_file() and mark.read_bytes() == fingerprint.encode():
         found = checkpoints.glob("checkpoint-*")
         newest = max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
         return None if newest is None else str(newest)

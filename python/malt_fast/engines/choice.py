@@ -13,6 +13,7 @@ from malt_fast.cluster import check_ray
 from malt_fast.config import Config, EngineConfig
 from malt_fast.engines import Engine, Policy, SamplingParams
 from malt_fast.errors import MaltError
+from malt_fast.loading import load_config
 
 if TYPE_CHECKING:
     from malt_fast.sampling import Setup
@@ -33,13 +34,16 @@ class EngineSpec:
     max_model_len: int | None = None  # longest prompt and output; None is the model's context
     probes: Mapping[Policy, npt.NDArray[np.int32]] = field(default_factory=dict)  # prompts
     gpus: int = 0  # that one engine takes, of a cluster that has any
+    trust_remote_code: bool = False  # whether a model may run code of its own
 
     def open(self) -> Engine:
         """Load the engine. Raises MaltError for what it refuses."""
         if self.name == "hf":
             from malt_fast.engines.hf import HFEngine
 
-            return HFEngine(self.dtype, self.device, self.settings.batch_size)
+            return HFEngine(
+                self.dtype, self.device, self.settings.batch_size, self.trust_remote_code
+            )
         from malt_fast.engines.vllm import VLLMEngine
 
         return VLLMEngine(
@@ -48,6 +52,7 @@ class EngineSpec:
             max_model_len=self.max_model_len,
             probes=self.probes,
             settings=self.settings.vllm,
+            trust_remote_code=self.trust_remote_code,
         )
 
 
@@ -125,9 +130,9 @@ def _check_vllm(setup: "Setup") -> None:
 
 def context_of(setup: "Setup") -> int:
     """Tokens that the first role's base model reads."""
-    from malt_fast.adapters import load_config
-
-    config = load_config(setup.config.base_model(setup.config.chain[0])).get_text_config()
+    model = setup.config.model
+    base = setup.config.base_model(setup.config.chain[0])
+    config = load_config(base, model.trust_remote_code).get_text_config()
     return getattr(config, "max_position_embeddings", None) or 1 << 30
 
 
@@ -189,6 +194,7 @@ def open_engine(
             for policy, number in policies.items()
         },
         gpus=gpus_of_engine(config, name),
+        trust_remote_code=config.model.trust_remote_code,
     )
     if settings.replicas == 1:
         return spec.open()

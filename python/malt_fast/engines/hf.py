@@ -34,10 +34,17 @@ class HFEngine:
     batch_size: rows decoded together, halved for good when memory runs out.
     """
 
-    def __init__(self, dtype: str = "float32", device: str = "auto", batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        dtype: str = "float32",
+        device: str = "auto",
+        batch_size: int = 256,
+        trust_remote_code: bool = False,
+    ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype, self.device, self.batch_size = dtype, torch.device(device), batch_size
+        self.trust_remote_code = trust_remote_code
         self.queues: dict[Policy, list[Entry]] = {}
         self.weights: dict[str, Weights] = {}
         self.policy: Policy | None = None  # whose rows are in `batch`
@@ -97,7 +104,7 @@ class HFEngine:
         self.policy = max(self.queues, key=lambda policy: len(self.queues[policy]))
         base = self.policy.base
         if base not in self.weights:
-            self.weights[base] = Weights(base, self.dtype, self.device)
+            self.weights[base] = Weights(base, self.dtype, self.device, self.trust_remote_code)
         weights = self.weights[base]
         weights.switch(self.policy.adapter)
         if self.batch is None or self.batch.model is not weights.model:

@@ -18,7 +18,7 @@ from malt_fast.cluster import Cluster, connected, look
 from malt_fast.engines import Completion, Engine, Request
 from malt_fast.engines.choice import EngineSpec
 from malt_fast.engines.pool import Router
-from malt_fast.errors import MaltError, first_line
+from malt_fast.errors import MaltError, first_line, printable
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,9 @@ class RayEngine:
             )
         ray.kill(dead.actor)  # one whose engine raised lives, and keeps its GPU
         check_room(look(), self.spec, len(self.replicas))
-        log.warning("engine replica %d failed (%s): a new one takes its place", i, reason)
+        log.warning(
+            "engine replica %d failed (%s): a new one takes its place", i, printable(reason)
+        )
         self.calls = {call: j for call, j in self.calls.items() if j != i}
         self.replicas[i] = Replica(self._actor(), deaths=dead.deaths)
         self.router.again(dead.taken.values())

@@ -31,7 +31,10 @@ from malt_fast.errors import MaltError, first_line, nearest
 from malt_fast.quiet import quiet
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
-OURS = {"model", "tokenizer", "skip_tokenizer_init", "enable_lora", "scheduling_policy"}
+OURS = {
+    *("model", "tokenizer", "skip_tokenizer_init", "enable_lora", "scheduling_policy"),
+    "trust_remote_code",
+}
 WAIT = 0.05  # seconds that `poll` waits for vLLM's process
 ROUNDING = 0.3  # nats: two steps of a bfloat16 logit
 SEEDS = 2**63  # vLLM keeps a seed in a signed 64-bit integer
@@ -62,6 +65,7 @@ class VLLMEngine:
         max_model_len: int | None = None,
         probes: Mapping[Policy, Tokens] | None = None,
         settings: Mapping[str, Any] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         adapters = [policy.adapter for policy in policies if policy.adapter is not None]
         stand_in = bool(adapters) and runs_on_cpu()
@@ -69,6 +73,8 @@ class VLLMEngine:
         arguments: dict[str, Any] = {
             "model": base,
             "skip_tokenizer_init": True,
+            "trust_remote_code": trust_remote_code,
+            "load_format": "safetensors",
             "dtype": dtype,
             "max_model_len": max_model_len,
             "enable_prefix_caching": True,

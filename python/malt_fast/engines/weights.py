@@ -7,14 +7,14 @@ round the adapter away, so there the side branches run.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from malt_fast.engines.adapter_files import no_adapter
-from malt_fast.errors import MaltError, first_line
+from malt_fast.errors import MaltError
+from malt_fast.loading import check_adapter, load_causal
 from malt_fast.quiet import quiet
 
 
@@ -22,9 +22,11 @@ class Weights:
     """One base model on one device; `model` is what to call."""
 
     @torch.inference_mode(False)  # PEFT sets requires_grad
-    def __init__(self, base: str, dtype: str, device: torch.device) -> None:
+    def __init__(
+        self, base: str, dtype: str, device: torch.device, trust_remote_code: bool = False
+    ) -> None:
         self.base = base
-        self.model = _load(base, dtype).to(device)
+        self.model = _load(base, dtype, trust_remote_code).to(device)
         self.context = _context(self.model)  # tokens that a sequence may have
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.peft: Any = None  # the PeftModel around `model`, once there is an adapter
@@ -56,8 +58,7 @@ class Weights:
     def _add(self, adapter: str) -> None:
         from peft import PeftConfig, PeftModel
 
-        if not (Path(adapter) / "adapter_config.json").is_file():
-            raise MaltError(f"'{adapter}' is not an adapter: it has no adapter_config.json")
+        check_adapter(adapter)
         name = f"adapter{len(self.names)}"
         try:
             prompts = PeftConfig.from_pretrained(adapter).is_prompt_learning
@@ -99,15 +100,10 @@ class Weights:
                 layer.merged_adapters.clear()
 
 
-def _load(base: str, dtype: str) -> Any:
+def _load(base: str, dtype: str, trust_remote_code: bool) -> Any:
     """The causal model in evaluation mode, with attention that does not copy keys to every head."""
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
-        raise MaltError(f"the model '{base}' cannot be loaded: {first_line(error)}") from error
+    with quiet():
+        model = load_causal(base, trust_remote_code, dtype=getattr(torch, dtype))
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise MaltError(

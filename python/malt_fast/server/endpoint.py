@@ -7,6 +7,7 @@ resolves. A client that leaves takes its job with it.
 import asyncio
 import hmac
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -68,9 +69,11 @@ class Endpoint:
         )
 
     async def health(self, request: Request) -> Response:
-        if self.thread.failure:
-            return as_json({"status": "failed", "error": self.thread.failure}, 503)
-        return as_json({"status": "ok"})
+        failure = self.thread.failure
+        if not failure:
+            return as_json({"status": "ok"})
+        told = {"error": failure} if self._is_known(request) else {}  # it may name files of ours
+        return as_json({"status": "failed", **told}, 503)
 
     async def models(self, request: Request) -> Response:
         self._check_token(request)
@@ -112,15 +115,18 @@ class Endpoint:
         self.live.discard(job)
         self.thread.drop(job)
 
-    def _check_token(self, request: Request) -> None:
+    def _is_known(self, request: Request) -> bool:
+        """Whether it brings the token, if one is wanted."""
         if self.token is None:
-            return
-        given = request.headers.get("authorization", "")
-        wanted = f"Bearer {self.token}"
-        if not hmac.compare_digest(given.encode("latin-1"), wanted.encode()):
+            return True
+        given = request.headers.get("authorization", "").encode("latin-1")
+        return hmac.compare_digest(given, os.fsencode(f"Bearer {self.token}"))
+
+    def _check_token(self, request: Request) -> None:
+        if not self._is_known(request):
             raise ApiError(
                 401,
-                "the token is missing or wrong: send the server's MALT_API_KEY as the API key",
+                "the token is missing or wrong: send the server's MALT_FAST_API_KEY as the API key",
                 "invalid_api_key",
             )
 

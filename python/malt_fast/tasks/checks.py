@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from malt_fast import processes
-from malt_fast.errors import MaltError
+from malt_fast.errors import MaltError, printable
 
 if TYPE_CHECKING:
     from malt_fast.tasks import Question, Report
@@ -40,7 +40,9 @@ def tell(report: "Report", total: int) -> None:
 def warn(ids: Sequence[str], what: str) -> None:
     more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
     if processes.leads():
-        log.warning("%s of %s: %s%s", f"{len(ids):,}", what, ", ".join(ids[:SHOWN]), more)
+        log.warning(
+            "%s of %s: %s%s", f"{len(ids):,}", what, printable(", ".join(ids[:SHOWN])), more
+        )
 
 
 def check_ids(train: "Sequence[Question]", test: "Sequence[Question]") -> None:
