@@ -262,8 +262,8 @@ def curves_table(result: dict[str, Any]) -> Table:
 
 def as_terminal(table: Table, bold: str = "") -> TerminalTable:
     """bold: the first cell of the row that is to stand out."""
-    named = {"title": escape(table.title), "caption": escape(table.note)}
-    out = TerminalTable(**named, box=box.SIMPLE, padding=0)
+    title, note = escape(table.title), escape(table.note)
+    out = TerminalTable(title=title, caption=note, box=box.SIMPLE, padding=0)
     for column in table.columns:
         out.add_column(escape(column.name), justify="left" if column.kind == "text" else "right")
         out.columns[-1].no_wrap = True
