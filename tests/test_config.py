@@ -221,6 +221,21 @@ def test_mistakes(line: str, parts: list[str]) -> None:
         assert part in text
 
 
+def test_secrets_are_no_settings_since_those_are_written_down() -> None:
+    server = "--engine.name openai --engine.base_url http://"
+    for line, instead in (
+        (f"{server}me:s3cret@host/v1", "OPENAI_API_KEY"),
+        ("--engine.vllm.hf_token s3cret", "HF_TOKEN"),
+    ):
+        text = mistake(line)
+        assert f"set {instead} instead" in text and "s3cret" not in text
+    assert load(f"{server}host/v1@2").engine.base_url == "http://host/v1@2"
+
+
+def test_a_value_that_is_no_yaml_is_text() -> None:
+    assert load("--engine.vllm.x [").engine.vllm == {"x": "["}
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [

@@ -36,6 +36,7 @@ def check(config: "Config") -> None:
         )
     _check_roles(config)
     _check_sources(config)
+    _check_secrets(config)
     _check_task(config.task)
     if config.train.dpo.loss_type != "sigmoid" and config.train.dpo.label_smoothing > 0:
         raise MaltError(
@@ -67,6 +68,20 @@ def _check_sources(config: "Config") -> None:
     if config.engine.name == "openai" and config.engine.base_url is None:
         raise MaltError(
             "the openai engine needs a server: give --engine.base_url http://HOST:PORT/v1"
+        )
+
+
+def _check_secrets(config: "Config") -> None:
+    """Settings are written to config.yaml and shown to people: the environment is the place."""
+    if "hf_token" in config.engine.vllm:
+        raise MaltError(
+            "engine.vllm.hf_token would be written to config.yaml: set HF_TOKEN instead"
+        )
+    address = (config.engine.base_url or "").partition("//")[2].partition("/")[0]
+    if "@" in address:
+        raise MaltError(
+            "engine.base_url holds a password, which would be written to config.yaml: set "
+            "OPENAI_API_KEY instead"
         )
 
 
