@@ -236,8 +236,9 @@ def fingerprint(
 ) -> str:
     """Of all that the tokens of a forest depend on."""
     weights = identify(setup.config)
+    wordings = setup.wordings if evaluating else setup.prompts
     parts = [
-        setup.wordings.as_json(),
+        wordings.as_json(),
         setup.prompts.fingerprint,
         seed,
         [(question.id, question.text) for question in questions],

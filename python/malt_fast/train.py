@@ -31,7 +31,7 @@ from malt_fast.engines import Policy
 from malt_fast.engines.choice import choose
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import evaluate_run
-from malt_fast.expand import answered, shape_from_branching
+from malt_fast.expand import Slot, answered, shape_from_branching
 from malt_fast.files import replacing_folder
 from malt_fast.forest import Credit, Forest, credit, forest_of, read_forest, save_forest
 from malt_fast.grade_report import sentence
@@ -47,7 +47,7 @@ from malt_fast.sampling import (
     load_setup,
     sample,
 )
-from malt_fast.store import Store
+from malt_fast.store import Ints, Store
 
 
 def train(config: Config) -> Run:
@@ -172,34 +172,39 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
         run.say(f"sample: {path.name} of round {index} is there already")
         return forest
     path.parent.mkdir(exist_ok=True)
-    file = read_forest(path, store)
-    parents = [slot.parent for slot in shape]
-    if file is not None and file.fingerprint == sampled:
-        forest, rows = forest_of(file, store, graded=False), file.rows
-    if forest is None:
-        bar = run.stage(f"sample round {index}", total=len(questions) * len(shape))
-        with bar as (advance, figures):
-            forest, rows, told = sample(
-                setup,
-                run.samples,
-                questions,
-                shape,
-                seed,
-                on_progress=lambda nodes, tokens: advance(nodes),
-            )
-            figures |= {
-                "trees": len(questions),
-                "outputs": answered(forest),
-                "tokens": int(forest.token_len.sum()),
-            }
-            figures["failed"] = len(forest) - len(questions) - answered(forest)
-            figures |= told
+    forest, rows = _ungraded(path, store, sampled) or sample_trees(run, setup, index, shape, seed)
     with run.stage(f"grade round {index}") as (_, figures):
         verdicts = grade_leaves(setup, forest, questions)
+        parents = [slot.parent for slot in shape]
         save_forest(path, forest, store, sampled, graded, parents, rows)
         figures["right"] = verdicts["verdicts"]["right"] / max(1, verdicts["outputs"])
     tell_grading(run, index, name, verdicts)
     return forest
+
+
+def sample_trees(
+    run: Run, setup: Setup, index: int, shape: Sequence[Slot], seed: str
+) -> tuple[Forest, Ints]:
+    """The trees of all training questions, and the store's row of every node."""
+    questions = setup.task.train
+    bar = run.stage(f"sample round {index}", total=len(questions) * len(shape))
+    with bar as (advance, figures):
+        forest, rows, told = sample(
+            setup,
+            run.samples,
+            questions,
+            shape,
+            seed,
+            on_progress=lambda nodes, tokens: advance(nodes),
+        )
+        figures |= {
+            "trees": len(questions),
+            "outputs": answered(forest),
+            "tokens": int(forest.token_len.sum()),
+        }
+        figures["failed"] = len(forest) - len(questions) - answered(forest)
+        figures |= told
+    return forest, rows
 
 
 def _there(path: Path, store: Store, sampled: str, graded: str) -> Forest | None:
@@ -208,6 +213,15 @@ def _there(path: Path, store: Store, sampled: str, graded: str) -> Forest | None
     if file is None or (file.fingerprint, file.grading) != (sampled, graded):
         return None
     return forest_of(file, store)
+
+
+def _ungraded(path: Path, store: Store, sampled: str) -> tuple[Forest, Ints] | None:
+    """The trees of a forest that was made from all this, but graded otherwise."""
+    file = read_forest(path, store)
+    if file is None or file.fingerprint != sampled:
+        return None
+    forest = forest_of(file, store, graded=False)
+    return None if forest is None else (forest, file.rows)
 
 
 def tell_grading(run: Run, index: int, name: str, told: dict[str, Any]) -> None:
