@@ -36,8 +36,9 @@ constraints:
 	$(PYTHON) -m venv --clear build/fresh
 	build/fresh/bin/pip install -q "scikit-build-core>=1.0" "pybind11>=3.0" cmake ninja
 	build/fresh/bin/pip install -q --no-build-isolation ".[test,bench,ray,qlora]"
-	(head -1 constraints.txt; build/fresh/bin/pip freeze --all --exclude malt-fast --exclude pip | sed 's/+cpu//') > build/pins
-	mv build/pins constraints.txt
+	build/fresh/bin/pip freeze --all --exclude malt-fast --exclude pip > build/pins
+	(head -1 constraints.txt; sed '/^nvidia-/d; /^cuda-/d; s/+cpu//' build/pins) > build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 # The C++ core under the address and undefined-behaviour sanitizers.
 sanitize: .venv/.test

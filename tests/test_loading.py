@@ -14,7 +14,8 @@ from malt_fast.engines import Policy, vllm
 from malt_fast.engines.weights import Weights
 from malt_fast.errors import MaltError
 from malt_fast.identity import adapter_identity
-from malt_fast.loading import check_adapter, load_causal
+from malt_fast.loading import check_adapter, load_causal, load_config
+from malt_fast.roles import load_tokenizer
 from tests.adapters import make_adapter
 from tests.small_run import run, write_model, write_questions
 from tests.tiny import tiny_llama
@@ -64,6 +65,9 @@ def test_a_model_runs_its_own_code_only_where_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # as transformers asks by default
+    for load in (load_config, load_tokenizer, load_causal):
+        with pytest.raises(MaltError, match=r"odd' brings code of its own.* --model\.trust"):
+            load(str(odd))
     data, folder = write_questions(tmp_path / "questions.jsonl"), tmp_path / "run"
     assert run(data, odd, folder, "--train.packing", "rows") == 2
     assert not (odd / "ran").exists()
