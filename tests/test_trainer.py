@@ -19,7 +19,7 @@ from malt_fast.batches import RoleData
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
 from malt_fast.packing import Packer, Packing
-from malt_fast.trainer import train_stage
+from malt_fast.trainer import stage_fingerprint, train_stage
 
 from .tiny import tiny_llama
 
@@ -71,21 +71,25 @@ def train(
 ):
     defaults = {"learning_rate": 1e-2, "logging_steps": 1, "per_device_train_batch_size": 4}
     config = StageConfig if stage == "sft" else DPOStageConfig
+    weights = {
+        "base": base,
+        "init_adapter": init,
+        "lora": lora or LoraConfig(r=4),
+        "args": config(**(defaults | settings)),
+        "reference": reference,
+        "dtype": "float32",
+        "load_in_4bit": load_in_4bit,
+        "seed": 7,
+    }
     return train_stage(
         stage,
         data,
-        base=base,
-        init_adapter=init,
+        **weights,
         out=out,
-        lora=lora or LoraConfig(r=4),
-        args=config(**(defaults | settings)),
-        reference=reference,
+        fingerprint=stage_fingerprint(stage, data, **weights),
         layout=layout,
         pack_tokens=pack_tokens,
-        dtype="float32",
-        load_in_4bit=load_in_4bit,
         device="cpu",
-        seed=7,
         report_to=["tensorboard"],
         logging_dir=None,
         on_log=on_log,
