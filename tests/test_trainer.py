@@ -382,7 +382,7 @@ def test_other_mistakes_are_one_sentence(base, tmp_path):
         train("sft", data, base, tmp_path / "a", lora=LoraConfig(r=4, target_modules=["lm_head"]))
     with pytest.raises(MaltError, match="adapter"):
         train("sft", data, base, tmp_path / "a", lora=LoraConfig(r=4, target_modules=["nowhere"]))
-    with pytest.raises(MaltError, match="base model"):
+    with pytest.raises(MaltError, match="cannot be loaded"):
         train("sft", data, str(tmp_path / "missing"), tmp_path / "a")
 
 
