@@ -104,7 +104,8 @@ def ours(base, data, settings, folder):
     packer = Packer("dpo", data, Packing("rows", 0, len(data.pairs), "cpu"))
     args = training_arguments(config, folder, "cpu", 0, [], None)
     trainer = RoleTrainer(packer, LogProbModel(peft_model), config, args)
-    source = ("base", folder, ("float32", False))  # a folder: with the adapter
+    peft_model.save_pretrained(folder)
+    source = (base, folder, ("float32", False))  # a folder: with the adapter
     trainer.references = References(folder / "references.npz", data, source)
     trainer.set_references(trainer.model)
     with torch.no_grad():
