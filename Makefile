@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-vllm lint audit constraints sanitize fuzz faults clean
+.PHONY: run test test-vllm lint audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -40,25 +40,41 @@ constraints:
 	(head -1 constraints.txt; sed '/^nvidia-/d; /^cuda-/d; s/+cpu//' build/pins) > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
-# The C++ core under the address and undefined-behaviour sanitizers.
-sanitize: .venv/.test
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset asan  # ninja is there too
-	$(BIN)/cmake --build --preset asan
-	MALT_CORE=$$(ls build/asan/_core*.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton" tests/test_core_*.py \
-	    tests/test_logprob_from_logits.py tests/test_linear_logprob.py tests/test_dpo_loss.py \
-	    tests/test_math_answers.py tests/test_grading.py tests/test_tree_attention.py
+# The C++ core under the address and undefined-behaviour sanitizers, and under the thread sanitizer.
+sanitize: asan tsan
 
-# Coverage-guided fuzzing of the reader of answers; needs clang++ with libFuzzer (Debian: clang, libclang-rt-dev).
+TESTS_tsan := tests/test_core_forest.py tests/test_core_credit.py tests/test_core_pairs.py tests/test_core_packing.py
+TESTS_asan := $(TESTS_tsan) tests/test_core_threads.py tests/test_logprob_from_logits.py tests/test_linear_logprob.py \
+    tests/test_dpo_loss.py tests/test_math_answers.py tests/test_grading.py tests/test_tree_attention.py
+LIBRARIES_asan := libasan.so libubsan.so
+LIBRARIES_tsan := libtsan.so
+
+asan tsan: .venv/.test
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset $@  # ninja is there too
+	$(BIN)/cmake --build --preset $@ --target _core stress_forest
+	build/$@/stress_forest 20
+	MALT_CORE=$$(ls build/$@/_core*.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD="$(foreach name,$(LIBRARIES_$@),$$(g++ -print-file-name=$(name)))" \
+	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton" $(TESTS_$@)
+
+# Coverage-guided fuzzing of the reader of answers (needs clang++ with libFuzzer; Debian: clang, libclang-rt-dev) and of
+# the reader of the store.
 CLANG ?= clang++
 FUZZ_SECONDS ?= 600
 FUZZED := $(addprefix csrc/,answers.cpp approximate.cpp exact.cpp expression.cpp extraction.cpp latex.cpp real_sets.cpp)
 
-fuzz: build/fuzz/answers
+fuzz: fuzz-answers fuzz-segments
+
+fuzz-answers: build/fuzz/answers
 	mkdir -p build/fuzz/corpus
 	build/fuzz/answers -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=5 -dict=tests/fuzz/answers.dict \
 	    -artifact_prefix=build/fuzz/ -print_final_stats=1 build/fuzz/corpus
+
+fuzz-segments: .venv/.test
+	$(BIN)/pip install -q atheris==3.0.0
+	mkdir -p build/fuzz/segments
+	$(BIN)/python -m tests.fuzz.fuzz_segments -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 \
+	    -artifact_prefix=build/fuzz/ -print_final_stats=1 build/fuzz/segments
 
 build/fuzz/answers: tests/fuzz/fuzz_answers.cpp $(wildcard csrc/*)
 	mkdir -p build/fuzz

@@ -13,7 +13,12 @@
 //
 // Tokens lie in one arena, the forest's own in order of completion or a lent one (a file in
 // memory); a node has only its own segment of it. Costs 26 bytes a node, and 4 bytes a token of its
-// own. Not thread-safe: the bindings hold Forest::mutex around every call.
+// own.
+//
+// Threads: whoever calls, nodes() included, holds Forest::mutex; the bindings do so around every
+// call. The spans it gave stay where they are, whatever is added. Without the mutex a thread may
+// read of them what is never written again: parent and level; of a node that was done when the
+// spans were taken, its tokens and finish.
 #pragma once
 
 #include <cstdint>
