@@ -6,12 +6,13 @@ Outputs of 0 to 2 T tokens with their log-probs come one by one, and are made du
 4,096 of them, the store's default. Opening means: know how many there are, and read a thousand by
 their keys. The contenders:
 
-- jsonl: an orjson line each (json where that is missing), one file;
+- jsonl: an orjson line each, one file;
 - parquet: a part for every commit, as distilabel and others write them;
 - sqlite: a row each with the arrays as blobs, WAL, synchronous=NORMAL and a checkpoint a commit;
 - malt_fast: the store.
 
---large: also a store of that many, opened again: its time and memory, and that of its trees.
+--large: also a store of that many, opened again: its time and memory, that of its trees, and that
+of values, examples and pairs of every role once they are graded.
 """
 
 import argparse
@@ -25,11 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from common import environment, print_table, resident_bytes, summary, timed, write_json
 
-from malt_fast.forest import build_forest, forest_of, read_forest, save_forest
+from malt_fast.config import PreferencesConfig
+from malt_fast.forest import Forest, build_forest, credit, forest_of, read_forest, save_forest
+from malt_fast.preferences import select_examples, select_pairs
 from malt_fast.segments import Sample
 from malt_fast.store import Store, open_store
 
@@ -88,11 +92,6 @@ def dump_line(sample: Sample) -> bytes:
         "tokens": sample.tokens,
         "logprobs": sample.logprobs,
     }
-    try:
-        import orjson
-    except ImportError:
-        lists = {name: row[name].tolist() for name in ("tokens", "logprobs")}  # type: ignore[attr-defined]
-        return json.dumps(row | lists).encode() + b"\n"
     return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -106,15 +105,11 @@ def append_jsonl(folder: Path, samples: Sequence[Sample]) -> None:
 
 
 def read_jsonl(folder: Path, keys: Sequence[bytes]) -> int:
-    try:
-        from orjson import loads
-    except ImportError:
-        from json import loads
     wanted, rows = {key.hex() for key in keys}, {}
     n = 0
     with (folder / "samples.jsonl").open("rb") as file:
         for line in file:
-            n, row = n + 1, loads(line)
+            n, row = n + 1, orjson.loads(line)
             if row["key"] in wanted:
                 rows[row["key"]] = np.array(row["tokens"], np.int32)
     assert len(rows) == len(keys)
@@ -260,6 +255,11 @@ def large(nodes: int, mean: int, work: Path) -> dict[str, Any]:
     assert file is not None
     first = timed(lambda: forest_of(file, reader))  # reads and checks every batch
     again = [timed(lambda: forest_of(file, reader)) for _ in range(ROUNDS)]
+    graded = forest_of(file, reader)
+    assert graded is not None
+    leaves = np.flatnonzero(graded.level == 3).astype(np.uint32)
+    outcomes = np.random.default_rng(3).integers(0, 2, len(leaves), np.uint8)
+    graded.set_outcomes(leaves, outcomes)
     return {
         "nodes": reader.next_row,
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
@@ -268,7 +268,16 @@ def large(nodes: int, mean: int, work: Path) -> dict[str, Any]:
         "open_resident_bytes": held,
         "trees_checking_every_batch_s": first,
         "trees": summary(again),
+        "pair_again": summary([timed(lambda: pair(graded)) for _ in range(ROUNDS)]),
     }
+
+
+def pair(forest: Forest) -> None:
+    """What a change of θ or of the pair policy makes again."""
+    values, preferences = credit(forest), PreferencesConfig()
+    for level in (1, 2, 3):
+        select_examples(forest, values, level, preferences, seed=0)
+        select_pairs(forest, values, level, preferences, seed=0)
 
 
 def main() -> None:
