@@ -74,9 +74,17 @@ def adapted(base: str, layout: str) -> LogProbModel:
     return model
 
 
-def packer(data: RoleData, layout: str, *, tokens: int = 10**6, size: int = 10**6, **rest):
+def packer(
+    data: RoleData,
+    layout: str,
+    *,
+    tokens: int = 10**6,
+    size: int = 10**6,
+    device: str = "cpu",
+    **rest,
+):
     stage = "dpo" if len(data.pairs) else "sft"
-    return Packer(stage, data, Packing(layout, tokens, size, "cpu", **rest))
+    return Packer(stage, data, Packing(layout, tokens, size, device, **rest))
 
 
 def whole_step(packers, model):
@@ -84,9 +92,11 @@ def whole_step(packers, model):
     model.train()
     model.zero_grad()
     logps, total = {}, 0.0
+    device = next(model.parameters()).device
     for each in packers:
         batches, items, _ = each(range(len(each)))
-        for batch in batches:
+        items = items.to(device)
+        for batch in (batch.to(device) for batch in batches):
             token_logp = model(batch)
             logp = completion_logps(token_logp, batch)
             if each.stage == "sft":

@@ -67,6 +67,7 @@ def train(
     layout="trees",
     pack_tokens=4096,
     load_in_4bit=False,
+    device="cpu",
     **settings,
 ):
     defaults = {"learning_rate": 1e-2, "logging_steps": 1, "per_device_train_batch_size": 4}
@@ -89,7 +90,7 @@ def train(
         fingerprint=stage_fingerprint(stage, data, **weights),
         layout=layout,
         pack_tokens=pack_tokens,
-        device="cpu",
+        device=device,
         report_to=["tensorboard"],
         logging_dir=None,
         on_log=on_log,

@@ -147,7 +147,7 @@ def flex(
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     out: Tensor = run(
         *(x.to(kind) for x in (query, key, value)),
-        score_mod=None if softcap is None else _softcap_mod(softcap),
+        score_mod=None if softcap is None else _softcap_mod(softcap, query.device),
         block_mask=tree.block_mask,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -161,9 +161,11 @@ def _compiled_flex() -> Any:
 
 
 @cache  # one function object a cap, or every call would be compiled anew
-def _softcap_mod(cap: float) -> Any:
+def _softcap_mod(cap: float, device: torch.device) -> Any:
+    limit = torch.tensor(cap, device=device)  # of a number torch.compile would make a variable
+
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return cap * torch.tanh(score / cap)
+        return limit * torch.tanh(score / limit)
 
     return score_mod
 
