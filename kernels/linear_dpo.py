@@ -290,15 +290,15 @@ class _Group:
         self.x = hidden[self.plan.rows].to(self.dtype)
         target_logit = job.ref_logp.new_empty(len(self.plan.token), dtype=sums_dtype(hidden.dtype))
         self.state = running(len(self.plan), target_logit)
-        height, width = tile_shape(len(self.plan), len(weight), hidden.device)
-        self.columns = slices(len(weight), width)
-        self.parts = slices(len(self.plan), height)
+        self.tile = tile_shape(len(self.plan), len(weight), hidden)
+        self.columns = slices(len(weight), self.tile[1])
+        self.parts = slices(len(self.plan), self.tile[0])
 
     def fold(self, *, keep: bool) -> list[tuple[Tensor, Tensor]]:
         """The finished softmax in `state`. Kept: weights [U, n] and their offset [U] of each slice
         of the vocabulary."""
         sums = self.state.total.dtype
-        tile_of = Buffer(sums, self.x.device, len(self.plan), len(self.weight))
+        tile_of = Buffer(sums, self.x.device, *self.tile)
         blocks = []
         for column in self.columns:
             w = self.weight[column].to(self.dtype)
@@ -339,10 +339,9 @@ class _Group:
         )
         dx = self.log_total.new_zeros(self.x.shape)
         for column, (draw, offset) in zip(self.columns, blocks, strict=True):
-            draw.mul_((-row * (offset - self.log_total).exp())[:, None])
-            inside = (self.plan.token >= column.start) & (self.plan.token < column.stop)
-            at = torch.nonzero(inside).squeeze(1)
-            draw[self.plan.row_of[at], self.plan.token[at] - column.start] = own[at].to(draw.dtype)
+            factor = -row * (offset - self.log_total).exp()
+            plan = self.plan
+            self.ops.spend(draw, column.start, plan.start, plan.token, factor, own)
             add_product(dx, draw, self.weight[column].to(self.dtype))
             self._add_head(column, draw, dw, db)
         return dx

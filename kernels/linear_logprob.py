@@ -23,9 +23,10 @@ which is all of dh that needs the vocabulary; upstream gradients only scale it:
 Targets are left out of R so that it keeps its relative accuracy in bfloat16 where a target takes
 nearly all of the mass. A trained head costs 4: backward makes the logits again.
 
-Beside inputs and outputs this holds: a tile and what it is made of (TILE: 8 MB on a CPU, 50 MB on a
-GPU) and R, [min(T, M), H] in hidden's dtype; with a trained head instead of R, for U distinct rows,
-dh [U, H] and a slice of dW in float32.
+Beside inputs and outputs this holds: a tile and what it is made of (TILE: 8 MB on a CPU, 52 MB on a
+GPU, up to four times that for H below 4096) and R, [min(T, M), H] in hidden's dtype; with a trained
+head instead of R, for U distinct rows, dh [U, H] and a slice of dW in float32, on a GPU also the
+draw of TALL rows (138 MB in bfloat16).
 """
 
 from collections.abc import Iterator
@@ -38,9 +39,14 @@ from torch import Tensor
 from . import checks, softmax_rows
 from .softmax_rows import Head, Running, running, sums_dtype, temperature_of_rows
 
-# Most logits of a tile, and most columns. A CPU wants it in its caches; a GPU in L2 (1024 x 8192
-# float32 are 33 MB of an H100's 50), with enough rows that W is not what is waited for.
-TILE = {"cpu": (1 << 21, 2048), "cuda": (1 << 23, 8192)}
+# Most logits of a tile, and most columns. A CPU wants it in its caches; a GPU in L2 (1024 x 8448
+# float32 are 35 MB of an H100's 50), with enough rows that W is not what is waited for, and in 264
+# parts of 256 x 128, two for each of its 132 multiprocessors.
+TILE = {"cpu": (1 << 21, 2048), "cuda": (1024 * 8448, 8448)}
+
+# Rows whose draw is kept for one product each with W and with hidden, if more than a tile's: with R
+# of them, dW's sum in float32 moves 8 bytes for every 2 R operations.
+TALL = {"cuda": 8192}
 
 
 class LogProb(NamedTuple):
@@ -164,9 +170,11 @@ def make_plan(rows: Tensor, targets: Tensor, vocabulary: int) -> Plan:
 # ---- tiles ----
 
 
-def tile_shape(rows: int, vocabulary: int, device: torch.device) -> tuple[int, int]:
-    """Rows and columns of the largest tile."""
-    size, width = TILE.get(device.type, TILE["cpu"])
+def tile_shape(rows: int, vocabulary: int, hidden: Tensor) -> tuple[int, int]:
+    """Rows and columns of the largest tile of hidden [..., H] W^T."""
+    size, width = TILE.get(hidden.device.type, TILE["cpu"])
+    if hidden.is_cuda:  # a small product takes less time than Python needs to start it
+        size *= min(4, max(1, 4096 // max(1, hidden.shape[-1])))
     width = min(width, vocabulary)
     return min(rows, max(1, size // max(1, width))), width
 
@@ -203,21 +211,25 @@ def add_at(out: Tensor, index: Tensor, values: Tensor) -> Tensor:
 
 
 class Buffer:
-    """Memory of one tile, shaped anew for each."""
+    """Memory of one tile, shaped anew for each; a shape's view is made once, as that takes time."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device, rows: int, columns: int) -> None:
-        height, width = tile_shape(rows, columns, device)
-        self.flat = torch.empty(height * width, dtype=dtype, device=device)
+        self.flat = torch.empty(rows * columns, dtype=dtype, device=device)
+        self.views: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, rows: int, columns: int) -> Tensor:
-        return self.flat[: rows * columns].view(rows, columns)
+        view = self.views.get((rows, columns))
+        if view is None:
+            view = self.flat[: rows * columns].view(rows, columns)
+            self.views[rows, columns] = view
+        return view
 
 
 # ---- forward ----
 
 
 # They wait for the GPU (make_plan), which a CUDA graph cannot record.
-WAITS = torch.Tag.cudagraph_unsafe
+WAITS = (torch.Tag.cudagraph_unsafe,)
 
 
 @torch.library.custom_op("malt_fast::linear_logprob", mutates_args=(), tags=WAITS)
@@ -279,27 +291,24 @@ def _fold_rows(
     """The finished softmax of each chunk of rows."""
     ops = softmax_rows.choose(hidden.device, hidden.dtype)
     dtype, vocabulary = product_dtype(hidden), len(weight)
-    logits = Buffer(target_logit.dtype, hidden.device, len(plan), vocabulary)
-    spare = (
-        logits
-        if dtype == target_logit.dtype
-        else Buffer(dtype, hidden.device, len(plan) if keep else 0, vocabulary)
-    )
-    height, width = tile_shape(len(plan), vocabulary, hidden.device)
-    columns = slices(vocabulary, width)
+    height, width = tile_shape(len(plan), vocabulary, hidden)
+    logits = spare = Buffer(target_logit.dtype, hidden.device, height, width)
+    if dtype != target_logit.dtype:
+        spare = Buffer(dtype, hidden.device, height if keep else 0, width)
+    columns = [(column.start, weight[column]) for column in slices(vocabulary, width)]
     for part in slices(len(plan), height):
         x = hidden[plan.rows[part]].to(dtype)
         residual = x.new_zeros(x.shape, dtype=target_logit.dtype) if keep else None
         state = running(len(x), target_logit, entropy=entropy, residual=residual)
-        start = plan.start[part.start : part.stop + 1]
-        for column in columns:
-            w = weight[column].to(dtype)
+        start, own_head = plan.start[part.start : part.stop + 1], head.rows(part)
+        for first, head_rows in columns:
+            w = head_rows.to(dtype)
             tile = multiply(x, w.T, logits(len(x), len(w)))
             weights = spare(*tile.shape) if keep and spare is not logits else tile
             ops.fold(
                 tile,
-                column.start,
-                head.rows(part),
+                first,
+                own_head,
                 start,
                 plan.token,
                 state,
@@ -450,32 +459,36 @@ def recomputed(
     """dh [U, H], dW, db by making the logits again; slices of dW are summed in float32."""
     ops = softmax_rows.choose(hidden.device, hidden.dtype)
     dtype, sums, vocabulary = product_dtype(hidden), log_total.dtype, len(weight)
-    logits = Buffer(sums, hidden.device, len(plan), vocabulary)
-    spare = logits if dtype == sums else Buffer(dtype, hidden.device, len(plan), vocabulary)
+    height, width = tile_shape(len(plan), vocabulary, hidden)
+    tall = min(len(plan), max(height, TALL.get(hidden.device.type, 0)))
+    draws = hidden.new_empty(tall * width, dtype=dtype)
+    logits = None if dtype == sums else Buffer(sums, hidden.device, height, width)
     dx = log_total.new_zeros(len(plan), hidden.shape[1]) if needs_hidden else None
     dw = weight.new_zeros(weight.shape) if needs_weight else None
     db = log_total.new_zeros(vocabulary) if needs_bias else None
-    height, width = tile_shape(len(plan), vocabulary, hidden.device)
     for column in slices(vocabulary, width):
         w = weight[column].to(dtype)
         dw_slice = log_total.new_zeros(w.shape) if needs_weight else None
-        for part in slices(len(plan), height):
-            x = hidden[plan.rows[part]].to(dtype)
-            tile = multiply(x, w.T, logits(len(x), len(w)))
-            draw = tile if spare is logits else spare(*tile.shape)
-            ops.gradient(
-                tile,
-                draw,
-                column.start,
-                head.rows(part),
-                plan.start[part.start : part.stop + 1],
-                plan.token,
-                log_total[part],
-                grad_target,
-                grad_row[part],
-            )
+        for block in slices(len(plan), tall):
+            x = hidden[plan.rows[block]].to(dtype)
+            draw = draws[: len(x) * len(w)].view(len(x), len(w))
+            for part in slices(len(x), height):
+                own = draw[part]
+                tile = multiply(x[part], w.T, own if logits is None else logits(*own.shape))
+                rows = slice(block.start + part.start, block.start + part.stop)
+                ops.gradient(
+                    tile,
+                    own,
+                    column.start,
+                    head.rows(rows),
+                    plan.start[rows.start : rows.stop + 1],
+                    plan.token,
+                    log_total[rows],
+                    grad_target,
+                    grad_row[rows],
+                )
             if dx is not None:
-                add_product(dx[part], draw, w)
+                add_product(dx[block], draw, w)
             if dw_slice is not None:
                 add_product(dw_slice, draw.T, x)
             if db is not None:

@@ -1,4 +1,4 @@
-"""Softmax over rows of logits that never exist as a whole: two row operations on tiles.
+"""Softmax over rows of logits that never exist as a whole: row operations on tiles.
 
 A logit is z = cap(raw + bias) / T, where cap(x) = c tanh(x / c) if there is a soft cap c. A tile is
 [R, n], the columns [first, first + n) of the vocabulary of R rows; row r has the distinct targets
@@ -8,18 +8,23 @@ token[start[r] : start[r + 1]].
 
     total = sum exp(z - offset)      weighted = sum exp(z - offset) (z - offset)
 
-where offset, near the row's largest logit so far, moves only when a logit passes it by more than
-MARGIN; the sums and the row's `residual`, a sum of the caller's over the same weights, are scaled
-then. `gradient` turns a tile into d(sum_k g_k logp_k) / d raw once log sum exp z is known:
+where offset, near the row's largest logit so far, moves only when a logit is so far above it (here
+MARGIN) that weights would grow too large; the sums and the row's `residual`, a sum of the caller's
+over the same weights, are scaled then. `gradient` turns a tile into d(sum_k g_k logp_k) / d raw
+once log sum exp z is known:
 
     draw = cap'(raw) (onehot g - (sum_k g_k) softmax(z)) / T
 
+and `spend` makes the same of weights that were kept.
+
 They are written three times: here in plain torch, the reference, any dtype; in C++ for float32,
-bfloat16 and float16 on a CPU (csrc/logprob.hpp); in Triton for a GPU (softmax_rows_triton.py).
+bfloat16 and float16 on a CPU (csrc/logprob.hpp; `spend` is torch there too); in Triton for a GPU
+(softmax_rows_triton.py).
 """
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -95,7 +100,7 @@ def temperature_of_rows(temperature: float | Tensor, rows: Tensor) -> Tensor | N
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> Any:
-    """The implementation, an object with `fold` and `gradient`, for tiles on `device`.
+    """The implementation, an object with `fold`, `gradient` and `spend`, for tiles on `device`.
 
     dtype: of the operands the tiles are made from. Raises RuntimeError on a GPU without Triton.
     """
@@ -134,6 +139,7 @@ NO_TRITON = (
 )
 
 
+@cache  # looking for a package takes longer than a launch
 def _triton() -> ModuleType:
     if importlib.util.find_spec("triton") is None:
         raise RuntimeError(NO_TRITON)
@@ -231,6 +237,15 @@ def _gradient(
     out.copy_(draw)
 
 
+def _spend(
+    weights: Tensor, first: int, start: Tensor, token: Tensor, factor: Tensor, own: Tensor
+) -> None:
+    """Turn weights [R, n] into draw, in place: row r times factor[r] [R], own [D] at targets."""
+    index, row, column = targets_within(start, token, first, weights.shape[1])
+    weights.mul_(factor[:, None])
+    weights[row, column] = own[index].to(weights.dtype)
+
+
 # ---- C++ ----
 
 
@@ -311,5 +326,5 @@ def _core() -> Any:
     return _core
 
 
-TORCH = SimpleNamespace(fold=_fold, gradient=_gradient)
-CPP = SimpleNamespace(fold=_fold_cpp, gradient=_gradient_cpp)
+TORCH = SimpleNamespace(fold=_fold, gradient=_gradient, spend=_spend)
+CPP = SimpleNamespace(fold=_fold_cpp, gradient=_gradient_cpp, spend=_spend)

@@ -1,11 +1,14 @@
-"""The two row operations of softmax_rows.py on a GPU, in Triton: one program a row of the tile.
+"""The row operations of softmax_rows.py on a GPU, in Triton: one program a row of the tile.
 
-A program goes through its row in blocks of columns and keeps one sum a lane. Without weights the
-offset moves from block to block. Weights [R, n] share one offset, so the row's largest logit is
-looked for first; the second reading finds the row, 32 KB where n is 8192, in the nearest cache.
+A program goes through its row in blocks of columns and keeps one sum a lane. The offset need not be
+the largest logit, only near enough that no sum passes LARGE: a new row takes that of its first
+block, and should a sum pass LARGE after all, or not be a number, the row is gone through once more,
+with its largest logit. So in the usual case nothing is looked for, and no lane waits for another
+before the end. Weights that go over the tile leave nothing to go through again: there the largest
+logit is looked for first.
 
 Memory moved, a tile of R n elements: `fold` reads each once and writes one weight, if wanted;
-`gradient` reads and writes each once. Kept: nothing but the Running that `fold` is given.
+`gradient` and `spend` read and write each once. Kept: nothing but the Running that `fold` is given.
 
 All arithmetic is float32. An exp is the hardware's exp2, of z - offset rounded before it is scaled,
 so that logits of 1e4 lose nothing; below 2^-126 it is 0.
@@ -17,6 +20,7 @@ whether 16 divides them, which is what makes loads wide.
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -29,10 +33,12 @@ from . import softmax_rows
 from .softmax_rows import Head, Running, running
 
 # Columns that a program holds at a time; no fewer than it has threads, or two would share a column
-# and race where a tile is overwritten. Twice as many without weights, when every block costs a
-# maximum over all warps and there are registers to spare.
-BLOCK = 2048
+# and race where a tile is overwritten.
+BLOCK = 4096
 WARPS = 8
+
+# What a sum of weights may come to: far from float32's end, and, in float16, from a weight's.
+LARGE, LARGE_FLOAT16 = 2.0**40, 3e4
 
 MARGIN = tl.constexpr(softmax_rows.MARGIN)
 INF = tl.constexpr(float("inf"))
@@ -49,22 +55,22 @@ def fold(
     weights: Tensor | None,
 ) -> None:
     """As softmax_rows._fold."""
-    if tile.numel() == 0:
-        return
-    with torch.cuda.device_of(tile):
-        _fold[(len(tile),)](
-            *_common(tile, first, head, start, token),
-            state.offset,
-            state.total,
-            state.weighted,
-            state.target_logit,
-            state.residual,
-            0 if state.residual is None else state.residual.shape[1],
-            weights,
-            0 if weights is None else weights.stride(0),
-            BLOCK=2 * BLOCK if weights is None else BLOCK,
-            num_warps=WARPS,
-        )
+    narrow = weights is not None and weights.dtype == torch.float16
+    _launch(
+        _fold,
+        tile,
+        *_common(tile, first, head, start, token),
+        state.offset,
+        state.total,
+        state.weighted,
+        state.target_logit,
+        state.residual,
+        0 if state.residual is None else state.residual.shape[1],
+        weights,
+        0 if weights is None else weights.stride(0),
+        OVER=weights is not None and weights.dtype == tile.dtype,
+        MOST=LARGE_FLOAT16 if narrow else LARGE,
+    )
 
 
 def gradient(
@@ -79,19 +85,25 @@ def gradient(
     grad_row: Tensor,
 ) -> None:
     """As softmax_rows._gradient."""
+    common = _common(tile, first, head, start, token)
+    _launch(_gradient, tile, *common, log_total, grad_target, grad_row, out, out.stride(0))
+
+
+def spend(
+    weights: Tensor, first: int, start: Tensor, token: Tensor, factor: Tensor, own: Tensor
+) -> None:
+    """As softmax_rows._spend."""
+    size = weights.stride(0), weights.shape[1]
+    _launch(_spend, weights, weights, *size, first, start, token, factor, own)
+
+
+def _launch(kernel: Any, tile: Tensor, *args: Any, **constants: Any) -> None:
+    """A program a row of the tile, on its GPU."""
     if tile.numel() == 0:
         return
-    with torch.cuda.device_of(tile):
-        _gradient[(len(tile),)](
-            *_common(tile, first, head, start, token),
-            log_total,
-            grad_target,
-            grad_row,
-            out,
-            out.stride(0),
-            BLOCK=BLOCK,
-            num_warps=WARPS,
-        )
+    here = not tile.is_cuda or tile.get_device() == torch.cuda.current_device()
+    with nullcontext() if here else torch.cuda.device_of(tile):
+        kernel[(len(tile),)](*args, **constants, BLOCK=BLOCK, num_warps=WARPS)
 
 
 def _common(tile: Tensor, first: int, head: Head, start: Tensor, token: Tensor) -> tuple[Any, ...]:
@@ -119,6 +131,9 @@ def variants() -> Iterator[tuple[str, Callable[[], object]]]:
             if raw is out:
                 yield f"{name}{how}", partial(fold, raw, 0, head, *targets, state, None)
             yield to, partial(gradient, raw, out, 0, head, *targets, one, one, one)
+    for kept in (tile, *low, odd):
+        name = f"{str(kept.dtype)[6:]} [R, {kept.shape[1]}]"
+        yield name, partial(spend, kept, 0, *targets, one, one)
 
 
 # ---- kernels ----
@@ -143,6 +158,8 @@ def _fold(
     hidden,
     weights,  # [R, width], rows weights_stride apart, or None
     weights_stride,
+    OVER: tl.constexpr,  # whether weights may be the tile
+    MOST: tl.constexpr,  # what a sum may come to
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -157,30 +174,21 @@ def _fold(
     now = before
     if weights is not None:
         weights += row * weights_stride
-        now = _shared_offset(before, tile, bias, first, width, scale, softcap, BLOCK)
-        _move(before, now, row, offset, total, weighted, residual, hidden, BLOCK)
+    if OVER:
+        top = _largest(tile, bias, first, width, scale, softcap, BLOCK)
+        now = tl.where(top > before + MARGIN, top, before)
         tl.debug_barrier()  # no weight may go over a target that another thread has yet to read
-    sums, weighted_sums = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for begin in range(0, width, BLOCK):
-        column = begin + tl.arange(0, BLOCK)
-        z, slope = _logits(tile, bias, first, column, width, scale, softcap)
-        if weights is None:
-            top = tl.max(z, 0)
-            if top > now + MARGIN:
-                shift = _shift(now, top)
-                weighted_sums = (weighted_sums + sums * shift) * _exp(shift)
-                sums *= _exp(shift)
-                now = top
-        above = z - tl.where(now > -INF, now, 0.0)
-        weight = _exp(above)
-        sums += weight
-        weighted_sums += weight * tl.maximum(above, -200.0)  # 0 log 0 = 0, and exp(-200) is 0
-        if weights is not None:
-            tl.store(weights + column, weight * slope, column < width)
-    more, more_weighted = tl.sum(sums, 0), tl.sum(weighted_sums, 0)
-    if weights is None:
-        _move(before, now, row, offset, total, weighted, residual, hidden, BLOCK)
-    else:
+    elif before == -INF:
+        now = tl.max(_logits(tile, bias, first, tl.arange(0, BLOCK), width, scale, softcap)[0], 0)
+    sums = _sums(tile, bias, first, width, scale, softcap, now, weights, BLOCK)
+    more, more_weighted = sums
+    if not OVER:  # noqa: SIM102, known when it is compiled
+        if not ((more < MOST) & (now > -INF)):
+            now = tl.maximum(now, _largest(tile, bias, first, width, scale, softcap, BLOCK))
+            sums = _sums(tile, bias, first, width, scale, softcap, now, weights, BLOCK)
+            more, more_weighted = sums
+    _move(before, now, row, offset, total, weighted, residual, hidden, BLOCK)
+    if weights is not None:
         _clear_targets(weights, width, first, start + row, token)
     tl.store(total + row, tl.load(total + row) + more)
     if weighted is not None:
@@ -220,6 +228,31 @@ def _gradient(
             if (at >= begin) & (at < begin + BLOCK):
                 draw += tl.where(column == at, tl.load(grad_target + k), 0.0)  # + onehot g
         tl.store(out + column, draw * slope * scale, column < width)  # cap' / T
+
+
+@triton.jit
+def _spend(
+    weights,  # [R, width], rows stride apart
+    stride,
+    width,
+    first,
+    start,  # [R + 1]
+    token,  # [D]
+    factor,  # [R]
+    own,  # [D]
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    weights += row * stride
+    scale = tl.load(factor + row)
+    for begin in range(0, width, BLOCK):
+        column = begin + tl.arange(0, BLOCK)
+        draw = tl.load(weights + column, column < width, other=0.0).to(tl.float32) * scale
+        for k in range(tl.load(start + row), tl.load(start + row + 1)):
+            at = (tl.load(token + k) - first).to(tl.int32)
+            if (at >= begin) & (at < begin + BLOCK):
+                draw = tl.where(column == at, tl.load(own + k), draw)
+        tl.store(weights + column, draw, column < width)
 
 
 # ---- their parts ----
@@ -262,14 +295,30 @@ def _shift(before, now):
 
 
 @triton.jit
-def _shared_offset(before, tile, bias, first, width, scale, softcap, BLOCK: tl.constexpr):
-    """The offset of a whole row: its largest z, unless that is MARGIN or less above `before`."""
+def _largest(tile, bias, first, width, scale, softcap, BLOCK: tl.constexpr):
+    """The largest z of a whole row."""
     best = tl.full([BLOCK], -INF, tl.float32)
     for begin in range(0, width, BLOCK):
         column = begin + tl.arange(0, BLOCK)
         best = tl.maximum(best, _logits(tile, bias, first, column, width, scale, softcap)[0])
-    top = tl.max(best, 0)
-    return tl.where(top > before + MARGIN, top, before)
+    return tl.max(best, 0)
+
+
+@triton.jit
+def _sums(tile, bias, first, width, scale, softcap, offset, weights, BLOCK: tl.constexpr):
+    """Of exp(z - offset) over a row, and of that times z - offset; weights are stored if wanted."""
+    sums, weighted_sums = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    offset = tl.where(offset > -INF, offset, 0.0)
+    for begin in range(0, width, BLOCK):
+        column = begin + tl.arange(0, BLOCK)
+        z, slope = _logits(tile, bias, first, column, width, scale, softcap)
+        above = z - offset
+        weight = _exp(above)
+        sums += weight
+        weighted_sums += weight * tl.maximum(above, -200.0)  # 0 log 0 = 0, and exp(-200) is 0
+        if weights is not None:
+            tl.store(weights + column, weight * slope, column < width)
+    return tl.sum(sums, 0), tl.sum(weighted_sums, 0)
 
 
 @triton.jit
