@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import environment, peak_growth, print_table, write_json
+from common import environment, gpu, peak_growth, print_table, write_json
 from kernel_problems import Case, Problem, Truth, make_problem, truth_of
 from kernel_rivals import CONTENDERS, Contender, Function, Unavailable
 from torch import Tensor
@@ -483,12 +483,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="for timing in all, without warming up")
     parser.add_argument("--json", type=Path, help="write the report here")
     args = parser.parse_args()
-    gpu = args.preset == "gpu" or (args.preset == "smoke" and torch.cuda.is_available())
-    if gpu and not torch.cuda.is_available():
+    on_gpu = args.preset == "gpu" or (args.preset == "smoke" and torch.cuda.is_available())
+    if on_gpu and not torch.cuda.is_available():
         parser.error(
             "the gpu preset needs a GPU that torch sees: torch.cuda.is_available() is false"
         )
-    device = torch.device("cuda" if gpu else "cpu")
+    device = torch.device("cuda" if on_gpu else "cpu")
 
     chosen = [case for case in PRESETS[args.preset] if args.only in case.name]
     seconds = args.seconds or SECONDS[args.preset]
@@ -501,12 +501,8 @@ def main() -> None:
         "memory_measured_by": HOW_MEMORY[device.type],
         "cases": cases,
     }
-    if gpu:
-        report["environment"] |= {
-            "gpu": torch.cuda.get_device_name(),
-            "cuda": torch.version.cuda,
-            "gpu_bytes": torch.cuda.get_device_properties(device).total_memory,
-        }
+    if on_gpu:
+        report["environment"] |= gpu()
     try:
         for case in chosen:
             cases[case.name] = measure(case, device, seconds / len(chosen))

@@ -35,7 +35,7 @@ import datasets
 import numpy as np
 import torch
 import trl
-from common import environment, peak_growth, print_table, summary, write_json
+from common import environment, gpu, peak_growth, print_table, summary, write_json
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -378,7 +378,7 @@ def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> 
     make = makers(stage, data, args, folder)
     run = one_after_another if setting.device == "cuda" else in_turns
     seconds, losses, peak = run(make, steps)
-    rival = list(losses)[2]
+    rival = next(name for name in losses if name.startswith("TRL"))
     return {
         "stage": stage,
         "role": role,
@@ -419,13 +419,17 @@ def one_after_another(make: dict[str, Callable[[], Step]], steps: list[np.ndarra
     peak = {}
     for name, each in make.items():
         step = each()
-        step(steps[0])
-        torch.cuda.reset_peak_memory_stats()
-        for indices in steps:
-            start = time.perf_counter()
-            losses[name].append(step(indices))  # .item() waits for the GPU
-            seconds[name].append(time.perf_counter() - start)
-        peak[name] = torch.cuda.max_memory_allocated()  # weights too
+        try:
+            step(steps[0])
+            torch.cuda.reset_peak_memory_stats()
+            for indices in steps:
+                start = time.perf_counter()
+                losses[name].append(step(indices))  # .item() waits for the GPU
+                seconds[name].append(time.perf_counter() - start)
+            peak[name] = torch.cuda.max_memory_allocated()  # weights too
+        except torch.OutOfMemoryError:
+            print(f"{name}: out of memory, left out")
+            del seconds[name], losses[name]
         del step
         gc.collect()
         torch.cuda.empty_cache()
@@ -475,6 +479,7 @@ def main() -> None:
     )
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--steps", type=int, help="fewer or more than the preset's")
+    parser.add_argument("--layers", type=int, help="of the model, fewer than the preset's")
     parser.add_argument("--pack-tokens", type=int, default=16384)
     every = [f"{stage}-{role}" for stage in ("dpo", "sft") for role in ("refiner", "verifier")]
     parser.add_argument("--only", nargs="*", choices=every)
@@ -483,6 +488,9 @@ def main() -> None:
     args.setting = PRESETS[args.preset]
     if args.steps:
         args.setting = replace(args.setting, steps=args.steps)
+    if args.layers:
+        fewer = args.setting.model | {"num_hidden_layers": args.layers}
+        args.setting = replace(args.setting, model=fewer)
     counts = {
         f"{role}, n = {n}, {size} pairs": positions(
             workload(role, n, questions, seed=1), size, args.pack_tokens
@@ -500,8 +508,9 @@ def main() -> None:
             show(results[-1])
     if args.json:
         packages = ("malt-fast", "torch", "transformers", "peft", "trl")
+        machine = environment(packages) | {"threads": torch.get_num_threads()}
         report = {
-            "environment": environment(packages) | {"threads": torch.get_num_threads()},
+            "environment": machine | (gpu() if args.setting.device == "cuda" else {}),
             "settings": vars(args.setting) | {"pack_tokens": args.pack_tokens},
             "positions": counts,
             "training": results,

@@ -29,6 +29,17 @@ def environment(packages: Sequence[str] = ("malt-fast", "numpy")) -> dict[str, A
     }
 
 
+def gpu() -> dict[str, Any]:
+    """The GPU that torch sees."""
+    import torch
+
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "cuda": torch.version.cuda,
+        "gpu_bytes": torch.cuda.get_device_properties(0).total_memory,
+    }
+
+
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

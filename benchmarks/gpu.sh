@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Everything worth running on a machine with a GPU, in under 8 minutes and without a network:
-# installs the package, checks the kernels against float64, then measures them.
+# installs the package unless it is there, checks the kernels against float64, then measures them,
+# and the training of a role. (pytest tests/test_gpu.py checks packs and whole runs.)
 #
 #     benchmarks/gpu.sh [RESULTS [RIVALS]]
 #
-# RESULTS: folder for kernels_gpu.json, default benchmarks/results. RIVALS (or MALT_RIVALS): folder
+# RESULTS: folder for kernels_gpu.json and training_gpu.json, default benchmarks/results. RIVALS (or MALT_RIVALS): folder
 # with other libraries, and with build tools or matplotlib where those are missing; made elsewhere by
 #     pip install --target RIVALS --no-deps --python-version 3.12 --only-binary :all: \
 #         trl==1.16.0 liger-kernel==0.8.5 cut-cross-entropy==25.1.1
@@ -41,7 +42,9 @@ if not torch.cuda.is_available():
 PY
 
 echo "== package"
-if "$python" -c 'import pybind11, scikit_build_core' 2>/dev/null &&
+if (cd / && "$python" -c 'import malt_fast._core; print("found", malt_fast.__file__)' 2>/dev/null); then
+  :
+elif "$python" -c 'import pybind11, scikit_build_core' 2>/dev/null &&
   { command -v cmake || "$python" -c 'import cmake'; } >/dev/null 2>&1 &&
   "$python" -m pip install --quiet --no-build-isolation --no-deps .; then
   echo "installed"
@@ -59,9 +62,15 @@ echo "== right?"
 timeout 150 "$python" benchmarks/check_gpu.py
 
 echo "== how fast?"
-# Interrupted after 5 minutes, it reports what it has.
-timeout -s INT -k 30 300 "$python" benchmarks/bench_kernels.py --preset gpu \
-  --json "$results/kernels_gpu.json" || (($? == 124))
+# Interrupted in time, it reports what it has.
+timeout -s INT -k 30 210 "$python" benchmarks/bench_kernels.py --preset gpu \
+  --seconds 60 --json "$results/kernels_gpu.json" || (($? == 124))
 if "$python" -c 'import matplotlib' 2>/dev/null; then
   "$python" benchmarks/plot_kernels.py "$results/kernels_gpu.json"
+fi
+if "$python" -c 'import malt_fast._core, peft, trl' 2>/dev/null; then
+  timeout 150 "$python" benchmarks/bench_training.py --preset h100 --layers 16 --steps 3 \
+    --json "$results/training_gpu.json"
+else
+  echo "training is left out: it needs the whole package, peft and trl"
 fi
