@@ -48,6 +48,7 @@ FOUND = {
     "half a character": config(c=b'task: {path: "\\ud800"}'),
     "a path too long": config("--run", "x" * 5000),
     "a loop of links": config("--run", "loop"),
+    "null over a number": config("--evaluate.sampling.min_p", "null"),
     "recordings nested too deeply": Case(
         "data", "train", REPLAY, {"recorded.jsonl": b'{"a":' * 100_000}, depth="sampling"
     ),

@@ -57,12 +57,12 @@ class Patch(Section):
 
 
 def partial(section: type[Section], name: str) -> type[Section]:
-    """`section` with every field optional: the shape of a per-role override, same bounds."""
+    """`section` with no field required: the shape of a per-role override, same bounds."""
     fields: dict[str, Any] = {}
     for key, info in section.model_fields.items():
         optional = copy.copy(info)
-        optional.default = None
-        fields[key] = (info.annotation | None, optional)  # type: ignore[operator]
+        optional.default = None  # never read; null is a value, where the field has that
+        fields[key] = (info.annotation, optional)
     return create_model(name, __base__=Patch, **fields)
 
 

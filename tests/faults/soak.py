@@ -81,7 +81,7 @@ class Shaky:
             (self.late if self.rng.random() < 0.01 else self.requests).append(request)
 
     def poll(self) -> list[Completion]:
-        if self.rng.random() < 2e-5:
+        if self.rng.random() < 1e-4:
             raise MaltError("the engine broke down")
         if self.late and (not self.requests or self.rng.random() < 0.02):
             some, self.late = self.late[:64], self.late[64:]
