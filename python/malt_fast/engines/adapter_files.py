@@ -24,9 +24,11 @@ def config_of(adapter: str) -> dict[str, Any]:
 
 def no_adapter(adapter: str, error: Exception) -> MaltError:
     """What is told of an adapter that PEFT, or the disk, refuses."""
+    strange = isinstance(error, AttributeError)  # a setting that PEFT takes for something else
+    reason = "its settings are not PEFT's" if strange else first_line(error)
     return MaltError(
-        f"the adapter '{adapter}' cannot be loaded ({first_line(error)}): it is damaged or of "
-        "another base model; train the role again"
+        f"the adapter '{adapter}' cannot be loaded ({reason}): it is damaged or of another base "
+        "model; train the role again"
     )
 
 
