@@ -128,3 +128,12 @@ def test_pickled_weights_of_an_adapter_are_refused(tmp_path: Path) -> None:
     (adapter / "adapter_model.bin").unlink()
     with pytest.raises(MaltError, match=r"not an adapter: it has no adapter_model\.safetensors"):
         adapter_identity(adapter)
+
+
+def test_settings_that_peft_stumbles_over_are_told_in_words(tmp_path: Path) -> None:
+    base = str(tiny_llama(tmp_path / "base"))
+    adapter = Path(make_adapter(base, tmp_path / "adapter", 0))
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"monteclora_config": 1.5}))
+    with pytest.raises(MaltError, match="its settings are not PEFT's"):
+        load_model(base, adapter, LoraConfig(r=2), dtype="float32", seed=0)
