@@ -91,6 +91,22 @@ def test_a_changed_setting_does_again_what_depends_on_it(
         assert content(folder) == content(fresh) and adapters(folder) == adapters(fresh)
 
 
+def test_an_evaluation_is_made_again_when_what_it_judges_changes(
+    made: tuple[Path, Path], base: Path, tmp_path: Path
+) -> None:
+    """Trained otherwise, or asked otherwise, the old figures are not this run's."""
+    folder = tmp_path / "run"
+    shutil.copytree(base, folder)
+    told = []
+    for options in ([], [], ["--train.sft.learning_rate", "0.1"], ["--evaluate.votes", "2"]):
+        before = len(lines(folder))
+        assert run(*made, folder, *options) == 0
+        told.append((folder / "evaluation.json").read_text())
+        evaluated = "evaluate" in stages(folder, before)
+        assert evaluated == (len(told) == 1 or told[-1] != told[-2])
+    assert told[0] == told[1] and len(set(told)) == 3
+
+
 def test_more_questions_sample_what_is_new(made: tuple[Path, Path], tmp_path: Path) -> None:
     data, model = made
     few = ["--task.limit", "12", "--task.test_path", str(data), "--task.decontaminate", "false"]

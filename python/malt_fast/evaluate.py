@@ -15,10 +15,12 @@ and `engine`, the device and the test set may be changed, and evaluation.json te
 Reads adapters/ROLE/{sft,final}; a role without one stays its base model.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +30,30 @@ from malt_fast.cli import parse_arguments
 from malt_fast.config import Config, differences, flat, load_config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
+from malt_fast.expand import Slot
 from malt_fast.files import write_text
 from malt_fast.forest import save_forest
 from malt_fast.paper import paper_figures
 from malt_fast.plots import plot_curves
 from malt_fast.run import Run, exit_status, locked, reading
-from malt_fast.sampling import Policies, Setup, fingerprint, load_setup, sample
+from malt_fast.sampling import (
+    Policies,
+    Setup,
+    fingerprint,
+    grading_fingerprint,
+    load_setup,
+    sample,
+)
 from malt_fast.scores import judge, summarise
-from malt_fast.systems import Training, build_shape, paper_systems, pools, systems_of
+from malt_fast.systems import (
+    System,
+    Training,
+    Used,
+    build_shape,
+    paper_systems,
+    pools,
+    systems_of,
+)
 from malt_fast.tables import (
     SUITE_TABLES,
     as_terminal,
@@ -44,6 +62,7 @@ from malt_fast.tables import (
     suite_tables,
     write_tables,
 )
+from malt_fast.tasks import Question
 
 PROGRAM = "malt_fast.evaluate"
 SHORT = """--suite standard|paper: short for --evaluate.suite
@@ -54,16 +73,24 @@ MAY_CHANGE = ("evaluate.", "engine.", "model.device", "task.test_path", "task.te
 def evaluate_run(
     run: Run, setup: Setup, base: Policies, sft: Policies, final: Policies, *, again: bool = False
 ) -> dict[str, Any]:
-    """Evaluate, print, write evaluation.json; a finished one is only printed, unless `again`."""
+    """Evaluate, print, write evaluation.json; one made from all this is only printed, unless
+    `again`."""
     path = run.path("evaluation.json")
-    there = path.is_file() and not again
+    compared = compare(setup, {"base": base, "sft": sft, "final": final})
+    made_from = evaluation_fingerprint(setup, compared)
+    there = not again and path.is_file()
+    if there:
+        with reading(path):
+            before = json.loads(path.read_text(encoding="utf-8"))
+            there = before.get("made_from") == made_from
     if there:
         run.say("evaluate: evaluation.json is there already")
     else:
-        result = _evaluate(run, setup, {"base": base, "sft": sft, "final": final})
+        result = _evaluate(run, setup, compared)
         settings = flat(run.config)
         chosen = [key for key in settings if key.startswith(("seed", *MAY_CHANGE))]
         result["settings"] = {key: settings[key] for key in chosen}
+        result["made_from"] = made_from
         write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
         for name in SUITE_TABLES:  # of an evaluation before
             for file in run.path("tables").glob(f"{name}.*"):
@@ -86,22 +113,55 @@ def _show(run: Run, path: Path) -> dict[str, Any]:
     return written
 
 
-def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dict[str, Any]:
-    config = run.config
+@dataclass(frozen=True)
+class Compared:
+    """What an evaluation samples, and who uses which part of it."""
+
+    questions: Sequence[Question]
+    systems: list[System]
+    pools: list[System]  # of the curves
+    shape: list[Slot]
+    slots: list[Used]  # of systems, then of pools
+
+
+def compare(setup: Setup, policies: dict[Training, Policies]) -> Compared:
+    """Raises MaltError where there is nothing to ask."""
+    config = setup.config
     questions = setup.task.test[: config.evaluate.limit]
     if not questions:
         raise MaltError(
             "there are no held-out questions to evaluate on: give --task.test_path FILE.jsonl"
         )
-    paper, extra = config.evaluate.suite == "paper", list(setup.task.extra)
     chain, votes, rounds = config.chain, config.evaluate.votes, config.train.rounds
     systems, curves = systems_of(chain, votes, rounds), []
-    if paper:
-        systems = paper_systems(chain, votes, extra, rounds)
-        curves = pools(config.chain, config.evaluate.calls)
+    if config.evaluate.suite == "paper":
+        systems = paper_systems(chain, votes, list(setup.task.extra), rounds)
+        curves = pools(chain, config.evaluate.calls)
     shape, slots = build_shape([*systems, *curves], setup.wordings.numbers, policies)
-    used, pooled = slots[: len(systems)], list(zip(curves, slots[len(systems) :], strict=True))
-    seed = f"{config.seed}/evaluate"
+    return Compared(questions, systems, curves, shape, slots)
+
+
+def _seed(config: Config) -> str:
+    return f"{config.seed}/evaluate"
+
+
+def evaluation_fingerprint(setup: Setup, compared: Compared) -> str:
+    """Of all that evaluation.json depends on."""
+    config, questions = setup.config, compared.questions
+    parts = [
+        fingerprint(setup, questions, compared.shape, _seed(config), evaluating=True),
+        grading_fingerprint(setup, questions),
+        config.evaluate.model_dump_json(),
+        config.seed,
+        config.chain,
+    ]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def _evaluate(run: Run, setup: Setup, compared: Compared) -> dict[str, Any]:
+    config, questions, shape = run.config, compared.questions, compared.shape
+    systems, seed = compared.systems, _seed(config)
+    used, pooled = compared.slots[: len(systems)], compared.slots[len(systems) :]
     with run.stage("evaluate", total=len(questions) * len(shape)) as (advance, figures):
         forest, rows, told = sample(
             setup,
@@ -120,8 +180,9 @@ def _evaluate(run: Run, setup: Setup, policies: dict[Training, Policies]) -> dic
         result = summarise(judged, systems, used, questions, config)
         names = setup.wordings.names
         result["grading"] = {names[n - 1]: told for n, told in judged.grading.items()}
-        if paper:
-            more = (judged, systems, used, pooled, questions, config, extra)
+        if config.evaluate.suite == "paper":
+            curves, extra = list(zip(compared.pools, pooled, strict=True)), list(setup.task.extra)
+            more = (judged, systems, used, curves, questions, config, extra)
             result = paper_figures(result, *more)
         figures |= {"questions": len(questions), "systems": len(systems)}
         figures |= {
