@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,8 @@ class Shaky:
 
     wants = WANTS
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng, self.requests = rng, [*()]
+    def __init__(self, rng: random.Random, breakdown: float) -> None:
+        self.rng, self.breakdown, self.requests = rng, breakdown, [*()]
         self.late: list[Request] = []
         self.gave_up = 0
 
@@ -81,7 +82,7 @@ class Shaky:
             (self.late if self.rng.random() < 0.01 else self.requests).append(request)
 
     def poll(self) -> list[Completion]:
-        if self.rng.random() < 1e-4:
+        if self.rng.random() < self.breakdown:
             raise MaltError("the engine broke down")
         if self.late and (not self.requests or self.rng.random() < 0.02):
             some, self.late = self.late[:64], self.late[64:]
@@ -116,7 +117,7 @@ def anonymous_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
-def run(trees: int, folder: Path, seed: int) -> None:
+def run(trees: int, folder: Path, seed: int, breakdown: float) -> None:
     """One process: sample what is missing, until it is killed or done; then check everything."""
     rng, trace = random.Random(seed), (folder / f"trace-{seed}.jsonl").open("w")
     begun, settled, noted = time.monotonic(), 0, 0
@@ -124,7 +125,8 @@ def run(trees: int, folder: Path, seed: int) -> None:
     before, known = anonymous_bytes(), store.next_row
     with row_map(store, trees * (1 + len(SHAPE))) as rows:
         while True:
-            engine = StoredEngine(store, [], lambda: Shaky(rng), lambda policy: "it", "", rows)
+            shaky = partial(Shaky, rng, breakdown)
+            engine = StoredEngine(store, [], shaky, lambda policy: "it", "", rows)
             try:
                 with closing(engine):
                     steps = grow(Questions(trees), SHAPE, Prompts(), PARAMS, engine, 0)  # type: ignore[arg-type]
@@ -201,18 +203,20 @@ def main() -> int:
     parser.add_argument("--trees", type=int, default=250_000)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--every", type=float, default=60, help="mean seconds between kills")
+    parser.add_argument("--breakdown", type=float, default=2e-5, help="chance of one, a poll")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--folder", type=Path, help="internal: run one process there")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.folder:
-        run(args.trees, args.folder, args.seed)
+        run(args.trees, args.folder, args.seed, args.breakdown)
         return 0
     folder, rng = Path(tempfile.mkdtemp(prefix="soak-")), random.Random(args.seed)
     begun, killed = time.monotonic(), 0
     for seed in range(args.kills + 1):
         command = [sys.executable, "-m", "tests.faults.soak", "--trees", str(args.trees)]
-        child = subprocess.Popen([*command, "--folder", str(folder), "--seed", str(seed)])
+        command += ["--folder", str(folder), "--breakdown", str(args.breakdown)]
+        child = subprocess.Popen([*command, "--seed", str(seed)])
         try:
             last = seed == args.kills
             child.wait(timeout=None if last else rng.uniform(0.2, 1.8) * args.every)
