@@ -330,7 +330,9 @@ def _command(folder: Path) -> str:
     if not any(word == "--run" or word.startswith("--run=") for word in words):
         words += ["--run", str(folder)]
     module = sys.modules["__main__"].__spec__
-    program = ["python", "-m", module.name] if module else ["python", sys.argv[0]]
+    program = ["python", sys.argv[0]]
+    if module:
+        program = ["python", "-m", module.name.removesuffix(".__main__")]
     return f"`{shlex.join([*program, *words])}`"
 
 
