@@ -1,23 +1,31 @@
 """A run taken elsewhere: into TRL, PEFT and merged checkpoints, and what may be missing."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
+import huggingface_hub
 import numpy as np
 import peft
+import pyarrow.parquet
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from malt_fast import export
+from malt_fast import __main__, export
 from malt_fast.adapters import load_model
 from malt_fast.config import LoraConfig, make_config, read_yaml
+from malt_fast.export_cards import Facts, model_card
 from malt_fast.export_rows import as_texts
 from malt_fast.packing import Packer, Packing, completion_logps
 from malt_fast.preferences import select_pairs
 from malt_fast.roles import Prompts, RolePrompt
+from malt_fast.run_parts import Adapter
 from malt_fast.train import propagate
 from tests.small_run import load_forest, run, write_questions
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -293,3 +301,301 @@ def test_adapters_and_merged_checkpoints_give_our_log_probs(home, role):
     assert np.abs(np.subtract(without, mine)).max() > 1e-2
     again = AutoTokenizer.from_pretrained(out / "merged" / role)
     assert again.get_vocab() == byte_tokenizer().get_vocab() and again.chat_template
+
+
+# ---- what is written ----
+
+
+def test_a_second_export_writes_the_same_bytes(home, tmp_path):
+    out = home / "run" / "export"
+    before = every_file(out)
+    assert export.main(["--run", str(home / "run"), "--merged"]) == 0
+    assert every_file(out) == before
+    elsewhere = tmp_path / "other"
+    assert export.main(["--run", str(home / "run"), "--merged", "--out", str(elsewhere)]) == 0
+    assert every_file(elsewhere) == before
+    assert not [path for path in out.rglob(".*")]
+
+
+def test_adapters_are_the_runs_and_cards_tell_of_them(home):
+    out, run = home / "run" / "export", home / "run"
+    result = json.loads((run / "evaluation.json").read_text())
+    best = result["systems"][-1]
+    shown, low, high = (f"{100 * share:.1f}" for share in (best["accuracy"], *best["ci95"]))
+    for role in CHAIN:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            file = out / "adapters" / role / name
+            assert file.read_bytes() == (run / "adapters" / role / "final" / name).read_bytes()
+        card = (out / "adapters" / role / "README.md").read_text()
+        assert str(home / "model") in card and f"| {shown} | {low}..{high} |" in card
+        assert ("DPO: 6 updates" in card) == (role != "generator") and "SFT: 6 updates" in card
+        assert "--max-loras 3 --max-lora-rank 8" in card and f"{role}=adapters/{role}" in card
+        assert WORDING[role] in card and "## Licence" in card
+        examples = len(rows(home, role, "sft"))
+        assert f"{examples:,} examples of SFT" in card
+        front = yaml.safe_load(card.split("---")[1])
+        assert front == {
+            "library_name": "peft",
+            "pipeline_tag": "text-generation",
+            "tags": ["malt"],
+        }
+        assert (out / "merged" / role / "README.md").read_text() != card
+
+
+def test_a_hub_id_becomes_the_cards_base_model():
+    config = make_config({"model": {"name_or_path": "org/base-model"}})
+    facts = Facts("toy", config, None, "", {"generator": Adapter(Path("nowhere"), "sft")})
+    card = model_card(facts, "generator", merged=True)
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == "org/base-model"
+
+
+# ---- what is missing ----
+
+
+def test_an_unfinished_run_gives_what_it_has(home, copy, capsys):
+    shutil.rmtree(copy / "adapters")
+    shutil.rmtree(copy / "round-0" / "refiner")
+    shutil.rmtree(copy / "round-0" / "verifier" / "dpo")
+    (copy / "evaluation.json").unlink()
+    status, out, err = told(capsys, "--run", str(copy))
+    assert (status, err) == (0, "")
+    lines = [line for line in out.splitlines() if line.startswith("not exported: ")]
+    assert [line.removeprefix("not exported: ") for line in lines] == [
+        "adapters/generator: the final one, for which round-0/generator/sft stands here",
+        "adapters/verifier: the final one, for which round-0/verifier/sft stands here",
+        "adapters/refiner: the run has none",
+        "results in the cards: the run was not evaluated",
+        "data/generator/dpo.parquet: no ref_*_logps, since the role had no DPO in round 0",
+        "data/refiner/dpo.parquet: no ref_*_logps, since the role had no DPO in round 0",
+    ]
+    there = sorted(path.name for path in (copy / "export" / "adapters").iterdir())
+    assert there == ["generator", "verifier"]
+    told_again = json.loads((copy / "export" / "export.json").read_text())
+    assert told_again["not_exported"] == [line.removeprefix("not exported: ") for line in lines]
+    card = (copy / "export" / "adapters" / "verifier" / "README.md").read_text()
+    assert "The run was not evaluated." in card and "DPO:" not in card
+
+
+def spoil_config(run: Path) -> None:
+    with (run / "config.yaml").open("a") as file:
+        file.write("old_setting: 1\n")
+
+
+def flip_samples(run: Path) -> None:
+    file = run / "samples" / "samples-00000.arrows"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(data)
+
+
+def other_questions(run: Path) -> None:
+    lines = (run / "questions.jsonl").read_text().splitlines()
+    (run / "questions.jsonl").write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+
+
+def fewer_questions(run: Path) -> None:
+    lines = (run / "questions.jsonl").read_text().splitlines()
+    (run / "questions.jsonl").write_text("\n".join(lines[1:]) + "\n")
+
+
+LOST = {  # what is done to a run, and what is told of it; data cannot be exported then
+    "config of another version": (spoil_config, "settings in the cards, and data: 'old_setting'"),
+    "forest": (lambda run: (run / "round-0/forest.arrows").unlink(), "has not made it yet"),
+    "damaged forest": (
+        lambda run: (run / "round-0/forest.arrows").write_bytes(b"no"),
+        "damaged, of another version",
+    ),
+    "samples": (lambda run: shutil.rmtree(run / "samples"), "holds no samples"),
+    "damaged samples": (flip_samples, "cannot be read"),
+    "questions": (lambda run: (run / "questions.jsonl").unlink(), "questions.jsonl is missing"),
+    "damaged questions": (lambda run: (run / "questions.jsonl").write_bytes(b"\xff"), "is damaged"),
+    "other questions": (other_questions, "not those of questions.jsonl"),
+    "fewer questions": (fewer_questions, "of other questions"),
+    "wording": (lambda run: (run / "prompts.json").write_bytes(b"\xff{}"), "the prompts are not"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_adapters_are_exported_where_data_cannot_be(copy, capsys, case):
+    spoil, reason = LOST[case]
+    spoil(copy)
+    status, out, err = told(capsys, "--run", str(copy))
+    assert (status, err) == (0, "")
+    assert len([line for line in out.splitlines() if reason in line]) == 1, out
+    assert sorted(p.name for p in (copy / "export" / "adapters").iterdir()) == sorted(CHAIN)
+    assert not list((copy / "export").glob("data/*"))
+
+
+def test_reference_log_probs_of_other_weights_are_left_out(home, copy, capsys):
+    """Text without them is exported all the same."""
+    shutil.rmtree(copy / "round-0" / "verifier" / "sft")
+    shutil.copytree(copy / "round-0" / "refiner" / "sft", copy / "round-0" / "verifier" / "sft")
+    status, out, _ = told(capsys, "--run", str(copy))
+    assert status == 0 and "of other weights or pairs" in out
+    mine = pyarrow.parquet.read_table(copy / "export" / "data" / "verifier" / "dpo.parquet")
+    assert "ref_chosen_logps" not in mine.column_names
+    whole = set(rows(home, "verifier", "dpo").column_names)
+    assert whole - set(mine.column_names) == {"ref_chosen_logps", "ref_rejected_logps"}
+
+
+def test_damaged_parts_are_told_of_and_left_out(copy, capsys):
+    (copy / "evaluation.json").write_text('{"systems": 3}')
+    final = copy / "adapters" / "verifier" / "final"
+    (final / "adapter_model.safetensors").write_bytes(b"short")
+    (copy / "adapters" / "refiner" / "final" / "adapter_config.json").write_text("[]")
+    status, out, err = told(capsys, "--run", str(copy))
+    assert (status, err) == (0, "")
+    assert "evaluation.json is damaged or of another version" in out
+    assert f"adapters/verifier: the adapter '{final}' cannot be loaded" in out
+    assert "adapters/refiner: the adapter" in out
+    assert [p.name for p in (copy / "export" / "adapters").iterdir()] == ["generator"]
+
+
+def test_adapters_of_a_training_before_are_told_of(copy, capsys):
+    (copy / "round-0" / "verifier" / "dpo" / "stage.txt").write_text("another")
+    _, out, _ = told(capsys, "--run", str(copy))
+    assert "round-0/verifier/dpo: newer than adapters/verifier" in out
+
+
+def test_merging_without_the_base_model_is_told(home, copy, capsys):
+    shutil.copytree(home / "model", copy.parent / "model")
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace(str(home / "model"), str(copy.parent / "model")))
+    (copy.parent / "model" / "model.safetensors").unlink()
+    status, out, err = told(capsys, "--run", str(copy), "--merged")
+    assert (status, err) == (0, "")
+    assert out.count("not exported: merged/") == 3 and not list(copy.glob("export/merged/*"))
+
+
+# ---- mistakes ----
+
+
+def test_mistakes_are_one_sentence(home, copy, tmp_path, capsys):
+    run = str(copy)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copyfile(copy / "config.yaml", empty / "config.yaml")
+    cases = {
+        (): "--run",
+        ("--run",): "expected one argument",
+        ("--run", run, "--mergd"): "--mergd",
+        ("--run", str(tmp_path / "nowhere")): "holds no run",
+        ("--run", "a\0b"): "holds no run",
+        ("--run", run, "--out", run): "is no export",
+        ("--run", run, "--out", str(tmp_path / "mine")): "is no export",
+        ("--run", run, "--out", str(tmp_path / "file")): "is no export",
+        ("--run", run, "--out", str(tmp_path / "file" / "below")): "cannot be used",
+        ("--run", str(empty)): "holds nothing to export yet",
+    }
+    before = every_file(copy)
+    for argv, reason in cases.items():
+        status, _, err = told(capsys, *argv)
+        assert status == 2 and err.startswith("error: ") and reason in err, (argv, err)
+    assert every_file(copy) == before and not (empty / "export").exists()
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+# ---- the hub ----
+
+
+class FakeHub:
+    """What `HfApi` is asked."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.made: list[tuple] = []
+        self.sent: dict[tuple, list[str]] = {}
+
+    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
+        if self.error:
+            raise self.error
+        self.made.append((repo_id, repo_type, private, exist_ok))
+        place = "datasets/" if repo_type == "dataset" else ""
+        return huggingface_hub.RepoUrl(f"https://huggingface.co/{place}{repo_id}")
+
+    def upload_folder(self, *, repo_id, repo_type, folder_path, commit_message):
+        self.sent[repo_id, repo_type] = sorted(p.name for p in Path(folder_path).iterdir())
+
+
+def test_pushing(home, monkeypatch, capsys):
+    hub = FakeHub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    argv = ("--run", str(home / "run"), "--merged", "--push_to_hub", "me/malt")
+    status, out, err = told(capsys, *argv)
+    assert (status, err) == (0, "") and "https://huggingface.co/datasets/me/malt-refiner" in out
+    assert all(private and again for _, _, private, again in hub.made)
+    names = [f"me/malt-{role}" for role in CHAIN]
+    expected = {(name, kind) for name in names for kind in ("model", "dataset")}
+    assert set(hub.sent) == expected | {(f"{name}-merged", "model") for name in names}
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert hub.sent["me/malt-verifier", "model"] == files
+    data = ["README.md", "dpo.parquet", "kto.parquet", "prm.parquet", "sft.parquet"]
+    assert hub.sent["me/malt-verifier", "dataset"] == data
+
+
+def test_what_the_hub_refuses_is_one_sentence(home, monkeypatch, tmp_path, capsys):
+    argv = ("--run", str(home / "run"), "--out", str(tmp_path / "out"), "--push_to_hub")
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    status, _, err = told(capsys, *argv, "me/malt")
+    assert status == 2 and "no Hugging Face token" in err
+    status, _, err = told(capsys, *argv, "me/m/a")
+    assert status == 2 and "cannot name a repository" in err
+    assert not (tmp_path / "out").exists()  # told before any work
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
+    monkeypatch.setattr(
+        huggingface_hub, "HfApi", lambda: FakeHub(httpx.ConnectError("no route\nx"))
+    )
+    status, _, err = told(capsys, *argv, "me/malt")
+    assert status == 2 and "(no route)" in err and "cannot be pushed to me/malt-generator" in err
+    assert (tmp_path / "out" / "adapters" / "verifier").is_dir()
+
+
+# ---- the console script ----
+
+
+def test_the_console_script_lists_and_dispatches(monkeypatch, capsys):
+    assert __main__.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert {"train", "evaluate", "export", "serve"} <= set(listed)
+    for name in listed:
+        with pytest.raises(SystemExit) as stop:
+            __main__.main([name, "--help"])
+        assert stop.value.code == 0 and f"malt_fast.{name}" in capsys.readouterr().out
+    assert __main__.main(["exprt"]) == 2
+    assert "did you mean 'export'" in capsys.readouterr().err
+    assert __main__.main(["export", "--run", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("error: nowhere holds no run")
+
+
+def test_help_of_the_console_script_imports_nothing_heavy():
+    code = "import sys; from malt_fast.__main__ import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "torch", "pydantic", "rich"} & set(done.stdout.split())
+    script = Path(sys.executable).with_name("malt-fast")
+    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    as_module = [sys.executable, "-m", "malt_fast"]
+    assert subprocess.run(as_module, capture_output=True, text=True).stdout == shown.stdout
+
+
+# ---- the documentation ----
+
+
+def test_python_of_the_documentation_runs(home, tmp_path, monkeypatch):
+    pytest.importorskip("trl")
+    pytest.importorskip("polars")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "gsm8k").symlink_to(home / "run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    names: dict = {}
+    for block in blocks:
+        exec(block.replace("max_steps=10", "max_steps=10, use_cpu=True, bf16=False"), names)
+    assert names["trainer"].state.global_step == 10

@@ -16,10 +16,11 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from malt_fast.config import Config, ModelConfig, load_config
 from malt_fast.engines.adapter_files import no_adapter
@@ -115,11 +116,10 @@ def export_data(
 ) -> dict[str, dict[str, Size]]:
     """Write the rows of every role that has any; sizes of its files."""
     sizes = {}
-    (out / "data").mkdir(exist_ok=True)
     for role in dict.fromkeys(one.role for one in trees):
         mine = [one for one in trees if one.role == role]
         references = [reference_logps(run, one, lacking) for one in mine]
-        with replacing_folder(out / "data" / role) as folder:
+        with new_folder(out / "data" / role) as folder:
             found = write_rows(folder, mine, references)
             write_text(folder / "README.md", data_card(facts, role, found))
         lacking += [
@@ -132,8 +132,7 @@ def export_data(
 def export_adapter(out: Path, facts: Facts, role: str) -> str:
     """Copy a role's adapter and write its card; the folder below `out`."""
     name = f"adapters/{role}"
-    (out / "adapters").mkdir(exist_ok=True)
-    with replacing_folder(out / name) as folder:
+    with new_folder(out / name) as folder:
         for file in ADAPTER:
             shutil.copyfile(facts.adapters[role].folder / file, folder / file)
         write_text(folder / "README.md", model_card(facts, role))
@@ -143,13 +142,15 @@ def export_adapter(out: Path, facts: Facts, role: str) -> str:
 def export_merged(out: Path, facts: Facts, lacking: Lacking) -> list[str]:
     """Write base and adapter of every role as one checkpoint; the folders below `out`."""
     names = []
-    (out / "merged").mkdir(exist_ok=True)
     for role in facts.adapters:
         name = f"merged/{role}"
         try:
-            with quiet(), replacing_folder(out / name) as folder:
-                write_merged(facts, role, folder)
-                write_text(folder / "README.md", model_card(facts, role, merged=True))
+            with quiet():
+                parts = merge(facts, role)
+                with new_folder(out / name) as folder:
+                    for part in parts:
+                        part.save_pretrained(folder)
+                    write_text(folder / "README.md", model_card(facts, role, merged=True))
         except MaltError as error:
             lacking.append(f"{name}: {error}")
             continue
@@ -157,8 +158,8 @@ def export_merged(out: Path, facts: Facts, lacking: Lacking) -> list[str]:
     return names
 
 
-def write_merged(facts: Facts, role: str, folder: Path) -> None:
-    """In the precision that the role was trained in. Raises MaltError."""
+def merge(facts: Facts, role: str) -> tuple[Any, Any]:
+    """Model and tokenizer, in the precision that the role was trained in. Raises MaltError."""
     import peft
     import torch
 
@@ -167,16 +168,22 @@ def write_merged(facts: Facts, role: str, folder: Path) -> None:
     tokenizer = load_tokenizer(base, model.chat_template, model.trust_remote_code)
     causal = load_causal(base, model.trust_remote_code, dtype=getattr(torch, model.dtype))
     try:
-        merged = peft.PeftModel.from_pretrained(causal, adapter).merge_and_unload()
+        return peft.PeftModel.from_pretrained(causal, adapter).merge_and_unload(), tokenizer
     except Exception as error:  # PEFT, safetensors and torch raise many kinds
         raise no_adapter(adapter, error) from None
-    merged.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """To fill; then it takes the place of `path`."""
+    path.parent.mkdir(exist_ok=True)
+    with replacing_folder(path) as folder:
+        yield folder
 
 
 class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise MaltError(f"{message}: see --help")
+        raise MaltError(f"{message} (--help tells more)")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -188,8 +195,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--run", type=Path, required=True, help="directory of malt_fast.train")
-    parser.add_argument("--out", type=Path, help="where to write (default: DIR/export)")
+    parser.add_argument(
+        "--run", type=Path, required=True, metavar="DIR", help="what malt_fast.train made"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: export in the run)"
+    )
     parser.add_argument("--merged", action="store_true", help="whole checkpoints, too")
     parser.add_argument(
         "--push_to_hub",

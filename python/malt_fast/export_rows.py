@@ -131,7 +131,8 @@ def dpo_rows(trees: Trees, references: Logps | None) -> Iterator[list[Row]]:
 def prm_rows(trees: Trees) -> Iterator[list[Row]]:
     """Steps are turns: the prompt is the question by itself, the last step the role's output."""
     for some in _groups(_labelled(trees)):
-        yield [_steps(trees, node) for node in some.tolist()]
+        owners = trees.tree_of(some).tolist()
+        yield [_steps(trees, *one) for one in zip(some.tolist(), owners, strict=True)]
 
 
 def _groups(nodes: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
@@ -173,13 +174,13 @@ def _pair(chosen: Row, rejected: Row) -> Row:
     return row | {"exact": chosen["exact"] and rejected["exact"]}
 
 
-def _steps(trees: Trees, node: int) -> Row:
+def _steps(trees: Trees, node: int, owner: int) -> Row:
     forest, credit = trees.forest, trees.credit
     path = [node]
     while forest.level[path[-1]] > 1:
         path.append(int(forest.parent[path[-1]]))
     path.reverse()
-    question = trees.questions[int(trees.tree_of(np.array(node)))]
+    question = trees.questions[owner]
     return {
         "prompt": question["text"],
         "completions": [trees.prompts.decode(forest.tokens_of(step)) for step in path],

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 
 from malt_fast.config import Config
+from malt_fast.engines.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.errors import MaltError
 from malt_fast.forest import Credit, Forest, forest_of, read_forest
 from malt_fast.loading import check_adapter
@@ -58,23 +60,37 @@ class Trees:
 
 
 def find_adapters(run: Path, chain: Sequence[str], lacking: Lacking) -> dict[str, Adapter]:
-    """The newest adapter of every role that has a usable one."""
+    """The adapter of every role that has a usable one: of adapters/, else the newest trained."""
     found = {}
     for role in chain:
-        adapter = _published(run, role) or _unpublished(run, role)
+        final, newest = _published(run, role), _trained(run, role)
+        adapter = final or newest
         if adapter is None:
             lacking.append(f"adapters/{role}: the run has none")
             continue
+        if final is None:
+            where = adapter.folder.relative_to(run)
+            lacking.append(f"adapters/{role}: the final one, for which {where} stands here")
+        elif newest is not None and _note(newest.folder) != _note(final.folder):
+            where = newest.folder.relative_to(run)
+            lacking.append(f"{where}: newer than adapters/{role}, but training has not ended")
         try:
-            check_adapter(adapter.folder)
+            check_weights(str(adapter.folder))
         except MaltError as error:
             lacking.append(f"adapters/{role}: {error}")
             continue
-        if not adapter.folder.is_relative_to(run / "adapters"):
-            where = adapter.folder.relative_to(run)
-            lacking.append(f"adapters/{role}: not the final one, which the run lacks, but {where}")
         found[role] = adapter
     return found
+
+
+def check_weights(adapter: str) -> None:
+    """Raises MaltError for an adapter whose files cannot be read."""
+    check_adapter(adapter)
+    try:
+        rank_of(adapter)
+        is_untrained(adapter)
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        raise no_adapter(adapter, error) from None
 
 
 def roles_there(run: Path) -> list[str]:
@@ -96,8 +112,16 @@ def _weights(adapter: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 
-def _unpublished(run: Path, role: str) -> Adapter | None:
-    """Of a run that trains still, or was stopped."""
+def _note(adapter: Path) -> bytes | None:
+    """What it was made from."""
+    from malt_fast.adapters import NOTE  # imports torch
+
+    file = adapter / NOTE
+    return file.read_bytes() if file.is_file() else None
+
+
+def _trained(run: Path, role: str) -> Adapter | None:
+    """The newest one of the rounds."""
     stages = [run / f"round-{n}" / role / stage for n in rounds(run) for stage in ("sft", "dpo")]
     there = [folder for folder in stages if folder.is_dir()]
     return Adapter(there[-1], there[-1].name) if there else None
@@ -155,7 +179,7 @@ def _questions(path: Path) -> list[dict[str, Any]]:
 def _check_wording(run: Path, prompts: Prompts) -> None:
     """Raises MaltError unless prompts are as they were when roles were trained."""
     path = run / "prompts.json"
-    if not path.is_file() or path.read_text(encoding="utf-8") != prompts.as_json():
+    if not path.is_file() or path.read_bytes() != prompts.as_json().encode():
         raise MaltError(
             f"the prompts are not those in {path}: restore the wording and the tokenizer that they "
             "came from"
