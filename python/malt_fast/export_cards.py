@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from malt_fast.config import Config
+from malt_fast.config import Config, DPOStageConfig
 from malt_fast.engines.adapter_files import config_of, rank_of
 from malt_fast.engines.vllm import RANKS
 from malt_fast.export_rows import Size
@@ -26,6 +26,10 @@ KINDS = {  # of rows: what they are, and what they are for
 METHOD = (
     "[malt-fast](https://arxiv.org/abs/2412.01928): outputs are sampled as a tree under every "
     "question, leaves graded, outcomes averaged up the tree"
+)
+SYSTEMS = (
+    "SA is one answer of the untrained first role, MA the untrained chain, STaR the chain after "
+    "SFT, MALT the trained one, `-role` with that role untrained; MV@k: majority of k passes."
 )
 
 
@@ -68,13 +72,14 @@ def model_card(facts: Facts, role: str, *, merged: bool = False) -> str:
     head += [] if Path(base).is_dir() else [f"base_model: {json.dumps(base)}"]
     head += ["pipeline_tag: text-generation", "tags: [malt]"]
     title = f"# {role} of {facts.name}"
-    intro = f"A {kind} of the {role}, trained by {METHOD}, and what led to right answers learned."
+    intro = f"A {kind} of the {role}, trained by {METHOD}, and SFT and DPO learn from the values."
     sections = [
         "\n".join(["---", *head, "---"]),
         title,
         intro,
         _table(facts, role, base),
-        "## Results\n\n" + (facts.results or "The run was not evaluated."),
+        "## Results",
+        f"{facts.results}\n{SYSTEMS}" if facts.results else "The run was not evaluated.",
         _serving(facts, role, base, merged),
         _asking(facts, role),
         _licence(base),
@@ -97,30 +102,27 @@ COUNTED = {"sft": "examples of SFT", "dpo": "sibling pairs", "kto": "labelled ou
 
 def _training(config: Config, adapter: Adapter, role: str) -> dict[str, str]:
     tree, lora = config.tree, config.lora
-    stages = []
-    for stage in ("sft", "dpo")[: 1 + (adapter.stage == "dpo")]:
-        settings = getattr(config.train, stage).for_role(role)
-        more = f", β = {settings.beta:g}, loss {settings.loss_type}" if stage == "dpo" else ""
-        more += f", NLL term {settings.rpo_alpha:g}" if more and settings.rpo_alpha else ""
-        length = (
-            f"{settings.max_steps} updates"
-            if settings.max_steps > 0
-            else f"{settings.num_train_epochs:g} epochs"
-        )
-        stages.append(
-            f"{stage.upper()}: {length} of {settings.per_device_train_batch_size} a step, "
-            f"learning rate {settings.learning_rate:g}{more}"
-        )
-    branching = ",".join(map(str, tree.branching))
-    sign = "≥" if tree.inclusive else ">"
+    branching, sign = ",".join(map(str, tree.branching)), "≥" if tree.inclusive else ">"
+    stages = ("sft", "dpo") if adapter.stage == "dpo" else ("sft",)
     return {
         "chain": " → ".join(f"`{name}`" for name in config.chain),
         "task": f"`{config.task.name}`, {config.train.rounds} round(s), seed {config.seed}",
-        "trees": f"branching {branching}, an output is positive if its value {sign} "
-        f"{tree.threshold:g}",
-        "training": "; then ".join(stages),
+        "trees": f"branching {branching}, positive are values {sign} {tree.threshold:g}",
+        "training": "; then ".join(_stage(config, stage, role) for stage in stages),
         "LoRA": f"r = {lora.r}, lora_alpha = {lora.lora_alpha:g}",
     }
+
+
+def _stage(config: Config, stage: str, role: str) -> str:
+    settings = getattr(config.train, stage).for_role(role)
+    steps, epochs = settings.max_steps, settings.num_train_epochs
+    length = f"{steps} updates" if steps > 0 else f"{epochs:g} epoch(s)"
+    told = f"{stage.upper()}: {length}, {settings.per_device_train_batch_size} rows a step"
+    told += f", learning rate {settings.learning_rate:g}"
+    if isinstance(settings, DPOStageConfig):
+        told += f", β = {settings.beta:g}, loss {settings.loss_type}"
+        told += f", NLL term {settings.rpo_alpha:g}" if settings.rpo_alpha else ""
+    return told
 
 
 def _serving(facts: Facts, role: str, base: str, merged: bool) -> str:

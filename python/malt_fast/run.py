@@ -12,6 +12,7 @@
     evaluation.json        its result
     tables/, curves.svg    the same as files, under `evaluate.suite: paper`
     sweeps/KEY=VALUE/      runs that differ in one setting
+    export/                what export.py takes elsewhere
     metrics.jsonl          a line per stage and log step
     tensorboard/
     lock                   who writes here
