@@ -123,6 +123,38 @@ def test_kto_rows_and_steps_hold_every_label_and_value(home):
             assert row["prompt"].startswith("one or two?") and "G:" not in row["prompt"]
 
 
+def test_every_round_is_there_with_its_own_trees_and_references(home, tmp_path, capsys):
+    """Two rounds, a forest for every role: as the training files of each round have it."""
+    more = (
+        "--train.rounds",
+        "2",
+        "--train.regenerate",
+        "sequential",
+        "--preferences.dedup",
+        "true",
+    )
+    options = (*OPTIONS, *more, "--task.prompts", str(home / "prompts.yaml"))
+    folder = tmp_path / "run"
+    assert run(home / "questions.jsonl", home / "model", folder, *options) == 0
+    capsys.readouterr()
+    status, out, _ = told(capsys, "--run", str(folder))
+    assert status == 0
+    lacks = [line for line in out.splitlines() if line.startswith("not exported")]
+    assert all("generator/dpo.parquet: no ref" in line for line in lacks) and len(lacks) == 2
+    for role in CHAIN:
+        table = pyarrow.parquet.read_table(folder / "export" / "data" / role / "sft.parquet")
+        columns = (table[name].to_pylist() for name in ("round", "prompt", "completion"))
+        found = list(zip(*columns, strict=True))
+        trained = []
+        for index in range(2):
+            path = folder / f"round-{index}" / "data" / role / "sft.parquet"
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+            trained += [(index, row["prompt"], row["completion"]) for row in rows]
+        assert found == trained and {row[0] for row in found} == {0, 1}
+        pairs = pyarrow.parquet.read_table(folder / "export" / "data" / role / "dpo.parquet")
+        assert ("ref_chosen_logps" in pairs.column_names) == (role != "generator")
+
+
 @pytest.mark.parametrize("kind", ["sft", "kto"])
 def test_exact_rows_give_back_their_tokens_and_others_do_not(home, kind):
     tokenizer = AutoTokenizer.from_pretrained(home / "model")
