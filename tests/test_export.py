@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from malt_fast import __main__, export
@@ -171,7 +172,7 @@ def test_exact_rows_give_back_their_tokens_and_others_do_not(home, kind):
 def test_texts_that_do_not_give_back_their_tokens_are_told():
     """Cut off, half a character, a control token inside, another split, a prompt of another."""
     tokenizer = byte_tokenizer()
-    tokenizer.add_tokens(["ab"])
+    tokenizer.add_tokens(["ab", AddedToken("xy", single_word=True)])
     end = tokenizer.eos_token_id
     prompts = Prompts(["a"], {"a": RolePrompt(None, "{question}:")}, tokenizer, chat=False)
     prompt = np.array([tokenizer.bos_token_id, *tokenizer("x:")["input_ids"]], np.int32)
@@ -191,6 +192,7 @@ def test_texts_that_do_not_give_back_their_tokens_are_told():
         ((prompt, ids("a", "b", end)), False),
         ((other, ids("1", end)), False),
         ((prompt, ids(end)), True),
+        ((ids("x", "y"), ids("z", end)), False),  # by itself the prompt is one token
     ]
     texts = as_texts(prompts, [rows for rows, _ in cases])
     assert [text.exact for text in texts] == [exact for _, exact in cases]
@@ -234,6 +236,11 @@ def test_dpo_trainer_takes_pairs_and_reference_log_probs(home, tmp_path):
     trl = pytest.importorskip("trl")
     table = rows(home, "verifier", "dpo").filter(lambda row: row["exact"])
     assert len(table) >= 4
+    reference = adapted(home, home / "run" / "round-0" / "verifier" / "sft").eval()
+    for side in ("chosen", "rejected"):
+        sides = [row | {"completion_ids": row[f"{side}_ids"]} for row in table]
+        logps = plain_logps(reference, sides)
+        assert table[f"ref_{side}_logps"] == pytest.approx(logps, abs=1e-4)
     first = {}
     for ours in (False, True):
         trainer = trl.DPOTrainer(
@@ -630,4 +637,7 @@ def test_python_of_the_documentation_runs(home, tmp_path, monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(block.replace("max_steps=10", "max_steps=10, use_cpu=True, bf16=False"), names)
-    assert names["trainer"].state.global_step == 10
+    trainer = names["trainer"]
+    assert trainer.state.global_step == 10
+    learnt = [[t for t in row["labels"] if t != -100] for row in trainer.train_dataset]
+    assert learnt == list(names["examples"]["completion_ids"]) and all(learnt)
