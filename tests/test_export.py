@@ -388,6 +388,16 @@ def test_a_hub_id_becomes_the_cards_base_model():
     assert yaml.safe_load(card.split("---")[1])["base_model"] == "org/base-model"
 
 
+def test_datasets_does_not_take_another_run_from_its_cache(home, copy, capsys):
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("threshold: 0.15", "threshold: 0.4"))
+    assert told(capsys, "--run", str(copy))[0] == 0
+    folder = copy / "export" / "data" / "verifier"
+    theirs = rows(home, "verifier", "sft")["node"]
+    mine = datasets.load_dataset(str(folder), "sft", cache_dir=str(home / "cache"))["train"]["node"]
+    assert mine == pyarrow.parquet.read_table(folder / "sft.parquet")["node"].to_pylist() != theirs
+
+
 # ---- what is missing ----
 
 
@@ -630,7 +640,7 @@ def test_python_of_the_documentation_runs(home, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "gsm8k").symlink_to(home / "run")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     text = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 4

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
+from malt_fast.identity import content
 from malt_fast.preferences import prompt_text, prompted, select_examples, select_pairs
 from malt_fast.quiet import quiet
 from malt_fast.roles import Prompts, Tokens
@@ -53,6 +54,7 @@ Row = dict[str, Any]
 class Size(NamedTuple):
     rows: int
     inexact: int  # of them, whose text does not give the tokens
+    content: str  # hash of the file
 
 
 def write_rows(
@@ -93,9 +95,10 @@ def _write(path: Path, schema: pa.Schema, groups: Iterable[list[Row]]) -> Size:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             count += len(rows)
             inexact += sum(not row.get("exact", True) for row in rows)
+    size = Size(count, inexact, content(path))
     if not count:
         path.unlink()
-    return Size(count, inexact)
+    return size
 
 
 # ---- rows, a group at a time ----
