@@ -1,8 +1,8 @@
 """malt-fast: train a generator, a verifier and a refiner that answer questions together (MALT).
 
 Importing the package is cheap: no torch, no transformers, no datasets. The programs are
-`python -m malt_fast.train`, `malt_fast.evaluate` and `malt_fast.serve`; `malt_fast.pipeline` is the
-same from Python; the C++ core is `malt_fast._core`.
+`python -m malt_fast.train`, `malt_fast.evaluate`, `malt_fast.export` and `malt_fast.serve`, in one
+`malt-fast`; `malt_fast.pipeline` is the same from Python; the C++ core is `malt_fast._core`.
 """
 
 __all__ = ["__version__"]

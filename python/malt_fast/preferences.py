@@ -121,7 +121,7 @@ def role_data(
         index = inverse.reshape(-1, 2).astype(np.int64)
     roots = np.flatnonzero(forest.level == 0)
     trees = np.searchsorted(roots, forest.roots()[ids])
-    rows = _rows(forest, level, questions, prompts, ids, trees)
+    rows = prompted(forest, level, questions, prompts, ids, trees)
     if stage == "dpo":
         first, place = _unique(rows)
         ids, trees, rows, index = ids[first], trees[first], [rows[i] for i in first], place[index]
@@ -134,7 +134,7 @@ def role_data(
     )
 
 
-def _rows(
+def prompted(
     forest: Forest,
     level: int,
     questions: Sequence[Tokens],
@@ -257,9 +257,9 @@ def write_datasets(data: "RoleData", prompts: Prompts, folder: Path, stage: Stag
     )
 
     wording = {id(prompt): prompt for prompt in data.prompts}
-    prompt_text = {key: _prompt_text(prompts.tokenizer, prompt) for key, prompt in wording.items()}
+    worded = {key: prompt_text(prompts.tokenizer, prompt) for key, prompt in wording.items()}
     texts = [prompts.decode(completion) for completion in data.completions]
-    asked = [prompt_text[id(prompt)] for prompt in data.prompts]
+    asked = [worded[id(prompt)] for prompt in data.prompts]
     if stage == "sft":
         columns = {"prompt": asked, "completion": texts}
     else:
@@ -284,7 +284,8 @@ def write_datasets(data: "RoleData", prompts: Prompts, folder: Path, stage: Stag
     return path
 
 
-def _prompt_text(tokenizer: object, prompt: Tokens) -> str:
+def prompt_text(tokenizer: object, prompt: Tokens) -> str:
+    """A prompt with its control tokens, save a begin token that the tokenizer adds by itself."""
     ids = prompt.tolist()
     own = tokenizer("")["input_ids"]  # type: ignore[operator]  # what the tokenizer adds by itself
     if own and ids[:1] == own[:1]:

@@ -12,6 +12,7 @@
     evaluation.json        its result
     tables/, curves.svg    the same as files, under `evaluate.suite: paper`
     sweeps/KEY=VALUE/      runs that differ in one setting
+    export/                what export.py takes elsewhere
     metrics.jsonl          a line per stage and log step
     tensorboard/
     lock                   who writes here
@@ -330,7 +331,9 @@ def _command(folder: Path) -> str:
     if not any(word == "--run" or word.startswith("--run=") for word in words):
         words += ["--run", str(folder)]
     module = sys.modules["__main__"].__spec__
-    program = ["python", "-m", module.name] if module else ["python", sys.argv[0]]
+    program = ["python", sys.argv[0]]
+    if module:
+        program = ["python", "-m", module.name.removesuffix(".__main__")]
     return f"`{shlex.join([*program, *words])}`"
 
 

@@ -70,6 +70,15 @@ def load_setup(config: Config, *, questions: bool = True) -> Setup:
     workers = max(processes.count(), config.engine.replicas, side_by_side)
     check_device(config.model.device, workers)
     task = load_task(config, questions=questions)
+    prompts = load_prompts(config, task)
+    setup = Setup(config, task, prompts)
+    check_lengths(setup)
+    check_engine(setup)
+    return setup
+
+
+def load_prompts(config: Config, task: Task) -> Prompts:
+    """The tokenizer, and the prompts of the chain. Raises MaltError if models have several."""
     name = config.base_model()
     trusted = config.model.trust_remote_code
     tokenizer = load_tokenizer(name, config.model.chat_template, trusted)
@@ -83,11 +92,7 @@ def load_setup(config: Config, *, questions: bool = True) -> Setup:
                 "pass tokens to each other: choose base models of one family"
             )
         ends += end_ids(base, own)
-    prompts = Prompts(config.chain, task.prompts, tokenizer, chat=task.chat, extra_end_ids=ends)
-    setup = Setup(config, task, prompts)
-    check_lengths(setup)
-    check_engine(setup)
-    return setup
+    return Prompts(config.chain, task.prompts, tokenizer, chat=task.chat, extra_end_ids=ends)
 
 
 def check_device(device: str, workers: int) -> None:

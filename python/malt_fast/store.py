@@ -151,6 +151,15 @@ class Store:
             self.decoded[first] = batch
         return self.decoded[first].sample(segment.first + row - first)
 
+    def questions_of(self, rows: Sequence[int]) -> list[str | None]:
+        """Id of the question that each row answers; None where a row cannot be read."""
+        segments, found = self.segments, []
+        for row in rows:
+            segment = segments[bisect_right(segments, row, key=lambda s: s.first) - 1]
+            sample = self._read(segment, row - segment.first)
+            found.append(None if sample is None else sample.question)
+        return found
+
     @property
     def segments(self) -> list[Segment]:
         """Sealed ones, and the live one as far as it is committed."""
