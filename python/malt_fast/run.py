@@ -26,6 +26,7 @@ import errno
 import fcntl
 import io
 import json
+import logging
 import os
 import resource
 import shlex
@@ -294,6 +295,8 @@ def exit_status(program: Callable[[], object]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no letter is worth a run
+    # At its import, which is peft's, it warns of a kernel for 4-bit weights that it does not find.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         with interrupt.two_steps():
             program()
