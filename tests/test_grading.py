@@ -206,7 +206,7 @@ def test_grade_compares_with_the_gold() -> None:
 
 
 @given(
-    st.fractions(-(10**30), 10**30, max_denominator=10**30),
+    st.fractions(-(10**17), 10**17, max_denominator=10**17),  # both parts below 36 digits
     st.sampled_from(["A: {}", "Final Answer: {} km", r"\boxed{{{}}}", "is {}"]),
 )
 def test_numbers_come_back(value: Fraction, form: str) -> None:
