@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-vllm lint audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
+.PHONY: run test test-vllm test-free-threaded lint audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -14,6 +14,19 @@ test: .venv/.test lint
 # The CPU build of vLLM in the same .venv, and the tests that need it.
 test-vllm: .venv/.vllm
 	$(BIN)/python -m pytest -q -m vllm
+
+# The core in a Python without a GIL, with the newest packages that are built for it. Of polars and safetensors there is none, so
+# that models cannot be loaded there yet.
+FREE_THREADED ?= python3.13t
+TESTS_free_threaded = $(TESTS_tsan) tests/test_free_threaded.py tests/test_math_answers.py tests/test_grading.py \
+    tests/test_store.py
+
+test-free-threaded:
+	$(FREE_THREADED) -m venv build/free-threaded
+	build/free-threaded/bin/pip install -q --only-binary :all: --no-binary PyYAML "scikit-build-core>=1.0" "pybind11>=3.0" cmake ninja pytest \
+	    hypothesis numpy pyarrow pydantic PyYAML rich xxhash "math-verify[antlr4_13_2]"
+	build/free-threaded/bin/pip install -q --no-deps --no-build-isolation .
+	build/free-threaded/bin/python -P -m pytest -q -p no:cacheprovider $(TESTS_free_threaded)
 
 lint: .venv/.test
 	$(BIN)/ruff check .
