@@ -277,6 +277,8 @@ def reevaluate(argv: Sequence[str]) -> None:
 
         sweep(config, swept)
         return
+    from malt_fast.report import finish  # which reads what is made here
+
     # Nothing is trained here, so that training questions may be asked again.
     task = config.task.model_copy(update={"decontaminate": False})
     setup, run = load_setup(config.model_copy(update={"task": task})), Run(config.run, config)
@@ -285,6 +287,7 @@ def reevaluate(argv: Sequence[str]) -> None:
     with locked(run):
         run.note("prompts.json", setup.prompts.as_json())
         evaluate_run(run, setup, base, *saved_policies(config.run, base), again=True)
+        finish(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

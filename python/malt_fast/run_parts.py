@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 
-from malt_fast.config import Config
+from malt_fast.config import Config, differences, load_config
 from malt_fast.engines.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.errors import MaltError
+from malt_fast.evaluate import MAY_CHANGE
 from malt_fast.forest import Credit, Forest, forest_of, read_forest
 from malt_fast.loading import check_adapter
 from malt_fast.preferences import role_data
@@ -23,10 +24,11 @@ from malt_fast.roles import Prompts, Tokens
 from malt_fast.sampling import load_prompts
 from malt_fast.seals import check_seal, seal_of
 from malt_fast.store import Store, open_store
-from malt_fast.tasks import Task
+from malt_fast.tasks import Task, load_task
 from malt_fast.train import propagate
 
 Logps = npt.NDArray[np.float32]
+IDLE = (*MAY_CHANGE, "serve.", "store.", "report_to", "reuse")  # settings nothing is trained by
 Lacking = list[str]  # a line for people on each part that is not there
 
 
@@ -55,6 +57,31 @@ class Trees:
     def tree_of(self, nodes: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
         size = len(self.forest) // len(self.questions)
         return (self.forest.roots()[nodes] // size).astype(np.intp)
+
+
+# ---- settings ----
+
+
+def read_config(run: Path, lacking: Lacking) -> tuple[Config | None, Task | None]:
+    """None, and a line, for what cannot be read, such as the config of another version."""
+    config = None
+    trained, now = run / "adapters" / "config.yaml", run / "config.yaml"
+    try:
+        config = load_config(["--config", str(now)], "malt_fast.export")
+        if trained.is_file():
+            before = load_config(["--config", str(trained)], "malt_fast.export")
+            changed = [k for k in differences(before, config) if not k.startswith(IDLE)]
+            config = before
+            if changed:
+                lacking.append(
+                    f"{', '.join(changed)}: changed in config.yaml, but nothing was trained with "
+                    "it yet; cards and data are those of adapters/config.yaml"
+                )
+        return config, load_task(config, questions=False)
+    except MaltError as error:
+        what = "the wording in the cards, and data" if config else "settings in the cards, and data"
+        lacking.append(f"{what}: {error}")
+        return config, None
 
 
 # ---- adapters ----

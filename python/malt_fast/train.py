@@ -29,6 +29,7 @@ from malt_fast.cluster import check_ray
 from malt_fast.config import Config, dump, load_config
 from malt_fast.engines import Policy
 from malt_fast.engines.choice import choose
+from malt_fast.environment import environment
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import evaluate_run
 from malt_fast.expand import Slot, answered, shape_from_branching
@@ -52,6 +53,8 @@ from malt_fast.store import Ints, Store
 
 def train(config: Config) -> Run:
     """The whole method: rounds of sampling and training, then the evaluation."""
+    from malt_fast.report import finish  # which reads what is made here
+
     check_loggers(config.report_to)
     check_training(config)
     setup = load_setup(config)
@@ -60,6 +63,7 @@ def train(config: Config) -> Run:
         run.note("prompts.json", setup.prompts.as_json())
         sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
         run.log("questions", **sizes, odd=setup.task.report)
+        run.note("environment.json", json.dumps(environment(), indent=2) + "\n")
         run.say("engine: {} ({})".format(*choose(config)))
         base = setup.base()
         sft, final = base, base
@@ -73,6 +77,7 @@ def train(config: Config) -> Run:
             run.warn("recordings cannot tell trained roles from untrained ones: no evaluation")
         else:
             evaluate_run(run, setup, base, sft, final)
+        finish(run)
     return run
 
 

@@ -1,0 +1,105 @@
+"""What a run directory says of itself, as far as it can be read; what cannot is told in a line."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from malt_fast.config import Config
+from malt_fast.files import read_checked
+from malt_fast.run_parts import Lacking, read_config
+from malt_fast.tasks import Task
+
+
+@dataclass
+class Found:
+    """All that the page tells of, and what it lacks."""
+
+    run: Path
+    name: str
+    config: Config | None = None
+    task: Task | None = None
+    evaluation: dict[str, Any] | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    plan: list[dict[str, Any]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    lacking: Lacking = field(default_factory=list)
+
+    def stages(self) -> list[dict[str, Any]]:
+        """The last time that each stage was worked on, in order of its first."""
+        last: dict[str, dict[str, Any]] = {}
+        for line in self.metrics:
+            if isinstance(line.get("seconds"), int | float):
+                last[str(line.get("stage"))] = line
+        return list(last.values())
+
+    def curves(self) -> dict[str, list[dict[str, Any]]]:
+        """Log lines of training by `stage/role`; of what was trained again, the last time only."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for line in self.metrics:
+            stage, step = str(line.get("stage")), line.get("step")
+            if "/" not in stage or not isinstance(step, int) or "loss" not in line:
+                continue
+            before = found.setdefault(stage, [])
+            before[:] = [one for one in before if one["step"] < step]
+            before.append(line)
+        return found
+
+    def warnings(self) -> list[str]:
+        told = [
+            str(line.get("text", "")) for line in self.metrics if line.get("stage") == "warning"
+        ]
+        return list(dict.fromkeys(told))
+
+
+def read_run(run: Path) -> Found:
+    found = Found(run, run.resolve().name)
+    lacking = found.lacking
+    found.config, found.task = read_config(run, lacking)
+    found.metrics = read_lines(run / "metrics.jsonl", lacking)
+    found.environment = _json(run / "environment.json", lacking, "environment") or {}
+    found.evaluation = _evaluation(run / "evaluation.json", lacking)
+    plan = _json(run / "plan.json", lacking, "plan", needed=False)
+    found.plan = [row for row in (plan or {}).get("rows", []) if isinstance(row, dict)]
+    return found
+
+
+def read_lines(path: Path, lacking: Lacking) -> list[dict[str, Any]]:
+    """Lines of JSON; those that a crash tore, or that are none, are counted."""
+    try:
+        raw = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        lacking.append("progress, curves and timings: metrics.jsonl is missing")
+        return []
+    lines, torn = [], 0
+    for text in raw:
+        try:
+            line = json.loads(text)
+            lines.append(line | {"stage": str(line["stage"])})
+        except (ValueError, TypeError, LookupError):
+            torn += 1
+    if torn:
+        lacking.append(f"metrics.jsonl: {torn:,} of its lines cannot be read")
+    return lines
+
+
+def _json(path: Path, lacking: Lacking, what: str, *, needed: bool = True) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return value if isinstance(value, dict) else {}
+    except FileNotFoundError:
+        if needed:
+            lacking.append(f"{what}: {path.name} is missing")
+    except ValueError:
+        lacking.append(f"{what}: {path.name} is damaged")
+    return None
+
+
+def _evaluation(path: Path, lacking: Lacking) -> dict[str, Any] | None:
+    try:
+        return read_checked(path)
+    except FileNotFoundError:
+        lacking.append("results: the run has not been evaluated yet")
+    except ValueError:
+        lacking.append("results: evaluation.json is damaged or of another version")
+    return None
