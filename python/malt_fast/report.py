@@ -17,7 +17,7 @@ from malt_fast.errors import MaltError, first_line, printable
 from malt_fast.export import Arguments
 from malt_fast.files import replacing
 from malt_fast.quiet import quiet
-from malt_fast.run import Run, exit_status
+from malt_fast.run import Run, exit_status, is_held, owner_of
 from malt_fast.run_parts import Trees, open_trees
 
 NAME = "report.html"
@@ -33,6 +33,9 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     if not (run / "config.yaml").is_file():
         raise MaltError(f"{run} holds no run: give a directory that malt_fast.train made")
     found, path, opened = read_run(run), out or run / NAME, list[Trees]()
+    owner = "" if is_held(run) else owner_of(run)
+    if owner:
+        found.lacking.insert(0, f"what is still to come: the run is in use by {owner}, or was")
     with quiet():
         if found.config and found.task:
             opened = open_trees(run, found.config, found.task, found.lacking)

@@ -240,6 +240,19 @@ def locked(run: Run) -> Iterator[None]:
             _write_owner(file, "")
 
 
+def is_held(folder: Path) -> bool:
+    """Whether this process writes to a run directory."""
+    return folder.resolve() in _held
+
+
+def owner_of(folder: Path) -> str:
+    """Who writes there, or died doing so; empty for nobody."""
+    try:
+        return folder.joinpath("lock").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def _write_owner(file: Any, text: str) -> None:
     file.seek(0)
     file.truncate()

@@ -140,7 +140,7 @@ def _svg(title: str, draw: Callable[[Any], None], size: tuple[float, float], leg
     from matplotlib.figure import Figure
 
     look = {
-        **{"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False},
+        **{"svg.fonttype": "none", "svg.hashsalt": printable(title), "text.parse_math": False},
         **{"text.color": FG, "axes.labelcolor": DIM, "axes.edgecolor": LINE, "font.size": 9},
         **{"xtick.color": DIM, "ytick.color": FG, "font.family": "sans-serif"},
     }

@@ -75,7 +75,7 @@ def page(found: Found, qualities: Sequence[Quality], trees: Section | None) -> I
 def head(found: Found) -> str:
     config, lines = found.config, []
     if config:
-        lines.append(f"{config.task.name} · {config.base_model()} · seed {config.seed}")
+        lines.append(f"{config.task.name} · {config.model.name_or_path} · seed {config.seed}")
     if found.metrics:
         begun = found.metrics[0].get("time")
         if isinstance(begun, int | float):

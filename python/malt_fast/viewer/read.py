@@ -78,6 +78,8 @@ def read_lines(path: Path, lacking: Lacking) -> list[dict[str, Any]]:
             lines.append(line | {"stage": str(line["stage"])})
         except (ValueError, TypeError, LookupError):
             torn += 1
+    if not raw:
+        lacking.append("progress, curves and timings: metrics.jsonl is empty")
     if torn:
         lacking.append(f"metrics.jsonl: {torn:,} of its lines cannot be read")
     return lines

@@ -1,0 +1,327 @@
+"""The report's page: its figures, what is missing, untrusted text, the same bytes again."""
+
+import base64
+import fcntl
+import gzip
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from malt_fast import report
+from malt_fast.files import read_checked, write_checked
+from malt_fast.forest import forest_of, read_forest, save_forest
+from malt_fast.roles import Prompts
+from malt_fast.store import open_store
+from malt_fast.viewer import charts
+from malt_fast.viewer.html import as_json, element, grid, text
+from tests.small_run import load_forest, run, write_model, write_questions
+
+HOSTILE = (
+    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b>", "</style>",
+    "]]>", "<!-- x", "\x1b[31m\x00", "\ud800", "${1} &amp; `",
+)  # fmt: skip
+VOID = {"meta", "img", "br", "link", "input", "use", "path"}
+
+
+class Reader(HTMLParser):
+    """Elements, their attributes and their texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.stack: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        while tag in self.stack and self.stack.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self.stack[-1:] not in (["script"], ["style"]):
+            self.texts.append(data)
+
+
+def parsed(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+def data_of(page: str, name: str) -> Any:
+    found = re.search(rf'<script type="[^"]*" id="{name}">([^<]*)</script>', page)
+    assert found, name
+    if name == "trees-meta":
+        return json.loads(found[1])
+    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("report")
+    data, model = write_questions(home / "q.jsonl"), write_model(home / "model")
+    more = ["--task.test_path", str(data), "--task.decontaminate", "false"]
+    assert run(data, model, home / "run", *more, "--evaluate.suite", "paper") == 0
+    return home / "run"
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_run_ends_with_a_page_that_needs_no_network(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    reader = parsed(page)
+    links = [
+        v for _, a in reader.elements for k, v in a.items() if k in ("src", "href", "xlink:href")
+    ]
+    assert links and all(link.startswith("#") for link in links)
+    targets = {a["id"] for _, a in reader.elements if a.get("id")}
+    assert {link[1:] for link in links} <= targets
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org)", page)
+    policy = next(a["content"] for t, a in reader.elements if t == "meta" and "http-equiv" in a)
+    assert policy.startswith("default-src 'none'")
+    titles = ["Results", "Evaluation", "Training", "Data", "Time", "Settings", "Trees"]
+    assert [x for x in reader.texts if x in titles][: len(titles)] == titles
+
+
+def test_figures_are_those_of_the_evaluation(finished: Path) -> None:
+    result = read_checked(finished / "evaluation.json")
+    told = " ".join(parsed((finished / "report.html").read_text()).texts)
+    for row in result["systems"]:
+        low, high = row["ci95"]
+        line = f"{100 * row['accuracy']:.1f} {100 * low:.1f}..{100 * high:.1f}"
+        assert row["name"] in told and line in told
+    malt = result["paired"][0]["a"]
+    right = next(row["accuracy"] for row in result["systems"] if row["name"] == malt)
+    assert f"{malt} answers {100 * right:.1f} % of 20 held-out questions" in told
+
+
+def test_data_quality_equals_plain_counting(finished: Path) -> None:
+    forest = load_forest(finished)
+    told = parsed((finished / "report.html").read_text()).texts
+    at = told.index("questions without signal %") + 5  # the rest of the head
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    yields = next(line["roles"] for line in metrics if line["stage"] == "yield")
+    for level, role in enumerate(("generator", "verifier", "refiner"), 1):
+        row = told[told.index(role, at) :][:12]
+        nodes = [n for n in range(len(forest)) if forest.level[n] == level]
+        done = [n for n in nodes if forest.state[n] == 1]
+        cut = sum(forest.finish[n] == 1 for n in done) / len(done)
+        assert row[1] == f"{len(done):,}" and row[3] == f"{100 * cut:.1f}"
+        mine = yields[level - 1]
+        assert row[4] == f"{100 * mine['identical']:.1f}" and row[6] == f"{100 * mine['mixed']:.1f}"
+        assert row[8] == f"{mine['examples']:,}"
+        if role != "generator":  # which gets no DPO
+            assert row[9] == f"{mine['pairs']:,}"
+
+
+def test_trees_hold_what_the_forest_holds(finished: Path) -> None:
+    page, forest = (finished / "report.html").read_text(), load_forest(finished)
+    (meta,), index = data_of(page, "trees-meta"), data_of(page, "trees-0-index")
+    trees = data_of(page, "trees-0-0")
+    size = len(forest) // 20
+    assert meta["trees"] == len(trees) == len(index["id"]) == 20
+    assert [p + 1 for p in meta["parents"]] == forest.parent[1:size].tolist()
+    texts = {1: [ord(c) for c in "1"]}
+    for t, tree in enumerate(trees):
+        nodes = range(t * size + 1, (t + 1) * size)
+        assert tree["tokens"] == forest.token_len[nodes.start : nodes.stop].tolist()
+        assert tree["outcome"] == [None if o > 1 else o for o in forest.outcome[nodes].tolist()]
+        leaves = [o for o in forest.outcome[nodes].tolist() if o <= 1]
+        assert index["right"][t] == sum(leaves) and index["graded"][t] == len(leaves)
+        means = [np.mean(leaves[i : i + 4]) for i in range(0, 12, 4)]  # of drafts, 2 x 2 leaves
+        assert tree["value"][:3] == pytest.approx(means, abs=1e-4)
+        assert index["value"][t] == pytest.approx(np.mean(means), abs=1e-4)
+        for chosen, rejected in tree["pairs"]:
+            assert meta["parents"][chosen] == meta["parents"][rejected]
+            assert (tree["label"][chosen], tree["label"][rejected]) == (1, 0)
+            assert index["flags"][t] & 8
+        assert all(tree["label"][n] == 1 for n in tree["examples"])
+        drafts = [tree["answer"][n] == index["gold"][t] for n in range(3)]
+        ends = [
+            [tree["outcome"][n] for n in range(len(tree["text"])) if above(meta, n) == d]
+            for d in range(3)
+        ]
+        mended = any(1 in e and not d for d, e in zip(drafts, ends, strict=True))
+        assert bool(index["flags"][t] & 2) == mended
+    assert texts
+
+
+def above(meta: dict[str, Any], node: int) -> int:
+    while meta["parents"][node] >= 0:
+        node = meta["parents"][node]
+    return node
+
+
+def test_the_same_run_gives_the_same_bytes(copy: Path) -> None:
+    before = (copy / "report.html").read_bytes()
+    assert report.main(["--run", str(copy)]) == 0
+    assert report.main(["--run", str(copy), "--out", str(copy / "again.html")]) == 0
+    assert (copy / "again.html").read_bytes() == (copy / "report.html").read_bytes()
+    assert len(before) == len((copy / "report.html").read_bytes())
+
+
+# ---- what is missing ----
+
+
+@pytest.mark.parametrize("how", ["remove", "empty", "half", "rubbish"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("evaluation.json", "results: "),
+        ("metrics.jsonl", "metrics.jsonl"),
+        ("environment.json", "environment"),
+        ("questions.jsonl", "questions"),
+        ("prompts.json", "prompts"),
+        ("round-0/forest.arrows", "forest.arrows"),
+        ("samples/samples-00000.arrows", "forest.arrows"),
+        ("adapters/config.yaml", ""),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named(copy: Path, capsys, name, says, how) -> None:
+    file = copy / name
+    data = file.read_bytes()
+    if how == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(
+            {"empty": b"", "half": data[: len(data) // 2], "rubbish": b"\xff\0{["}[how]
+        )
+    if how == "half" and name in ("adapters/config.yaml", "samples/samples-00000.arrows"):
+        return  # a shorter config is one; of the samples, those of the evaluation come last
+    assert report.main(["--run", str(copy)]) == 0, capsys.readouterr()
+    told = " ".join(parsed((copy / "report.html").read_text()).texts)
+    assert says in told and ("What this page lacks" in told or not says)
+
+
+def test_a_run_that_has_only_begun(copy: Path) -> None:
+    for name in ("round-0", "adapters", "samples", "tables"):
+        shutil.rmtree(copy / name)
+    for name in ("evaluation.json", "evaluation.arrows", "questions.jsonl", "environment.json"):
+        (copy / name).unlink()
+    (copy / "metrics.jsonl").write_text("")
+    assert report.main(["--run", str(copy)]) == 0
+    told = parsed((copy / "report.html").read_text()).texts
+    assert "What this page lacks" in told and "Settings" in told and "Trees" not in told
+
+
+def test_a_run_that_is_still_written_to(copy: Path) -> None:
+    with (copy / "lock").open("r+") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        lock.write("process 1 on a machine since today")
+        lock.flush()
+        assert report.main(["--run", str(copy)]) == 0
+    assert "process 1 on a machine since today" in (copy / "report.html").read_text()
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:
+    for words, says in (
+        (["--run", str(tmp_path)], "holds no run"),
+        ([], "--run"),
+        (["--run", str(tmp_path), "--lout", "x"], "--lout"),
+    ):
+        assert report.main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and says in error and error.count("\n") == 1
+
+
+def test_a_report_that_cannot_be_written_costs_no_run(copy: Path, monkeypatch, capsys) -> None:
+    from malt_fast.config import make_config
+    from malt_fast.run import Run
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_report", full)
+    report.finish(Run(copy, make_config({})))
+    assert "no report of this run (No space left" in " ".join(capsys.readouterr().out.split())
+
+
+# ---- untrusted text ----
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_text_becomes_no_markup(words: str) -> None:
+    made = element("p", text(words), title=words) + grid([words], [[words]])
+    reader = parsed(made + f"<script>{as_json([words])}</script>")
+    assert [tag for tag, _ in reader.elements] == [
+        *("p", "div", "table", "thead", "tr", "th", "tbody", "tr", "td", "script"),
+    ]
+    drawn = charts.bars(words, [(words, 0.5, (0.4, 0.6))], words)
+    tags = {tag for tag, _ in parsed(drawn).elements}
+    assert not tags & {"script", "img", "b"} and "figure" in tags
+    assert json.loads(as_json([words])) == [words]
+
+
+def test_a_run_full_of_hostile_text(copy: Path, monkeypatch) -> None:
+    bad = "".join(HOSTILE)
+    questions = [json.loads(x) for x in (copy / "questions.jsonl").read_text().splitlines()]
+    for row in questions:
+        row["gold"] = bad
+    (copy / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    result = read_checked(copy / "evaluation.json")
+    result["systems"][0]["name"] = result["task"] = bad
+    result["paired"][0]["b"] = bad
+    write_checked(copy / "evaluation.json", result)
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"stage": "warning", "text": bad}) + "\n")
+        file.write(json.dumps({"stage": f"sft/{bad}", "step": 1, "loss": 1.0}) + "\n")
+        file.write(json.dumps({"stage": bad, "seconds": 1.0}) + "\n")
+    (copy / "environment.json").write_text(json.dumps({"cpu": bad, "packages": {bad: bad}}))
+    plan = {"stage": bad, "role": bad, "plan": 2, "fact": 3, "source": bad}
+    (copy / "plan.json").write_text(json.dumps({"rows": [plan]}))
+    plain = [tag for tag, _ in parsed((copy / "report.html").read_text()).elements]
+    monkeypatch.setattr(Prompts, "decode", lambda *_: bad)
+    assert report.main(["--run", str(copy)]) == 0
+    page = (copy / "report.html").read_text()
+    tags = [tag for tag, _ in parsed(page).elements]
+    ours = {"b", "ul", "li"}  # warnings, and what is lacking
+    assert set(tags) <= set(plain) | ours and "img" not in tags and tags.count("b") <= 2
+    assert tags.count("script") == plain.count("script")
+    assert "\x1b" not in page and "\0" not in page
+    assert data_of(page, "trees-0-0")[0]["text"][0] == bad.replace("\ud800", "\\ud800")
+    assert not [a for _, a in parsed(page).elements if "onerror" in a]
+
+
+def test_outputs_that_failed(copy: Path) -> None:
+    path, store = copy / "round-0" / "forest.arrows", open_store(copy / "samples", writable=False)
+    file = read_forest(path, store)
+    assert file is not None
+    rows = file.rows.copy()
+    size = len(rows) // file.trees
+    below = [n for n in range(1, size) if n == 1 or above_in(file.parents, n - 1) == 0]
+    rows[below] = -1
+    outcome = file.outcome.copy()
+    outcome[below] = 255
+    from dataclasses import replace
+
+    forest = forest_of(
+        replace(file, rows=rows, check=np.where(rows < 0, 0, file.check), outcome=outcome), store
+    )
+    assert forest is not None
+    save_forest(path, forest, store, file.fingerprint, file.grading, file.parents, rows)
+    assert report.main(["--run", str(copy)]) == 0
+    tree = data_of((copy / "report.html").read_text(), "trees-0-0")[0]
+    assert [tree["state"][n - 1] for n in below] == ["failed"] * len(below)
+    assert tree["value"][0] is None and tree["text"][0] == "" and tree["label"][0] == -1
+
+
+def above_in(parents: list[int], node: int) -> int:
+    while parents[node] >= 0:
+        node = parents[node]
+    return node
