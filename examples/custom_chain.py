@@ -8,16 +8,17 @@ import sys
 
 import malt_fast.api as mf
 
+# The bundled model knows no other words, so that the new roles are told that all is well.
 MODEL = {"model.name_or_path": "bundled", "sampling.temperature": 1, "sampling.max_tokens": 16}
 TWO = {
     "generator": "{question}\nDraft:",
-    "doubter": "{question}\nDraft:{generator}\nCheck: no\nFinal:",  # never takes the draft's word
+    "reviser": "{question}\nDraft:{generator}\nCheck: ok ok ok ok ok\nFinal:",
 }
 FOUR = {
     "generator": "{question}\nDraft:",
     "verifier": "{question}\nDraft:{generator}\nCheck:",
     "refiner": "{question}\nDraft:{generator}\nCheck:{verifier}\nFinal:",
-    "doubter": "{question}\nDraft:{refiner}\nCheck: no\nFinal:",
+    "finisher": "{question}\nDraft:{refiner}\nCheck: ok ok ok ok ok\nFinal:",
 }
 
 

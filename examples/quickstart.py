@@ -11,12 +11,12 @@ import argparse
 import malt_fast.api as mf
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--limit", type=int, default=300, help="questions to train on")
+parser.add_argument("--limit", type=int, default=200, help="questions to train on")
 parser.add_argument("--out", default="out/quickstart", help="where adapters go")
 args, _ = parser.parse_known_args()
 
 # %% [markdown]
-# Settings have the names that they have on the command line; `malt-fast train --help all` lists them.
+# Settings are named as on the command line; `malt-fast train --help all` lists them.
 
 # %%
 setup = mf.prepare("arithmetic", {"task.limit": args.limit, "task.test_limit": args.limit})
@@ -38,7 +38,7 @@ print(forest.show(0, values))
 
 # %%
 table = forest.to_pandas(values)
-print(table.groupby("role", sort=False)["value"].describe())
+print(table.groupby("role", sort=False)[["value", "tokens"]].mean())
 
 # %% [markdown]
 # A role learns from its outputs of high value, and from siblings of which one is better.

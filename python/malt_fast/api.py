@@ -40,6 +40,7 @@ from malt_fast.forest import DONE, Credit
 from malt_fast.grading import Custom, grader_of, is_custom, load_custom
 from malt_fast.pipeline import Pipeline
 from malt_fast.preferences import as_dataset, role_data
+from malt_fast.quiet import hush
 from malt_fast.roles import RolePrompt
 from malt_fast.sampling import Policies, Samples, Setup, grade_leaves, load_setup, sample
 from malt_fast.store import open_store
@@ -182,12 +183,10 @@ class Forest:
     def __repr__(self) -> str:
         leaves = self.nodes.outcome[self._leaves()]
         graded = leaves[leaves != core.UNGRADED]
-        right = (
-            f"{graded.mean():.1%} of {len(graded):,} leaves right" if len(graded) else "ungraded"
-        )
+        told = f"{graded.mean():.1%} of {len(graded):,} leaves right" if len(graded) else "ungraded"
         chain = ", ".join(self.setup.config.chain)
         outputs = f"{answered(self.nodes):,} outputs of {chain}"
-        return f"Forest({len(self):,} questions, {outputs}, {right})"
+        return f"Forest({len(self):,} questions, {outputs}, {told})"
 
     def _leaves(self) -> np.ndarray:
         last = len(self.setup.config.chain)
@@ -219,15 +218,15 @@ class Forest:
             "question": pa.array(questions[ids // self.size], pa.string()),
             "role": names[nodes.level],
             "parent": pa.array(nodes.parent, mask=nodes.level == 0),
-            "text": [self.text(i) if nodes.level[i] == 0 or done[i] else None for i in ids],
+            "text": [
+                self.text(i) if nodes.level[i] == 0 or done[i] else None for i in ids.tolist()
+            ],
             "tokens": nodes.token_len,
             "outcome": pa.array(nodes.outcome, mask=nodes.outcome == core.UNGRADED),
         }
         if values is not None:
             columns["value"] = pa.array(values.value, mask=np.isnan(values.value))
-            columns["label"] = pa.array(
-                values.label, mask=(values.label != 0) & (values.label != 1)
-            )
+            columns["label"] = pa.array(values.label, mask=values.label < 0)
         return pa.table(columns)
 
     def to_pandas(self, values: Credit | None = None) -> Any:
@@ -364,7 +363,8 @@ class RoleTrainer:
         start: Policy,
         on_log: Callable[[dict[str, float]], None] | None,
     ) -> Policy:
-        from malt_fast.trainer import is_done, stage_fingerprint, train_stage
+        hush()
+        from malt_fast.trainer import is_done, stage_fingerprint, train_stage  # imports torch, peft
 
         config, data = self.data.setup.config, getattr(self.data, stage)
         if not len(data.completions):
