@@ -65,8 +65,6 @@ from malt_fast.tables import (
 from malt_fast.tasks import Question
 
 PROGRAM = "malt_fast.evaluate"
-SHORT = """--suite standard|paper: short for --evaluate.suite
---sweep KEY=V1,V2: a run of its own for each value of a setting, side by side in DIR/sweeps"""
 MAY_CHANGE = ("evaluate.", "engine.", "model.device", "task.test_path", "task.test_limit")
 
 
@@ -237,9 +235,7 @@ def saved_config(
     """
     values, wants_help = parse_arguments(argv)
     folder = values.get("run")
-    if wants_help and program == PROGRAM:
-        print(SHORT, end="\n\n")
-    if wants_help or folder is None:
+    if wants_help is not None or folder is None:
         load_config(argv, program)  # prints the help, or finds a mistake to tell first
         raise MaltError("no run was named: give --run DIR, a directory that malt_fast.train made")
     saved = Path(str(folder)) / "config.yaml"
