@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from malt_fast import files, interrupt, sampling, store, train
+from malt_fast.adapters import saving
 from malt_fast.config import make_config
 from malt_fast.errors import MaltError
 from malt_fast.run import Run, exit_status, locked, open_run
@@ -154,6 +155,50 @@ def test_damage_is_sampled_again(
     assert stages(folder, before) == ["sample round 0", "grade round 0"]
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("what", ["flip", "remove"])
+def test_a_damaged_adapter_is_trained_again(
+    made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch, stage, what
+) -> None:
+    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    folder = tmp_path / "run"
+    shutil.copytree(base, folder)
+    file = folder / "round-0" / "refiner" / stage / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 64
+    file.write_bytes(data) if what == "flip" else file.unlink()
+    before = len(lines(folder))
+    assert run(*made, folder) == 0
+    assert stages(folder, before) == [f"{stage} refiner"]
+    assert adapters(folder) == adapters(base)
+
+
+def test_a_damaged_evaluation_is_made_again(
+    made: tuple[Path, Path], base: Path, tmp_path: Path, capsys
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(base, folder)
+    assert run(*made, folder) == 0
+    path = folder / "evaluation.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"accuracy": 0', '"accuracy": 1', 1))
+    assert path.read_text() != whole
+    assert run(*made, folder) == 0
+    assert path.read_text() == whole and "is damaged" in capsys.readouterr().out
+
+
+def test_rows_for_other_trainers_are_made_again(
+    made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    folder = tmp_path / "run"
+    shutil.copytree(base, folder)
+    shutil.rmtree(folder / "round-0" / "data")
+    assert run(*made, folder) == 0
+    for file in base.glob("round-0/data/*/*.parquet"):
+        assert (folder / file.relative_to(base)).read_bytes() == file.read_bytes()
+
+
 # ---- Ctrl-C ----
 
 
@@ -219,6 +264,27 @@ def test_one_ctrl_c_while_a_role_trains_leaves_a_checkpoint(
     assert not [*folder.rglob("*.checkpoints")]
 
 
+def test_one_ctrl_c_while_roles_train_side_by_side(made: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    data, model = made
+    command = [sys.executable, "-m", "malt_fast.train", "--task.name", "jsonl", *FAST]
+    command += ["--task.path", str(data), "--task.grader", "number", "--train.side_by_side", "true"]
+    command += ["--model.name_or_path", str(model), "--run", str(tmp_path / "run")]
+    command += ["--train.sft.max_steps", "100000", "--train.dpo_roles", "[]"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while (
+        not (tmp_path / "run" / "metrics.jsonl").is_file()
+        or '"sft/' not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    ):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "goes on from here" in error and "Traceback" not in error
+    assert [*tmp_path.glob("run/round-0/*/sft.checkpoints/checkpoint-*")]
+
+
 def test_the_second_ctrl_c_stops_at_once() -> None:
     def program() -> None:
         stopping()
@@ -268,6 +334,17 @@ def test_a_run_has_one_writer(tmp_path: Path, capsys) -> None:
     assert (folder / "lock").read_text() == ""
 
 
+def test_a_process_is_not_its_own_dead_predecessor(tmp_path: Path) -> None:
+    """The system's lock does not keep a process out of what it holds itself."""
+    one = Run(tmp_path, make_config({}))
+    with locked(one):
+        with pytest.raises(MaltError, match="in use by this very process"), locked(one):
+            pass
+        assert (tmp_path / "lock").read_text()
+    with locked(one):
+        pass
+
+
 def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path: Path, monkeypatch, capsys) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks")
@@ -304,6 +381,29 @@ def test_a_failing_disk_is_one_sentence_and_the_run_goes_on(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and "cannot be" in error
     assert run(*made, folder, *few) == 0
+
+
+def test_a_full_disk_is_told_before_the_map_of_rows_is_written(tmp_path: Path, monkeypatch) -> None:
+    """A file with holes would end the process by a signal."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    opened = store.open_store(tmp_path / "samples")
+    with pytest.raises(OSError, match="samples"), sampling.row_map(opened, 10):
+        pass
+
+
+def test_a_full_disk_while_weights_are_saved_is_one_sentence(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    inline = RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+    for error in (SafetensorError("I/O error: No space left on device"), inline):
+        with pytest.raises(MaltError, match=r"cannot be written .*make room"), saving(tmp_path):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), saving(tmp_path):
+        raise RuntimeError("shapes differ")
 
 
 def test_a_folder_that_cannot_be_written_is_told_at_the_start(

@@ -614,7 +614,7 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     path = run.folder / "evaluation.json"
     result = json.loads(path.read_text())
     keys = {"systems", "paired", "flips", "flips_ci95", "turns", "task", "seed", "relative_gain"}
-    assert set(result) == keys | {"settings", "grading", "made_from"}
+    assert set(result) == keys | {"settings", "grading", "made_from", "xxh3"}
     assert sum(result["grading"]["refiner"]["verdicts"].values()) > 0
     assert "refiner, graded: " in shown
     assert result["task"] == "jsonl"

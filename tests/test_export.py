@@ -388,9 +388,23 @@ def test_a_hub_id_becomes_the_cards_base_model():
     assert yaml.safe_load(card.split("---")[1])["base_model"] == "org/base-model"
 
 
+def change(run: Path, before: str, after: str) -> None:
+    """A setting, as if the run had been trained with it."""
+    for file in (run / "config.yaml", run / "adapters" / "config.yaml"):
+        file.write_text(file.read_text().replace(before, after))
+
+
+def test_settings_changed_since_the_training_are_told_of(home, copy, capsys):
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("threshold: 0.15", "threshold: 0.4"))
+    status, out, _ = told(capsys, "--run", str(copy))
+    assert status == 0 and "not exported: tree.threshold: changed in config.yaml" in out
+    for name in ("adapters/verifier/README.md", "data/verifier/sft.parquet"):
+        assert (copy / "export" / name).read_bytes() == (home / "run/export" / name).read_bytes()
+
+
 def test_datasets_does_not_take_another_run_from_its_cache(home, copy, capsys):
-    text = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(text.replace("threshold: 0.15", "threshold: 0.4"))
+    change(copy, "threshold: 0.15", "threshold: 0.4")
     assert told(capsys, "--run", str(copy))[0] == 0
     folder = copy / "export" / "data" / "verifier"
     theirs = rows(home, "verifier", "sft")["node"]
@@ -495,7 +509,7 @@ def test_damaged_parts_are_told_of_and_left_out(copy, capsys):
     status, out, err = told(capsys, "--run", str(copy))
     assert (status, err) == (0, "")
     assert "evaluation.json is damaged or of another version" in out
-    assert f"adapters/verifier: the adapter '{final}' cannot be loaded" in out
+    assert f"adapters/verifier: the adapter '{final}' is damaged" in out
     assert "adapters/refiner: the adapter" in out
     assert [p.name for p in (copy / "export" / "adapters").iterdir()] == ["generator"]
 
@@ -508,8 +522,7 @@ def test_adapters_of_a_training_before_are_told_of(copy, capsys):
 
 def test_merging_without_the_base_model_is_told(home, copy, capsys):
     shutil.copytree(home / "model", copy.parent / "model")
-    text = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(text.replace(str(home / "model"), str(copy.parent / "model")))
+    change(copy, str(home / "model"), str(copy.parent / "model"))
     (copy.parent / "model" / "model.safetensors").unlink()
     status, out, err = told(capsys, "--run", str(copy), "--merged")
     assert (status, err) == (0, "")

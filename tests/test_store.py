@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +106,9 @@ def test_sealed_segments_are_opened_by_their_index_alone(tmp_path: Path, monkeyp
 
     scan_parts = module.scan_parts
     monkeypatch.setattr(
-        module, "scan_parts", lambda path, head: scanned.append(path) or scan_parts(path, head)
+        module,
+        "scan_parts",
+        lambda path, *a, **k: scanned.append(path) or scan_parts(path, *a, **k),
     )
     store = open_small(tmp_path)
     assert scanned == segments(tmp_path)[-1:]
@@ -297,3 +301,75 @@ def test_what_is_damaged_after_it_was_opened_is_not_read(tmp_path: Path, caplog)
     caplog.set_level(logging.WARNING)
     assert 0 not in known(store, 100) and "left out" in caplog.text
     assert same(store.find([key_of(99)])[0][1], sample_of(99))  # type: ignore[index]
+
+
+# ---- numbers and names that were given once ----
+
+
+def test_numbers_of_a_batch_that_was_left_out_are_not_given_again(tmp_path: Path) -> None:
+    """Else the next opening would leave the new rows out."""
+    store = open_small(tmp_path, segment_bytes=10**6)
+    fill(store, range(12))
+    flip(store.live, int(store.live_parts[-1].parts["end"][0]) - 20)
+    assert known(store, 12) == list(range(8))
+    again = open_small(tmp_path, segment_bytes=10**6)
+    assert again.next_row == 12
+    fill(again, range(8, 12))
+    assert known(open_small(tmp_path, segment_bytes=10**6), 12) == list(range(12))
+
+
+def test_the_name_of_a_lost_segment_is_not_given_again(tmp_path: Path) -> None:
+    store, n = open_small(tmp_path), 0
+    while len(store.sealed) < 3 or store.live.exists():
+        fill(store, range(n, n + 4))
+        n += 4
+    store.sealed[-1].path.unlink()
+    again = open_small(tmp_path)
+    missing = sorted(set(range(n)) - set(known(again, n)))
+    assert missing
+    for i in missing:
+        fill(again, range(i, i + 1))
+    assert known(open_small(tmp_path), n) == list(range(n))
+
+
+def test_an_index_that_changes_below_an_open_store_misleads_nobody(tmp_path: Path) -> None:
+    fill(open_small(tmp_path), range(100))
+    for at in range(400, segments(tmp_path)[0].with_suffix(".index").stat().st_size, 97):
+        store = open_small(tmp_path)
+        index = store.sealed[0].path.with_suffix(".index")
+        before = index.read_bytes()
+        flip(index, at)
+        known(store, 100)  # asserts that what comes back is right
+        rows = store.rows()
+        for i, place in enumerate(rows.begin[: store.sealed[0].rows].tolist()):
+            words = np.fromfile(rows.paths[0], np.int32)
+            there = words[place : place + int(rows.length[i])]
+            assert there.tolist() == sample_of(i).tokens.tolist()
+        index.write_bytes(before)
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 4]))
+
+
+def test_a_reader_survives_that_the_writer_cuts_the_file(tmp_path: Path) -> None:
+    """A torn tail is cut off by the next writer: under a map, a reader would be killed."""
+    fill(open_small(tmp_path, segment_bytes=10**6), range(40))
+    live = segments(tmp_path)[-1]
+    program = (
+        "import os, sys; from pathlib import Path; import malt_fast.segments as s\n"
+        "from malt_fast.store import open_store\n"
+        "scan = s.scan\n"
+        "def cut(data, head):\n"
+        "    os.truncate(sys.argv[1], 100)\n"
+        "    yield from scan(data, head)\n"
+        "s.scan = cut\n"
+        "print(open_store(Path(sys.argv[1]).parent, writable=False).next_row)\n"
+    )
+    command = [sys.executable, "-c", program, str(live)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "40\n"

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 import malt_fast.trainer
+from malt_fast import trainer
 from malt_fast.adapters import load_model
 from malt_fast.batches import RoleData
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
 from malt_fast.packing import Packer, Packing
-from malt_fast.trainer import stage_fingerprint, train_stage
+from malt_fast.trainer import StageTrainer, stage_fingerprint, train_stage
 
 from .tiny import tiny_llama
 
@@ -291,6 +292,77 @@ def test_a_killed_stage_resumes_to_the_same_weights(stage, stop, base, sft, tmp_
     assert lines[0]["step"] == stop
     assert_same(weights(whole.adapter), weights(resumed.adapter), rtol=0, atol=0)
     assert resumed.metrics["num_tokens"] == whole.metrics["num_tokens"]
+
+
+@pytest.mark.parametrize("how", ["flip", "empty", "remove"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"]
+)
+def test_a_damaged_checkpoint_is_left_out(name, how, base, tmp_path, caplog):
+    data, settings = role_data(questions=2), {"save_steps": 1, "num_train_epochs": 3}
+    whole = train("sft", data, base, tmp_path / "whole", **settings)
+
+    def kill(line):
+        if line["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", data, base, tmp_path / "a", on_log=kill, **settings)
+    (file,) = (tmp_path / "a.checkpoints").glob(f"checkpoint-*/{name}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if how == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(content if how == "flip" else b"")
+    lines = []
+    again = train("sft", data, base, tmp_path / "a", on_log=lines.append, **settings)
+    assert lines[0]["step"] == 1 and "is damaged" in caplog.text
+    assert_same(weights(whole.adapter), weights(again.adapter), rtol=0, atol=0)
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_older_one_goes(base, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(trainer, "sync_tree", lambda folder: synced.append(folder.name))
+    monkeypatch.setattr(trainer, "sync_folder", lambda folder: synced.append(folder.name))
+    rmtree = trainer.shutil.rmtree
+
+    def remove(folder, *more, **named):
+        if folder.name.startswith("checkpoint-"):
+            assert synced[-2:] == [f"checkpoint-{int(folder.name[11:]) + 1}", "a.checkpoints"]
+        rmtree(folder, *more, **named)
+
+    monkeypatch.setattr(trainer.shutil, "rmtree", remove)
+    train("sft", role_data(questions=2), base, tmp_path / "a", save_steps=1, num_train_epochs=3)
+    assert len(synced) >= 4
+
+
+def test_references_are_kept_as_they_come(base, sft, tmp_path, monkeypatch):
+    """A stage stopped among them computes those it lacks, and ends the same."""
+    data, _, start = sft
+    monkeypatch.setattr(trainer, "REFERENCES", 3)
+    whole = train("dpo", data, base, tmp_path / "whole", init=start.adapter)
+    compute, computed = StageTrainer._reference_logps, []
+
+    def counted(self, model, completions, bare):
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        computed.append(len(completions))
+        return compute(self, model, completions, bare)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageTrainer, "_reference_logps", counted)
+        with pytest.raises(KeyboardInterrupt):
+            train("dpo", data, base, tmp_path / "a" / "x", init=start.adapter)
+    seen = []
+    monkeypatch.setattr(
+        StageTrainer, "_reference_logps",
+        lambda self, model, some, bare: seen.append(len(some)) or compute(self, model, some, bare),
+    )  # fmt: skip
+    again = train("dpo", data, base, tmp_path / "a" / "x", init=start.adapter)
+    used = len(np.unique(data.pairs))
+    assert sum(computed) == 6 and sum(seen) == used - 6 > 0
+    assert_same(weights(whole.adapter), weights(again.adapter), rtol=0, atol=0)
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(base, tmp_path):

@@ -1,6 +1,7 @@
 """A frozen base model under a LoRA adapter: load it, ask it for log-probs of tokens, save it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import peft
 import torch
 import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -21,9 +23,10 @@ from malt_fast.files import replacing_folder
 from malt_fast.kernels import linear_logprob, lora_linear
 from malt_fast.loading import check_adapter, load_causal, load_config
 from malt_fast.packing import Batch, Layout
+from malt_fast.seals import seal
 from malt_fast.tree_attention import BLOCK, TREE, Tree, make_tree
 
-NOTE = "stage.txt"  # beside an adapter's files: what it was made from
+FILES = ("adapter_config.json", "adapter_model.safetensors")  # of an adapter
 
 
 class LogProbModel(nn.Module):
@@ -159,16 +162,30 @@ def load_adapter(model: LogProbModel, folder: Path) -> None:
 
 
 def replace_adapter(model: LogProbModel, out: Path, note: str, *, write: bool = True) -> None:
-    """Save to `out`, which appears whole or not at all, with `note` in a file NOTE.
+    """Save to `out`, which appears whole or not at all, sealed with `note` (seals.py).
 
     Called by every process as save_adapter is.
     """
     if not write:
         save_adapter(model, out, write=False)
         return
-    with replacing_folder(out) as folder:
+    with saving(out), replacing_folder(out) as folder:
         save_adapter(model, folder)
-        (folder / NOTE).write_text(note, encoding="utf-8")
+        seal(folder, note, FILES)
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """What safetensors and torch raise where a disk takes no more becomes a MaltError."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        raise MaltError(
+            f"{folder} cannot be written ({first_line(error)}): make room there and give the same "
+            "command again"
+        ) from None
 
 
 def disable_dropout(model: nn.Module) -> None:

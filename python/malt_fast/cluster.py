@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,9 +45,12 @@ def connected(address: str | None) -> Iterator[Cluster]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     options = {} if address else {"include_dashboard": False}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray would end the process at once
     except (OSError, ValueError, RuntimeError) as error:
         raise MaltError(
             f"no Ray cluster answers at {address} ({first_line(error)}): check "

@@ -16,10 +16,8 @@ Reads adapters/ROLE/{sft,final}; a role without one stays its base model.
 """
 
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +27,11 @@ from malt_fast.config import Config, differences, flat, load_config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
 from malt_fast.expand import OnProgress, Slot, answered
-from malt_fast.files import write_text
+from malt_fast.files import read_checked, write_checked
 from malt_fast.forest import Forest, save_forest
 from malt_fast.paper import paper_figures
 from malt_fast.plots import plot_curves
-from malt_fast.run import Run, exit_status, locked, reading
+from malt_fast.run import Run, exit_status, locked
 from malt_fast.sampling import (
     Policies,
     Samples,
@@ -44,6 +42,7 @@ from malt_fast.sampling import (
     sample,
 )
 from malt_fast.scores import judge, summarise
+from malt_fast.seals import check_seal
 from malt_fast.store import Ints
 from malt_fast.systems import (
     System,
@@ -76,12 +75,8 @@ def evaluate_run(
     path = run.path("evaluation.json")
     compared = compare(setup, {"base": base, "sft": sft, "final": final})
     made_from = evaluation_fingerprint(setup, compared)
-    there = not again and path.is_file()
-    if there:
-        with reading(path):
-            before = json.loads(path.read_text(encoding="utf-8"))
-            there = before.get("made_from") == made_from
-    if there:
+    there = None if again else _there(run, path)
+    if there is not None and there.get("made_from") == made_from:
         run.say("evaluate: evaluation.json is there already")
     else:
         result = _evaluate(run, setup, compared)
@@ -89,18 +84,28 @@ def evaluate_run(
         chosen = [key for key in settings if key.startswith(("seed", *MAY_CHANGE))]
         result["settings"] = {key: settings[key] for key in chosen}
         result["made_from"] = made_from
-        write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_checked(path, result)
         for name in SUITE_TABLES:  # of an evaluation before
             for file in run.path("tables").glob(f"{name}.*"):
                 file.unlink()
         run.path("curves.svg").unlink(missing_ok=True)
-    with reading(path) if there else nullcontext():
-        return _show(run, path)
+    return _show(run, path)
+
+
+def _there(run: Run, path: Path) -> dict[str, Any] | None:
+    """An evaluation of before."""
+    if not path.is_file():
+        return None
+    try:
+        return read_checked(path)
+    except ValueError:
+        run.warn(f"{path} is damaged: the run is evaluated again")
+        return None
 
 
 def _show(run: Run, path: Path) -> dict[str, Any]:
     """Print an evaluation, and write its tables."""
-    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    written = read_checked(path)
     run.console.print(as_terminal(main_table(written), bold=written["paired"][0]["a"]))
     for line in describe(written):
         run.say(line)
@@ -223,7 +228,10 @@ def _weights(policy: Policy) -> bytes | None:
 
 
 def _adapter(folder: Path, before: Policy) -> Policy:
-    return Policy(before.base, str(folder.resolve())) if folder.is_dir() else before
+    if not folder.is_dir():
+        return before
+    check_seal(folder)
+    return Policy(before.base, str(folder.resolve()))
 
 
 def saved_config(

@@ -22,9 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from malt_fast.config import Config, ModelConfig, load_config
+from malt_fast import interrupt
+from malt_fast.config import Config, ModelConfig, differences, load_config
 from malt_fast.engines.adapter_files import no_adapter
 from malt_fast.errors import MaltError, printable
+from malt_fast.evaluate import MAY_CHANGE
 from malt_fast.export_cards import KINDS, Facts, data_card, model_card, read_results
 from malt_fast.export_rows import Size, write_rows
 from malt_fast.files import replacing_folder, write_text
@@ -44,6 +46,7 @@ from malt_fast.run_parts import (
 from malt_fast.tasks import Task, load_task
 
 MARK = "export.json"
+IDLE = (*MAY_CHANGE, "serve.", "store.", "report_to", "reuse")  # settings nothing is trained by
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -84,6 +87,7 @@ def export(args: argparse.Namespace) -> None:
         say(f"not exported: {line}")
     if hub is not None:
         for folder in folders:
+            interrupt.check()
             say(f"pushed {hub.push(out / folder, folder)}")
 
 
@@ -103,8 +107,18 @@ def check_folders(run: Path, out: Path) -> None:
 def read_config(run: Path, lacking: Lacking) -> tuple[Config | None, Task | None]:
     """None, and a line, for what cannot be read, such as the config of another version."""
     config = None
+    trained, now = run / "adapters" / "config.yaml", run / "config.yaml"
     try:
-        config = load_config(["--config", str(run / "config.yaml")], "malt_fast.export")
+        config = load_config(["--config", str(now)], "malt_fast.export")
+        if trained.is_file():
+            before = load_config(["--config", str(trained)], "malt_fast.export")
+            changed = [k for k in differences(before, config) if not k.startswith(IDLE)]
+            config = before
+            if changed:
+                lacking.append(
+                    f"{', '.join(changed)}: changed in config.yaml, but nothing was trained with "
+                    "it yet; cards and data are those of adapters/config.yaml"
+                )
         return config, load_task(config, questions=False)
     except MaltError as error:
         what = "the wording in the cards, and data" if config else "settings in the cards, and data"
@@ -176,7 +190,8 @@ def merge(facts: Facts, role: str) -> tuple[Any, Any]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """To fill; then it takes the place of `path`."""
+    """To fill; then it takes the place of `path`. Raises KeyboardInterrupt if a stop was asked."""
+    interrupt.check()
     path.parent.mkdir(exist_ok=True)
     with replacing_folder(path) as folder:
         yield folder

@@ -13,6 +13,7 @@ from malt_fast.config import Config, DPOStageConfig
 from malt_fast.engines.adapter_files import config_of, rank_of
 from malt_fast.engines.vllm import RANKS
 from malt_fast.export_rows import Size
+from malt_fast.files import read_checked
 from malt_fast.run_parts import Adapter, Lacking
 from malt_fast.tables import as_markdown, main_table
 from malt_fast.tasks import Task
@@ -55,7 +56,7 @@ def read_results(run: Path, lacking: Lacking) -> str:
     """The result table with its intervals, as Markdown; empty, and a line, where there is none."""
     path = run / "evaluation.json"
     try:
-        return as_markdown(main_table(json.loads(path.read_text(encoding="utf-8"))))
+        return as_markdown(main_table(read_checked(path)))
     except FileNotFoundError:
         lacking.append("results in the cards: the run was not evaluated")
     except (ValueError, LookupError, TypeError, AttributeError):

@@ -3,11 +3,15 @@
 What is new is written beside its place under a name with a dot, reaches the disk, and is renamed.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import xxhash
 
 
 @contextmanager
@@ -27,8 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path`; on leaving it takes `path`'s place, which is whole or absent."""
     new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_or_restore(old)
+    shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     yield new
     sync_tree(new)
@@ -39,20 +43,56 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """What a process that was killed was writing."""
-    for pattern in (".*.new", ".*.old"):
-        for path in folder.rglob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+def remove_leftovers(folder: Path, besides: Sequence[str]) -> None:
+    """What a process that was killed was writing; but not in `besides`, where others may write."""
+    here = [path for path in folder.glob("*") if path.name not in besides]
+    for top in here:
+        for path in reversed([top, *top.rglob(".*")]):  # what is inside before what is outside
+            if path.name.startswith(".") and path.suffix == ".old":
+                _remove_or_restore(path)
+            elif path.name.startswith(".") and path.suffix == ".new":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _remove_or_restore(old: Path) -> None:
+    """`old` was moved away for what should have taken its place, and perhaps never did."""
+    path = old.with_name(old.name[1:].removesuffix(".old"))
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """With those above it, and so that their names last."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def checksum(values: dict[str, Any]) -> str:
+    """Of what a JSON file says, to be kept in it."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
+
+
+def write_checked(path: Path, values: dict[str, Any]) -> None:
+    """As JSON, with a checksum in it."""
+    told = values | {"xxh3": checksum(values)}
+    write_text(path, json.dumps(told, indent=2, allow_nan=False) + "\n")
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """What was written so. Raises ValueError where the file is not what was written."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or values.pop("xxh3", None) != checksum(values):
+        raise ValueError("its checksum differs")
+    return values
 
 
 def write_all(descriptor: int, data: bytes) -> None:

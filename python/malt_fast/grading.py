@@ -199,12 +199,22 @@ def load_custom(grader: str) -> Custom:
 
 
 def code_of(grader: str) -> str:
-    """What a grader of one's own is now: its module's text, as far as it can be told."""
-    try:
-        module = inspect.getmodule(load_custom(grader))
-        return f"{grader}\n{inspect.getsource(module) if module else ''}"
-    except (OSError, TypeError):  # made at run time, or built in
-        return grader
+    """What a grader of one's own is now: the text of its module, and of those beside it that it
+    uses, as far as it can be told."""
+    first = inspect.getmodule(load_custom(grader))
+    waiting, texts = [first] if first else [], {}
+    while waiting:
+        module = waiting.pop()
+        try:
+            texts[module.__name__] = inspect.getsource(module)
+        except (OSError, TypeError):  # made at run time, or built in
+            continue
+        folder = os.path.dirname(inspect.getfile(module))
+        for used in map(inspect.getmodule, vars(module).values()):
+            beside = (getattr(used, "__file__", None) or "").startswith(folder)
+            if used and beside and used.__name__ not in texts:
+                waiting.append(used)
+    return "\n".join([grader, *(texts[name] for name in sorted(texts))])
 
 
 def score_custom(

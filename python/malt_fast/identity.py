@@ -12,11 +12,12 @@ from malt_fast.loading import check_adapter
 
 
 def model_identity(name: str) -> str:
-    """Of a base model: a directory by its weights and config, a hub id by its commit."""
+    """Of a base model: a directory by its weights, config and code, a hub id by its commit."""
     folder = Path(name)
     if not folder.is_dir():
         return f"{name}@{_commit(name)}"
-    files = [*folder.glob("config.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    kinds = ("config.json", "*.safetensors", "*.bin", "*.py")
+    files = [file for kind in kinds for file in folder.glob(kind)]
     return _digest([(path.name, content(path)) for path in sorted(files)])
 
 

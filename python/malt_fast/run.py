@@ -48,13 +48,15 @@ from rich.segment import Segment
 from malt_fast import interrupt, processes
 from malt_fast.config import Config, differences, dump, flat, make_config, read_yaml
 from malt_fast.errors import MaltError, first_line, one_line, printable
-from malt_fast.files import remove_leftovers, write_text
+from malt_fast.files import make_folder, remove_leftovers, write_text
 from malt_fast.quiet import hush
 from malt_fast.sampling import Samples
 from malt_fast.store import Store, open_store
 
 Advance = Callable[..., None]
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+OTHERS = ("sweeps", "export")  # in a run directory, but with writers of their own
+_held: set[Path] = set()  # run directories that this process writes to
 WIDTH = 160  # characters of a line where it is no terminal that shows it
 
 
@@ -184,7 +186,7 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
     check_folder(folder)
     run = Run(folder, config)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise _unwritable(folder, error) from None
     changed = changes(saved, config)  # before anything is touched: it may be no config of a run
@@ -206,6 +208,9 @@ def locked(run: Run) -> Iterator[None]:
     The lock is the system's and goes with the process, however that ends. Raises MaltError where
     another process has it, saying which.
     """
+    here = run.folder.resolve()
+    if here in _held:  # a process is not kept out by its own lock
+        raise MaltError(f"{run.folder} is in use by this very process: give another --run DIR")
     try:
         descriptor = os.open(run.path("lock"), os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -223,13 +228,15 @@ def locked(run: Run) -> Iterator[None]:
         before = file.read().strip()
         if before:
             run.say(f"goes on after {before}, which died")
-        remove_leftovers(run.folder)
+        remove_leftovers(run.folder, besides=OTHERS)
         _write_owner(file, f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
+        _held.add(here)
         try:
             yield
         except KeyboardInterrupt:
             raise KeyboardInterrupt(run.folder) from None
         finally:
+            _held.remove(here)
             _write_owner(file, "")
 
 

@@ -21,6 +21,7 @@ from malt_fast.loading import check_adapter
 from malt_fast.preferences import role_data
 from malt_fast.roles import Prompts, Tokens
 from malt_fast.sampling import load_prompts
+from malt_fast.seals import check_seal, seal_of
 from malt_fast.store import Store, open_store
 from malt_fast.tasks import Task
 from malt_fast.train import propagate
@@ -71,7 +72,7 @@ def find_adapters(run: Path, chain: Sequence[str], lacking: Lacking) -> dict[str
         if final is None:
             where = adapter.folder.relative_to(run)
             lacking.append(f"adapters/{role}: the final one, for which {where} stands here")
-        elif newest is not None and _note(newest.folder) != _note(final.folder):
+        elif newest is not None and seal_of(newest.folder) != seal_of(final.folder):
             where = newest.folder.relative_to(run)
             lacking.append(f"{where}: newer than adapters/{role}, but training has not ended")
         try:
@@ -84,8 +85,9 @@ def find_adapters(run: Path, chain: Sequence[str], lacking: Lacking) -> dict[str
 
 
 def check_weights(adapter: str) -> None:
-    """Raises MaltError for an adapter whose files cannot be read."""
+    """Raises MaltError for an adapter whose files cannot be read, or are not what was written."""
     check_adapter(adapter)
+    check_seal(Path(adapter))
     try:
         rank_of(adapter)
         is_untrained(adapter)
@@ -109,14 +111,6 @@ def _published(run: Path, role: str) -> Adapter | None:
 
 def _weights(adapter: Path) -> bytes | None:
     file = adapter / "adapter_model.safetensors"
-    return file.read_bytes() if file.is_file() else None
-
-
-def _note(adapter: Path) -> bytes | None:
-    """What it was made from."""
-    from malt_fast.adapters import NOTE  # imports torch
-
-    file = adapter / NOTE
     return file.read_bytes() if file.is_file() else None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -213,6 +214,10 @@ def sample(
 def row_map(store: Store, nodes: int) -> Iterator[Ints]:
     """int64[nodes] of -1, in a file without a name: it takes no memory that others need."""
     with TemporaryFile(dir=store.folder) as file:
+        try:  # a full disk is told here, and not by a signal at the first write
+            os.posix_fallocate(file.fileno(), 0, 8 * max(nodes, 1))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(store.folder)) from None
         rows = np.memmap(file, np.int64, "w+", shape=(max(nodes, 1),))[:nodes]
         rows[:] = -1
         yield rows

@@ -171,7 +171,9 @@ def _place(batch: pa.RecordBatch, raw: memoryview) -> int:
 
 
 def joined(path: Path, first: int, rows: int, parts: Sequence[Segment]) -> Segment:
-    """One segment of `rows` rows from batches in order; rows that are in none are lost."""
+    """One segment of `rows` rows from batches in order; rows that are in none are lost, and
+    batches of other rows are none of it."""
+    parts = [part for part in parts if first <= part.first <= first + rows - part.rows]
     begin = np.full(rows, LOST, np.int64)
     check, length = np.zeros(rows, np.uint32), np.zeros(rows, np.uint32)
     finish = np.zeros(rows, np.uint8)
@@ -197,12 +199,16 @@ def joined(path: Path, first: int, rows: int, parts: Sequence[Segment]) -> Segme
     )
 
 
-def scan_parts(path: Path, head: bytes) -> list[Segment]:
-    """Every whole batch of a file as a segment of its own, in order of their rows."""
+def scan_parts(path: Path, head: bytes, *, growing: bool = False) -> list[Segment]:
+    """Every whole batch of a file as a segment of its own, in order of their rows.
+
+    growing: whether another process may write to the file, and even cut it.
+    """
     if not path.is_file() or not path.stat().st_size:
         return []
+    data: bytes | mmap.mmap
     with path.open("rb") as file:  # the map goes with its last view, which may be in an exception
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = file.read() if growing else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     parts = []
     for message in scan(data, head):
         with suppress(ValueError):  # no batch of ours
@@ -254,6 +260,11 @@ def read_index(path: Path) -> Segment | None:
         keys=NO_KEYS,
         **{name: columns[name] for name in ("check", "begin", "length", "finish")},
     )
+
+
+def is_mapped(segment: Segment) -> bool:
+    """Whether it lies in its index's file."""
+    return not segment.hashes.flags.writeable
 
 
 def read_part(segment: Segment, part: int, head: bytes) -> Columns | None:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from malt_fast import interrupt
 from malt_fast.config import Config, ServeConfig
 from malt_fast.engines.choice import choose
 from malt_fast.errors import MaltError
@@ -55,10 +56,11 @@ def run_server(
     from malt_fast.server.endpoint import Endpoint, Server
     from malt_fast.server.thread import EngineThread
 
-    thread = EngineThread(pipeline)
-    endpoint = Endpoint(thread, name, token=token, max_waiting=settings.max_waiting)
     for stop in (signal.SIGINT, signal.SIGTERM):  # which the server catches, and raises at its end
         signal.signal(stop, lambda *_: None)
+    interrupt.check()  # one that came while the weights were loaded
+    thread = EngineThread(pipeline)
+    endpoint = Endpoint(thread, name, token=token, max_waiting=settings.max_waiting)
     Server(endpoint.app(), thread.stop).run(sockets=[listening])
     thread.stop()
     thread.closed.wait(CLOSING)

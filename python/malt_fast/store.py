@@ -28,11 +28,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xxhash
 
 from malt_fast.columnar import END, decode, encode_head
 from malt_fast.errors import MaltError, first_line
-from malt_fast.files import sync_folder, write_all, write_text
+from malt_fast.files import checksum, make_folder, sync_file, sync_folder, write_all, write_text
 from malt_fast.segments import (
     LOST,
     VERSION,
@@ -40,6 +39,7 @@ from malt_fast.segments import (
     Sample,
     Segment,
     encode_samples,
+    is_mapped,
     joined,
     part_is_whole,
     part_of_message,
@@ -123,7 +123,8 @@ class Store:
     def _find_sealed(self, segment: Segment, key: bytes, places: range) -> Found | None:
         for place in places:
             row = int(segment.order[place])
-            sample = self._read(segment, row)
+            # An index is checked when it is opened, and what happens to it later when it is read.
+            sample = self._read(segment, row) if row < segment.rows else None
             if sample is not None and sample.key == key:
                 return segment.first + row, sample
         return None
@@ -171,6 +172,7 @@ class Store:
 
     def rows(self) -> Rows:
         """All committed rows; those between segments are lost."""
+        self._check_indexes()
         n, segments = self.next_row, self.segments
         segment, begin = np.full(n, LOST, np.int32), np.zeros(n, np.int64)
         length, check = np.zeros(n, np.uint32), np.zeros(n, np.uint32)
@@ -182,6 +184,18 @@ class Store:
             check[here], finish[here] = one.check, one.finish
         sizes = [int(one.parts["end"].max(initial=0)) for one in segments]
         return Rows([s.path for s in segments], sizes, segment, begin, length, finish, check)
+
+    def _check_indexes(self) -> None:
+        """Make those again that were damaged since they were opened."""
+        for i, segment in enumerate(self.sealed):
+            if not is_mapped(segment) or read_index(segment.path) is not None:
+                continue
+            parts = scan_parts(segment.path, self.head)
+            self.sealed[i] = joined(segment.path, segment.first, segment.rows, parts)
+            if self.writable:
+                write_index(self.sealed[i])
+            for first, rows in self.quarantined:
+                self._leave_out(first, rows)
 
     def verify(self, rows: Ints) -> None:
         """Read the batches that hold these rows, once, and quarantine those that are damaged."""
@@ -232,6 +246,7 @@ class Store:
         self._open_live()
         for first, rows in self.quarantined:
             self._leave_out(first, rows)
+            self.next_row = max(self.next_row, first + rows)  # their numbers are not given again
         if self.writable and (manifest is None or len(unsealed) > 1):
             self._write_manifest()
 
@@ -248,7 +263,7 @@ class Store:
         self.next_row = max(self.next_row, first + rows)
 
     def _open_live(self) -> None:
-        self.live_parts = scan_parts(self.live, self.head)
+        self.live_parts = scan_parts(self.live, self.head, growing=not self.writable)
         if not self.live_parts:
             return  # the first commit begins the file
         first, last = self.next_row, self.live_parts[-1]
@@ -265,6 +280,7 @@ class Store:
                 if file.read(len(self.head)) != self.head:  # damaged: other readers need it
                     file.seek(0)
                     file.write(self.head)
+            sync_file(self.live)  # its last batch may be whole and still in memory only
 
     # ---- writing ----
 
@@ -314,6 +330,9 @@ class Store:
                 f"{self.folder} cannot be written ({first_line(error)}): make room there and give "
                 "the same command again; what was committed before is kept"
             ) from None
+        except BaseException:  # a second Ctrl-C: whether the rows are there, the next opening tells
+            self.broken = True
+            raise
 
     def _begin_live(self) -> None:
         self.live.unlink(missing_ok=True)
@@ -357,14 +376,16 @@ class Store:
         self._write_manifest()
 
     def _fresh_path(self) -> Path:
-        last = max((int(f.stem.rpartition("-")[2]) for f in segment_files(self.folder)), default=-1)
+        """A name that no segment has or had."""
+        files = [*segment_files(self.folder), *(segment.path for segment in self.sealed)]
+        last = max((int(file.stem.rpartition("-")[2]) for file in files), default=-1)
         return self.folder / f"samples-{last + 1:05d}.arrows"
 
     def _write_manifest(self) -> None:
         sealed = [{"name": s.path.name, "first": s.first, "rows": s.rows} for s in self.sealed]
         values: dict[str, Any] = {"version": VERSION, "store": self.id, "sealed": sealed}
         values["quarantined"] = self.quarantined
-        values["xxh3"] = _hash(values)
+        values["xxh3"] = checksum(values)
         write_text(self.folder / "manifest.json", json.dumps(values, indent=1) + "\n")
 
 
@@ -384,7 +405,7 @@ def open_store(
     if not writable and not folder.is_dir():
         raise MaltError(f"{folder} holds no samples: give a run that sampled something")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         manifest = _read_manifest(folder)
         id = manifest["store"] if manifest else _id_in(segment_files(folder)) or uuid.uuid4().hex
         damaged = [(first, rows) for first, rows in manifest["quarantined"]] if manifest else []
@@ -412,7 +433,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         own = all(SEGMENT.fullmatch(segment["name"]) for segment in values["sealed"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if told != _hash(values) or not own:
+    if told != checksum(values) or not own:
         return None
     if values["version"] != VERSION:
         raise MaltError(
@@ -420,10 +441,6 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
             "version that wrote it, or give another --run DIR"
         )
     return values
-
-
-def _hash(values: dict[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
 
 
 def _id_in(files: Sequence[Path]) -> str | None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from malt_fast.cli import merge, parse_arguments
 from malt_fast.config import Config, flat, make_config
 from malt_fast.errors import MaltError
+from malt_fast.files import read_checked
 from malt_fast.plots import plot_sweep
 from malt_fast.run import Run, check_folder, reading
 from malt_fast.sampling import load_setup
@@ -97,7 +98,7 @@ def evaluated(folder: Path, config: Config) -> Path:
 
     path, settings = folder / "evaluation.json", flat(config)
     with reading(path):
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        before = read_checked(path)["settings"]
         changed = any(settings[key] != value for key, value in before.items())
     if changed:
         reevaluate(["--run", str(folder)])
@@ -108,7 +109,7 @@ def figures(folder: Path) -> dict[str, Any]:
     """Of a finished run: accuracies with intervals, and what each role was trained on."""
     path = folder / "evaluation.json"
     with reading(path):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_checked(path)
         malt, n = result["paired"][0]["a"], result["systems"][0]["n"]
         right = {row["name"]: (row["accuracy"], row["ci95"]) for row in result["systems"]}
         whole, voting = right["MALT"], right[malt]

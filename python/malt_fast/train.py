@@ -26,13 +26,13 @@ from typing import Any, Literal
 
 from malt_fast import processes
 from malt_fast.cluster import check_ray
-from malt_fast.config import Config, load_config
+from malt_fast.config import Config, dump, load_config
 from malt_fast.engines import Policy
 from malt_fast.engines.choice import choose
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import evaluate_run
 from malt_fast.expand import Slot, answered, shape_from_branching
-from malt_fast.files import replacing_folder
+from malt_fast.files import make_folder, replacing_folder, write_text
 from malt_fast.forest import Credit, Forest, credit, forest_of, read_forest, save_forest
 from malt_fast.grade_report import sentence
 from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
@@ -165,13 +165,15 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
     graded = grading_fingerprint(setup, questions)
     if not run.leads:
         processes.wait_for(run.path("samples"))
-        return processes.wait_until(lambda: _there(path, run.read_samples(), sampled, graded))
+        return processes.wait_until(
+            lambda: _there(path, run.read_samples(), sampled, graded) if path.is_file() else None
+        )
     store = run.samples.store
     forest = _there(path, store, sampled, graded)
     if forest is not None:
         run.say(f"sample: {path.name} of round {index} is there already")
         return forest
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     forest, rows = _ungraded(path, store, sampled) or sample_trees(run, setup, index, shape, seed)
     with run.stage(f"grade round {index}") as (_, figures):
         verdicts = grade_leaves(setup, forest, questions)
@@ -284,12 +286,13 @@ def train_role(
         return start
     weights = stage_weights(config, role, stage, start)
     made_from = stage_fingerprint(stage, data, **weights)
-    if is_done(out, made_from):
+    done, rows_of = is_done(out, made_from), run.path(f"round-{index}", "data", role)
+    if run.leads and not (done and (rows_of / f"{stage}.parquet").is_file()):
+        write_datasets(data, setup.prompts, rows_of, stage)
+    if done:
         run.say(f"{stage} {role}: the adapter of round {index} is there already")
         return trained
-    if run.leads:
-        write_datasets(data, setup.prompts, run.path(f"round-{index}", "data", role), stage)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with run.stage(f"{stage} {role}") as (advance, figures):
 
         def on_log(line: dict[str, float]) -> None:
@@ -345,9 +348,11 @@ def stage_work(config: Config) -> dict[str, Any]:
 def publish(run: Run, sft: Policies, final: Policies) -> None:
     """Copy the adapters of the last round to adapters/ROLE/{sft,final}, where servers find them.
 
-    All or none: a role whose adapter is missing counts as untrained.
+    All or none: a role whose adapter is missing counts as untrained. adapters/config.yaml is what
+    they were trained with: the run's own may be changed before anything is made of it.
     """
     with replacing_folder(run.path("adapters")) as folder:
+        write_text(folder / "config.yaml", dump(run.config))
         for name, policies in (("sft", sft), ("final", final)):
             for role, policy in policies.items():
                 if policy.adapter is not None:

@@ -15,6 +15,7 @@ Not here: evaluation during training, full fine-tuning, resuming in another numb
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,13 +39,13 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from malt_fast import interrupt
 from malt_fast.adapters import (
-    NOTE,
     LogProbModel,
     disable_dropout,
     load_adapter,
     load_model,
     replace_adapter,
     save_adapter,
+    saving,
     speed_up_lora,
 )
 from malt_fast.arguments import check_loss, tensorboard_dir, training_arguments
@@ -59,6 +60,7 @@ from malt_fast.batches import (
 )
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
+from malt_fast.files import make_folder, sync_folder, sync_tree
 from malt_fast.identity import adapter_identity, model_identity
 from malt_fast.kernels import dpo_loss
 from malt_fast.loading import load_config
@@ -66,9 +68,13 @@ from malt_fast.losses import dpo_metrics, sft_loss
 from malt_fast.packing import Batch, Layout, Packer, Packing, Step, completion_logps
 from malt_fast.quiet import quiet
 from malt_fast.references import References
+from malt_fast.seals import is_damaged, seal, seal_of
 
 __all__ = ["RoleData", "StageTrainer", "Trained", "train_stage"]
 
+log = logging.getLogger(__name__)
+
+REFERENCES = 4096  # completions after which reference log-probs are kept
 OnLog = Callable[[dict[str, float]], None]
 
 
@@ -136,16 +142,16 @@ def train_stage(
             four_bit_on=arguments.device if load_in_4bit else None,
             trust_remote_code=trust_remote_code,
         )
-        trainer = StageTrainer(packer, model, args, arguments, on_log)
+        note = f"{fingerprint} {layout} {arguments.world_size}"
+        trainer = StageTrainer(packer, model, args, arguments, on_log, note)
         whole = True
         if stage == "dpo":
             adapter, precision = init_adapter if reference == "sft" else None, (dtype, args.bf16)
             source = (base, adapter, (*precision, load_in_4bit))
             trainer.references = References(out.with_name("references.npz"), data, source)
             whole = len(trainer.references.missing()) == 0
-        how = f"{fingerprint} {layout} {arguments.world_size}"
         with arguments.main_process_first(local=False):
-            resume = _newest_checkpoint(checkpoints, how, resumable=whole)
+            resume = _newest_checkpoint(checkpoints, note, resumable=whole)
         output = trainer.train(resume_from_checkpoint=resume)
         if trainer.state.global_step < trainer.state.max_steps:
             raise KeyboardInterrupt  # as was asked; a checkpoint holds what was trained
@@ -166,7 +172,9 @@ class StageTrainer(transformers.Trainer):
         settings: StageConfig | DPOStageConfig,
         args: transformers.TrainingArguments,
         on_log: OnLog | None = None,
+        note: str = "",
     ) -> None:
+        """note: what its checkpoints are sealed with."""
         if packer.stage == "dpo":
             disable_dropout(model)  # as TRL: the policy equals its reference at step 0
         if not settings.bf16:
@@ -184,6 +192,7 @@ class StageTrainer(transformers.Trainer):
             _own_precision(self.accelerator.state.fsdp_plugin)
         self.packer = packer
         self.settings = settings
+        self.note = note
         self.references: References | None = None  # DPO: set before training
         self._ref_logp = torch.empty(0)  # [completions] on the device
         self._thread = ThreadPoolExecutor(1)  # lays out the step after the one that runs
@@ -255,11 +264,13 @@ class StageTrainer(transformers.Trainer):
         """
         references = self.references
         assert references is not None
-        missing = references.missing()
-        if len(missing):
-            references.add(missing, self._reference_logps(model, missing, references.bare))
-            if self.is_world_process_zero():
-                references.save()
+        for begin in range(0, len(references.used), REFERENCES):  # the same parts, if stopped
+            some = references.used[begin : begin + REFERENCES]
+            missing = np.intersect1d(some, references.missing())
+            if len(missing):
+                references.add(missing, self._reference_logps(model, missing, references.bare))
+                if self.is_world_process_zero():
+                    references.save()
         self._ref_logp = torch.from_numpy(references.logp).to(self.args.device)
 
     @torch.no_grad()
@@ -313,12 +324,16 @@ class StageTrainer(transformers.Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer fills a staging folder (`output_dir`); the complete one replaces the older."""
-        super()._save_checkpoint(model, trial)
+        with saving(Path(self.args.output_dir).parent):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             staging, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
             older = list(staging.parent.glob("checkpoint-*"))
+            seal(staging / name, self.note, [file.name for file in (staging / name).iterdir()])
+            sync_tree(staging / name)
             (staging / name).replace(staging.parent / name)
+            sync_folder(staging.parent)
             for folder in older:
                 shutil.rmtree(folder)
 
@@ -416,7 +431,8 @@ def stage_fingerprint(
     """Of all that decides the result of a stage; not of how it is shared out or logged."""
     weights = (model_identity(base), adapter_identity(init_adapter), lora, dtype, load_in_4bit)
     method = args.model_dump(exclude={"logging_steps", "save_steps", "gradient_checkpointing"})
-    settings = (stage, weights, method, reference, seed, len(data.prompts))
+    against = reference if stage == "dpo" else None
+    settings = (stage, weights, method, against, seed, len(data.prompts))
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     arrays: list[npt.NDArray[Any]] = [*data.prompts, *data.completions, data.pairs, data.trees]
     for array in arrays:
@@ -425,24 +441,21 @@ def stage_fingerprint(
 
 
 def is_done(out: Path, fingerprint: str) -> bool:
-    """Whether a stage of this fingerprint has left its adapter there."""
-    try:
-        return (out / NOTE).read_bytes() == fingerprint.encode()
-    except OSError:
-        return False
+    """Whether a stage of this fingerprint has left its adapter there, undamaged."""
+    return seal_of(out) == fingerprint
 
 
-def _newest_checkpoint(checkpoints: Path, fingerprint: str, *, resumable: bool) -> str | None:
-    """The checkpoint to go on from; those of other settings or data are removed.
+def _newest_checkpoint(checkpoints: Path, wanted: str, *, resumable: bool) -> str | None:
+    """The checkpoint to go on from; those of other settings or data are removed, and damaged ones.
 
     Nor is there a way on without reference log-probs: only the first weights give them.
     """
-    mark = checkpoints / "fingerprint"
-    if resumable and mark.is_file() and mark.read_bytes() == fingerprint.encode():
-        found = checkpoints.glob("checkpoint-*")
-        newest = max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
-        return None if newest is None else str(newest)
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]))
+    for folder in reversed(found):
+        if is_damaged(folder):
+            log.warning("%s is damaged: it is left out", folder)
+        if resumable and seal_of(folder) == wanted:
+            return str(folder)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    checkpoints.mkdir(parents=True)
-    mark.write_text(fingerprint)
+    make_folder(checkpoints)
     return None

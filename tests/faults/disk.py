@@ -4,9 +4,10 @@
 
 A case fills a small store while writes, syncs or renames of files fail (no space, an error of the
 disk), write less than asked, or are where the process dies, half-done; a crash may also take back
-or spoil what was not synced. Then bits are flipped anywhere. What the store gives back must be what
-was put in; what it lost must lie in a batch that a flip hit, or was not committed yet; and when the
-lost ones are put in again, all is there.
+or spoil what was not synced: bytes, names of files, renames. Then bits are flipped anywhere, also
+below an open store, and a file may be gone. What the store gives back must be what was put in; what
+it lost must lie in a batch that was hit, or was not committed yet; and when the lost ones are put
+in again, all is there, the next time too.
 """
 
 import argparse
@@ -24,9 +25,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from malt_fast import files, store
 from malt_fast.errors import MaltError
-from malt_fast.segments import scan_parts
+from malt_fast.segments import LOST, scan_parts
 from tests.stored import fill, known, open_small, sample_of
 
 FAULTS = ("none", "short writes", "no space", "disk error", "death", "death before the sync")
@@ -43,6 +46,8 @@ class Disk:
     def __init__(self, fault: str, number: int, rng: random.Random) -> None:
         self.fault, self.left, self.rng = fault, number, rng
         self.synced: dict[str, int] = {}  # bytes of each file that are safe
+        self.named: set[str] = set()  # files whose names are
+        self.renamed: dict[str, bytes | None] = {}  # what was at a name before, if that may return
 
     def os(self) -> Any:
         calls = {"write": self.write, "fsync": self.fsync, "replace": self.replace}
@@ -72,18 +77,36 @@ class Disk:
         if self.due():
             self.fail()
         os.fsync(descriptor)
-        self.synced[os.readlink(f"/proc/self/fd/{descriptor}")] = os.fstat(descriptor).st_size
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_dir():
+            self.named |= {str(file) for file in path.iterdir()}
+            self.renamed = {}
+        else:
+            self.synced[str(path)] = path.stat().st_size
 
     def replace(self, source: Any, target: Any) -> None:
         if self.due():
             if self.rng.random() < 0.5:
-                os.replace(source, target)
+                self.rename(source, target)
             self.fail()
+        self.rename(source, target)
+
+    def rename(self, source: Any, target: Any) -> None:
+        before = Path(target).read_bytes() if Path(target).exists() else None
+        self.renamed.setdefault(str(target), before)
+        self.synced[str(target)] = self.synced.pop(str(source), 0)
         os.replace(source, target)
 
     def crash(self, folder: Path) -> None:
         """The machine lost power: what was not synced is there, or not, or rubbish."""
-        for path in segments(folder):
+        for name, before in self.renamed.items():
+            if self.rng.random() < 0.5:
+                Path(name).unlink() if before is None else Path(name).write_bytes(before)
+                self.synced[name] = len(before or b"")
+        for path in list(folder.iterdir()):
+            if str(path) not in self.named and self.rng.random() < 0.5:
+                path.unlink()
+                continue
             safe, size = self.synced.get(str(path), 0), path.stat().st_size
             if size <= safe:
                 continue
@@ -106,6 +129,21 @@ def place_of_batches(folder: Path) -> list[tuple[Path, int, int, range]]:
         for path in segments(folder)
         for part in scan_parts(path, opened.head)
     ]
+
+
+def check_rows(opened: store.Store) -> list[int]:
+    """Samples that are there. Asserts that they are right, and lie where forests look for them."""
+    there = known(opened, N)
+    opened.verify(np.arange(opened.next_row))
+    rows = opened.rows()
+    for i in there:
+        found = opened.find([sample_of(i).key])[0]
+        if found is None or rows.segment[found[0]] == LOST:
+            continue
+        words = np.fromfile(rows.paths[rows.segment[found[0]]], np.int32)
+        begin, length = rows.begin[found[0]], rows.length[found[0]]
+        assert words[begin : begin + length].tolist() == sample_of(i).tokens.tolist()
+    return there
 
 
 def flip(folder: Path, count: int, rng: random.Random) -> list[tuple[Path, int]]:
@@ -151,11 +189,17 @@ def run_case(seed: object, folder: Path) -> tuple[str, str]:
         files.os = store.os = real  # type: ignore[attr-defined]
     if died and fault == "death before the sync":
         disk.crash(folder)
-    flipped = []
+    flipped, batches = [], place_of_batches(folder)
+    opened = open_small(folder, **options) if rng.random() < 0.3 else None
     if rng.random() < 0.6:
-        batches = place_of_batches(folder)
         flipped = flip(folder, rng.randint(1, 3), rng)
-    there = set(known(open_small(folder, **options), N))  # asserts that values are right
+    if opened is not None:
+        check_rows(opened)
+    if batches and rng.random() < 0.1:
+        gone = rng.choice([*folder.iterdir()])
+        gone.unlink()
+        flipped += [(gone, begin) for file, begin, _, _ in batches if file == gone]
+    there = set(check_rows(open_small(folder, **options)))
     hit = {
         i
         for path, at in flipped
@@ -170,6 +214,8 @@ def run_case(seed: object, folder: Path) -> tuple[str, str]:
     absent = sorted(set(range(N)) - set(known(again, N)))
     for i in absent:
         fill(again, range(i, i + 1))
+    if known(again, N) != list(range(N)):
+        return fault, "what was put in again is not found"
     if known(open_small(folder, **options), N) != list(range(N)):
         return fault, "what was put in again is not there"
     return fault, ""

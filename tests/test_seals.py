@@ -1,0 +1,117 @@
+"""Sealed folders, folders that take another's place, JSON files with a checksum."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malt_fast import files
+from malt_fast.files import (
+    make_folder,
+    read_checked,
+    remove_leftovers,
+    replacing_folder,
+    write_checked,
+)
+from malt_fast.seals import check_seal, is_damaged, seal, seal_of
+
+
+def filled(folder: Path) -> Path:
+    folder.mkdir()
+    for name, content in (("a", b"one"), ("b.bin", bytes(1000))):
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_seal_tells_what_a_folder_was_made_from(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "x")
+    assert seal_of(folder) is None and not is_damaged(folder)
+    seal(folder, "fingerprint trees 1", ["b.bin", "a"])
+    assert seal_of(folder) == "fingerprint trees 1"
+    (folder / "README.md").write_text("not sealed")
+    check_seal(folder)
+
+
+@pytest.mark.parametrize("name", ["a", "b.bin", "stage.txt"])
+@pytest.mark.parametrize("how", ["flip", "empty", "remove"])
+def test_damage_breaks_the_seal(tmp_path: Path, name: str, how: str) -> None:
+    folder = filled(tmp_path / "x")
+    seal(folder, "note", ["a", "b.bin"])
+    file = folder / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    if how == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(bytes(data) if how == "flip" else b"")
+    assert seal_of(folder) is None
+    assert is_damaged(folder) == (name != "stage.txt" or how != "remove")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text().filter(lambda key: key != "xxh3"), json_values))
+def test_what_was_written_with_a_checksum_comes_back(tmp_path_factory, values) -> None:
+    path = tmp_path_factory.mktemp("checked") / "x.json"
+    write_checked(path, values)
+    assert read_checked(path) == values
+
+
+def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
+    write_checked(tmp_path / "x", {"accuracy": 0.25})
+    (tmp_path / "x").write_text((tmp_path / "x").read_text().replace("0.25", "0.95"))
+    with pytest.raises(ValueError):
+        read_checked(tmp_path / "x")
+    (tmp_path / "x").write_text(json.dumps([1]))
+    with pytest.raises(ValueError):
+        read_checked(tmp_path / "x")
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_folder_moved_away_comes_back(tmp_path: Path, monkeypatch, at: int) -> None:
+    """Killed before or between the renames, what was there before is there again."""
+    folder, calls = filled(tmp_path / "x"), []
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == at:
+            raise Killed
+        os.rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", replace)
+        with pytest.raises(Killed), replacing_folder(folder) as new:
+            (new / "a").write_text("two")
+    remove_leftovers(tmp_path, besides=())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
+    assert (folder / "a").read_bytes() == b"one"
+
+
+def test_leftovers_of_others_stay(tmp_path: Path) -> None:
+    for name in ("export/.x.new", "sweeps/a/.y.new", "round-0/.z.new/.q.new", ".t.new"):
+        make_folder((tmp_path / name).parent)
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path, besides=("sweeps", "export"))
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {"export/.x.new", "sweeps/a/.y.new"}
+
+
+def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]
