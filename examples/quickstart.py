@@ -1,25 +1,22 @@
 """MALT in five minutes: sample trees, see what they say, train three roles, measure them.
 
 The bundled world is a tiny model that adds and subtracts with bad habits: it forgets carries, and
-checks carelessly. On two CPU cores this takes about a minute. With `python examples/quickstart.py
---limit 20` it takes seconds, and shows nothing but that it runs.
+checks carelessly. On two CPU cores this takes a minute or two. With QUESTIONS=20 in the environment
+it takes seconds, and shows only that it runs.
 """
 
 # %%
-import argparse
+import os
 
 import malt_fast.api as mf
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--limit", type=int, default=200, help="questions to train on")
-parser.add_argument("--out", default="out/quickstart", help="where adapters go")
-args, _ = parser.parse_known_args()
+questions = int(os.environ.get("QUESTIONS", "200"))
 
 # %% [markdown]
 # Settings are named as on the command line; `malt-fast train --help all` lists them.
 
 # %%
-setup = mf.prepare("arithmetic", {"task.limit": args.limit, "task.test_limit": args.limit})
+setup = mf.prepare("arithmetic", {"task.limit": questions, "task.test_limit": questions})
 print(setup.task.train[0])
 
 # %% [markdown]
@@ -48,7 +45,7 @@ trained = []
 for role in setup.config.chain:
     data = mf.preferences(forest, values, role)
     print(data)
-    trained.append(mf.RoleTrainer(data, f"{args.out}/{role}").train())
+    trained.append(mf.RoleTrainer(data, f"out/quickstart/{role}").train())
 print(data.to_dataset("dpo")[0])
 
 # %% [markdown]
