@@ -45,7 +45,7 @@ from malt_fast.batches import RoleData, Stage, TreeSampler, examples_of
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.packing import Layout, Packer, Packing
 from malt_fast.quiet import quiet
-from malt_fast.trainer import RoleTrainer
+from malt_fast.trainer import StageTrainer
 
 MEANS = {"question": 150, "generator": 300, "verifier": 200, "refiner": 300}
 ROLES = ["generator", "verifier", "refiner"]
@@ -221,7 +221,7 @@ def malt_fast(
     packing = Packing(layout, args.pack_tokens, setting.size, setting.device)
     packer = Packer(stage, data, packing)
     model = load_model(base, None, LORA, dtype=setting.dtype, seed=0, layout=layout)
-    trainer = RoleTrainer(packer, model, settings, arguments)
+    trainer = StageTrainer(packer, model, settings, arguments)
     logp = np.full(len(data), np.nan, np.float32)
     if dpo:
         every = np.unique(data.pairs)

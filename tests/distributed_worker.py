@@ -39,7 +39,7 @@ def check_slices(expected: bool) -> None:
 
 def stop_after(steps: int):
     """Makes every process fail once it has done so many steps; returns what undoes it."""
-    done, whole = [0], trainer.RoleTrainer.training_step
+    done, whole = [0], trainer.StageTrainer.training_step
 
     def counted(self, *args, **kwargs):
         if done[0] == steps:
@@ -47,8 +47,8 @@ def stop_after(steps: int):
         done[0] += 1
         return whole(self, *args, **kwargs)
 
-    trainer.RoleTrainer.training_step = counted
-    return lambda: setattr(trainer.RoleTrainer, "training_step", whole)
+    trainer.StageTrainer.training_step = counted
+    return lambda: setattr(trainer.StageTrainer, "training_step", whole)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from malt_fast.adapters import saving
 from malt_fast.config import make_config
 from malt_fast.errors import MaltError
 from malt_fast.run import Run, exit_status, locked, open_run
-from malt_fast.trainer import RoleTrainer
+from malt_fast.trainer import StageTrainer
 from tests.small_run import FAST, content, run, write_model, write_questions
 
 
@@ -241,22 +241,22 @@ def test_one_ctrl_c_while_a_role_trains_leaves_a_checkpoint(
     monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
     options = ["--train.sft.max_steps", "6", "--train.dpo.max_steps", "6"]
     assert run(*made, whole, *options) == 0
-    step, steps = RoleTrainer.training_step, []
+    step, steps = StageTrainer.training_step, []
 
-    def step_and_stop(self: RoleTrainer, *arguments: Any) -> Any:
+    def step_and_stop(self: StageTrainer, *arguments: Any) -> Any:
         steps.append(self.state.global_step)
         if len(steps) == 9:  # in the second stage
             stopping()
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RoleTrainer, "training_step", step_and_stop)
+        patch.setattr(StageTrainer, "training_step", step_and_stop)
         assert run(*made, folder, *options) == 130
     assert len(steps) == 9
     (checkpoint,) = folder.glob("round-0/*/*.checkpoints/checkpoint-*")
     assert checkpoint.name == f"checkpoint-{steps[-1] + 1}"
     steps.clear()
-    monkeypatch.setattr(RoleTrainer, "training_step", step_and_stop)
+    monkeypatch.setattr(StageTrainer, "training_step", step_and_stop)
     monkeypatch.setattr("tests.test_durable.stopping", lambda: None)
     assert run(*made, folder, *options) == 0
     assert steps[0] == int(checkpoint.name.rpartition("-")[2])

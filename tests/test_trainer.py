@@ -20,7 +20,7 @@ from malt_fast.batches import RoleData
 from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.errors import MaltError
 from malt_fast.packing import Packer, Packing
-from malt_fast.trainer import RoleTrainer, stage_fingerprint, train_stage
+from malt_fast.trainer import StageTrainer, stage_fingerprint, train_stage
 
 from .tiny import tiny_llama
 
@@ -342,7 +342,7 @@ def test_references_are_kept_as_they_come(base, sft, tmp_path, monkeypatch):
     data, _, start = sft
     monkeypatch.setattr(trainer, "REFERENCES", 3)
     whole = train("dpo", data, base, tmp_path / "whole", init=start.adapter)
-    compute, computed = RoleTrainer._reference_logps, []
+    compute, computed = StageTrainer._reference_logps, []
 
     def counted(self, model, completions, bare):
         if len(computed) == 2:
@@ -351,12 +351,12 @@ def test_references_are_kept_as_they_come(base, sft, tmp_path, monkeypatch):
         return compute(self, model, completions, bare)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RoleTrainer, "_reference_logps", counted)
+        patch.setattr(StageTrainer, "_reference_logps", counted)
         with pytest.raises(KeyboardInterrupt):
             train("dpo", data, base, tmp_path / "a" / "x", init=start.adapter)
     seen = []
     monkeypatch.setattr(
-        RoleTrainer, "_reference_logps",
+        StageTrainer, "_reference_logps",
         lambda self, model, some, bare: seen.append(len(some)) or compute(self, model, some, bare),
     )  # fmt: skip
     again = train("dpo", data, base, tmp_path / "a" / "x", init=start.adapter)

@@ -11,7 +11,7 @@ from malt_fast.arguments import training_arguments
 from malt_fast.config import DPOStageConfig
 from malt_fast.packing import Packer, Packing
 from malt_fast.references import References
-from malt_fast.trainer import RoleTrainer
+from malt_fast.trainer import StageTrainer
 
 from .test_trainer import role_data
 from .tiny import byte_tokenizer, tiny_llama
@@ -103,7 +103,7 @@ def ours(base, data, settings, folder):
     peft_model = adapted(base)
     packer = Packer("dpo", data, Packing("rows", 0, len(data.pairs), "cpu"))
     args = training_arguments(config, folder, "cpu", 0, [], None)
-    trainer = RoleTrainer(packer, LogProbModel(peft_model), config, args)
+    trainer = StageTrainer(packer, LogProbModel(peft_model), config, args)
     peft_model.save_pretrained(folder)
     source = (base, folder, ("float32", False))  # a folder: with the adapter
     trainer.references = References(folder / "references.npz", data, source)

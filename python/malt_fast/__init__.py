@@ -2,7 +2,8 @@
 
 Importing the package is cheap: no torch, no transformers, no datasets. The programs are
 `python -m malt_fast.train`, `malt_fast.evaluate`, `malt_fast.export` and `malt_fast.serve`, in one
-`malt-fast`; `malt_fast.pipeline` is the same from Python; the C++ core is `malt_fast._core`.
+`malt-fast`; `import malt_fast.api as mf` is the method from Python; the C++ core is
+`malt_fast._core`.
 """
 
 __all__ = ["__version__"]

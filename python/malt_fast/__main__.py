@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
+from malt_fast import __version__
 from malt_fast.errors import nearest, one_line
 
 COMMANDS = {
@@ -16,7 +17,14 @@ COMMANDS = {
     "report": "one page of a run's results and trees",
     "export": "take adapters and data elsewhere: vLLM, PEFT, TRL, the Hugging Face hub",
     "serve": "answer by the trained roles, for OpenAI's clients",
+    "completion": "print a script that completes all this in bash, zsh or fish",
 }
+
+EXAMPLES = """\
+examples:
+  malt-fast train --run runs/demo
+  malt-fast evaluate --run runs/demo --suite paper
+  malt-fast serve --run runs/demo""".splitlines()
 
 
 def commands() -> dict[str, str]:
@@ -26,14 +34,17 @@ def commands() -> dict[str, str]:
 
 def help_text() -> str:
     lines = [f"  {name:<10} {about}" for name, about in commands().items()]
-    more = "malt-fast COMMAND --help tells what a command takes."
-    return "\n".join(["usage: malt-fast COMMAND ...", "", *lines, "", more])
+    more = "malt-fast COMMAND --help tells what a command takes, malt-fast --version which this is."
+    return "\n".join(["usage: malt-fast COMMAND ...", "", *EXAMPLES, "", *lines, "", more])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if not words or words[0] in ("-h", "--help"):
         print(help_text())
+        return 0
+    if words[0] == "--version":
+        print(f"malt-fast {__version__}")
         return 0
     name, *rest = words
     if name not in commands():

@@ -1,4 +1,4 @@
-"""The command line and YAML files as nested values, mistakes as one sentence, and `--help`.
+"""The command line and YAML files as nested values, and mistakes as one sentence.
 
 Nothing here knows the settings themselves: they are pydantic models (config.py) handed in.
 """
@@ -127,8 +127,11 @@ def yaml_text(values: Mapping[str, Any]) -> str:
     return text
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
-    """Nested values of `--config` files and `--key value` pairs, and whether help was asked for."""
+def parse_arguments(argv: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """Nested values of `--config` files and `--key value` pairs, and what help was asked for on.
+
+    None: no help; "": the short one; else a section, or all.
+    """
     files: dict[str, Any] = {}
     given: dict[str, Any] = {}
     words = list(argv)
@@ -137,11 +140,11 @@ def parse_arguments(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
             _check_text(word)
         except ValueError as error:
             raise MaltError(f"'{word}' is {error}: correct it") from None
-    wants_help = False
+    wants_help: str | None = None
     while words:
         word = words.pop(0)
         if word in ("-h", "--help"):
-            wants_help = True
+            wants_help = words.pop(0) if words and not words[0].startswith("-") else ""
             continue
         if not word.startswith("--") or word == "--":
             raise MaltError(f"'{word}' is not an option: write `--section.field value`, see --help")
@@ -242,7 +245,7 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
 
 
 def _suggest(model: type[BaseModel], key: str) -> str:
-    known = [name for name, _, _ in _settings(model)]
+    known = [name for name, _, _ in settings(model)]
     parent, _, leaf = key.rpartition(".")
     # Below a role's override, offer the settings of that section.
     section, _, role = parent.partition(".roles.")
@@ -254,32 +257,10 @@ def _suggest(model: type[BaseModel], key: str) -> str:
     return nearest(key, same or [*known, *sorted(sections)])
 
 
-# ---- help ----
+# ---- which settings there are ----
 
 
-def help_text(model: type[BaseModel], program: str, values: Mapping[str, Any]) -> str:
-    """Every setting with its doc and its default, after the defaults in `values`."""
-    lines = [
-        f"usage: python -m {program} [--config FILE.yaml] [--section.field value ...]",
-        "",
-        "Values of a list go as a,b,c or [a, b, c]; null unsets one.",
-    ]
-    group: str | None = None
-    for name, info, default in _settings(model):
-        section = name.rpartition(".")[0]
-        if section != group:
-            group = section
-            lines += ["", f"{section}:" if section else "general:"]
-        value = lookup(values, name.split("."), default)
-        if isinstance(value, list):
-            value = ",".join(map(str, value))
-        shown = "" if value is None or value == {} else f" (default: {value})"
-        lines.append(f"  --{name} {_type_name(info.annotation)}")
-        lines.append(f"      {info.description or ''}{shown}")
-    return "\n".join(lines)
-
-
-def _settings(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
+def settings(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
     """(dotted name, field, default) of every setting; a section's own before its sub-sections'."""
     nested = []
     for name, info in section.model_fields.items():
@@ -289,7 +270,7 @@ def _settings(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
         else:
             yield prefix + name, info, info.default
     for name, kind in nested:
-        yield from _settings(kind, f"{prefix}{name}.")
+        yield from settings(kind, f"{prefix}{name}.")
 
 
 def lookup(values: Any, path: Sequence[str], default: Any) -> Any:
@@ -301,14 +282,14 @@ def lookup(values: Any, path: Sequence[str], default: Any) -> Any:
     return values
 
 
-def _type_name(kind: Any) -> str:
+def type_name(kind: Any) -> str:
     """`int`, `a|b`, `list` ...: what a user may type."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "|".join(map(str, args))
     if origin in (typing.Union, types.UnionType):
-        return "|".join(dict.fromkeys(_type_name(arg) for arg in args if arg is not types.NoneType))
+        return "|".join(dict.fromkeys(type_name(arg) for arg in args if arg is not types.NoneType))
     if origin is Annotated:
-        return _type_name(args[0])
+        return type_name(args[0])
     name: str = getattr(origin or kind, "__name__", str(kind))
     return {"str": "TEXT", "Path": "PATH"}.get(name, name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from malt_fast.cli import help_text, lookup, merge, parse_arguments, sentence, typed, yaml_text
+from malt_fast.cli import lookup, merge, parse_arguments, sentence, typed, yaml_text
 from malt_fast.cli import read_yaml as read_yaml
 from malt_fast.config_rules import check
 from malt_fast.errors import MaltError
@@ -436,13 +436,15 @@ def resolve_model(name: str) -> str:
 
 
 def load_config(argv: Sequence[str], program: str) -> Config:
-    """The config of a command line. `--help` prints every field and exits."""
+    """The config of a command line. `--help` is printed, and exits."""
     values, wants_help = parse_arguments(argv)
     name = lookup(values, ("task", "name"), "arithmetic")
     chain = split(lookup(values, ("chain",), Config.model_fields["chain"].default))
     values = merge(for_chain(task_defaults(str(name)), chain), values)
-    if wants_help:
-        print(help_text(Config, program, values))
+    if wants_help is not None:
+        from malt_fast.help import help_text
+
+        print(help_text(Config, program, values, wants_help))
         raise SystemExit(0)
     return make_config(values)
 

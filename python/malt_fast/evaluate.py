@@ -22,20 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from malt_fast.cli import parse_arguments
 from malt_fast.config import Config, differences, flat, load_config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
-from malt_fast.expand import Slot
+from malt_fast.expand import OnProgress, Slot, answered
 from malt_fast.files import read_checked, write_checked
-from malt_fast.forest import save_forest
+from malt_fast.forest import Forest, save_forest
 from malt_fast.paper import paper_figures
 from malt_fast.plots import plot_curves
 from malt_fast.run import Run, exit_status, locked
 from malt_fast.sampling import (
     Policies,
+    Samples,
     Setup,
     fingerprint,
     grading_fingerprint,
@@ -44,6 +43,7 @@ from malt_fast.sampling import (
 )
 from malt_fast.scores import judge, summarise
 from malt_fast.seals import check_seal
+from malt_fast.store import Ints
 from malt_fast.systems import (
     System,
     Training,
@@ -64,8 +64,6 @@ from malt_fast.tables import (
 from malt_fast.tasks import Question
 
 PROGRAM = "malt_fast.evaluate"
-SHORT = """--suite standard|paper: short for --evaluate.suite
---sweep KEY=V1,V2: a run of its own for each value of a setting, side by side in DIR/sweeps"""
 MAY_CHANGE = ("evaluate.", "engine.", "model.device", "task.test_path", "task.test_limit")
 
 
@@ -164,37 +162,48 @@ def evaluation_fingerprint(setup: Setup, compared: Compared) -> str:
 
 
 def _evaluate(run: Run, setup: Setup, compared: Compared) -> dict[str, Any]:
-    config, questions, shape = run.config, compared.questions, compared.shape
-    systems, seed = compared.systems, _seed(config)
-    used, pooled = compared.slots[: len(systems)], compared.slots[len(systems) :]
+    questions, shape, seed = compared.questions, compared.shape, _seed(setup.config)
     with run.stage("evaluate", total=len(questions) * len(shape)) as (advance, figures):
-        forest, rows, told = sample(
-            setup,
-            run.samples,
-            questions,
-            shape,
-            seed,
-            evaluating=True,
-            on_progress=lambda nodes, tokens: advance(nodes),
+        forest, rows, told = sample_systems(
+            setup, run.samples, compared, lambda nodes, tokens: advance(nodes)
         )
         sampled = fingerprint(setup, questions, shape, seed, evaluating=True)
         parents, store = [slot.parent for slot in shape], run.samples.store
         save_forest(run.path("evaluation.arrows"), forest, store, sampled, "", parents, rows)
-        graded = (setup.task.grader, config.task.min_score)
-        judged = judge(forest, shape, questions, setup.prompts.decode, *graded)
-        result = summarise(judged, systems, used, questions, config)
-        names = setup.wordings.names
-        result["grading"] = {names[n - 1]: told for n, told in judged.grading.items()}
-        if config.evaluate.suite == "paper":
-            curves, extra = list(zip(compared.pools, pooled, strict=True)), list(setup.task.extra)
-            more = (judged, systems, used, curves, questions, config, extra)
-            result = paper_figures(result, *more)
-        figures |= {"questions": len(questions), "systems": len(systems)}
-        figures |= {
-            "outputs": int(np.count_nonzero(judged.tokens)),
-            "tokens": int(forest.token_len.sum()),
-        }
+        result = measure(setup, compared, forest)
+        figures |= {"questions": len(questions), "systems": len(compared.systems)}
+        figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}
         figures |= told
+    return result
+
+
+def sample_systems(
+    setup: Setup, samples: Samples, compared: Compared, on_progress: OnProgress | None = None
+) -> tuple[Forest, Ints, dict[str, float]]:
+    """The outputs of all systems to all questions."""
+    return sample(
+        setup,
+        samples,
+        compared.questions,
+        compared.shape,
+        _seed(setup.config),
+        evaluating=True,
+        on_progress=on_progress,
+    )
+
+
+def measure(setup: Setup, compared: Compared, forest: Forest) -> dict[str, Any]:
+    """What evaluation.json says of the outputs of `sample_systems`."""
+    config, questions, systems = setup.config, compared.questions, compared.systems
+    used, pooled = compared.slots[: len(systems)], compared.slots[len(systems) :]
+    graded = (setup.task.grader, config.task.min_score)
+    judged = judge(forest, compared.shape, questions, setup.prompts.decode, *graded)
+    result = summarise(judged, systems, used, questions, config) | {"task": setup.task.name}
+    names = setup.wordings.names
+    result["grading"] = {names[n - 1]: told for n, told in judged.grading.items()}
+    if config.evaluate.suite == "paper":
+        curves, extra = list(zip(compared.pools, pooled, strict=True)), list(setup.task.extra)
+        result = paper_figures(result, judged, systems, used, curves, questions, config, extra)
     return result
 
 
@@ -234,9 +243,7 @@ def saved_config(
     """
     values, wants_help = parse_arguments(argv)
     folder = values.get("run")
-    if wants_help and program == PROGRAM:
-        print(SHORT, end="\n\n")
-    if wants_help or folder is None:
+    if wants_help is not None or folder is None:
         load_config(argv, program)  # prints the help, or finds a mistake to tell first
         raise MaltError("no run was named: give --run DIR, a directory that malt_fast.train made")
     saved = Path(str(folder)) / "config.yaml"

@@ -29,6 +29,7 @@ from malt_fast.errors import MaltError, printable
 from malt_fast.export_cards import KINDS, Facts, data_card, model_card, read_results
 from malt_fast.export_rows import Size, write_rows
 from malt_fast.files import replacing_folder, write_text
+from malt_fast.help import examples
 from malt_fast.loading import load_causal
 from malt_fast.quiet import quiet
 from malt_fast.roles import load_tokenizer
@@ -177,11 +178,12 @@ class Arguments(argparse.ArgumentParser):
         raise MaltError(f"{message} (--help tells more)")
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parser() -> Arguments:
     about, _, parts = (__doc__ or "").partition("\n\n")
+    shown = "\n".join(examples("malt_fast.export"))
     parser = Arguments(
         "python -m malt_fast.export",
-        description=about,
+        description=f"{about}\n\n{shown}",
         epilog=parts,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -198,12 +200,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help="upload to private repositories NAME-ROLE of the Hugging Face hub",
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: export(parse(words)))
+    return exit_status(lambda: export(parser().parse_args(words)))
 
 
 if __name__ == "__main__":

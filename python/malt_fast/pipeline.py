@@ -111,8 +111,13 @@ class Pipeline:
         setup = load_setup(config, questions=False)
         _, policies = saved_policies(config.run, setup.base())
         Run(config.run, config).expect("prompts.json", setup.prompts.as_json())
+        return cls.of(setup, policies)
+
+    @classmethod
+    def of(cls, setup: Setup, policies: Policies) -> Self:
+        """Of roles that are at hand, one policy each."""
         room, params = room_for_question(setup), chain_params(setup)
-        shape, _ = chain_shape(config, policies)
+        shape, _ = chain_shape(setup.config, policies)
         levels = {slot.policy: slot.role for slot in shape}
         return cls(setup, policies, open_engine(setup, levels, params, room), room)
 

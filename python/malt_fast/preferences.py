@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -243,18 +243,34 @@ def yield_table(rows: Sequence[RoleYield]) -> Table:
 
 
 def write_datasets(data: "RoleData", prompts: Prompts, folder: Path, stage: Stage) -> Path:
-    """Write folder/{sft,dpo}.parquet with TRL's columns as text; returns the file.
+    """Write folder/{sft,dpo}.parquet, the rows of `as_dataset`; returns the file."""
+    from datasets.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    rows = as_dataset(data, prompts, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, shown = folder / f"{stage}.parquet", is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        with replacing(path) as beside:
+            rows.to_parquet(beside)
+    finally:
+        if shown:
+            enable_progress_bar()
+    return path
+
+
+def as_dataset(data: "RoleData", prompts: Prompts, stage: Stage) -> Any:
+    """A `datasets.Dataset` with TRL's columns as text.
 
     SFT: prompt, completion. DPO: prompt, chosen, rejected. A prompt keeps its control tokens, save
     a begin token that the tokenizer puts there by itself; an output loses its end token, which TRL
     puts back.
     """
     from datasets import Dataset, Features, Value
-    from datasets.utils.logging import (
-        disable_progress_bar,
-        enable_progress_bar,
-        is_progress_bar_enabled,
-    )
 
     wording = {id(prompt): prompt for prompt in data.prompts}
     worded = {key: prompt_text(prompts.tokenizer, prompt) for key, prompt in wording.items()}
@@ -269,19 +285,8 @@ def write_datasets(data: "RoleData", prompts: Prompts, folder: Path, stage: Stag
             "chosen": [texts[i] for i in chosen],
             "rejected": [texts[i] for i in rejected],
         }
-    rows = Dataset.from_dict(
-        columns, features=Features({name: Value("string") for name in columns})
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    path, shown = folder / f"{stage}.parquet", is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        with replacing(path) as beside:
-            rows.to_parquet(beside)
-    finally:
-        if shown:
-            enable_progress_bar()
-    return path
+    texts_only = Features({name: Value("string") for name in columns})
+    return Dataset.from_dict(columns, features=texts_only)
 
 
 def prompt_text(tokenizer: object, prompt: Tokens) -> str:

@@ -1,5 +1,6 @@
 """Keeps libraries from talking over the run's own progress."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,16 +9,21 @@ from contextlib import contextmanager
 @contextmanager
 def quiet() -> Iterator[None]:
     """No chatter from transformers and its kin: what matters raises, or is logged by the caller."""
-    from transformers.utils import logging
+    from transformers.utils import logging as loud
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    level, bars = loud.get_verbosity(), loud.is_progress_bar_enabled()
+    loud.set_verbosity_error()
+    loud.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(peft|transformers|accelerate|torch)\b")
             yield
     finally:
-        logging.set_verbosity(level)
+        loud.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            loud.enable_progress_bar()
+
+
+def hush() -> None:
+    """At its import, which is peft's, bitsandbytes warns of a kernel that it does not find."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -26,7 +26,6 @@ import errno
 import fcntl
 import io
 import json
-import logging
 import os
 import resource
 import shlex
@@ -50,6 +49,7 @@ from malt_fast import interrupt, processes
 from malt_fast.config import Config, differences, dump, flat, make_config, read_yaml
 from malt_fast.errors import MaltError, first_line, one_line, printable
 from malt_fast.files import make_folder, remove_leftovers, write_text
+from malt_fast.quiet import hush
 from malt_fast.sampling import Samples
 from malt_fast.store import Store, open_store
 
@@ -315,8 +315,7 @@ def exit_status(program: Callable[[], object]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no letter is worth a run
-    # At its import, which is peft's, it warns of a kernel for 4-bit weights that it does not find.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    hush()
     try:
         with interrupt.two_steps():
             program()

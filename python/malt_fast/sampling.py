@@ -62,15 +62,16 @@ class Setup:
         ]
 
 
-def load_setup(config: Config, *, questions: bool = True) -> Setup:
+def load_setup(config: Config, *, questions: bool = True, task: Task | None = None) -> Setup:
     """Load the task, the tokenizer and the prompts, and check that they fit the models.
 
-    questions: whether to read the task's own; who answers others does without.
+    questions: whether to read the task's own; who answers others does without. task: one that is
+    made already, instead of that which the config names.
     """
     side_by_side = len(config.chain) if config.train.side_by_side else 1
     workers = max(processes.count(), config.engine.replicas, side_by_side)
     check_device(config.model.device, workers)
-    task = load_task(config, questions=questions)
+    task = task or load_task(config, questions=questions)
     prompts = load_prompts(config, task)
     setup = Setup(config, task, prompts)
     check_lengths(setup)

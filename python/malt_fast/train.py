@@ -289,16 +289,7 @@ def train_role(
         what = "example" if stage == "sft" else "pair"
         run.warn(f"{stage} {role} is skipped: the forest holds no {what} for it")
         return start
-    weights = {
-        "base": start.base,
-        "init_adapter": None if start.adapter is None else Path(start.adapter),
-        "lora": config.lora,
-        "args": getattr(config.train, stage).for_role(role),
-        "reference": config.train.reference,
-        "dtype": config.model.dtype,
-        "load_in_4bit": config.train.load_in_4bit,
-        "seed": config.seed,
-    }
+    weights = stage_weights(config, role, stage, start)
     made_from = stage_fingerprint(stage, data, **weights)
     done, rows_of = is_done(out, made_from), run.path(f"round-{index}", "data", role)
     if run.leads and not (done and (rows_of / f"{stage}.parquet").is_file()):
@@ -319,13 +310,10 @@ def train_role(
             **weights,
             out=out,
             fingerprint=made_from,
-            layout=config.train.packing,
-            pack_tokens=config.train.pack_tokens,
-            device=config.model.device,
+            **stage_work(config),
             report_to=config.report_to,
             logging_dir=run.path("tensorboard", f"round-{index}", role, stage),
             on_log=on_log,
-            trust_remote_code=config.model.trust_remote_code,
         )
         figures["examples" if stage == "sft" else "pairs"] = rows
         figures |= {
@@ -334,6 +322,32 @@ def train_role(
             if key in result.metrics
         }
     return trained
+
+
+def stage_weights(
+    config: Config, role: str, stage: Literal["sft", "dpo"], start: Policy
+) -> dict[str, Any]:
+    """What decides the weights that `train_stage` comes to, beside the data."""
+    return {
+        "base": start.base,
+        "init_adapter": None if start.adapter is None else Path(start.adapter),
+        "lora": config.lora,
+        "args": getattr(config.train, stage).for_role(role),
+        "reference": config.train.reference,
+        "dtype": config.model.dtype,
+        "load_in_4bit": config.train.load_in_4bit,
+        "seed": config.seed,
+    }
+
+
+def stage_work(config: Config) -> dict[str, Any]:
+    """How `train_stage` gets there."""
+    return {
+        "layout": config.train.packing,
+        "pack_tokens": config.train.pack_tokens,
+        "device": config.model.device,
+        "trust_remote_code": config.model.trust_remote_code,
+    }
 
 
 def publish(run: Run, sft: Policies, final: Policies) -> None:

@@ -2,7 +2,7 @@
 
     RoleData --Packer--> steps of batches --LogProbModel--> log-probs --losses--> loss
 
-`RoleTrainer` is the loop, a `transformers.Trainer` whose model returns log-probs of target tokens
+`StageTrainer` is the loop, a `transformers.Trainer` whose model returns log-probs of target tokens
 and nothing else; `train_stage` is one stage, from data to a saved adapter. A batch forwards each of
 its completions once, however many pairs share it, and reference log-probs are computed once per
 completion (references.py). A thread lays the next step out while one runs.
@@ -70,7 +70,7 @@ from malt_fast.quiet import quiet
 from malt_fast.references import References
 from malt_fast.seals import is_damaged, seal, seal_of
 
-__all__ = ["RoleData", "RoleTrainer", "Trained", "train_stage"]
+__all__ = ["RoleData", "StageTrainer", "Trained", "train_stage"]
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def train_stage(
             trust_remote_code=trust_remote_code,
         )
         note = f"{fingerprint} {layout} {arguments.world_size}"
-        trainer = RoleTrainer(packer, model, args, arguments, on_log, note)
+        trainer = StageTrainer(packer, model, args, arguments, on_log, note)
         whole = True
         if stage == "dpo":
             adapter, precision = init_adapter if reference == "sft" else None, (dtype, args.bf16)
@@ -162,7 +162,7 @@ def train_stage(
     return Trained(out, _summary(trainer, output.metrics))
 
 
-class RoleTrainer(transformers.Trainer):
+class StageTrainer(transformers.Trainer):
     """The loop. Checkpoints hold the adapter and what resuming needs, and appear only complete."""
 
     def __init__(
@@ -371,7 +371,7 @@ def _own_precision(plugin: Any) -> None:
 class _Begin(transformers.TrainerCallback):
     """Reference log-probs come from the prepared model, sharded as it is, before any step."""
 
-    def __init__(self, trainer: RoleTrainer) -> None:
+    def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -405,7 +405,7 @@ def _all_asked(args: transformers.TrainingArguments) -> bool:
     return bool(told)
 
 
-def _summary(trainer: RoleTrainer, metrics: dict[str, float]) -> dict[str, float]:
+def _summary(trainer: StageTrainer, metrics: dict[str, float]) -> dict[str, float]:
     """Run time and mean loss, the last log line, and the loss before any update."""
     lines = [line for line in trainer.state.log_history if "loss" in line]
     run = {name: value for name, value in metrics.items() if name != "total_flos"}

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import yaml
 from hypothesis import strategies as st
 
-from malt_fast.cli import _settings
+from malt_fast.cli import settings
 from malt_fast.config import Config
 
 Content = bytes | str | None  # of a file; or where a link points; or a folder
@@ -110,7 +110,7 @@ junk = st.recursive(
 
 # ---- configs ----
 
-FIELDS = {name: (info, default) for name, info, default in _settings(Config)}
+FIELDS = {name: (info, default) for name, info, default in settings(Config)}
 NAMES = [
     *FIELDS,
     *(f"{part}.roles.refiner" for part in ("sampling", "train.sft", "train.dpo", "model")),

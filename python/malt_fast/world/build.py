@@ -33,6 +33,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from malt_fast.help import examples
+
 STEPS = 5
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 MARKS = ["\nDraft:", "\nCheck:", "\nFinal:"]
@@ -191,14 +193,27 @@ def train(steps: int, batch: int, learning_rate: float, seed: int) -> LlamaForCa
     return model.eval()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Make the bundled world's base model.")
+def parser() -> argparse.ArgumentParser:
+    shown = "\n".join(examples("malt_fast.world.build"))
+    parser = argparse.ArgumentParser(
+        "python -m malt_fast.world.build",
+        description=f"Make the bundled world's base model.\n\n{shown}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory to write the model to")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=128, help="sequences per step")
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=4000, help="updates (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=128, help="sequences a step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--learning_rate", type=float, default=2e-3, help="its peak (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    return parser
+
+
+def main() -> int:
+    args = parser().parse_args()
     model = train(args.steps, args.batch, args.learning_rate, args.seed)
     model.save_pretrained(args.out)
     tokenizer().save_pretrained(args.out)

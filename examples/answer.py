@@ -1,0 +1,18 @@
+"""Answers a question by the trained roles of a run, and prints every turn.
+
+python examples/answer.py runs/gsm8k "How many ...?"
+"""
+
+import sys
+
+import malt_fast.api as mf
+
+
+def main(run: str, question: str) -> None:
+    with mf.Pipeline.load(run, {"evaluate.votes": 3}) as pipeline:
+        answer = pipeline.answer(question)
+    print(answer)  # every role's output in every pass, and the vote
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

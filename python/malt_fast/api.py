@@ -1,0 +1,436 @@
+"""The method from Python, a function a step; each value in between is plain and can be looked at.
+
+    import malt_fast.api as mf
+
+    setup = mf.prepare("arithmetic", {"task.limit": 200})     settings, as in --help
+    forest = mf.expand(setup)                                 outputs under every question
+    forest.grade()                                            right or wrong, for every leaf
+    values = mf.credit(forest)                                .value and .label of every node
+    data = mf.preferences(forest, values, "verifier")         .sft and .dpo, rows for TRL too
+    verifier = mf.RoleTrainer(data, "out/verifier").train()   adapters, as PEFT reads them
+    mf.evaluate(setup, [verifier])                            every system on the same questions
+
+It is the code of the programs, without their run directory: what is not given a folder is in
+memory or in a temporary one.
+
+Not here: several rounds, stages that go on where they stopped, logging. `malt_fast.train` has them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from malt_fast import forest as core
+from malt_fast.config import load_config, make_config
+from malt_fast.engines import Policy
+from malt_fast.errors import MaltError, nearest, printable
+from malt_fast.evaluate import compare, measure, sample_systems
+from malt_fast.expand import answered, shape_from_branching
+from malt_fast.forest import DONE, Credit
+from malt_fast.grading import Custom, grader_of, is_custom, load_custom
+from malt_fast.pipeline import Pipeline
+from malt_fast.preferences import as_dataset, role_data
+from malt_fast.quiet import hush
+from malt_fast.roles import RolePrompt
+from malt_fast.sampling import Policies, Samples, Setup, grade_leaves, load_setup, sample
+from malt_fast.store import open_store
+from malt_fast.tables import as_terminal, describe, main_table
+from malt_fast.tasks import Question, Task
+from malt_fast.tasks.checks import check_ids
+from malt_fast.train import propagate, stage_weights, stage_work
+
+if TYPE_CHECKING:
+    from malt_fast.batches import RoleData
+
+__all__ = [
+    "Evaluation",
+    "Forest",
+    "MaltError",
+    "Pipeline",
+    "Preferences",
+    "Question",
+    "RolePrompt",
+    "RoleTrainer",
+    "Setup",
+    "Task",
+    "Trained",
+    "answering",
+    "credit",
+    "evaluate",
+    "expand",
+    "make_task",
+    "preferences",
+    "prepare",
+]
+
+Settings = Mapping[str, Any]  # by dotted name: {"tree.branching": [3, 3, 3]}
+Rows = Iterable[Mapping[str, Any]]
+WIDTH = 100  # characters of a table
+
+
+# ---- what to do ----
+
+
+def prepare(task: str | Task = "arithmetic", settings: Settings | None = None) -> Setup:
+    """Task, prompts and settings, checked against each other and the model, before any work.
+
+    task: a name that `--task.name` takes, or one of `make_task`. settings: those of `--help`, over
+    the defaults of a named task. Raises MaltError for the first mistake.
+    """
+    values = {str(key): value for key, value in (settings or {}).items()}
+    if isinstance(task, Task):
+        return load_setup(make_config(nested(values)), task=task)
+    words = [f"--{key}={word(value)}" for key, value in {"task.name": task, **values}.items()]
+    return load_setup(load_config(words, "malt_fast.train"))
+
+
+def make_task(
+    name: str,
+    train: Rows,
+    test: Rows,
+    prompts: Mapping[str, str | RolePrompt],
+    grader: str | Custom,
+    *,
+    chat: bool = True,
+) -> Task:
+    """A task of one's own.
+
+    train, test: rows with `question`, `answer` and perhaps `id`; a grader of one's own gets whole
+    rows. prompts: of every role, with {question} and names of the roles before it. grader: a name,
+    `module:function`, or a function of (completion, row) that gives a score from 0 to 1. chat:
+    whether prompts go through the model's chat template.
+    """
+    grader = grader_name(grader)
+    split = {"train": train, "test": test}
+    made = {k: [_question(k, i, row, grader) for i, row in enumerate(v)] for k, v in split.items()}
+    for kind, questions in made.items():
+        if len({question.id for question in questions}) < len(questions):
+            raise MaltError(f"two rows of {kind} have one id: make ids unique, or leave them out")
+    check_ids(made["train"], made["test"])
+    worded = {k: RolePrompt(None, v) if isinstance(v, str) else v for k, v in prompts.items()}
+    return Task(name, made["train"], made["test"], worded, chat, grader)
+
+
+def _question(split: str, i: int, row: Mapping[str, Any], grader: str) -> Question:
+    needed = ["question"] if is_custom(grader) else ["question", "answer"]
+    for column in needed:
+        if not str(row.get(column, "")).strip():
+            raise MaltError(f"row {i} of {split} has no {column}: give it, as text")
+    name, gold = str(row.get("id", f"{split}-{i}")), str(row.get("answer", ""))
+    return Question(name, str(row["question"]), gold, dict(row) if is_custom(grader) else {})
+
+
+def grader_name(grader: str | Custom) -> str:
+    """A grader by its name, under which other processes and fingerprints know it."""
+    if isinstance(grader, str):
+        if is_custom(grader):
+            load_custom(grader)
+            return grader
+        return grader_of(grader)
+    name = f"{getattr(grader, '__module__', '')}:{getattr(grader, '__name__', '')}"
+    try:
+        found: Custom | None = load_custom(name)
+    except MaltError:
+        found = None
+    if found is not grader:
+        raise MaltError(f"the grader {name} cannot be found by its name: define it with `def`")
+    return name
+
+
+def nested(values: Settings) -> dict[str, Any]:
+    """{"tree.branching": 3} as {"tree": {"branching": 3}}."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, last = key.split(".")
+        below = out
+        for part in path:
+            below = below.setdefault(part, {})
+        below[last] = value
+    return out
+
+
+def word(value: object) -> str:
+    """A value as the command line spells it."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(word(item) for item in value)}]"
+    return "null" if value is None else str(value)
+
+
+# ---- trees ----
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Forest:
+    """All trees of the training questions: the core's columns, and what gives them meaning."""
+
+    setup: Setup
+    nodes: core.Forest  # columns by node: parent, level, state, outcome, token_len, ...
+
+    def __len__(self) -> int:
+        """Trees, one a question."""
+        return len(self.setup.task.train)
+
+    def __repr__(self) -> str:
+        leaves = self.nodes.outcome[self._leaves()]
+        graded = leaves[leaves != core.UNGRADED]
+        told = f"{graded.mean():.1%} of {len(graded):,} leaves right" if len(graded) else "ungraded"
+        chain = ", ".join(self.setup.config.chain)
+        outputs = f"{answered(self.nodes):,} outputs of {chain}"
+        return f"Forest({len(self):,} questions, {outputs}, {told})"
+
+    def _leaves(self) -> np.ndarray:
+        last = len(self.setup.config.chain)
+        return np.flatnonzero((self.nodes.level == last) & (self.nodes.state == DONE))
+
+    def grade(self) -> dict[str, Any]:
+        """Set the outcome of every leaf by the task's grader; how many verdicts of each kind."""
+        return grade_leaves(self.setup, self.nodes, self.setup.task.train)
+
+    def text(self, node: int) -> str:
+        """A question, or an output."""
+        if self.nodes.level[node] == 0:
+            return self.setup.task.train[node // self.size].text
+        return self.setup.prompts.decode(self.nodes.tokens_of(node))
+
+    @cached_property
+    def size(self) -> int:
+        """Nodes of a tree, its question among them."""
+        return len(self.nodes) // max(1, len(self))
+
+    def to_table(self, values: Credit | None = None) -> pa.Table:
+        """A row a node; `value` and `label` (1 positive, 0 negative) where there are values."""
+        nodes, ids = self.nodes, np.arange(len(self.nodes))
+        names = np.array(["question", *self.setup.config.chain])
+        questions = np.array([question.id for question in self.setup.task.train], object)
+        done = (nodes.state == DONE) & (nodes.level > 0)
+        columns: dict[str, Any] = {
+            "node": ids,
+            "question": pa.array(questions[ids // self.size], pa.string()),
+            "role": names[nodes.level],
+            "parent": pa.array(nodes.parent, mask=nodes.level == 0),
+            "text": [
+                self.text(i) if nodes.level[i] == 0 or done[i] else None for i in ids.tolist()
+            ],
+            "tokens": nodes.token_len,
+            "outcome": pa.array(nodes.outcome, mask=nodes.outcome == core.UNGRADED),
+        }
+        if values is not None:
+            columns["value"] = pa.array(values.value, mask=np.isnan(values.value))
+            columns["label"] = pa.array(values.label, mask=values.label < 0)
+        return pa.table(columns)
+
+    def to_pandas(self, values: Credit | None = None) -> Any:
+        """The same as a pandas.DataFrame."""
+        return self.to_table(values).to_pandas()
+
+    def show(self, tree: int = 0, values: Credit | None = None) -> str:
+        """A tree as indented text, with the values of its nodes."""
+        begin, lines = tree * self.size, []
+        waiting = [begin]
+        while waiting:
+            node = waiting.pop()
+            first, n = int(self.nodes.first_child[node]), int(self.nodes.n_children[node])
+            waiting += range(first + n - 1, first - 1, -1)
+            value = "" if values is None else f"{values.value[node]:.2f}"
+            indent = "  " * int(self.nodes.level[node])
+            lines.append(f"{value:>5} {indent}{' '.join(self.text(node).split())}")
+        return printable("\n".join(lines))
+
+
+@contextmanager
+def open_samples(folder: str | Path | None) -> Iterator[Samples]:
+    """A store of outputs in a folder, or in a temporary one."""
+    if folder is not None:
+        yield Samples(open_store(Path(folder)))
+        return
+    with TemporaryDirectory() as fresh:
+        yield Samples(open_store(Path(fresh)))
+
+
+def expand(
+    setup: Setup, trained: Sequence["Trained"] = (), *, samples: str | Path | None = None
+) -> Forest:
+    """Sample a tree under every training question, by `tree.branching` and `sampling`.
+
+    trained: roles that answer with their adapters. samples: a folder that keeps the outputs, so
+    that none is sampled twice. The trees are those of the first round of `malt_fast.train`.
+    """
+    config = setup.config
+    policies = [_policies(setup, trained, "final")[role] for role in config.chain]
+    shape = shape_from_branching(config.tree.branching, policies)
+    with open_samples(samples) as store:
+        nodes, _, _ = sample(setup, store, setup.task.train, shape, f"{config.seed}/round-0")
+    return Forest(setup, nodes)
+
+
+def credit(forest: Forest, *, threshold: float | None = None) -> Credit:
+    """Values of all nodes (NaN: none), and labels; the settings below `tree` say how.
+
+    threshold: over `tree.threshold`.
+    """
+    config = forest.setup.config
+    if threshold is not None:
+        tree = config.tree.model_copy(update={"threshold": float(Fraction(str(threshold)))})
+        config = config.model_copy(update={"tree": tree})
+    return propagate(config, forest.nodes)
+
+
+# ---- what a role learns from ----
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Preferences:
+    """Examples and pairs of one role, as tokens."""
+
+    setup: Setup
+    role: str
+    sft: "RoleData"
+    dpo: "RoleData"
+
+    def __repr__(self) -> str:
+        examples, pairs = len(self.sft.completions), len(self.dpo.pairs)
+        return f"Preferences({self.role}, {examples:,} examples, {pairs:,} pairs)"
+
+    def to_dataset(self, stage: Literal["sft", "dpo"]) -> Any:
+        """A datasets.Dataset with TRL's columns: prompt, completion or prompt, chosen, rejected."""
+        return as_dataset(getattr(self, stage), self.setup.prompts, stage)
+
+
+def preferences(forest: Forest, values: Credit, role: str) -> Preferences:
+    """What a role learns from, by the settings below `preferences`."""
+    setup = forest.setup
+    config, prompts = setup.config, setup.prompts
+    level = config.chain.index(known_role(setup, role)) + 1
+    questions = [prompts.encode_question(question.text) for question in setup.task.train]
+    chosen = (forest.nodes, values, level, questions, prompts, config.preferences, config.seed)
+    return Preferences(setup, role, role_data(*chosen, "sft"), role_data(*chosen, "dpo"))
+
+
+def known_role(setup: Setup, role: str) -> str:
+    """Raises MaltError for one that is not in the chain."""
+    if role not in setup.config.chain:
+        hint = nearest(role, setup.config.chain)
+        raise MaltError(f"there is no role '{role}' in the chain: {hint}")
+    return role
+
+
+# ---- training ----
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A role after SFT, and after DPO where it got it; else both are one."""
+
+    role: str
+    sft: Policy
+    final: Policy  # .adapter: its PEFT directory, None where there was nothing to learn from
+
+
+@dataclass
+class RoleTrainer:
+    """Trains one role: SFT, then DPO where `train.dpo_roles` has it.
+
+    out: a folder for the adapters, sft and dpo in it. What is there already, made from the same
+    data and settings, is not made again. start: the role as it is, else its base model.
+    """
+
+    data: Preferences
+    out: str | Path
+    start: Policy | None = None
+    logs: dict[str, list[dict[str, float]]] = field(default_factory=dict, repr=False)
+    """Log lines of each stage: step, loss, rewards/margins, ..."""
+
+    def train(self, on_log: Callable[[dict[str, float]], None] | None = None) -> Trained:
+        """Raises MaltError for data that cannot be trained on. on_log: gets each log line."""
+        config, role = self.data.setup.config, self.data.role
+        sft = self._stage("sft", self.start or Policy(config.base_model(role)), on_log)
+        final = self._stage("dpo", sft, on_log) if role in config.dpo_roles else sft
+        return Trained(role, sft, final)
+
+    def _stage(
+        self,
+        stage: Literal["sft", "dpo"],
+        start: Policy,
+        on_log: Callable[[dict[str, float]], None] | None,
+    ) -> Policy:
+        hush()
+        from malt_fast.trainer import is_done, stage_fingerprint, train_stage  # imports torch, peft
+
+        config, data = self.data.setup.config, getattr(self.data, stage)
+        if not len(data.completions):
+            return start
+        weights = stage_weights(config, self.data.role, stage, start)
+        out = (Path(self.out) / stage).absolute()
+        made_from = stage_fingerprint(stage, data, **weights)
+        lines = self.logs[stage] = []
+
+        def keep(line: dict[str, float]) -> None:
+            lines.append(line)
+            if on_log is not None:
+                on_log(line)
+
+        if not is_done(out, made_from):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            how = {"report_to": [], "logging_dir": None, "on_log": keep, **stage_work(config)}
+            train_stage(stage, data, **weights, **how, out=out, fingerprint=made_from)
+        return Policy(start.base, str(out))
+
+
+Stages = Literal["sft", "final"]
+
+
+def _policies(setup: Setup, trained: Sequence[Trained], after: Stages) -> Policies:
+    """Who answers for each role: its base model, unless it was trained."""
+    known = {known_role(setup, one.role): getattr(one, after) for one in trained}
+    return setup.base() | known
+
+
+# ---- results ----
+
+
+def answering(setup: Setup, trained: Sequence[Trained] = ()) -> Pipeline:
+    """The chain, to answer questions; close it, or use it by `with`."""
+    return Pipeline.of(setup, _policies(setup, trained, "final"))
+
+
+class Evaluation(dict[str, Any]):
+    """What a program writes to evaluation.json; printed, its table."""
+
+    def __str__(self) -> str:
+        terminal = Console(file=StringIO(), width=WIDTH)
+        terminal.print(as_terminal(main_table(self)))
+        for line in describe(self):
+            terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+        text: str = terminal.file.getvalue()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in text.splitlines())
+
+    __repr__ = __str__
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Share of right answers of every system."""
+        return {system["name"]: system["accuracy"] for system in self["systems"]}
+
+
+def evaluate(
+    setup: Setup, trained: Sequence[Trained] = (), *, samples: str | Path | None = None
+) -> Evaluation:
+    """Every system on the same held-out questions: roles alone, the chain, votes, ablations.
+
+    A role that is not among `trained` answers as its base model. samples: as in `expand`.
+    """
+    sft, final = _policies(setup, trained, "sft"), _policies(setup, trained, "final")
+    compared = compare(setup, {"base": setup.base(), "sft": sft, "final": final})
+    with open_samples(samples) as store:
+        outputs, _, _ = sample_systems(setup, store, compared)
+    return Evaluation(measure(setup, compared, outputs))

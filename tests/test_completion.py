@@ -1,0 +1,98 @@
+"""Completion: what bash offers, by the script itself; of fish and zsh what the script holds."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from malt_fast import __main__, completion
+from malt_fast.cli import settings
+from malt_fast.config import Config
+from malt_fast.errors import MaltError
+
+NAMES = [name for name, _, _ in settings(Config)]
+
+
+@pytest.fixture(scope="module")
+def bash_script(tmp_path_factory):
+    file = tmp_path_factory.mktemp("completion") / "malt-fast.bash"
+    file.write_text(completion.script("bash"))
+    return file
+
+
+@pytest.fixture
+def offered(bash_script, tmp_path):
+    """What bash would offer for words of which the last is being typed."""
+    (tmp_path / "some.yaml").touch()
+    (tmp_path / "runs").mkdir()
+
+    def complete(*words: str) -> list[str]:
+        quoted = " ".join(f"'{word}'" for word in words)
+        code = (
+            f"source {bash_script}; complete -p malt-fast >/dev/null || exit 1; "
+            f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _malt_fast; "
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        command = ["bash", "--norc", "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    return complete
+
+
+def test_commands(offered):
+    assert set(offered("malt-fast", "")) == {*__main__.commands(), "--help", "--version"}
+    assert offered("malt-fast", "ev") == ["evaluate"]
+    assert offered("malt-fast", "completion", "z") == ["zsh"]
+
+
+def test_settings(offered):
+    shown = offered("malt-fast", "train", "--")
+    assert shown == ["--config", "--help", *(f"--{name}" for name in NAMES)]
+    assert offered("malt-fast", "train", "--tree.b") == ["--tree.branching"]
+    assert offered("malt-fast", "train", "--seed", "3", "--tree.b") == ["--tree.branching"]
+    assert offered("malt-fast", "evaluate", "--tree.b") == []  # which cannot be changed there
+    assert offered("malt-fast", "evaluate", "--s") == ["--suite", "--sweep"]
+    assert offered("malt-fast", "serve", "--serve.p") == ["--serve.port"]
+    assert "--merged" in offered("malt-fast", "export", "--m")
+
+
+def test_values(offered):
+    assert offered("malt-fast", "train", "--engine.name", "") == [
+        *("auto", "hf", "vllm", "openai", "replay")
+    ]
+    assert offered("malt-fast", "train", "--engine.name", "v") == ["vllm"]
+    assert offered("malt-fast", "train", "--engine.name", "=", "v") == ["vllm"]
+    assert offered("malt-fast", "train", "--engine.name", "=") == offered(
+        "malt-fast", "train", "--engine.name", ""
+    )
+    assert offered("malt-fast", "train", "--preferences.dedup", "t") == ["true"]
+    assert offered("malt-fast", "train", "--config", "so") == ["some.yaml"]
+    assert sorted(offered("malt-fast", "train", "--task.path", "")) == ["runs", "some.yaml"]
+    assert offered("malt-fast", "train", "--run", "") == ["runs"]
+    assert offered("malt-fast", "export", "--out", "r") == ["runs"]
+    assert offered("malt-fast", "train", "--seed", "") == []
+
+
+def test_fish_and_zsh_hold_the_same():
+    fish, zsh = completion.script("fish"), completion.script("zsh")
+    train = [line for line in fish.splitlines() if "_from train'" in line]
+    assert all(any(f" -l {name} " in line for line in train) for name in NAMES)
+    engine = next(line for line in train if "-l engine.name " in line)
+    assert engine.endswith("-xa 'auto hf vllm openai replay'")
+    assert zsh.endswith(completion.script("bash")) and "bashcompinit" in zsh
+    for shell, text in (("fish", fish), ("zsh", zsh)):
+        if shutil.which(shell):
+            subprocess.run([shell, "-n"], input=text, text=True, check=True)
+
+
+def test_bash_reads_it_without_a_word(bash_script):
+    done = subprocess.run(["bash", "-n", str(bash_script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_mistakes(capsys):
+    with pytest.raises(MaltError, match="did you mean 'fish'"):
+        completion.script("fis")
+    assert __main__.main(["completion"]) == 2
+    assert "known are bash, zsh, fish" in capsys.readouterr().err
