@@ -294,7 +294,7 @@ def test_a_run_full_of_hostile_text(copy: Path, monkeypatch) -> None:
     assert set(tags) <= set(plain) | ours and "img" not in tags and tags.count("b") <= 2
     assert tags.count("script") == plain.count("script")
     assert "\x1b" not in page and "\0" not in page
-    assert data_of(page, "trees-0-0")[0]["text"][0] == bad.replace("\ud800", "\\ud800")
+    assert data_of(page, "trees-0-0")[0]["text"][0] == bad
     assert not [a for _, a in parsed(page).elements if "onerror" in a]
 
 

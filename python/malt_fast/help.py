@@ -78,6 +78,7 @@ EXAMPLES = {  # of programs whose options are no settings
         "--run runs/gsm8k --out exported --merged",
         "--run runs/gsm8k --push_to_hub me/malt",
     ),
+    "malt_fast.report": ("--run runs/gsm8k", "--run runs/gsm8k --out gsm8k.html"),
     "malt_fast.world.build": ("--out world", "--out small --steps 400 --batch 64"),
 }
 

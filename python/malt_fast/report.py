@@ -16,6 +16,7 @@ from pathlib import Path
 from malt_fast.errors import MaltError, first_line, printable
 from malt_fast.export import Arguments
 from malt_fast.files import replacing
+from malt_fast.help import examples
 from malt_fast.quiet import quiet
 from malt_fast.run import Run, exit_status, is_held, owner_of
 from malt_fast.run_parts import Trees, open_trees
@@ -57,20 +58,16 @@ def finish(run: Run) -> None:
         run.warn(f"there is no report of this run ({first_line(error)})")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: report(parse(words)))
-
-
 def report(args: argparse.Namespace) -> None:
     print(printable(f"wrote {write_report(args.run, args.out)}"), flush=True)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parser() -> Arguments:
     about, _, parts = (__doc__ or "").partition("\n\n")
+    shown = "\n".join(examples("malt_fast.report"))
     parser = Arguments(
         "python -m malt_fast.report",
-        description=about,
+        description=f"{about}\n\n{shown}",
         epilog=parts,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -79,7 +76,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--run", type=Path, required=True, metavar="DIR", help="what malt_fast.train made"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: DIR/{NAME}")
-    return parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    return exit_status(lambda: report(parser().parse_args(words)))
 
 
 if __name__ == "__main__":
