@@ -39,11 +39,13 @@ PROGRAMS = {
             "",
             "--task.name gsm8k --task.path train.jsonl --run runs/gsm8k",
             "--config configs/gsm8k.yaml --config configs/1-gpu.yaml",
+            "--plan --config configs/gsm8k.yaml --run runs/gsm8k",
             "--run runs/long --tree.branching 4,3,2 --sampling.temperature 0.7",
         ),
         ("run", "task.name", "task.path", "task.limit", "model.name_or_path", "engine.name",
          "sampling.temperature", "sampling.max_tokens", "tree.branching", "train.rounds",
          "train.dpo.beta"),
+        (("--plan [QUESTIONS]", "say what the run will take, by a probe that the run keeps"),),
     ),
     "malt_fast.evaluate": Program(
         "Measures a finished run once more, on the same held-out questions or others. Settings "

@@ -7,6 +7,7 @@ on sibling pairs), and evaluate the trained chain beside its baselines.
     python -m malt_fast.train                                        # the bundled demonstration
     python -m malt_fast.train --task.name gsm8k --task.path train.jsonl --run runs/gsm8k
     python -m malt_fast.train --run runs/gsm8k ...    # goes on; does again only what is changed
+    python -m malt_fast.train --plan --run runs/gsm8k ...   # what it will take, by a probe
     python -m malt_fast.train --help
 
 Under `accelerate launch` (profiles/) or `torchrun`, a role's steps are shared by all processes; the
@@ -36,6 +37,7 @@ from malt_fast.expand import Slot, answered, shape_from_branching
 from malt_fast.files import make_folder, replacing_folder, write_text
 from malt_fast.forest import Credit, Forest, credit, forest_of, read_forest, save_forest
 from malt_fast.grade_report import sentence
+from malt_fast.plan import LONG, PROBE, fill_facts, make_plan
 from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
 from malt_fast.run import Run, exit_status, open_run
 from malt_fast.sampling import (
@@ -51,8 +53,11 @@ from malt_fast.sampling import (
 from malt_fast.store import Ints, Store
 
 
-def train(config: Config) -> Run:
-    """The whole method: rounds of sampling and training, then the evaluation."""
+def train(config: Config, planning: int | None = None) -> Run:
+    """The whole method: rounds of sampling and training, then the evaluation.
+
+    planning: only say what all that will take, by a probe of so many questions.
+    """
     from malt_fast.report import finish  # which reads what is made here
 
     check_loggers(config.report_to)
@@ -65,6 +70,10 @@ def train(config: Config) -> Run:
         run.log("questions", **sizes, odd=setup.task.report)
         run.note("environment.json", json.dumps(environment(), indent=2) + "\n")
         run.say("engine: {} ({})".format(*choose(config)))
+        if run.leads and (planning is not None or len(setup.task.train) > LONG):
+            make_plan(run, setup, planning or PROBE)
+        if planning is not None:
+            return run
         base = setup.base()
         sft, final = base, base
         for index in range(config.train.rounds):
@@ -77,6 +86,7 @@ def train(config: Config) -> Run:
             run.warn("recordings cannot tell trained roles from untrained ones: no evaluation")
         else:
             evaluate_run(run, setup, base, sft, final)
+        fill_facts(run)
         finish(run)
     return run
 
@@ -151,7 +161,9 @@ def look(
     values = propagate(setup.config, forest)
     rows = yield_rows(forest, values, setup.config)
     run.console.print(yield_table(rows))
-    run.log("yield", roles=[vars(row) for row in rows])
+    lengths = [int(forest.token_len[forest.level == i + 1].sum()) for i in range(len(rows))]
+    told = [vars(row) | {"tokens": n} for row, n in zip(rows, lengths, strict=True)]
+    run.log("yield", round=index, forest=name, roles=told)
     if first and not any(row.examples or row.pairs for row in rows):
         raise MaltError(
             "no role has a single example or pair to learn from: use more questions, a higher "
@@ -364,9 +376,29 @@ def publish(run: Run, sft: Policies, final: Policies) -> None:
                     shutil.copytree(policy.adapter, folder / role / name)
 
 
+def take_plan(words: list[str]) -> int | None:
+    """Questions to probe, if `--plan [QUESTIONS]` is given; it is taken out of the command line."""
+    for i, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option == "--plan":
+            separate = not equals and i + 1 < len(words) and not words[i + 1].startswith("--")
+            value = words[i + 1] if separate else value or (str(PROBE) if not equals else "")
+            del words[i : i + 1 + separate]
+            if not (value.isdecimal() and 0 < int(value) < 10**9):
+                raise MaltError(f"--plan {value} is not possible: give a number of questions")
+            return int(value)
+    return None
+
+
+def run_program(argv: Sequence[str]) -> None:
+    words = list(argv)
+    planning = take_plan(words)
+    train(load_config(words, "malt_fast.train"), planning)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: train(load_config(words, "malt_fast.train")))
+    return exit_status(lambda: run_program(words))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,474 @@
+"""What a run will cost, before it is spent: `python -m malt_fast.train --plan [QUESTIONS]`.
+
+    probe: some questions, sampled and graded as the run will, their outputs kept for it
+        --> outputs, tokens, prompt tokens with and without shared prefixes, examples, pairs, disk
+        --> tokens a second; a few steps of training --> hours
+
+Every figure says where it comes from. The table is DIR/plan.json, too; when the run has ended, it
+holds what came of each (`fact`), and the report shows both.
+
+Takes later rounds, and trees grown by trained roles, to be like the first ones; does not know what
+engines do under other load. Does not train or evaluate anything.
+"""
+
+import json
+import math
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.box import SIMPLE
+from rich.table import Table
+
+from malt_fast.config import Config
+from malt_fast.engines import Policy
+from malt_fast.errors import MaltError
+from malt_fast.evaluate import compare
+from malt_fast.expand import shape_from_branching
+from malt_fast.files import write_text
+from malt_fast.forest import DONE, Credit, Forest
+from malt_fast.preferences import role_data, segments_above, yield_rows
+from malt_fast.roles import Tokens
+from malt_fast.run import Run
+from malt_fast.sampling import Setup, grade_leaves, sample
+
+PROBE = 250  # questions
+LONG = 2000  # questions from which a run begins with its plan
+STEPS = 5  # of training that are timed
+STAGES = ("sft", "dpo")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure; `fact` once it is known."""
+
+    stage: str
+    role: str
+    quantity: str
+    unit: str
+    plan: float
+    source: str
+    fact: float | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Some questions, grown and graded as the run will."""
+
+    setup: Setup
+    forest: Forest
+    values: Credit
+    questions: list[Tokens]  # of each tree
+    rate: float | None  # sampled tokens a second; None where all was known before
+    row_bytes: float  # of an output in the store
+    sampled_peak: int  # MB
+    scale: float  # questions of the run by those here
+
+    @property
+    def source(self) -> str:
+        n = len(self.questions)
+        return f"measured on {n:,} of {round(n * self.scale):,} questions"
+
+    def nodes(self, level: int) -> npt.NDArray[np.intp]:
+        return np.flatnonzero((self.forest.level == level) & (self.forest.state == DONE))
+
+
+def make_plan(run: Run, setup: Setup, questions: int = PROBE) -> list[Row]:
+    """Probe, extrapolate, print and write the table. Raises MaltError as sampling does."""
+    probe = take_probe(run, setup, questions)
+    rows = [*sampling_rows(probe), *yield_figures(probe), *training_rows(run, probe)]
+    rows += [*evaluation_rows(probe, rows), *disk_rows(probe, rows)]
+    rows.append(total(rows))
+    write_rows(run.folder, rows)
+    run.console.print(plan_table(rows))
+    return rows
+
+
+def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
+    """Sample and grade questions drawn from the run's; it will find their outputs."""
+    config, every = setup.config, setup.task.train
+    drawn = random.Random(f"plan/{config.seed}")
+    some = [every[i] for i in sorted(drawn.sample(range(len(every)), min(questions, len(every))))]
+    if not some:
+        raise MaltError("there are no training questions to plan for: give --task.path FILE.jsonl")
+    shape = shape_from_branching(config.tree.branching, [setup.base()[r] for r in config.chain])
+    clock: list[tuple[float, int]] = []
+    with run.stage("probe", total=len(some) * len(shape)) as (advance, figures):
+
+        def progress(nodes: int, tokens: int) -> None:
+            advance(nodes)
+            clock.append((time.monotonic(), tokens))
+
+        forest, _, told = sample(
+            setup, run.samples, some, shape, f"{config.seed}/round-0", on_progress=progress
+        )
+        figures |= {"trees": len(some), "tokens": int(forest.token_len.sum())}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    grade_leaves(setup, forest, some)
+    from malt_fast.train import propagate  # which plans long runs
+
+    known = told.get("reused", 0) >= len(some) * len(shape)
+    store = run.samples.store
+    size = sum(file.stat().st_size for file in store.folder.glob("samples-*.arrows"))
+    return Probe(
+        setup=setup,
+        forest=forest,
+        values=propagate(config, forest),
+        questions=[setup.prompts.encode_question(question.text) for question in some],
+        rate=None if known else steady_rate(clock),
+        row_bytes=size / max(1, store.next_row),
+        sampled_peak=peak,
+        scale=len(every) / len(some),
+    )
+
+
+def steady_rate(clock: Sequence[tuple[float, int]]) -> float | None:
+    """Tokens a second between the first and the last tenth, without the start and the stragglers.
+
+    clock: when outputs came, and their tokens.
+    """
+    if len(clock) < 3:
+        return None
+    when, tokens = np.array([t for t, _ in clock]), np.cumsum([n for _, n in clock])
+    first, last = np.searchsorted(tokens, (0.1 * tokens[-1], 0.9 * tokens[-1])).tolist()
+    if when[last] <= when[first]:
+        return None
+    return float((tokens[last] - tokens[first]) / (when[last] - when[first]))
+
+
+# ---- sampling ----
+
+
+def forests_of(config: Config) -> Iterator[tuple[str, int]]:
+    """Every forest of the run, and from which level on it has outputs of its own."""
+    for index in range(config.train.rounds):
+        if config.train.regenerate == "sequential":
+            yield from (
+                (f"round {index} forest-{role}", max(1, level))
+                for level, role in enumerate(config.chain)
+            )
+        else:
+            yield f"round {index} forest", 1
+
+
+def sampling_rows(probe: Probe) -> list[Row]:
+    """Outputs and tokens by role, prompt tokens, and hours, of all forests."""
+    config, rows = probe.setup.config, []
+    fresh = 0.0
+    for name, own in forests_of(config):
+        for level, role in enumerate(config.chain, 1):
+            nodes = probe.nodes(level)
+            tokens = float(probe.forest.token_len[nodes].sum()) * probe.scale
+            planned = float(np.count_nonzero(probe.forest.level == level)) * probe.scale
+            rows.append(Row(name, role, "outputs", "outputs", planned, "of the settings"))
+            rows.append(Row(name, role, "tokens", "tokens", tokens, probe.source))
+            fresh += tokens if level >= own else 0.0
+    rows.append(Row("sampling", "", "tokens to sample", "tokens", fresh, probe.source))
+    for level, role in enumerate(config.chain, 1):
+        asked, shared = prompt_tokens(probe, level)
+        rows.append(Row("sampling", role, "prompt tokens a forest", "tokens", asked, probe.source))
+        what = "prompt tokens a forest, shared prefixes once"
+        rows.append(Row("sampling", role, what, "tokens", shared, probe.source))
+    rows += _hours("sampling", fresh, probe)
+    rows.append(Row("sampling", "", "peak memory", "MB", float(probe.sampled_peak), "of the probe"))
+    return rows
+
+
+def prompt_tokens(probe: Probe, level: int) -> tuple[float, float]:
+    """Of all requests of a role: as they are, and those that no other prompt begins with."""
+    forest, size = probe.forest, len(probe.forest) // len(probe.questions)
+    parents = np.unique(forest.parent[probe.nodes(level)])
+    prompts = [
+        probe.setup.prompts.build(level, probe.questions[p // size], segments_above(forest, p))
+        for p in parents.tolist()
+    ]
+    children = forest.n_children[parents].tolist()
+    asked = sum(len(prompt) * n for prompt, n in zip(prompts, children, strict=True))
+    return asked * probe.scale, trie_size(prompts) * probe.scale
+
+
+def trie_size(sequences: Sequence[Tokens]) -> int:
+    """Tokens of a tree of prefixes."""
+    ordered = sorted(s.tolist() for s in sequences)
+    total = 0
+    before: list[int] = []
+    for one in ordered:
+        same = next(
+            (i for i, (a, b) in enumerate(zip(one, before, strict=False)) if a != b),
+            min(len(one), len(before)),
+        )
+        total += len(one) - same
+        before = one
+    return total
+
+
+def _hours(stage: str, tokens: float, probe: Probe) -> list[Row]:
+    if probe.rate is None:
+        return []
+    source = f"{probe.rate:,.0f} tokens/s of the probe"
+    return [Row(stage, "", "time", "hours", tokens / probe.rate / 3600, source)]
+
+
+# ---- what roles learn from ----
+
+
+def yield_figures(probe: Probe) -> list[Row]:
+    """Examples and pairs of each role, by the run's own selection, scaled, then capped."""
+    config = probe.setup.config
+    prefs = config.preferences
+    free = config.model_copy(
+        update={"preferences": prefs.model_copy(update={"max_examples": None, "max_pairs": None})}
+    )
+    rows = []
+    for found in yield_rows(probe.forest, probe.values, free):
+        kinds = [("examples", found.examples, prefs.max_examples)]
+        if found.role in config.dpo_roles:
+            kinds.append(("pairs", found.pairs, prefs.max_pairs))
+        for kind, count, most in kinds:
+            planned = count * probe.scale
+            error = 100 * 1.96 / math.sqrt(count) if count else 0.0
+            source = f"{probe.source}, about ±{error:.0f} %" if count else probe.source
+            if most is not None and planned > most:
+                planned, source = float(most), f"preferences.max_{kind}"
+            rows.append(Row("data", found.role, kind, kind, planned, source))
+    return rows
+
+
+def training_rows(run: Run, probe: Probe) -> list[Row]:
+    """Tokens of every stage as rows and as packs, and hours by a few timed steps."""
+    config, rows = probe.setup.config, []
+    counts = {(row.role, row.quantity): row.plan for row in yield_figures(probe)}
+    packed: dict[tuple[str, str], float] = {}
+    for level, role in enumerate(config.chain, 1):
+        for stage, kind in zip(STAGES, ("examples", "pairs"), strict=True):
+            planned = counts.get((role, kind), 0.0)
+            if not planned or (stage == "dpo" and role not in config.dpo_roles):
+                continue
+            as_rows, as_packs, found = training_tokens(probe, level, stage)
+            share = epochs(config, stage, role, planned) * planned / found
+            name = f"{stage} {role}"
+            rows.append(Row(name, role, "tokens as rows", "tokens", as_rows * share, probe.source))
+            rows.append(
+                Row(name, role, "tokens as packs", "tokens", as_packs * share, probe.source)
+            )
+            packed[stage, role] = (as_packs if config.train.packing == "trees" else as_rows) * share
+    timed = time_steps(run, probe)
+    if timed is None:
+        return rows
+    seconds, peak = timed
+    for (stage, role), tokens in packed.items():
+        more = 4 / 3 if stage == "dpo" else 1.0  # the reference's forward
+        source = f"{1 / seconds:,.0f} tokens/s in {STEPS} timed steps"
+        source += ", a third more for the reference" if stage == "dpo" else ""
+        hours = tokens * seconds * more * config.train.rounds / 3600
+        rows.append(Row(f"{stage} {role}", role, "time", "hours", hours, source))
+    rows.append(Row("training", "", "peak memory", "MB", float(peak), "of the timed steps"))
+    return rows
+
+
+def epochs(config: Config, stage: str, role: str, examples: float) -> float:
+    """How often a stage sees its data."""
+    args = getattr(config.train, stage).for_role(role)
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if args.max_steps > 0:
+        return float(args.max_steps * step / examples)
+    return float(args.num_train_epochs)
+
+
+def training_tokens(probe: Probe, level: int, stage: Any) -> tuple[int, int, int]:
+    """Of the probe's data, seen once: tokens as rows, tokens as packs, examples or pairs."""
+    from malt_fast.batches import TreeSampler, examples_of
+    from malt_fast.packing import Packer, Packing
+
+    config, data = probe.setup.config, _data(probe, level, stage)
+    args = getattr(config.train, stage).for_role(config.chain[level - 1])
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    lengths = np.array(
+        [len(p) + len(c) for p, c in zip(data.prompts, data.completions, strict=True)]
+    )
+    rows = int(lengths.sum() if stage == "sft" else lengths[data.pairs].sum())
+    shape = Packing(
+        "trees", config.train.pack_tokens, args.per_device_train_batch_size, "cpu", 0, 1
+    )
+    packer = Packer(stage, data, shape)
+    order = list(TreeSampler(*examples_of(stage, data), step, config.seed))
+    steps = [order[i : i + step] for i in range(0, len(order), step)]
+    return rows, sum(packer(one).num_tokens for one in steps), len(order)
+
+
+def _data(probe: Probe, level: int, stage: Any) -> Any:
+    config = probe.setup.config
+    return role_data(
+        *(probe.forest, probe.values, level, probe.questions, probe.setup.prompts),
+        *(config.preferences, config.seed, stage),
+    )
+
+
+def time_steps(run: Run, probe: Probe) -> tuple[float, int] | None:
+    """Seconds a token of SFT, by a few steps of the last role that has data, and MB."""
+    from malt_fast.train import stage_weights, stage_work
+    from malt_fast.trainer import train_stage
+
+    config = probe.setup.config
+    levels = [i for i in range(len(config.chain), 0, -1) if len(_data(probe, i, "sft").prompts)]
+    if not levels:
+        return None
+    role, clock = config.chain[levels[0] - 1], list[tuple[float, float]]()
+    weights = stage_weights(config, role, "sft", probe.setup.base()[role])
+    weights["args"] = weights["args"].model_copy(
+        update={"max_steps": STEPS, "logging_steps": 1, "save_steps": 10 * STEPS}
+    )
+    with run.stage("timed steps"), tempfile.TemporaryDirectory(dir=run.folder) as folder:
+        train_stage(
+            "sft",
+            _data(probe, levels[0], "sft"),
+            **weights,
+            out=Path(folder) / "sft",
+            fingerprint="",
+            **stage_work(config),
+            report_to=[],
+            logging_dir=None,
+            on_log=lambda line: clock.append((time.monotonic(), line["num_tokens"])),
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    (begun, before), *_, (ended, after) = clock[:STEPS]
+    return ((ended - begun) / (after - before), peak) if after > before else None
+
+
+# ---- the rest ----
+
+
+def evaluation_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
+    """Outputs, tokens and hours of the evaluation."""
+    setup = probe.setup
+    if setup.config.engine.name == "replay" or not setup.task.test:
+        return []
+    base = setup.base()
+    sft = {role: Policy(policy.base, f"sft {role}") for role, policy in base.items()}
+    final = {
+        role: Policy(policy.base, f"final {role}") if role in setup.config.dpo_roles else sft[role]
+        for role, policy in base.items()
+    }
+    made = compare(setup, {"base": base, "sft": sft, "final": final})
+    mean = [float(probe.forest.token_len[probe.nodes(i)].mean()) for i in levels_of(probe)]
+    lengths = [mean[slot.role - 1] if slot.role <= len(mean) else max(mean) for slot in made.shape]
+    n = len(made.questions)
+    tokens = n * sum(lengths)
+    source = f"lengths {probe.source}"
+    return [
+        Row("evaluate", "", "outputs", "outputs", float(n * len(made.shape)), "of the settings"),
+        Row("evaluate", "", "tokens", "tokens", tokens, source),
+        *_hours("evaluate", tokens, probe),
+    ]
+
+
+def levels_of(probe: Probe) -> range:
+    return range(1, len(probe.setup.config.chain) + 1)
+
+
+def disk_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
+    """The store, which is most of what a run leaves beside its adapters."""
+    fresh = 0.0
+    for name, own in forests_of(probe.setup.config):
+        mine = [row.plan for row in rows if row.stage == name and row.quantity == "outputs"]
+        fresh += sum(mine[own - 1 :])
+    fresh += sum(r.plan for r in rows if (r.stage, r.quantity) == ("evaluate", "outputs"))
+    size = fresh * probe.row_bytes / 1e6
+    return [Row("disk", "", "samples", "MB", size, f"{probe.row_bytes:,.0f} bytes an output")]
+
+
+def total(rows: Sequence[Row]) -> Row:
+    hours = sum(row.plan for row in rows if row.quantity == "time")
+    return Row("all", "", "time", "hours", hours, "the sum; stages that are not timed are missing")
+
+
+# ---- plan.json ----
+
+
+def write_rows(run: Path, rows: Sequence[Row]) -> None:
+    told = {"version": 1, "rows": [asdict(row) for row in rows]}
+    write_text(run / "plan.json", json.dumps(told, indent=1) + "\n")
+
+
+def read_rows(run: Path) -> list[Row]:
+    """Nothing where there is no plan, or one that cannot be read."""
+    try:
+        told = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+        return [Row(**row) for row in told["rows"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def fill_facts(run: Run) -> None:
+    """Put beside each figure of the run's plan what came of it, as metrics.jsonl tells."""
+    from malt_fast.viewer.read import read_lines
+
+    rows = read_rows(run.folder)
+    if rows and run.leads:
+        facts = facts_of(read_lines(run.path("metrics.jsonl"), []))
+        filled = [
+            replace(row, fact=facts.get((row.stage, row.role, row.quantity), row.fact))
+            for row in rows
+        ]
+        write_rows(run.folder, filled)
+
+
+def facts_of(lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], float]:
+    """By stage, role and quantity; of what was done again, the last time."""
+    facts: dict[tuple[str, str, str], float] = {}
+    hours: dict[str, float] = {}
+    for line in lines:
+        stage = line["stage"]
+        if stage == "yield" and "forest" in line:
+            name = f"round {line['round']} {line['forest']}"
+            for one in line["roles"]:
+                role = one["role"]
+                facts[name, role, "outputs"] = one["nodes"]
+                facts[name, role, "tokens"] = one["tokens"]
+                learns = line["forest"] in ("forest", f"forest-{role}")
+                for kind in ("examples", "pairs") if learns else ():
+                    facts["data", role, kind] = one[kind]
+        elif stage == "evaluate":
+            facts |= {("evaluate", "", key): line[key] for key in ("outputs", "tokens")}
+            hours["evaluate"] = line["seconds"]
+        elif stage.startswith("sample "):
+            hours["sampling"] = hours.get("sampling", 0.0) + line["seconds"]
+        elif stage.startswith(("sft ", "dpo ")) and "seconds" in line:
+            hours[stage] = line["seconds"]
+    for stage, seconds in hours.items():
+        facts[stage, stage.partition(" ")[2], "time"] = seconds / 3600
+    return facts
+
+
+def plan_table(rows: Sequence[Row]) -> Table:
+    """For the terminal; of forests, which are taken to be alike, the first."""
+    table = Table(title="what the run will take", box=SIMPLE, padding=0)
+    for name in ("stage", "role", "what"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("plan", justify="right", no_wrap=True)
+    table.add_column(" from")
+    first = next((row.stage for row in rows if row.stage.startswith("round ")), "")
+    for row in rows:
+        if row.stage.startswith("round ") and row.stage != first:
+            continue
+        stage = "a forest" if row.stage == first else row.stage.removesuffix(f" {row.role}")
+        table.add_row(stage, row.role, row.quantity, amount(row), f" {row.source}")
+    return table
+
+
+def amount(row: Row) -> str:
+    """With its unit, where the quantity does not name it."""
+    if row.unit == "hours":
+        seconds = round(3600 * row.plan)
+        return (
+            f"{row.plan:,.1f} h" if seconds > 36_000 else f"{seconds // 60} min {seconds % 60:02} s"
+        )
+    number = f"{row.plan:,.0f}" if row.plan >= 100 else f"{row.plan:.3g}"
+    return f"{number} {row.unit}" if row.unit == "MB" else number

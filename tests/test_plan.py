@@ -1,0 +1,160 @@
+"""The plan against what the run then does, and its pieces against plain counting."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malt_fast import plan, report, train
+from malt_fast.config import make_config
+from malt_fast.plan import Row, facts_of, forests_of, read_rows, steady_rate, trie_size
+from malt_fast.store import open_store
+from tests.small_run import run, write_model, write_questions
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("plan")
+    return write_questions(folder / "q.jsonl"), write_model(folder / "model")
+
+
+def figures(folder: Path) -> dict[tuple[str, str, str], Row]:
+    return {(row.stage, row.role, row.quantity): row for row in read_rows(folder)}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=12))
+def test_a_trie_has_a_token_for_every_distinct_prefix(sequences: list[list[int]]) -> None:
+    prefixes = {tuple(s[:i]) for s in sequences for i in range(1, len(s) + 1)}
+    assert trie_size([np.array(s, np.int32) for s in sequences]) == len(prefixes)
+
+
+def test_the_rate_leaves_out_the_start_and_the_stragglers() -> None:
+    steady = [(100.0 + i, 10) for i in range(100)]
+    assert steady_rate(steady) == pytest.approx(10)
+    assert steady_rate([(0.0, 10), *steady, (9999.0, 1)]) == pytest.approx(10, rel=0.05)
+    assert steady_rate([]) is None and steady_rate([(1.0, 5)] * 9) is None
+
+
+def test_forests_own_what_their_policies_change() -> None:
+    config = make_config({"train": {"rounds": 2}})
+    assert list(forests_of(config)) == [("round 0 forest", 1), ("round 1 forest", 1)]
+    config = make_config({"train": {"regenerate": "sequential"}})
+    assert [own for _, own in forests_of(config)] == [1, 1, 2]
+
+
+def test_a_plan_of_all_questions_is_what_comes(made: tuple[Path, Path], tmp_path: Path) -> None:
+    data, model = made
+    folder, more = tmp_path / "run", ["--train.sft.max_steps", "-1", "--train.dpo.max_steps", "-1"]
+    assert run(data, model, folder, "--plan", "18", *more) == 0
+    assert not (folder / "adapters").exists() and not (folder / "evaluation.json").exists()
+    sampled = open_store(folder / "samples", writable=False).next_row
+    assert sampled == 18 * 21
+    assert run(data, model, folder, *more) == 0
+    told = next(line for line in lines(folder) if line["stage"] == "sample round 0")
+    assert told["reused"] == sampled  # the probe was no waste
+    found = figures(folder)
+    exact = [row for (stage, _, what), row in found.items() if stage.startswith(("round", "data"))]
+    assert len(exact) == 2 * 3 + 3 + 2 and all(row.plan == row.fact for row in exact)
+    assert found["evaluate", "", "outputs"].plan == found["evaluate", "", "outputs"].fact
+    for stage in ("sampling", "sft verifier", "dpo refiner", "evaluate"):
+        role = stage.partition(" ")[2]
+        assert found[stage, role, "time"].fact > 0
+        assert (stage == "sampling") == (found[stage, role, "time"].plan > 0) or stage != "sampling"
+    packs = [line for line in lines(folder) if line["stage"] == "dpo/refiner"][-1]["num_tokens"]
+    planned = found["dpo refiner", "refiner", "tokens as packs"].plan
+    assert planned == pytest.approx(packs, rel=0.1)
+    page = (folder / "report.html").read_text()
+    assert "Plan and fact" in page and "round 0 forest" in page
+
+
+def test_a_plan_of_some_questions_is_near(made: tuple[Path, Path], tmp_path: Path) -> None:
+    data, model = made
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    many = [row | {"question": f"{row['question']} {i}"} for i in range(15) for row in rows]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    folder = tmp_path / "run"
+    few = ["--evaluate.limit", "5", "--train.dpo_roles", "verifier,refiner"]
+    assert run(tmp_path / "q.jsonl", model, folder, "--plan", "90", *few) == 0
+    assert run(tmp_path / "q.jsonl", model, folder, *few) == 0
+    for (stage, _, what), row in figures(folder).items():
+        if stage.startswith(("round", "data")):
+            assert row.fact == pytest.approx(row.plan, rel=0.35), (stage, what)
+        if "measured" in row.source:
+            assert "90 of 2" in row.source
+    caps = tmp_path / "capped"
+    few += ["--preferences.max_pairs", "7", "--preferences.max_examples", "5"]
+    assert run(tmp_path / "q.jsonl", model, caps, "--plan", "30", "--reuse", str(folder), *few) == 0
+    found = figures(caps)
+    assert found["data", "refiner", "pairs"].plan == 7
+    assert found["data", "generator", "examples"].plan == 5
+
+
+def test_a_long_run_begins_with_its_plan(made, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(train, "LONG", 10)
+    assert run(*made, tmp_path / "long") == 0
+    assert read_rows(tmp_path / "long")
+    monkeypatch.setattr(train, "LONG", 100)
+    assert run(*made, tmp_path / "short") == 0
+    assert not (tmp_path / "short" / "plan.json").exists()
+
+
+def test_what_is_known_costs_no_time(made, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for _ in range(2):
+        assert run(*made, folder, "--plan") == 0
+    assert not any(row.quantity == "time" and row.stage == "sampling" for row in read_rows(folder))
+
+
+def test_a_random_model_that_teaches_nothing_is_told(made, tmp_path: Path, capsys) -> None:
+    rows = [{"question": f"never {i}", "answer": "77"} for i in range(20)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(tmp_path / "q.jsonl", made[1], tmp_path / "run", "--plan=9") == 0
+    found = figures(tmp_path / "run")
+    assert found["data", "refiner", "examples"].plan == 0
+    assert found["round 0 forest", "refiner", "outputs"].plan == 12 * 18
+    assert not any(row.stage.startswith("sft") for row in found.values())
+    assert "what the run will take" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--plan", "0"], ["--plan="], ["--plan", "many"]])
+def test_mistakes_are_one_sentence(made, tmp_path: Path, capsys, words: list[str]) -> None:
+    assert run(*made, tmp_path / "run", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --plan") and not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_in_the_probe_keeps_what_was_sampled(made, tmp_path: Path, monkeypatch) -> None:
+    import os
+    import signal
+
+    grow, calls = plan.sample, []
+
+    def stopping(*arguments: Any, on_progress: Any, **named: Any) -> Any:
+        def progress(nodes: int, tokens: int) -> None:
+            calls.append(nodes)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            on_progress(nodes, tokens)
+
+        return grow(*arguments, on_progress=progress, **named)
+
+    monkeypatch.setattr(plan, "sample", stopping)
+    assert run(*made, tmp_path / "run", "--plan", "--engine.batch_size", "8") == 130
+    assert open_store(tmp_path / "run" / "samples", writable=False).next_row > 0
+
+
+def test_a_damaged_plan_is_none(tmp_path: Path) -> None:
+    for text in ("", "{}", '{"rows": [{"stage": 1}]}', "[1]"):
+        (tmp_path / "plan.json").write_text(text)
+        assert read_rows(tmp_path) == []
+    assert facts_of([{"stage": "yield", "roles": []}]) == {}
+    assert report.NAME == "report.html"
