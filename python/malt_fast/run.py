@@ -101,7 +101,10 @@ class Run:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, kind: str = "") -> None:
+        """Tell the user, and the report. kind: what it is about, for programs."""
+        if self.folder.is_dir():
+            self.log("warning", kind=kind, text=text)
         self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def note(self, name: str, text: str) -> None:
@@ -135,15 +138,21 @@ class Run:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[more]}", markup=False),
             TimeRemainingColumn(),
         ]
         plain = not self.console.is_terminal
         with Progress(*columns, console=self.console, transient=True, disable=plain) as progress:
-            bar = progress.add_task(name, total=total, rate="")
+            bar = progress.add_task(name, total=total, rate="", more="")
+            sampled = 0
 
-            def advance(steps: float = 0, **fields: Any) -> None:
-                speed = progress.tasks[0].speed or 0
-                progress.update(bar, advance=steps, rate=f"{speed:,.1f}/s", **fields)
+            def advance(steps: float = 0, tokens: int = 0, **fields: Any) -> None:
+                nonlocal sampled
+                sampled += tokens
+                rate = f"{progress.tasks[0].speed or 0:,.1f}/s"
+                if sampled:
+                    rate += f"  {sampled / (time.monotonic() - start):,.0f} tokens/s"
+                progress.update(bar, advance=steps, rate=rate, **fields)
 
             yield advance, figures
         seconds = time.monotonic() - start

@@ -14,7 +14,7 @@ import numpy as np
 
 from malt_fast import __version__, interrupt, processes
 from malt_fast.config import Config
-from malt_fast.engines import Policy, SamplingParams
+from malt_fast.engines import Completion, Policy, SamplingParams
 from malt_fast.engines.choice import check_engine, context_of, open_engine
 from malt_fast.engines.stored import StoredEngine
 from malt_fast.errors import MaltError
@@ -171,6 +171,7 @@ def sample(
     *,
     evaluating: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    on_done: Callable[[list[Completion]], None] | None = None,
 ) -> tuple[Forest, Ints, dict[str, float]]:
     """Sample a shape under every question, nothing that is known already.
 
@@ -192,6 +193,8 @@ def sample(
         try:
             with closing(engine):
                 for done, _ in grow(questions, shape, setup.wordings, params, engine, seed):
+                    if done and on_done is not None:
+                        on_done(done)
                     if done and on_progress is not None:
                         on_progress(len(done), sum(len(c.tokens) for c in done))
                     interrupt.check()

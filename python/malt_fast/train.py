@@ -25,10 +25,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from malt_fast import processes
+from malt_fast import alarms, processes
+from malt_fast.alarms import Growth
 from malt_fast.cluster import check_ray
 from malt_fast.config import Config, dump, load_config
 from malt_fast.engines import Policy
+from malt_fast.engines.adapter_files import is_untrained
 from malt_fast.engines.choice import choose
 from malt_fast.environment import environment
 from malt_fast.errors import MaltError
@@ -205,7 +207,11 @@ def sample_trees(
     run: Run, setup: Setup, index: int, shape: Sequence[Slot], seed: str
 ) -> tuple[Forest, Ints]:
     """The trees of all training questions, and the store's row of every node."""
-    questions = setup.task.train
+    questions, config = setup.task.train, setup.config
+    watch = Growth(
+        *(questions, shape, config.chain, setup.prompts, setup.task.grader),
+        tell=lambda kind, text: run.warn(text, kind),
+    )
     bar = run.stage(f"sample round {index}", total=len(questions) * len(shape))
     with bar as (advance, figures):
         forest, rows, told = sample(
@@ -214,7 +220,8 @@ def sample_trees(
             questions,
             shape,
             seed,
-            on_progress=lambda nodes, tokens: advance(nodes),
+            on_progress=lambda nodes, tokens: advance(nodes, tokens=tokens, more=watch.shown),
+            on_done=watch.see,
         )
         figures |= {
             "trees": len(questions),
@@ -246,11 +253,6 @@ def _ungraded(path: Path, store: Store, sampled: str) -> tuple[Forest, Ints] | N
 def tell_grading(run: Run, index: int, name: str, told: dict[str, Any]) -> None:
     run.log("grading", round=index, forest=name, **told)
     run.say(sentence(told))
-    if told["verdicts"]["nothing extracted"] > told["outputs"] / 2:
-        run.warn(
-            "most outputs end without an answer: raise sampling.max_tokens, or see that the last "
-            "role's prompt asks for the marker that the grader looks for (docs/grading.md)"
-        )
 
 
 def propagate(config: Config, forest: Forest) -> Credit:
@@ -311,10 +313,19 @@ def train_role(
         return trained
     make_folder(out.parent)
     with run.stage(f"{stage} {role}") as (advance, figures):
+        first: dict[str, float] = {}
+        signs: set[str] = set()
 
         def on_log(line: dict[str, float]) -> None:
-            advance(completed=line["step"], total=line["max_steps"])
+            nonlocal first
+            first = first or line
+            shown = f"loss {line['loss']:.3f}" if "loss" in line else ""
+            advance(completed=line["step"], total=line["max_steps"], more=shown)
             run.log(f"{stage}/{role}", **line)
+            sign = alarms.collapsing(role, first, line)
+            if sign and not signs:
+                signs.add(sign)
+                run.warn(sign, "collapsing")
 
         result = train_stage(
             stage,
@@ -327,6 +338,8 @@ def train_role(
             logging_dir=run.path("tensorboard", f"round-{index}", role, stage),
             on_log=on_log,
         )
+        if run.leads and is_untrained(str(out)):
+            run.warn(alarms.ineffective(stage, role), "ineffective")
         figures["examples" if stage == "sft" else "pairs"] = rows
         figures |= {
             key: result.metrics[key]

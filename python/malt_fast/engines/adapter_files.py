@@ -44,9 +44,13 @@ def content_name(adapter: str) -> str:
     return f"{folder.parent.name}-{folder.name}-{adapter_identity(adapter)[:16]}"
 
 
-@lru_cache
 def is_untrained(adapter: str) -> bool:
     """Whether its B matrices are all zero, so that it is meant to change nothing."""
+    return _is_untrained(adapter, adapter_identity(adapter))
+
+
+@lru_cache
+def _is_untrained(adapter: str, content: str) -> bool:
     from safetensors import safe_open
 
     with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as weights:

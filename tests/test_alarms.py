@@ -1,0 +1,142 @@
+"""Signs that a run goes wrong: told once, when chance hardly explains them, and not otherwise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malt_fast import alarms
+from malt_fast.alarms import BLOCKS, SEEN, Growth, collapsing, truncated, unanswered, unmixed
+from malt_fast.engines import Completion, Policy
+from malt_fast.expand import shape_from_branching
+from malt_fast.tasks import Question
+from tests.small_run import run, write_model, write_questions
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_a_share_is_told_once_most_of_enough_are_so(part: int, whole: int) -> None:
+    part = min(part, whole)
+    most = whole >= SEEN and part > whole / 2
+    assert bool(truncated("refiner", part, whole)) == most == bool(unanswered(part, whole))
+    assert bool(unmixed("refiner", part, whole, 0.2)) == (whole >= BLOCKS and part == 0)
+
+
+def test_enough_blocks_are_those_that_would_show_one_in_twenty() -> None:
+    assert 0.95**BLOCKS < 0.01 < 0.95 ** (BLOCKS - 1)
+    assert "easier" in unmixed("r", 0, 100, 0.1) and "harder" in unmixed("r", 0, 100, 0.9)
+
+
+@given(st.floats(-300, -0.01), st.floats(0, 300), st.floats(-5, 5))
+def test_a_collapse_is_a_fall_with_a_growing_margin(
+    before: float, fall: float, margin: float
+) -> None:
+    now = {"logps/chosen": before - fall, "rewards/margins": margin}
+    told = collapsing("verifier", {"logps/chosen": before}, now)
+    if margin <= 0 or fall < 10:
+        assert not told
+    elif fall > 10.001 and fall > -before / 2 + 0.001:
+        assert "verifier lose probability" in told
+    assert not collapsing("verifier", {"loss": 1.0}, {"loss": 0.5})
+
+
+class Words:
+    def decode(self, tokens: Any) -> str:
+        return " ".join(map(str, np.asarray(tokens).tolist()))
+
+
+def growth(questions: int, told: list[str]) -> Growth:
+    asked = [Question(f"q{i}", "?", "7", {}) for i in range(questions)]
+    shape = shape_from_branching([2, 2], [Policy("m")] * 2)
+    words: Any = Words()
+    return Growth(asked, shape, ["a", "b"], words, "number", lambda kind, _: told.append(kind))
+
+
+def completion(node: int, value: int, finish: Any = "stop") -> Completion:
+    return Completion(node, np.array([value], np.int32), np.zeros(1, np.float32), finish)
+
+
+@given(st.integers(0, 2**32), st.floats(0, 1), st.floats(0, 1))
+def test_counts_are_those_of_plain_counting(seed: int, right: float, cut: float) -> None:
+    rng, told, n = np.random.default_rng(seed), list[str](), 60
+    watch = growth(n, told)
+    nodes = [t * 7 + 1 + i for t in range(n) for i in range(6)]
+    values = {v: 7 if rng.random() < right else 8 for v in nodes}
+    finish = {v: "length" if rng.random() < cut else "stop" for v in nodes}
+    order = rng.permutation(nodes).tolist()
+    while order:
+        some, order = order[:13], order[13:]
+        watch.see([completion(v, values[v], finish[v]) for v in some])
+    watch.see([Completion.failed(3, "gone")])
+    pairs = [
+        (values[t * 7 + 3 + 2 * d], values[t * 7 + 4 + 2 * d]) for t in range(n) for d in (0, 1)
+    ]
+    assert (watch.whole, watch.mixed) == (2 * n, sum(a != b for a, b in pairs))
+    assert watch.right == sum(7 in p for p in pairs) + sum(p == (7, 7) for p in pairs)
+    assert watch.outputs == {1: 2 * n, 2: 4 * n}
+    assert watch.cut[2] == sum(finish[v] == "length" for v in nodes if v % 7 >= 3)
+    assert len(told) == len(set(told))
+    assert ("unmixed" in told) <= (right in (0.0, 1.0) or watch.mixed == 0 or watch.whole > BLOCKS)
+    if watch.mixed > BLOCKS:
+        assert "unmixed" not in told
+
+
+def test_only_some_leaves_are_graded(monkeypatch) -> None:
+    monkeypatch.setattr(alarms, "GRADED", 50)
+    watch = growth(100, [])
+    for t in range(100):
+        watch.see([completion(t * 7 + 3 + i, 7) for i in range(4)])
+    assert watch.leaves == 50 and watch.outputs[2] == 400
+
+
+# ---- whole runs ----
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("alarms")
+    return write_questions(folder / "q.jsonl"), write_model(folder / "model")
+
+
+def warned(folder: Path) -> list[str]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["kind"] for line in lines if line["stage"] == "warning"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ([], set()),
+        (["--sampling.temperature", "0"], {"unmixed"}),
+        (["--train.sft.learning_rate", "1e-50"], {"ineffective"}),
+        (["--train.dpo.beta", "0.5"], {"collapsing"}),
+    ],
+)
+def test_what_a_run_warns_of(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch, options: list[str], kinds: set[str]
+) -> None:
+    monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
+    monkeypatch.setattr(alarms, "BLOCKS", 30)
+    if kinds == {"collapsing"}:
+        always = lambda role, first, now: "x" if "rewards/margins" in first else ""  # noqa: E731
+        monkeypatch.setattr(alarms, "collapsing", always)
+    more = ["--train.dpo.max_steps", "20", "--preferences.sft_source", "all"]
+    run(*made, tmp_path / "run", *more, *options)
+    usual = {"truncated refiner", ""}  # outputs of a token each; roles with nothing to learn
+    told = warned(tmp_path / "run")
+    assert set(told) - usual == kinds
+    assert told.count("collapsing") == 2 * ("collapsing" in kinds)  # two roles get DPO
+
+
+def test_outputs_that_are_cut_off_or_say_nothing(made, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
+    monkeypatch.setattr(alarms, "SEEN", 20)
+    rows = [{"question": f"a or b? {i}", "answer": "A"} for i in range(20)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(tmp_path / "q.jsonl", made[1], tmp_path / "run", "--task.grader", "choice")
+    kinds = warned(tmp_path / "run")
+    assert {"truncated generator", "truncated refiner", "unanswered"} <= set(kinds)
+    assert len(kinds) == len(set(kinds))
