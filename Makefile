@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-vllm test-free-threaded lint audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
+.PHONY: run test test-vllm test-free-threaded docs lint audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -14,6 +14,14 @@ test: .venv/.test lint
 # The CPU build of vLLM in the same .venv, and the tests that need it.
 test-vllm: .venv/.vllm
 	$(BIN)/python -m pytest -q -m vllm
+
+# The site, into build/site; every warning is an error.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+
+.venv/.docs: .venv/.test mkdocs.yml
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[docs]"
+	touch $@
 
 # The core in a Python without a GIL, with the newest packages that are built for it. Of polars and safetensors there is none, so
 # that models cannot be loaded there yet.
@@ -48,7 +56,7 @@ build/audit/bin/pip-audit:
 constraints:
 	$(PYTHON) -m venv --clear build/fresh
 	build/fresh/bin/pip install -q "scikit-build-core>=1.0" "pybind11>=3.0" cmake ninja
-	build/fresh/bin/pip install -q --no-build-isolation ".[test,bench,ray,qlora]"
+	build/fresh/bin/pip install -q --no-build-isolation ".[test,bench,ray,qlora,docs]"
 	build/fresh/bin/pip freeze --all --exclude malt-fast --exclude pip > build/pins
 	(head -1 constraints.txt; sed '/^nvidia-/d; /^cuda-/d; s/+cpu//' build/pins) > build/constraints.txt
 	mv build/constraints.txt constraints.txt

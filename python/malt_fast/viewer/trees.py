@@ -1,4 +1,4 @@
-"""The trees of a run as data for the page: one index a forest, and chunks of a hundred trees.
+"""The trees of a run as data for the page: one index a forest, and chunks of fifty trees.
 
     index  {id, question, gold, value, right, flags}   a list a column, an entry a tree
     chunk  [tree]; a tree is {text, answer, value, label, state, tokens, outcome, examples, pairs}
@@ -29,7 +29,7 @@ from malt_fast.run_parts import Lacking, Trees
 from malt_fast.tasks import Task
 from malt_fast.viewer.html import as_json, element
 
-CHUNK = 100  # trees: opening one takes a tenth of a second
+CHUNK = 50  # trees: small enough to open while a reader waits
 MOST = 20_000  # trees of a forest that are shown
 MIXED, MENDED, SPOILT, PAIRED = 1, 2, 4, 8  # flags of a tree
 EQUAL = 1  # of _core.compare_answers
