@@ -3,7 +3,8 @@
     python benchmarks/bench_plan.py [--data DIR] [--json FILE]
 
 Plans and trains the bundled demonstration; and, with --data, GSM8K (DIR/gsm8k, 300 questions, a
-probe of 100) with a small random model that says digits. Prints every figure that has a fact.
+probe of 100) with a small random model that says digits, and is right where the last one is odd or
+even as that of the gold answer. Prints every figure that has a fact.
 """
 
 import argparse
@@ -50,6 +51,7 @@ def gsm8k(data: Path, folder: Path) -> list[str]:
         *("--model.dtype", "float32", "--sampling.temperature", "1", "--sampling.max_tokens", "12"),
         *("--task.test_path", str(train_file), "--task.test_limit", "20"),
         *("--task.decontaminate", "false", "--train.dpo.max_steps", "5"),
+        *("--task.grader", "world_of_digits:same_parity"),
         *("--train.sft.max_steps", "5", "--report_to", "[]", "--evaluate.bootstrap", "200"),
     ]
 

@@ -1,6 +1,12 @@
-"""A small random Llama whose tokenizer has a token a byte, and which mostly says digits."""
+"""A small random Llama whose tokenizer has a token a byte, and which mostly says digits.
 
+And a grader that it satisfies now and then: its last digit is odd or even, as that of the gold.
+"""
+
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -42,3 +48,8 @@ def write_model(folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def same_parity(completion: str, row: Mapping[str, Any]) -> float:
+    said, gold = (re.findall(r"\d", text) for text in (completion, str(row["answer"])))
+    return float(bool(said and gold) and int(said[-1]) % 2 == int(gold[-1]) % 2)

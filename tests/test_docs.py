@@ -173,7 +173,7 @@ def test_the_map_of_the_readme_is_true() -> None:
     names = re.findall(r"(?<![\w/.])([a-z_0-9]+(?:\.py|/))", tree)
     places = [ROOT, ROOT / "python/malt_fast", ROOT / "kernels", ROOT / "python/malt_fast/tasks"]
     places += [ROOT / "python", ROOT / "python/malt_fast/viewer", ROOT / "csrc"]
-    places += [ROOT / "python/malt_fast/engines"]
+    places += [ROOT / "python/malt_fast/engines", ROOT / "benchmarks"]
     for name in names:
         assert any((place / name).exists() for place in places) or name == "malt_fast/", name
 

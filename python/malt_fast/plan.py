@@ -350,12 +350,16 @@ def evaluation_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
     setup = probe.setup
     if setup.config.engine.name == "replay" or not setup.task.test:
         return []
-    base = setup.base()
-    sft = {role: Policy(policy.base, f"sft {role}") for role, policy in base.items()}
-    final = {
-        role: Policy(policy.base, f"final {role}") if role in setup.config.dpo_roles else sft[role]
-        for role, policy in base.items()
-    }
+    base, learns = (
+        setup.base(),
+        {(r.role, r.quantity) for r in rows if r.stage == "data" and r.plan},
+    )
+    sft, final = dict(base), dict(base)
+    for role, policy in base.items():
+        if (role, "examples") in learns:
+            sft[role] = final[role] = Policy(policy.base, f"sft {role}")
+        if (role, "pairs") in learns:
+            final[role] = Policy(policy.base, f"final {role}")
     made = compare(setup, {"base": base, "sft": sft, "final": final})
     mean = [float(probe.forest.token_len[probe.nodes(i)].mean()) for i in levels_of(probe)]
     lengths = [mean[slot.role - 1] if slot.role <= len(mean) else max(mean) for slot in made.shape]
