@@ -12,7 +12,9 @@ from malt_fast import __main__, __version__
 from malt_fast.cli import settings
 from malt_fast.config import Config, load_config
 from malt_fast.errors import MaltError
+from malt_fast.evaluate import take
 from malt_fast.help import EXAMPLES, PROGRAMS, bounds, help_text
+from malt_fast.train import take_plan
 
 ROOT = Path(__file__).parents[1]
 NAMES = [name for name, _, _ in settings(Config)]
@@ -69,10 +71,13 @@ def test_examples_are_what_the_parsers_take(monkeypatch):
     for program, known in PROGRAMS.items():
         for line in known.examples:
             words = shlex.split(line)
-            own = {option.split()[0] for option, _ in known.more}
-            cut = next((i for i, word in enumerate(words) if word in own), len(words))
-            assert words[cut::2] in ([], [words[cut]] if cut < len(words) else [])
-            load_config([*words[:cut], *words[cut + 2 :]], program)
+            if program == "malt_fast.train":
+                take_plan(words)
+            if program == "malt_fast.evaluate":
+                assert {"--suite", "--sweep"} == {option.split()[0] for option, _ in known.more}
+                for option in ("--suite", "--sweep"):
+                    take(words, option)
+            load_config(words, program)
     for program, lines in EXAMPLES.items():
         for line in lines:
             import_module(program).parser().parse_args(shlex.split(line))

@@ -10,9 +10,9 @@ import pytest
 from malt_fast import evaluate, train
 from malt_fast.config import make_config
 from malt_fast.errors import CONTROL, MaltError, printable
+from malt_fast.files import checksum
 from malt_fast.pipeline import Answer
 from malt_fast.run import Run, Terminal, exit_status, open_run
-from malt_fast.store import _hash
 from malt_fast.sweep import with_value
 from malt_fast.tables import Column, Table, as_terminal
 from malt_fast.tasks.checks import warn
@@ -103,7 +103,7 @@ def test_a_store_reads_and_writes_its_own_files_only(name: str, tmp_path: Path) 
     (tmp_path / "outside.arrows").write_bytes(first.read_bytes())
     manifest["sealed"][0]["name"] = name
     del manifest["xxh3"]
-    (store / "manifest.json").write_text(json.dumps(manifest | {"xxh3": _hash(manifest)}))
+    (store / "manifest.json").write_text(json.dumps(manifest | {"xxh3": checksum(manifest)}))
     (store / "samples-00001 (copy).arrows").touch()
     again = open_small(store)
     fill(again, range(300, 420))

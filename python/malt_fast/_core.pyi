@@ -299,9 +299,9 @@ def lay_out(
     """Lay sequences out as prefix trees, in packs of at most `capacity` tokens.
 
     Sequence i is `tokens[prompt_begin[i]:][:prompt_len[i]]` and likewise a completion; equal
-    prompts are best the same slice. pairs: flat, two sequences each, which then share a pack. The last
-    token of a sequence is no input; every token of a completion is a target. A sequence is in one
-    pack, or in several if its pairs do not fit one. ValueError for what does not fit at all.
+    prompts are best the same slice. pairs: flat, two sequences each, which then share a pack. The
+    last token of a sequence is no input; every token of a completion is a target. A sequence is in
+    one pack, or in several if its pairs do not fit one. ValueError for what does not fit at all.
     """
 
 def block_map(

@@ -85,6 +85,8 @@ def evaluate_run(
         result["settings"] = {key: settings[key] for key in chosen}
         result["made_from"] = made_from
         write_checked(path, result)
+        right = {row["name"]: row["accuracy"] for row in result["systems"]}
+        run.log("evaluation", task=result["task"], right=right)
         for name in SUITE_TABLES:  # of an evaluation before
             for file in run.path("tables").glob(f"{name}.*"):
                 file.unlink()

@@ -51,6 +51,7 @@ from malt_fast.errors import MaltError, first_line, one_line, printable
 from malt_fast.files import make_folder, remove_leftovers, write_text
 from malt_fast.quiet import hush
 from malt_fast.sampling import Samples
+from malt_fast.scalars import Board
 from malt_fast.store import Store, open_store
 
 Advance = Callable[..., None]
@@ -86,6 +87,12 @@ class Run:
         )
         return Samples(store, others)
 
+    @cached_property
+    def board(self) -> Board:
+        """TensorBoard; what transformers' logger writes of training is not written twice."""
+        folder = self.path("tensorboard", "run")
+        return Board(folder, training="tensorboard" not in self.config.report_to)
+
     def read_samples(self) -> Store:
         """The run's store as it is now, for who does not lead."""
         return open_store(self.path("samples"), writable=False)
@@ -95,8 +102,11 @@ class Run:
         if not self.leads:
             return
         line = {"time": round(time.time(), 3), "stage": stage, **figures}
-        with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with self.path("metrics.jsonl").open("ab+") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            torn = file.read(1) not in (b"\n", b"")  # by a kill: its line stays one
+            file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+        self.board.add(line)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -246,6 +256,7 @@ def locked(run: Run) -> Iterator[None]:
             raise KeyboardInterrupt(run.folder) from None
         finally:
             _held.remove(here)
+            run.board.close()
             _write_owner(file, "")
 
 
