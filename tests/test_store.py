@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from malt_fast.columnar import decode, encode, encode_head, scan
 from malt_fast.errors import MaltError
 from malt_fast.forest import build_forest, forest_of, read_forest, save_forest
+from malt_fast.segments import read_index
 from malt_fast.store import open_store
 from tests.stored import fill, key_of, known, open_small, same, sample_of
 
@@ -346,6 +347,27 @@ def test_an_index_that_changes_below_an_open_store_misleads_nobody(tmp_path: Pat
             there = words[place : place + int(rows.length[i])]
             assert there.tolist() == sample_of(i).tokens.tolist()
         index.write_bytes(before)
+
+
+def test_every_bit_of_an_index_counts(tmp_path: Path) -> None:
+    """Those of its head too, which say what type its values have."""
+    fill(open_small(tmp_path), range(30))
+    index = segments(tmp_path)[0].with_suffix(".index")
+    whole = index.read_bytes()
+    for at in range(8 * len(whole)):
+        if at % 8 and at > 8 * 1500:  # of the head every bit, then the first one of every byte
+            continue
+        data = bytearray(whole)
+        data[at // 8] ^= 1 << at % 8
+        index.write_bytes(data)
+        found = read_index(segments(tmp_path)[0])
+        if found is not None:  # nothing that counts was hit
+            index.write_bytes(whole)
+            wanted = read_index(segments(tmp_path)[0])
+            assert wanted is not None
+            for name in ("hashes", "order", "check", "begin", "length", "finish", "parts"):
+                a, b = getattr(found, name), getattr(wanted, name)
+                assert a.dtype == b.dtype and np.array_equal(a, b), (name, at)
 
 
 def flip(path: Path, at: int) -> None:

@@ -40,6 +40,7 @@ FIELDS = [
 PART = np.dtype([("begin", "i8"), ("end", "i8"), ("first", "i8"), ("rows", "i8"), ("hash", "u8")])
 LOST = -1  # begin of a row that cannot be read
 INDEX = {"hash": "u8", "order": "u4", "check": "u4", "begin": "i8", "length": "u4", "finish": "u1"}
+INDEX_SCHEMA = pa.schema([(n, pa.from_numpy_dtype(np.dtype(kind))) for n, kind in INDEX.items()])
 Array = npt.NDArray[Any]
 NO_KEYS = np.zeros((0, 16), np.uint8)
 
@@ -230,9 +231,8 @@ def write_index(segment: Segment) -> None:
         **{name: getattr(segment, name) for name in ("check", "begin", "length", "finish")},
     }
     told = {"first": segment.first, "parts": segment.parts.tolist(), "lost": lost}
-    schema = pa.schema([(name, pa.from_numpy_dtype(np.dtype(t))) for name, t in INDEX.items()])
-    batch = pa.record_batch([pa.array(columns[name]) for name in INDEX], schema=schema)
-    head = encode_head(schema)
+    batch = pa.record_batch([pa.array(columns[name]) for name in INDEX], schema=INDEX_SCHEMA)
+    head = encode_head(INDEX_SCHEMA)
     with replacing(index_path(segment.path)) as beside:
         beside.write_bytes(head + encode(batch, head, {"malt_index": json.dumps(told)}) + END)
 
@@ -243,7 +243,8 @@ def read_index(path: Path) -> Segment | None:
         with pa.memory_map(str(index_path(path))) as source, pa.ipc.open_stream(source) as reader:
             batch, metadata = reader.read_next_batch_with_custom_metadata()
             told = {k.decode(): v.decode() for k, v in (metadata or {}).items()}
-            if batch.schema.names != list(INDEX) or not is_whole(batch, told):
+            # The hash is of values: the same bytes under another type would be other values.
+            if not batch.schema.equals(INDEX_SCHEMA) or not is_whole(batch, told):
                 return None
             more = json.loads(told["malt_index"])
             columns = {name: batch[name].to_numpy() for name in INDEX}
