@@ -2,9 +2,9 @@
 
     head | message | message | ... | END
 
-A message is one record batch; its metadata holds a hash of all values and of itself. Any Arrow tool
-reads the whole file as a stream; here each message is read by itself, so that a damaged one costs
-no other.
+A message is one record batch; its metadata holds a hash of all values and of itself, and its length
+in bytes, since a damaged one may tell another and hide the next. Any Arrow tool reads the whole
+file as a stream; here each message is read by itself, so that a damaged one costs no other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,6 +19,7 @@ import xxhash
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 START = END[:4]  # of every message; they lie at multiples of 8
 HASH = "xxh3"
+LENGTH = "bytes"  # 16 digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,21 @@ def encode_head(schema: pa.Schema) -> bytes:
 
 def encode(batch: pa.RecordBatch, head: bytes, metadata: Mapping[str, str]) -> bytes:
     """One message; `head` is that of the batch's schema."""
+    blank = {**metadata, LENGTH: _digits(0)}
+    told = {**metadata, LENGTH: _digits(len(_message(batch, head, blank | {HASH: 16 * "0"})))}
+    return bytes(_message(batch, head, told | {HASH: checksum(batch, told)}))
+
+
+def _message(batch: pa.RecordBatch, head: bytes, metadata: Mapping[str, str]) -> memoryview:
     sink = pa.BufferOutputStream()
-    told = {**metadata, HASH: checksum(batch, metadata)}
     with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch, custom_metadata=told)
-    return bytes(memoryview(sink.getvalue())[len(head) : -len(END)])
+        writer.write_batch(batch, custom_metadata=metadata)
+    return memoryview(sink.getvalue())[len(head) : -len(END)]
+
+
+def _digits(length: int) -> str:
+    """As many for every length, so that a message can tell its own."""
+    return f"{length:016d}"
 
 
 def decode(data: Any, begin: int, head: bytes) -> Message | None:
@@ -56,11 +67,12 @@ def decode(data: Any, begin: int, head: bytes) -> Message | None:
     try:
         pa.ipc.read_message(source)
         end = source.tell()
-        whole = pa.py_buffer(head + bytes(view[:end]))
-        batch, metadata = pa.ipc.open_stream(whole).read_next_batch_with_custom_metadata()
+        stream = pa.ipc.open_stream(pa.py_buffer(head + bytes(view[:end])))
+        batch, metadata = stream.read_next_batch_with_custom_metadata()
         batch.validate(full=True)
         told = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
-        return Message(batch, told, begin, begin + end) if is_whole(batch, told) else None
+        whole = is_whole(batch, told) and told.pop(LENGTH, None) == _digits(end)
+        return Message(batch, told, begin, begin + end) if whole else None
     except (pa.ArrowException, OSError, ValueError, EOFError, StopIteration):
         return None
 

@@ -58,7 +58,7 @@ __all__ = [
     "save_forest",
 ]
 
-VERSION = "2"
+VERSION = "3"
 BATCH = 1 << 16  # nodes in a record batch
 SCHEMA = pa.schema([("sample", pa.int64()), ("check", pa.uint32()), ("outcome", pa.uint8())])
 

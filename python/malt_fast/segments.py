@@ -28,7 +28,7 @@ import xxhash
 from malt_fast.columnar import END, Message, decode, encode, encode_head, is_whole, scan, values_of
 from malt_fast.files import replacing
 
-VERSION = "1"
+VERSION = "2"
 FIELDS = [
     ("key", pa.binary(16)),
     ("question", pa.large_string()),
