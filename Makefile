@@ -16,12 +16,8 @@ test-vllm: .venv/.vllm
 	$(BIN)/python -m pytest -q -m vllm
 
 # The site, into build/site; every warning is an error.
-docs: .venv/.docs
+docs: .venv/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
-
-.venv/.docs: .venv/.test mkdocs.yml
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[docs]"
-	touch $@
 
 # The core in a Python without a GIL, with the newest packages that are built for it. Of polars and safetensors there is none, so
 # that models cannot be loaded there yet.
@@ -120,7 +116,7 @@ faults: .venv/.test
 	touch $@
 
 .venv/.test: .venv/.run
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test,bench,ray,qlora]"
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test,bench,ray,qlora,docs]"
 	touch $@
 
 # Without dependencies: those named by the package would replace torch by a CUDA build.
