@@ -13,6 +13,7 @@ from malt_fast import alarms
 from malt_fast.alarms import BLOCKS, SEEN, Growth, collapsing, truncated, unanswered, unmixed
 from malt_fast.engines import Completion, Policy
 from malt_fast.expand import shape_from_branching
+from malt_fast.forest import Forest
 from malt_fast.tasks import Question
 from tests.small_run import run, write_model, write_questions
 
@@ -48,11 +49,16 @@ class Words:
         return " ".join(map(str, np.asarray(tokens).tolist()))
 
 
+def leaves_right(forest: Forest) -> dict[str, int]:
+    return {"right": int((forest.outcome == 1).sum()), "tokens": int(forest.token_len.sum())}
+
+
 def growth(questions: int, told: list[str]) -> Growth:
     asked = [Question(f"q{i}", "?", "7", {}) for i in range(questions)]
     shape = shape_from_branching([2, 2], [Policy("m")] * 2)
     words: Any = Words()
-    return Growth(asked, shape, ["a", "b"], words, "number", lambda kind, _: told.append(kind))
+    tell = lambda kind, _: told.append(kind)  # noqa: E731
+    return Growth(asked, shape, ["a", "b"], words, "number", tell, leaves_right)
 
 
 def completion(node: int, value: int, finish: Any = "stop") -> Completion:
@@ -84,12 +90,39 @@ def test_counts_are_those_of_plain_counting(seed: int, right: float, cut: float)
         assert "unmixed" not in told
 
 
-def test_only_some_leaves_are_graded(monkeypatch) -> None:
+def test_only_some_leaves_are_graded_and_trees_counted(monkeypatch) -> None:
     monkeypatch.setattr(alarms, "GRADED", 50)
+    monkeypatch.setattr(alarms, "COUNTED", 30)  # every third
     watch = growth(100, [])
     for t in range(100):
-        watch.see([completion(t * 7 + 3 + i, 7) for i in range(4)])
+        watch.see([completion(t * 7 + 1 + i, 7) for i in range(6)])
+        watch.end(t)
     assert watch.leaves == 50 and watch.outputs[2] == 400
+    assert watch.counted == 34 and watch.found == {"right": 136, "tokens": 204}
+    assert not watch.trees and not watch.outcomes
+    assert watch.shown(100) == "so far about 400 right, 600 tokens · 0 % of groups mixed"
+
+
+@given(st.integers(0, 2**32), st.floats(0, 1))
+def test_what_trees_yield_is_added_up_as_they_end(seed: int, right: float) -> None:
+    """Whatever the order; a tree with an output that failed is left out."""
+    rng, n = np.random.default_rng(seed), 20
+    watch = growth(n, [])
+    nodes = [t * 7 + 1 + i for t in range(n) for i in range(6)]
+    values = {v: 7 if rng.random() < right else 8 for v in nodes}
+    failed = {v for v in nodes if v % 7 >= 3 and rng.random() < 0.05}
+    left = dict.fromkeys(range(n), 6)
+    for v in rng.permutation(nodes).tolist():
+        watch.see([Completion.failed(v, "gone") if v in failed else completion(v, values[v])])
+        left[v // 7] -= 1
+        if not left[v // 7]:
+            watch.end(v // 7)
+    whole = [t for t in range(n) if not any(v // 7 == t for v in failed)]
+    good = sum(values[t * 7 + i] == 7 for t in whole for i in (3, 4, 5, 6))
+    assert (watch.counted, watch.trees) == (len(whole), {})
+    assert watch.found == ({"right": good, "tokens": 6 * len(whole)} if whole else {})
+    if whole:
+        assert watch.shown(len(whole)).startswith(f"so far {good:,} right, {6 * len(whole):,} tok")
 
 
 # ---- whole runs ----

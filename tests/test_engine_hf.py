@@ -137,8 +137,10 @@ def test_siblings_share_a_prompt_and_differ_by_seed(base, monkeypatch):
     monkeypatch.setattr("malt_fast.engines.batch.Batch._prefill_some", watch_prefill(seen))
     some = prompts(4, longest=20)
     asked = [request(10 * i + k, base, p) for i, p in enumerate(some) for k in range(6)]
-    together = texts(run(HFEngine(batch_size=32), asked))
+    engine = HFEngine(batch_size=32)
+    together = texts(run(engine, asked))
     assert sum(seen) == sum(len(p) > 1 for p in some)
+    assert engine.figures() == pytest.approx({"prefix_cache_hits": 5 / 6})
     assert together == texts(run(HFEngine(batch_size=1), asked))
     assert len({tuple(together[10 + k]) for k in range(6)}) > 1
     same = run(HFEngine(), [request(k, base, some[0], seed=5) for k in range(3)])

@@ -138,14 +138,14 @@ def test_ctrl_c_in_the_probe_keeps_what_was_sampled(made, tmp_path: Path, monkey
 
     grow, calls = plan.sample, []
 
-    def stopping(*arguments: Any, on_progress: Any, **named: Any) -> Any:
-        def progress(nodes: int, tokens: int) -> None:
-            calls.append(nodes)
+    def stopping(*arguments: Any, on_done: Any, **named: Any) -> Any:
+        def stop(*settled: Any) -> None:
+            calls.append(settled)
             if len(calls) == 2:
                 os.kill(os.getpid(), signal.SIGINT)
-            on_progress(nodes, tokens)
+            on_done(*settled)
 
-        return grow(*arguments, on_progress=progress, **named)
+        return grow(*arguments, on_done=stop, **named)
 
     monkeypatch.setattr(plan, "sample", stopping)
     assert run(*made, tmp_path / "run", "--plan", "--engine.batch_size", "8") == 130

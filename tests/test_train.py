@@ -135,7 +135,7 @@ def test_the_chain_of_roles_is_data(data, model, tmp_path, chain, branching):
         (["--train.regenerate", "sequential"], "round-0/forest-verifier.arrows"),
         (["--train.dpo_roles", "generator", "--train.reference", "base"], "round-0/generator/dpo"),
         (["--tree.mean", "leaves", "--preferences.sft_source", "all"], "round-0/verifier/dpo"),
-        (["--preferences.dedup", "true", "--report_to", "tensorboard"], "tensorboard/round-0"),
+        (["--preferences.dedup", "true", "--report_to", "tensorboard"], "tensorboard"),
         (["--tree.pooling", "local", "--preferences.policy", "best_worst"], "round-0/refiner/dpo"),
         (["--preferences.policy", "one", "--tree.inclusive", "true"], "round-0/refiner/dpo"),
     ],

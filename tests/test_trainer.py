@@ -92,8 +92,6 @@ def train(
         layout=layout,
         pack_tokens=pack_tokens,
         device=device,
-        report_to=["tensorboard"],
-        logging_dir=None,
         on_log=on_log,
     )
 

@@ -1,27 +1,32 @@
 """Signs that a run goes wrong, told early, each once, with what to do about it.
 
-While trees grow: outputs cut off, leaves without an answer, siblings that never differ. While a
-role trains: log-probs of chosen outputs that collapse, an adapter that changes nothing.
+While trees grow: outputs cut off, leaves without an answer, siblings that never differ; and what
+the trees yield so far. While a role trains: log-probs of chosen outputs that collapse, an adapter
+that changes nothing.
 
 A sign is told only when chance hardly explains it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from malt_fast import _core
 from malt_fast.engines import Completion
-from malt_fast.expand import Slot
-from malt_fast.grading import is_custom
+from malt_fast.expand import Slot, complete, reserve
+from malt_fast.forest import Forest
+from malt_fast.grading import EQUAL, is_custom
 from malt_fast.roles import Prompts
 from malt_fast.tasks import Question
 
 SEEN = 200  # outputs of a role, or leaves, before a share of them is told
 BLOCKS = 90  # of siblings: if one in twenty differed, 99 % of such rows would show one that does
-GRADED = 2000  # leaves that are graded while trees grow, by the C++ core alone
+GRADED = 2000  # leaves that are graded as they come, by the C++ core alone
+COUNTED = 200  # trees at least, evenly spread, whose yield is counted as they end
 FALL = 10.0  # nats a chosen output may lose, or half of what it has
-EQUAL, DIFFERENT = 1, 0  # of _core.compare_answers
+
 
 Tell = Callable[[str, str], None]  # kind, text
 
@@ -85,10 +90,12 @@ def ineffective(stage: str, role: str) -> str:
 
 # ---- watching trees grow ----
 
+Count = Callable[[Forest], Mapping[str, int]]  # of a graded tree, by what it is a number of
+
 
 @dataclass
 class Growth:
-    """Counts what comes, and tells a sign once. Grades leaves with the core, a few thousand."""
+    """Counts what comes, and tells a sign once; grades some leaves with the core."""
 
     questions: Sequence[Question]
     shape: Sequence[Slot]
@@ -96,14 +103,19 @@ class Growth:
     prompts: Prompts
     grader: str
     tell: Tell
+    count: Count
     outputs: Counter[int] = field(default_factory=Counter)  # by level
     cut: Counter[int] = field(default_factory=Counter)
     leaves: int = 0
     without: int = 0  # of them, that state no answer
     right: int = 0
+    outcomes: dict[int, bool] = field(default_factory=dict)  # of leaves of trees not counted yet
     blocks: dict[int, list[bool]] = field(default_factory=dict)  # leaf outcomes by parent node
     whole: int = 0  # blocks whose outputs are all there
     mixed: int = 0
+    trees: dict[int, list[Completion]] = field(default_factory=dict)  # not counted yet
+    counted: int = 0  # trees
+    found: Counter[str] = field(default_factory=Counter)  # in those
     told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -111,36 +123,85 @@ class Growth:
         self.children = Counter(slot.parent for slot in self.shape)
 
     def see(self, completions: Sequence[Completion]) -> None:
-        leaves: list[Completion] = []
-        for one in completions:
-            if one.finish_reason == "error":
-                continue
-            level = self.shape[one.id % self.size - 1].role
+        good = [one for one in completions if one.finish_reason != "error"]
+        for one in good:
+            level = self._level(one)
             self.outputs[level] += 1
             self.cut[level] += one.finish_reason == "length"
-            if level == len(self.chain) and self.leaves + len(leaves) < GRADED:
-                leaves.append(one)
-        if leaves and not is_custom(self.grader):
-            self._grade(leaves)
+        if not is_custom(self.grader):
+            leaves = [one for one in good if self._is_leaf(one)][: max(0, GRADED - self.leaves)]
+            self._sort(leaves)
+            for one in good:
+                if self._is_counted(one.id // self.size):
+                    self.trees.setdefault(one.id // self.size, []).append(one)
         self._tell()
 
-    def _grade(self, leaves: Sequence[Completion]) -> None:
+    def end(self, tree: int) -> None:
+        """Nothing more will come of a tree."""
+        outputs = self.trees.pop(tree, [])
+        if len(outputs) == len(self.shape):
+            self._count(tree, outputs)
+            self.counted += 1
+
+    def shown(self, trees: int) -> str:
+        """For people, once `trees` have ended: what those yield, and how many groups differ."""
+        facts = []
+        if self.counted:
+            share, about = trees / self.counted, "about " * (trees > self.counted)
+            counts = [f"{round(n * share):,} {what}" for what, n in list(self.found.items())]
+            facts.append(f"so far {about}{', '.join(counts)}")
+        if self.whole:
+            facts.append(f"{100 * self.mixed / self.whole:.0f} % of groups mixed")
+        return " · ".join(facts)
+
+    def _is_counted(self, tree: int) -> bool:
+        return tree % max(1, len(self.questions) // COUNTED) == 0
+
+    def _level(self, one: Completion) -> int:
+        return self.shape[one.id % self.size - 1].role
+
+    def _is_leaf(self, one: Completion) -> bool:
+        return self._level(one) == len(self.chain)
+
+    def _grade(self, leaves: Sequence[Completion]) -> tuple[int, list[bool]]:
+        """How many state no answer, and which are right."""
         texts = [self.prompts.decode(one.tokens) for one in leaves]
         answers = _core.extract_answers(self.grader, texts)
         golds = [self.questions[one.id // self.size].gold for one in leaves]
         found = [answer or "" for answer in answers]
         verdicts = _core.compare_answers(self.grader, golds, found).tolist()
+        pairs = zip(answers, verdicts, strict=True)
+        right = [answer is not None and verdict == EQUAL for answer, verdict in pairs]
+        return answers.count(None), right
+
+    def _sort(self, leaves: Sequence[Completion]) -> None:
+        """Grade leaves, and count blocks that are whole by them."""
+        without, outcomes = self._grade(leaves) if leaves else (0, [])
         self.leaves += len(leaves)
-        self.without += answers.count(None)
-        for one, answer, verdict in zip(leaves, answers, verdicts, strict=True):
-            right = answer is not None and verdict == EQUAL
+        self.without += without
+        for one, right in zip(leaves, outcomes, strict=True):
             self.right += right
+            if self._is_counted(one.id // self.size):
+                self.outcomes[one.id] = right
             parent = self.shape[one.id % self.size - 1].parent
             block = self.blocks.setdefault(one.id // self.size * self.size + parent + 1, [])
             block.append(right)
             if len(block) == self.children[parent] and len(block) > 1:
                 self.whole += 1
                 self.mixed += len(set(block)) > 1
+
+    def _count(self, tree: int, outputs: Sequence[Completion]) -> None:
+        """Add up what a whole tree yields."""
+        leaves = [one for one in outputs if self._is_leaf(one)]
+        unknown = [one for one in leaves if one.id not in self.outcomes]
+        outcomes = {one.id: self.outcomes.pop(one.id, False) for one in leaves}
+        if unknown:
+            outcomes |= zip((one.id for one in unknown), self._grade(unknown)[1], strict=True)
+        forest, first = reserve(1, self.shape), tree * self.size
+        complete(forest, [replace(one, id=one.id - first) for one in outputs])
+        nodes = np.fromiter(outcomes, np.uint32) - np.uint32(first)
+        forest.set_outcomes(nodes, np.array(list(outcomes.values()), np.uint8))
+        self.found.update(self.count(forest))
 
     def _tell(self) -> None:
         signs = {
@@ -154,8 +215,3 @@ class Growth:
             if text and kind not in self.told:
                 self.told.add(kind)
                 self.tell(kind, text)
-
-    @property
-    def shown(self) -> str:
-        """For a progress bar: how many groups of siblings differ so far."""
-        return f"{100 * self.mixed / self.whole:.0f} % mixed" if self.whole else ""

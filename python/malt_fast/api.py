@@ -381,7 +381,7 @@ class RoleTrainer:
 
         if not is_done(out, made_from):
             out.parent.mkdir(parents=True, exist_ok=True)
-            how = {"report_to": [], "logging_dir": None, "on_log": keep, **stage_work(config)}
+            how = {"on_log": keep, **stage_work(config)}
             train_stage(stage, data, **weights, **how, out=out, fingerprint=made_from)
         return Policy(start.base, str(out))
 

@@ -1,8 +1,5 @@
 """A stage's settings as transformers' TrainingArguments."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,8 +28,6 @@ def training_arguments(
     checkpoints: Path,
     device: str,
     seed: int,
-    report_to: list[str],
-    logging_dir: Path | None,
 ) -> transformers.TrainingArguments:
     """The stage's settings, and quiet, lean choices for the rest."""
     cpu = _use_cpu(device)
@@ -52,7 +47,7 @@ def training_arguments(
         ddp_broadcast_buffers=False,
         ddp_timeout=4 * 3600,  # s: others may wait while the first process writes the data
         dataloader_pin_memory=not cpu,
-        report_to=[name for name in report_to if name != "tensorboard" or logging_dir is not None],
+        report_to="none",  # on_log hands figures on
         disable_tqdm=True,
         log_level="error",
     )
@@ -68,18 +63,3 @@ def _use_cpu(device: str) -> bool:
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     return device == "cpu"
-
-
-@contextmanager
-def tensorboard_dir(folder: Path | None) -> Iterator[None]:
-    """transformers 5 takes TensorBoard's folder from the environment only."""
-    name = "TENSORBOARD_LOGGING_DIR"
-    before = os.environ.get(name)
-    if folder is not None:
-        os.environ[name] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before

@@ -386,7 +386,8 @@ class Config(Section):
         description="the roles, in order",
     )
     report_to: Names = Field(
-        default=["tensorboard"], description="loggers, as transformers names them"
+        default=[],
+        description="loggers beside TensorBoard: wandb, mlflow, trackio; all: those installed",
     )
     task: TaskConfig = Field(default=TaskConfig())
     model: ModelConfig = Field(default=ModelConfig())

@@ -26,13 +26,15 @@ from malt_fast.cli import parse_arguments
 from malt_fast.config import Config, differences, flat, load_config
 from malt_fast.engines import Policy
 from malt_fast.errors import MaltError
-from malt_fast.expand import OnProgress, Slot, answered
+from malt_fast.expand import Slot, answered
 from malt_fast.files import read_checked, write_checked
 from malt_fast.forest import Forest, save_forest
+from malt_fast.live import SamplingFacts
 from malt_fast.paper import paper_figures
 from malt_fast.plots import plot_curves
 from malt_fast.run import Run, exit_status, locked
 from malt_fast.sampling import (
+    OnDone,
     Policies,
     Samples,
     Setup,
@@ -165,9 +167,10 @@ def evaluation_fingerprint(setup: Setup, compared: Compared) -> str:
 
 def _evaluate(run: Run, setup: Setup, compared: Compared) -> dict[str, Any]:
     questions, shape, seed = compared.questions, compared.shape, _seed(setup.config)
-    with run.stage("evaluate", total=len(questions) * len(shape)) as (advance, figures):
+    facts = SamplingFacts(len(shape))
+    with run.stage("evaluate", len(questions) * len(shape), facts) as (shown, figures):
         forest, rows, told = sample_systems(
-            setup, run.samples, compared, lambda nodes, tokens: advance(nodes)
+            setup, run.samples, compared, lambda *settled: facts.see(shown, *settled)
         )
         sampled = fingerprint(setup, questions, shape, seed, evaluating=True)
         parents, store = [slot.parent for slot in shape], run.samples.store
@@ -180,7 +183,7 @@ def _evaluate(run: Run, setup: Setup, compared: Compared) -> dict[str, Any]:
 
 
 def sample_systems(
-    setup: Setup, samples: Samples, compared: Compared, on_progress: OnProgress | None = None
+    setup: Setup, samples: Samples, compared: Compared, on_done: OnDone | None = None
 ) -> tuple[Forest, Ints, dict[str, float]]:
     """The outputs of all systems to all questions."""
     return sample(
@@ -190,7 +193,7 @@ def sample_systems(
         compared.shape,
         _seed(setup.config),
         evaluating=True,
-        on_progress=on_progress,
+        on_done=on_done,
     )
 
 

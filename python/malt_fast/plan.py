@@ -28,13 +28,14 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from malt_fast.config import Config
-from malt_fast.engines import Policy
+from malt_fast.engines import Completion, Policy
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import compare
 from malt_fast.expand import shape_from_branching
 from malt_fast.files import write_text
 from malt_fast.forest import DONE, Credit, Forest
-from malt_fast.preferences import role_data, segments_above, yield_rows
+from malt_fast.live import SamplingFacts
+from malt_fast.preferences import role_data, segments_above, unlimited, yield_rows
 from malt_fast.roles import Tokens
 from malt_fast.run import Run
 from malt_fast.sampling import Setup, grade_leaves, sample
@@ -100,14 +101,15 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         raise MaltError("there are no training questions to plan for: give --task.path FILE.jsonl")
     shape = shape_from_branching(config.tree.branching, [setup.base()[r] for r in config.chain])
     clock: list[tuple[float, int]] = []
-    with run.stage("probe", total=len(some) * len(shape)) as (advance, figures):
+    facts = SamplingFacts(len(shape))
+    with run.stage("probe", len(some) * len(shape), facts) as (shown, figures):
 
-        def progress(nodes: int, tokens: int) -> None:
-            advance(nodes)
-            clock.append((time.monotonic(), tokens))
+        def on_done(completions: Sequence[Completion], *more: Any) -> None:
+            facts.see(shown, completions, *more)
+            clock.append((time.monotonic(), sum(len(one.tokens) for one in completions)))
 
         forest, _, told = sample(
-            setup, run.samples, some, shape, f"{config.seed}/round-0", on_progress=progress
+            setup, run.samples, some, shape, f"{config.seed}/round-0", on_done=on_done
         )
         figures |= {"trees": len(some), "tokens": int(forest.token_len.sum())}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -222,12 +224,8 @@ def _hours(stage: str, tokens: float, probe: Probe) -> list[Row]:
 def yield_figures(probe: Probe) -> list[Row]:
     """Examples and pairs of each role, by the run's own selection, scaled, then capped."""
     config = probe.setup.config
-    prefs = config.preferences
-    free = config.model_copy(
-        update={"preferences": prefs.model_copy(update={"max_examples": None, "max_pairs": None})}
-    )
-    rows = []
-    for found in yield_rows(probe.forest, probe.values, free):
+    prefs, rows = config.preferences, []
+    for found in yield_rows(probe.forest, probe.values, unlimited(config)):
         kinds = [("examples", found.examples, prefs.max_examples)]
         if found.role in config.dpo_roles:
             kinds.append(("pairs", found.pairs, prefs.max_pairs))
@@ -333,8 +331,6 @@ def time_steps(run: Run, probe: Probe) -> tuple[float, int] | None:
             out=Path(folder) / "sft",
             fingerprint="",
             **stage_work(config),
-            report_to=[],
-            logging_dir=None,
             on_log=lambda line: clock.append((time.monotonic(), line["num_tokens"])),
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

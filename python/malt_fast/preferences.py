@@ -203,6 +203,23 @@ def yield_rows(forest: Forest, credit: Credit, config: Config) -> list[RoleYield
     ]
 
 
+def unlimited(config: Config) -> Config:
+    """The config with no limit on how much is taken of the whole forest."""
+    free = config.preferences.model_copy(update={"max_examples": None, "max_pairs": None})
+    return config.model_copy(update={"preferences": free})
+
+
+def tree_yield(forest: Forest, credit: Credit, config: Config) -> dict[str, int]:
+    """What a few trees give each role to learn from: pairs, or examples where it gets no DPO."""
+    rows = yield_rows(forest, credit, unlimited(config))
+    return dict(
+        (f"{row.role} pairs", row.pairs)
+        if row.role in config.dpo_roles
+        else (f"{row.role} examples", row.examples)
+        for row in rows
+    )
+
+
 def _role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Config) -> RoleYield:
     ids = np.flatnonzero(forest.level == level)
     done = ids[forest.state[ids] == DONE]

@@ -15,6 +15,7 @@
     export/                what export.py takes elsewhere
     metrics.jsonl          a line per stage and log step
     tensorboard/
+    loggers.json           the run's ids in loggers of `report_to`
     lock                   who writes here
 
 Every result is written beside its place and renamed, with a fingerprint of what it was made from. A
@@ -42,19 +43,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
 from malt_fast import interrupt, processes
 from malt_fast.config import Config, differences, dump, flat, make_config, read_yaml
 from malt_fast.errors import MaltError, first_line, one_line, printable
 from malt_fast.files import make_folder, remove_leftovers, write_text
+from malt_fast.live import Facts, View, view
 from malt_fast.quiet import hush
 from malt_fast.sampling import Samples
 from malt_fast.scalars import Board
 from malt_fast.store import Store, open_store
 
-Advance = Callable[..., None]
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 OTHERS = ("sweeps", "export")  # in a run directory, but with writers of their own
 _held: set[Path] = set()  # run directories that this process writes to
@@ -68,6 +68,7 @@ class Run:
     folder: Path
     config: Config
     leads: bool = field(default_factory=processes.leads)
+    reports: bool = True  # hands figures on to loggers
     console: Console = field(default_factory=lambda: open_console(quiet=not processes.leads()))
 
     def path(self, *parts: str) -> Path:
@@ -89,9 +90,7 @@ class Run:
 
     @cached_property
     def board(self) -> Board:
-        """TensorBoard; what transformers' logger writes of training is not written twice."""
-        folder = self.path("tensorboard", "run")
-        return Board(folder, training="tensorboard" not in self.config.report_to)
+        return Board(self.folder, self.config.report_to, flat(self.config))
 
     def read_samples(self) -> Store:
         """The run's store as it is now, for who does not lead."""
@@ -102,11 +101,13 @@ class Run:
         if not self.leads:
             return
         line = {"time": round(time.time(), 3), "stage": stage, **figures}
+        board = self.board if self.reports else None  # which knows what is there already
         with self.path("metrics.jsonl").open("ab+") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             torn = file.read(1) not in (b"\n", b"")  # by a kill: its line stays one
             file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
-        self.board.add(line)
+        if board is not None:
+            board.follow()
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -134,42 +135,23 @@ class Run:
 
     @contextmanager
     def stage(
-        self, name: str, total: int | None = None
-    ) -> Iterator[tuple[Advance, dict[str, Any]]]:
-        """Progress bar while a stage works, and a line of what it cost when it is done.
+        self, name: str, total: int | None = None, facts: Facts = tuple
+    ) -> Iterator[tuple[View, dict[str, Any]]]:
+        """Show how a stage stands while it works, and what it cost when it is done.
 
-        Yields a function that advances the bar and the dict of figures to print and log.
+        Yields the view, to be told of steps, and the dict of figures to print and log. facts: lines
+        on how it stands.
         """
         interrupt.check()
         figures: dict[str, Any] = {}
         start = time.monotonic()
-        columns = [
-            TextColumn("{task.description:<22}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[more]}", markup=False),
-            TimeRemainingColumn(),
-        ]
-        plain = not self.console.is_terminal
-        with Progress(*columns, console=self.console, transient=True, disable=plain) as progress:
-            bar = progress.add_task(name, total=total, rate="", more="")
-            sampled = 0
-
-            def advance(steps: float = 0, tokens: int = 0, **fields: Any) -> None:
-                nonlocal sampled
-                sampled += tokens
-                rate = f"{progress.tasks[0].speed or 0:,.1f}/s"
-                if sampled:
-                    rate += f"  {sampled / (time.monotonic() - start):,.0f} tokens/s"
-                progress.update(bar, advance=steps, rate=rate, **fields)
-
-            yield advance, figures
+        with view(self.console, name, total, facts) as shown:
+            yield shown, figures
         seconds = time.monotonic() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # kB on Linux
         self.log(name, seconds=round(seconds, 3), peak_memory_mb=peak, **figures)
-        shown = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
-        self.say(f"{name:<22} {seconds:6.1f} s  {shown}")
+        cost = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
+        self.say(f"{name:<22} {seconds:6.1f} s  {cost}")
 
 
 class Terminal(Console):

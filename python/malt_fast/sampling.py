@@ -14,7 +14,7 @@ import numpy as np
 
 from malt_fast import __version__, interrupt, processes
 from malt_fast.config import Config
-from malt_fast.engines import Completion, Policy, SamplingParams
+from malt_fast.engines import Completion, Engine, Policy, SamplingParams
 from malt_fast.engines.choice import check_engine, context_of, open_engine
 from malt_fast.engines.stored import StoredEngine
 from malt_fast.errors import MaltError
@@ -109,22 +109,6 @@ def check_device(device: str, workers: int) -> None:
         raise MaltError(f"model.device = '{device}', but there is no GPU here: use cpu or auto")
 
 
-def check_loggers(report_to: list[str]) -> None:
-    """Raises MaltError for a logger that is unknown or not installed."""
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    alone = report_to[0] if report_to in (["none"], ["all"]) else report_to
-    try:
-        for logger in get_reporting_integration_callbacks(alone):
-            # Made as Trainer will make it, which opens nothing yet. One that fails half-way must
-            # not stumble over its own __del__, as MLflow's and Neptune's do.
-            type(logger.__name__, (logger,), {"__del__": lambda self: None})()
-    except Exception as error:  # each raises its own kind, saying what to install
-        reason, _, fix = " ".join(str(error).split()).rstrip(".").partition(". ")
-        fix = fix[:1].lower() + fix[1:] or "choose from these, or give --report_to none"
-        raise MaltError(f"report_to = {report_to} is not possible ({reason}): {fix}") from None
-
-
 def end_ids(model: str, tokenizer: Any) -> list[int]:
     """End tokens that the tokenizer and the model's generation config name, if they do."""
     from transformers import GenerationConfig
@@ -154,6 +138,10 @@ def check_lengths(setup: Setup) -> None:
             )
 
 
+# Given what was settled since the last time: completions, and all nodes that failed.
+OnDone = Callable[[list[Completion], list[int], Engine], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """The store of a run, and those of other runs to take from."""
@@ -170,8 +158,7 @@ def sample(
     seed: str,
     *,
     evaluating: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-    on_done: Callable[[list[Completion]], None] | None = None,
+    on_done: OnDone | None = None,
 ) -> tuple[Forest, Ints, dict[str, float]]:
     """Sample a shape under every question, nothing that is known already.
 
@@ -192,11 +179,9 @@ def sample(
         )
         try:
             with closing(engine):
-                for done, _ in grow(questions, shape, setup.wordings, params, engine, seed):
-                    if done and on_done is not None:
-                        on_done(done)
-                    if done and on_progress is not None:
-                        on_progress(len(done), sum(len(c.tokens) for c in done))
+                for settled in grow(questions, shape, setup.wordings, params, engine, seed):
+                    if any(settled) and on_done is not None:
+                        on_done(*settled, engine)
                     interrupt.check()
                 figures = engine.figures()
         except MaltError:

@@ -55,6 +55,7 @@ def _gather(run: Run, tasks: list[Any]) -> list[Stages]:
                 for task in waiting:
                     ray.cancel(task)  # a Ctrl-C in its worker
             done, waiting = ray.wait(waiting, timeout=1)
+            run.board.follow()
             for task in done:
                 outcome = _outcome(run, task, run.config.chain[tasks.index(task)])
                 if outcome is not None:
@@ -100,7 +101,7 @@ def _train_role(
     if cores:
         torch.set_num_threads(cores)
     told = io.StringIO()
-    run = Run(folder, config, console=Console(file=told, width=200))
+    run = Run(folder, config, reports=False, console=Console(file=told, width=200))
     try:
         with interrupt.two_steps():
             outcome = _stages(run, index, level, start)

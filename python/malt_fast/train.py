@@ -39,19 +39,20 @@ from malt_fast.expand import Slot, answered, shape_from_branching
 from malt_fast.files import make_folder, replacing_folder, write_text
 from malt_fast.forest import Credit, Forest, credit, forest_of, read_forest, save_forest
 from malt_fast.grade_report import sentence
+from malt_fast.live import SamplingFacts, training_facts
 from malt_fast.plan import LONG, PROBE, fill_facts, make_plan
-from malt_fast.preferences import role_data, write_datasets, yield_rows, yield_table
+from malt_fast.preferences import role_data, tree_yield, write_datasets, yield_rows, yield_table
 from malt_fast.run import Run, exit_status, open_run
 from malt_fast.sampling import (
     Policies,
     Setup,
-    check_loggers,
     fingerprint,
     grade_leaves,
     grading_fingerprint,
     load_setup,
     sample,
 )
+from malt_fast.scalars import loggers_of
 from malt_fast.store import Ints, Store
 
 
@@ -62,7 +63,7 @@ def train(config: Config, planning: int | None = None) -> Run:
     """
     from malt_fast.report import finish  # which reads what is made here
 
-    check_loggers(config.report_to)
+    loggers_of(config.report_to)
     check_training(config)
     setup = load_setup(config)
     with open_run(config, "train") as run:
@@ -211,17 +212,18 @@ def sample_trees(
     watch = Growth(
         *(questions, shape, config.chain, setup.prompts, setup.task.grader),
         tell=lambda kind, text: run.warn(text, kind),
+        count=lambda forest: tree_yield(forest, propagate(config, forest), config),
     )
-    bar = run.stage(f"sample round {index}", total=len(questions) * len(shape))
-    with bar as (advance, figures):
+    facts = SamplingFacts(len(shape), watch)
+    stage = run.stage(f"sample round {index}", len(questions) * len(shape), facts)
+    with stage as (shown, figures):
         forest, rows, told = sample(
             setup,
             run.samples,
             questions,
             shape,
             seed,
-            on_progress=lambda nodes, tokens: advance(nodes, tokens=tokens, more=watch.shown),
-            on_done=watch.see,
+            on_done=lambda *settled: facts.see(shown, *settled),
         )
         figures |= {
             "trees": len(questions),
@@ -312,16 +314,18 @@ def train_role(
         run.say(f"{stage} {role}: the adapter of round {index} is there already")
         return trained
     make_folder(out.parent)
-    with run.stage(f"{stage} {role}") as (advance, figures):
-        first: dict[str, float] = {}
-        signs: set[str] = set()
+    first: dict[str, float] = {}
+    last: dict[str, float] = {}
+    signs: set[str] = set()
+    with run.stage(f"{stage} {role}", facts=lambda: training_facts(last)) as (shown, figures):
 
         def on_log(line: dict[str, float]) -> None:
-            nonlocal first
-            first = first or line
-            shown = f"loss {line['loss']:.3f}" if "loss" in line else ""
-            advance(completed=line["step"], total=line["max_steps"], more=shown)
-            run.log(f"{stage}/{role}", **line)
+            nonlocal first, last
+            tokens = line.get("num_tokens", 0) - last.get("num_tokens", 0)
+            first, last = first or line, {**last, **line}
+            steps = {"at": int(line["step"]), "total": int(line["max_steps"])}
+            shown.advance(**steps, tokens=max(0, int(tokens)))
+            run.log(f"{stage}/{role}", round=index, **line)
             sign = alarms.collapsing(role, first, line)
             if sign and not signs:
                 signs.add(sign)
@@ -334,8 +338,6 @@ def train_role(
             out=out,
             fingerprint=made_from,
             **stage_work(config),
-            report_to=config.report_to,
-            logging_dir=run.path("tensorboard", f"round-{index}", role, stage),
             on_log=on_log,
         )
         if run.leads and is_untrained(str(out)):

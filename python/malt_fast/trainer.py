@@ -48,7 +48,7 @@ from malt_fast.adapters import (
     saving,
     speed_up_lora,
 )
-from malt_fast.arguments import check_loss, tensorboard_dir, training_arguments
+from malt_fast.arguments import check_loss, training_arguments
 from malt_fast.batches import (
     Ints,
     RoleData,
@@ -101,8 +101,6 @@ def train_stage(
     load_in_4bit: bool,
     device: str,
     seed: int,
-    report_to: list[str],
-    logging_dir: Path | None,
     on_log: OnLog | None,
     trust_remote_code: bool = False,
 ) -> Trained:
@@ -110,19 +108,18 @@ def train_stage(
 
     Starts from a copy of `init_adapter`, or from a fresh LoRA. `reference` is what DPO compares
     with: the initial adapter, or the bare model. `fingerprint`: of `stage_fingerprint`.
-    `layout` and `pack_tokens` say how steps are cut
-    into batches (packing.py). A stage that was stopped goes on from its newest checkpoint, to the
-    weights it would have had. `on_log` gets each log line, with `step` and `max_steps`; without
-    `logging_dir` there is no TensorBoard. Raises MaltError for data that cannot be trained on, an
+    `layout` and `pack_tokens` say how steps are cut into batches (packing.py). A stage that was
+    stopped goes on from its newest checkpoint, to the weights it would have had. `on_log` gets each
+    log line, with `step` and `max_steps`. Raises MaltError for data that cannot be trained on, an
     unsuitable model, and a loss that is not finite.
     """
     check_data(stage, data)
     check_loss(args)
-    with quiet(), tensorboard_dir(logging_dir):
+    with quiet():
         base_config = load_config(base, trust_remote_code).get_text_config()
         check_lengths(data, base_config, args.max_length)
         checkpoints = out.with_name(out.name + ".checkpoints")
-        arguments = training_arguments(args, checkpoints, device, seed, report_to, logging_dir)
+        arguments = training_arguments(args, checkpoints, device, seed)
         packing = Packing(
             layout,
             pack_tokens,

@@ -50,8 +50,11 @@ class Batch:
 
     # --- rows come -----------------------------------------------------------------------------
 
-    def admit(self, requests: Sequence[Request]) -> None:
-        """Give each request a slot and prefill its prompt: at most `free`, each under `context`."""
+    def admit(self, requests: Sequence[Request]) -> int:
+        """Give each request a slot and prefill its prompt: at most `free`, each under `context`.
+
+        Returns the tokens that were prefilled.
+        """
         idle = [slot for slot, request in enumerate(self.requests) if request is None]
         slots = [*idle, *range(len(self.requests), self.size)][: len(requests)]
         self.requests += [None] * (max(slots) + 1 - len(self.requests))
@@ -63,7 +66,7 @@ class Batch:
             room = self.context - len(request.prompt)
             self.limit[slot] = len(request.prompt) + min(request.params.max_tokens, room)
         self._load(slots, requests)
-        self._prefill(slots, requests)
+        return self._prefill(slots, requests)
 
     def _load(self, slots: Sequence[int], requests: Sequence[Request]) -> None:
         """Copy prompts and sampling parameters to the device."""
@@ -96,7 +99,7 @@ class Batch:
         self.text = grown(self.text, 0, columns, dim=1)
         self.logprobs = grown(self.logprobs, 0, columns, dim=1)
 
-    def _prefill(self, slots: Sequence[int], requests: Sequence[Request]) -> None:
+    def _prefill(self, slots: Sequence[int], requests: Sequence[Request]) -> int:
         """Run all but the last token of every prompt, equal prompts once, long ones together."""
         rows: dict[bytes, list[int]] = {}
         heads: list[np.ndarray] = []
@@ -109,6 +112,7 @@ class Batch:
         owners = list(rows.values())
         for some in _chunks([len(head) for head in heads]):
             self._prefill_some(owners[some], heads[some])
+        return sum(map(len, heads))
 
     def _prefill_some(self, owners: list[list[int]], heads: list[np.ndarray]) -> None:
         """One forward pass over heads[i], whose keys go to the slots owners[i].

@@ -51,6 +51,7 @@ class HFEngine:
         self.batch: Batch | None = None
         self.done: list[Completion] = []
         self.submitted = 0
+        self.prompt_tokens = self.prefilled = 0  # all but the last of each prompt
 
     @property
     def wants(self) -> int:
@@ -78,7 +79,8 @@ class HFEngine:
         return done
 
     def figures(self) -> dict[str, float]:
-        return {}
+        """`prefix_cache_hits`: share of prompt tokens that were run for a sibling's prompt."""
+        return {"prefix_cache_hits": 1 - self.prefilled / max(1, self.prompt_tokens)}
 
     def close(self) -> None:
         self.batch = None
@@ -135,7 +137,8 @@ class HFEngine:
         if not queue:
             del self.queues[self.policy]
         if good:
-            batch.admit(good)
+            self.prompt_tokens += sum(len(request.prompt) - 1 for request in good)
+            self.prefilled += batch.admit(good)
 
     def _shrink(self, batch: Batch, reason: str) -> None:
         """Out of memory: put the rows back, to be sampled afresh in a batch of half the size."""

@@ -10,9 +10,9 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from malt_fast.cluster import Cluster, connected, look
 from malt_fast.engines import Completion, Engine, Request
@@ -25,6 +25,14 @@ log = logging.getLogger(__name__)
 TURN = 0.05  # seconds of sampling between two looks at the driver
 SHARE = 5 / 8  # of what an engine wants is handed to it; an idle one can still take the rest
 DEATHS = 3  # of one replica, with nothing finished in between, end the run
+
+
+class Turn(NamedTuple):
+    """What came of one."""
+
+    done: list[Completion]
+    figures: dict[str, float]
+    error: MaltError | None = None  # why no more will come
 
 
 class Worker:
@@ -46,8 +54,8 @@ class Worker:
             return error
         return self.engine.wants
 
-    def work(self, requests: Sequence[Request]) -> tuple[list[Completion], MaltError | None]:
-        """Take `requests`, sample for a turn; what finished, and why no more will come."""
+    def work(self, requests: Sequence[Request]) -> Turn:
+        """Take `requests` and sample for a while."""
         assert self.engine is not None
         done: list[Completion] = []
         end = time.monotonic() + TURN
@@ -56,11 +64,8 @@ class Worker:
             while self.engine.pending and time.monotonic() < end:
                 done += self.engine.poll()
         except MaltError as error:
-            return done, error
-        return done, None
-
-    def figures(self) -> dict[str, float]:
-        return {} if self.engine is None else self.engine.figures()
+            return Turn(done, self.engine.figures(), error)
+        return Turn(done, self.engine.figures())
 
     def pid(self) -> int:
         return os.getpid()
@@ -73,6 +78,7 @@ class Replica:
     actor: Any
     wants: int = 0
     taken: dict[int, Request] = field(default_factory=dict)  # and not answered yet
+    figures: dict[str, float] = field(default_factory=dict)  # of its last turn
     turns: int = 0  # under way
     deaths: int = 0  # since something finished
 
@@ -132,12 +138,7 @@ class RayEngine:
 
     def figures(self) -> dict[str, float]:
         """The mean of each figure over the replicas."""
-        import ray
-
-        told: list[dict[str, float]] = []
-        for call in [replica.actor.figures.remote() for replica in self.replicas]:
-            with suppress(ray.exceptions.RayError):  # died since its last turn, which is no harm
-                told.append(ray.get(call))
+        told = [replica.figures for replica in self.replicas if replica.figures]
         keys = told[0] if told else []
         return {key: sum(figures[key] for figures in told) / len(told) for key in keys}
 
@@ -170,7 +171,7 @@ class RayEngine:
         replica = self.replicas[i]
         replica.turns -= 1
         try:
-            done, stop = ray.get(call)
+            done, replica.figures, stop = ray.get(call)
         except ray.exceptions.RayError as error:
             self._replace(i, error)
             return []
