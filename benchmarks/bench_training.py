@@ -217,7 +217,7 @@ def malt_fast(
     dpo = stage == "dpo"
     kind = partial(DPOStageConfig, beta=BETA) if dpo else StageConfig
     settings = kind(**common, **setting.lean)
-    arguments = training_arguments(settings, folder, setting.device, 0, [], None)
+    arguments = training_arguments(settings, folder, setting.device, 0)
     packing = Packing(layout, args.pack_tokens, setting.size, setting.device)
     packer = Packer(stage, data, packing)
     model = load_model(base, None, LORA, dtype=setting.dtype, seed=0, layout=layout)

@@ -1,6 +1,7 @@
 """A run taken elsewhere: into TRL, PEFT and merged checkpoints, and what may be missing."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -340,6 +341,55 @@ def test_adapters_and_merged_checkpoints_give_our_log_probs(home, role):
     assert np.abs(np.subtract(without, mine)).max() > 1e-2
     again = AutoTokenizer.from_pretrained(out / "merged" / role)
     assert again.get_vocab() == byte_tokenizer().get_vocab() and again.chat_template
+
+
+VLLM = """
+import json, sys
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+if __name__ == "__main__":
+    base, adapter, merged, rows = sys.argv[1:]
+    table = json.load(open(rows))
+    prompts = [{"prompt_token_ids": row["prompt_ids"] + row["completion_ids"]} for row in table]
+    params = SamplingParams(max_tokens=1, prompt_logprobs=0)
+    settings = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "block_size": 32}
+    settings |= {"enable_chunked_prefill": False, "max_num_batched_tokens": 8192}
+    found = []
+    if adapter:
+        llm = LLM(base, enable_lora=True, max_lora_rank=8, **settings)
+        told = llm.generate(prompts, params, lora_request=LoRARequest("role", 1, adapter))
+    else:
+        told = LLM(merged, **settings).generate(prompts, params)
+    for row, one in zip(table, told):
+        own = one.prompt_logprobs[len(row["prompt_ids"]) :]
+        ids = row["completion_ids"]
+        found.append(sum(at[token].logprob for at, token in zip(own, ids, strict=True)))
+    json.dump(found, open(rows + ".logps", "w"))
+"""
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("role", ["verifier", "refiner"])
+@pytest.mark.parametrize("what", ["adapter", "merged"])
+def test_vllm_gives_our_log_probs(home, tmp_path, role, what):
+    """By its own class, as a user has it; in a fresh process, since one holds one engine."""
+    out, table = home / "run" / "export", rows(home, role, "kto").select(range(60))
+    script, file = tmp_path / "score.py", tmp_path / "rows.json"
+    script.write_text(VLLM)
+    file.write_text(json.dumps([dict(row) for row in table]))
+    folders = {"adapter": ["adapters", ""], "merged": ["", "merged"]}[what]
+    where = [str(out / folder / role) if folder else "" for folder in folders]
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    env |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    words = [sys.executable, str(script), str(home / "model"), *where, str(file)]
+    done = subprocess.run(words, env=os.environ | env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    theirs = json.loads(Path(f"{file}.logps").read_text())
+    mine = our_logps(home, home / "run" / "adapters" / role / "final", role)[: len(theirs)]
+    assert theirs == pytest.approx(mine, abs=1e-4)
+    bare = AutoModelForCausalLM.from_pretrained(home / "model").eval()
+    assert np.abs(np.subtract(plain_logps(bare, table), mine)).max() > 1e-2
 
 
 # ---- what is written ----

@@ -102,7 +102,7 @@ def ours(base, data, settings, folder):
     config = DPOStageConfig(beta=BETA, per_device_train_batch_size=len(data.pairs), **settings)
     peft_model = adapted(base)
     packer = Packer("dpo", data, Packing("rows", 0, len(data.pairs), "cpu"))
-    args = training_arguments(config, folder, "cpu", 0, [], None)
+    args = training_arguments(config, folder, "cpu", 0)
     trainer = StageTrainer(packer, LogProbModel(peft_model), config, args)
     peft_model.save_pretrained(folder)
     source = (base, folder, ("float32", False))  # a folder: with the adapter

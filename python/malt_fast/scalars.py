@@ -56,7 +56,8 @@ def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
 
 def _training(line: Mapping[str, Any]) -> str:
     """A stage that trains a role, and the round, since the next one counts steps from 1 again."""
-    return f"round-{line['round']}/" * (line.get("round", 0) > 0) + str(line["stage"])
+    round = line.get("round", 0)
+    return f"round-{round}/{line['stage']}" if round else str(line["stage"])
 
 
 def _numbers(prefix: str, values: Mapping[str, Any], step: int) -> Iterator[tuple[str, float, int]]:
