@@ -343,6 +343,7 @@ def test_adapters_and_merged_checkpoints_give_our_log_probs(home, role):
     assert again.get_vocab() == byte_tokenizer().get_vocab() and again.chat_template
 
 
+# vLLM's CPU build fails at prompt_logprobs with a LoRA: a request for every token of a completion
 VLLM = """
 import json, sys
 from vllm import LLM, SamplingParams
@@ -351,30 +352,31 @@ from vllm.lora.request import LoRARequest
 if __name__ == "__main__":
     base, adapter, merged, rows = sys.argv[1:]
     table = json.load(open(rows))
-    prompts = [{"prompt_token_ids": row["prompt_ids"] + row["completion_ids"]} for row in table]
-    params = SamplingParams(max_tokens=1, prompt_logprobs=0)
+    pairs = [(i, row["completion_ids"][:n], row["completion_ids"][n])
+             for i, row in enumerate(table) for n in range(len(row["completion_ids"]))]
+    prompts = [{"prompt_token_ids": table[i]["prompt_ids"] + before} for i, before, _ in pairs]
+    params = SamplingParams(max_tokens=1, logprobs=-1)  # of every token
     settings = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "block_size": 32}
-    settings |= {"enable_chunked_prefill": False, "max_num_batched_tokens": 8192}
-    found = []
+    settings |= {"max_logprobs": -1}
     if adapter:
         llm = LLM(base, enable_lora=True, max_lora_rank=8, **settings)
         told = llm.generate(prompts, params, lora_request=LoRARequest("role", 1, adapter))
     else:
         told = LLM(merged, **settings).generate(prompts, params)
-    for row, one in zip(table, told):
-        own = one.prompt_logprobs[len(row["prompt_ids"]) :]
-        ids = row["completion_ids"]
-        found.append(sum(at[token].logprob for at, token in zip(own, ids, strict=True)))
+    found = [0.0] * len(table)
+    for (i, _, token), one in zip(pairs, told, strict=True):
+        found[i] += one.outputs[0].logprobs[0][token].logprob
     json.dump(found, open(rows + ".logps", "w"))
 """
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("role", ["verifier", "refiner"])
-@pytest.mark.parametrize("what", ["adapter", "merged"])
-def test_vllm_gives_our_log_probs(home, tmp_path, role, what):
+@pytest.mark.parametrize(
+    ("what", "role"), [("adapter", "verifier"), ("adapter", "refiner"), ("merged", "refiner")]
+)
+def test_vllm_gives_our_log_probs(home, tmp_path, what, role):
     """By its own class, as a user has it; in a fresh process, since one holds one engine."""
-    out, table = home / "run" / "export", rows(home, role, "kto").select(range(60))
+    out, table = home / "run" / "export", rows(home, role, "kto").select(range(30))
     script, file = tmp_path / "score.py", tmp_path / "rows.json"
     script.write_text(VLLM)
     file.write_text(json.dumps([dict(row) for row in table]))
@@ -384,7 +386,7 @@ def test_vllm_gives_our_log_probs(home, tmp_path, role, what):
     env |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"}
     words = [sys.executable, str(script), str(home / "model"), *where, str(file)]
     done = subprocess.run(words, env=os.environ | env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
     theirs = json.loads(Path(f"{file}.logps").read_text())
     mine = our_logps(home, home / "run" / "adapters" / role / "final", role)[: len(theirs)]
     assert theirs == pytest.approx(mine, abs=1e-4)
