@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from malt_fast import plan, report, train
 from malt_fast.config import make_config
 from malt_fast.plan import Row, facts_of, forests_of, read_rows, steady_rate, trie_size
+from malt_fast.run import Run
 from malt_fast.store import open_store
 from tests.small_run import run, write_model, write_questions
 
@@ -64,10 +66,15 @@ def test_a_plan_of_all_questions_is_what_comes(made: tuple[Path, Path], tmp_path
     exact = [row for (stage, _, what), row in found.items() if stage.startswith(("round", "data"))]
     assert len(exact) == 2 * 3 + 3 + 2 and all(row.plan == row.fact for row in exact)
     assert found["evaluate", "", "outputs"].plan == found["evaluate", "", "outputs"].fact
-    for stage in ("sampling", "sft verifier", "dpo refiner", "evaluate"):
-        role = stage.partition(" ")[2]
-        assert found[stage, role, "time"].fact > 0
-        assert (stage == "sampling") == (found[stage, role, "time"].plan > 0) or stage != "sampling"
+    for stage in ("sampling", "grading", "sft verifier", "dpo refiner", "evaluate", "all"):
+        row = found[stage, stage.partition(" ")[2], "time"]
+        assert row.plan > 0 and row.fact > 0, row
+    summed = sum(row.fact for (_, _, what), row in found.items() if what == "time")
+    assert found["all", "", "time"].fact == pytest.approx(summed / 2)
+    for stage, what in (("sampling", "peak memory"), ("training", "peak memory")):
+        assert found[stage, "", what].fact == pytest.approx(found[stage, "", what].plan, rel=0.9)
+    stored = sum(file.stat().st_size for file in (folder / "samples").glob("*.arrows"))
+    assert found["disk", "", "samples"].fact == stored / 1e6
     packs = [line for line in lines(folder) if line["stage"] == "dpo/refiner"][-1]["num_tokens"]
     planned = found["dpo refiner", "refiner", "tokens as packs"].plan
     assert planned == pytest.approx(packs, rel=0.1)
@@ -150,6 +157,46 @@ def test_ctrl_c_in_the_probe_keeps_what_was_sampled(made, tmp_path: Path, monkey
     monkeypatch.setattr(plan, "sample", stopping)
     assert run(*made, tmp_path / "run", "--plan", "--engine.batch_size", "8") == 130
     assert open_store(tmp_path / "run" / "samples", writable=False).next_row > 0
+
+
+def test_facts_of_two_rounds_and_of_what_was_done_again() -> None:
+    told = [
+        {"stage": "sample round 0", "seconds": 3600.0, "peak_memory_mb": 500},
+        {"stage": "sample round 0", "seconds": 1800.0, "peak_memory_mb": 400},
+        {"stage": "sft/verifier", "loss": 1.0},
+        {"stage": "sft verifier", "seconds": 360.0, "peak_memory_mb": 800, "peak_gpu_memory_mb": 9},
+        {"stage": "sample round 1", "seconds": 1800.0, "peak_memory_mb": 800},
+        {"stage": "sft verifier", "seconds": 360.0, "peak_memory_mb": 900, "peak_gpu_memory_mb": 7},
+        *({"stage": "evaluate", "seconds": s, "outputs": 5, "tokens": 50} for s in (720.0, 360.0)),
+    ]
+    found = facts_of(told)
+    assert found["sampling", "", "time"] == 2 and found["sft verifier", "verifier", "time"] == 0.2
+    assert found["evaluate", "", "time"] == 0.1 and found["all", "", "time"] == pytest.approx(2.3)
+    assert found["sampling", "", "peak memory"] == 500  # before training took more
+    assert found["training", "", "peak memory"] == 900
+    assert found["training", "", "peak GPU memory"] == 9
+
+
+def test_stages_tell_the_memory_of_a_gpu(tmp_path: Path, monkeypatch) -> None:
+    """Of cards that this process uses, the fullest; a stage's own."""
+    held = [3 * 2**20, 7 * 2**20]
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.max_memory_reserved", held.__getitem__)
+    monkeypatch.setattr(
+        "torch.cuda.reset_peak_memory_stats", lambda gpu: held.__setitem__(gpu, 2**20)
+    )
+    made = Run(tmp_path, make_config({}), console=Console(quiet=True))
+    with made.stage("one") as (_, figures):
+        held[1] = 5 * 2**20
+    assert figures["peak_gpu_memory_mb"] == 5
+    assert lines(tmp_path)[0]["peak_gpu_memory_mb"] == 5
+    with made.stage("two") as (_, figures):
+        pass
+    assert figures["peak_gpu_memory_mb"] == 1
+    (tmp_path / "config.yaml").write_text("{}")
+    page = report.write_report(tmp_path).read_text()
+    assert "peak GPU memory, MB" in page
 
 
 def test_a_damaged_plan_is_none(tmp_path: Path) -> None:

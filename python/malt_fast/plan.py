@@ -14,10 +14,9 @@ engines do under other load. Does not train or evaluate anything.
 import json
 import math
 import random
-import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +58,20 @@ class Row:
     fact: float | None = None
 
 
+Peaks = Mapping[str, int]  # MB, by what Run.stage calls them
+
+MEMORIES = {"peak_memory_mb": "peak memory", "peak_gpu_memory_mb": "peak GPU memory"}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A few timed steps of training."""
+
+    token: float  # s, of SFT
+    start: float  # s, to load, begin and save
+    peaks: Peaks
+
+
 @dataclass(frozen=True)
 class Probe:
     """Some questions, grown and graded as the run will."""
@@ -68,8 +81,10 @@ class Probe:
     values: Credit
     questions: list[Tokens]  # of each tree
     rate: float | None  # sampled tokens a second; None where all was known before
+    start: float  # s, until the engine had loaded and was at work
+    grading: float  # s
+    peaks: Peaks
     row_bytes: float  # of an output in the store
-    sampled_peak: int  # MB
     scale: float  # questions of the run by those here
 
     @property
@@ -101,7 +116,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         raise MaltError("there are no training questions to plan for: give --task.path FILE.jsonl")
     shape = shape_from_branching(config.tree.branching, [setup.base()[r] for r in config.chain])
     clock: list[tuple[float, int]] = []
-    facts = SamplingFacts(len(shape))
+    facts, begun = SamplingFacts(len(shape)), time.monotonic()
     with run.stage("probe", len(some) * len(shape), facts) as (shown, figures):
 
         def on_done(completions: Sequence[Completion], *more: Any) -> None:
@@ -112,11 +127,13 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
             setup, run.samples, some, shape, f"{config.seed}/round-0", on_done=on_done
         )
         figures |= {"trees": len(some), "tokens": int(forest.token_len.sum())}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    sampled = time.monotonic()
     grade_leaves(setup, forest, some)
+    grading = time.monotonic() - sampled
     from malt_fast.train import propagate  # which plans long runs
 
     known = told.get("reused", 0) >= len(some) * len(shape)
+    rate = None if known else steady_rate(clock)
     store = run.samples.store
     size = sum(file.stat().st_size for file in store.folder.glob("samples-*.arrows"))
     return Probe(
@@ -124,11 +141,17 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         forest=forest,
         values=propagate(config, forest),
         questions=[setup.prompts.encode_question(question.text) for question in some],
-        rate=None if known else steady_rate(clock),
+        rate=rate,
+        start=max(0.0, clock[0][0] - begun - clock[0][1] / rate) if rate else 0.0,
+        grading=grading,
+        peaks=peaks_of(figures),
         row_bytes=size / max(1, store.next_row),
-        sampled_peak=peak,
         scale=len(every) / len(some),
     )
+
+
+def peaks_of(figures: Mapping[str, Any]) -> Peaks:
+    return {key: figures[key] for key in MEMORIES if key in figures}
 
 
 def steady_rate(clock: Sequence[tuple[float, int]]) -> float | None:
@@ -178,9 +201,16 @@ def sampling_rows(probe: Probe) -> list[Row]:
         rows.append(Row("sampling", role, "prompt tokens a forest", "tokens", asked, probe.source))
         what = "prompt tokens a forest, shared prefixes once"
         rows.append(Row("sampling", role, what, "tokens", shared, probe.source))
-    rows += _hours("sampling", fresh, probe)
-    rows.append(Row("sampling", "", "peak memory", "MB", float(probe.sampled_peak), "of the probe"))
+    forests = sum(1 for _ in forests_of(config))
+    rows += _hours("sampling", fresh, probe, forests)
+    rows += _memory("sampling", probe.peaks, "of the probe")
+    graded = probe.grading * probe.scale * forests / 3600
+    rows.append(Row("grading", "", "time", "hours", graded, probe.source))
     return rows
+
+
+def _memory(stage: str, peaks: Peaks, source: str) -> list[Row]:
+    return [Row(stage, "", MEMORIES[key], "MB", float(peak), source) for key, peak in peaks.items()]
 
 
 def prompt_tokens(probe: Probe, level: int) -> tuple[float, float]:
@@ -211,11 +241,17 @@ def trie_size(sequences: Sequence[Tokens]) -> int:
     return total
 
 
-def _hours(stage: str, tokens: float, probe: Probe) -> list[Row]:
+def _hours(stage: str, tokens: float, probe: Probe, loads: int = 1) -> list[Row]:
     if probe.rate is None:
         return []
-    source = f"{probe.rate:,.0f} tokens/s of the probe"
-    return [Row(stage, "", "time", "hours", tokens / probe.rate / 3600, source)]
+    source = f"{probe.rate:,.0f} tokens/s of the probe{_loading(loads, probe.start)}"
+    return [
+        Row(stage, "", "time", "hours", (tokens / probe.rate + loads * probe.start) / 3600, source)
+    ]
+
+
+def _loading(times: int, seconds: float) -> str:
+    return f", loading {f'{times} x ' if times > 1 else ''}{seconds:.1f} s"
 
 
 # ---- what roles learn from ----
@@ -260,15 +296,15 @@ def training_rows(run: Run, probe: Probe) -> list[Row]:
     timed = time_steps(run, probe)
     if timed is None:
         return rows
-    seconds, peak = timed
+    rounds = config.train.rounds
     for (stage, role), tokens in packed.items():
         more = 4 / 3 if stage == "dpo" else 1.0  # the reference's forward
-        source = f"{1 / seconds:,.0f} tokens/s in {STEPS} timed steps"
+        source = f"{1 / timed.token:,.0f} tokens/s in {STEPS} timed steps"
         source += ", a third more for the reference" if stage == "dpo" else ""
-        hours = tokens * seconds * more * config.train.rounds / 3600
+        source += _loading(rounds, timed.start)
+        hours = (tokens * timed.token * more + timed.start) * rounds / 3600
         rows.append(Row(f"{stage} {role}", role, "time", "hours", hours, source))
-    rows.append(Row("training", "", "peak memory", "MB", float(peak), "of the timed steps"))
-    return rows
+    return rows + _memory("training", timed.peaks, "of the timed steps")
 
 
 def epochs(config: Config, stage: str, role: str, examples: float) -> float:
@@ -309,8 +345,8 @@ def _data(probe: Probe, level: int, stage: Any) -> Any:
     )
 
 
-def time_steps(run: Run, probe: Probe) -> tuple[float, int] | None:
-    """Seconds a token of SFT, by a few steps of the last role that has data, and MB."""
+def time_steps(run: Run, probe: Probe) -> Steps | None:
+    """A few steps of SFT, of the last role that has data; None if there is none."""
     from malt_fast.train import stage_weights, stage_work
     from malt_fast.trainer import train_stage
 
@@ -323,7 +359,10 @@ def time_steps(run: Run, probe: Probe) -> tuple[float, int] | None:
     weights["args"] = weights["args"].model_copy(
         update={"max_steps": STEPS, "logging_steps": 1, "save_steps": 10 * STEPS}
     )
-    with run.stage("timed steps"), tempfile.TemporaryDirectory(dir=run.folder) as folder:
+    with (
+        run.stage("timed steps") as (_, figures),
+        tempfile.TemporaryDirectory(dir=run.folder) as folder,
+    ):
         train_stage(
             "sft",
             _data(probe, levels[0], "sft"),
@@ -333,9 +372,11 @@ def time_steps(run: Run, probe: Probe) -> tuple[float, int] | None:
             **stage_work(config),
             on_log=lambda line: clock.append((time.monotonic(), line["num_tokens"])),
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     (begun, before), *_, (ended, after) = clock[:STEPS]
-    return ((ended - begun) / (after - before), peak) if after > before else None
+    if after <= before:
+        return None
+    token = (ended - begun) / (after - before)
+    return Steps(token, max(0.0, figures["seconds"] - after * token), peaks_of(figures))
 
 
 # ---- the rest ----
@@ -386,7 +427,7 @@ def disk_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
 
 def total(rows: Sequence[Row]) -> Row:
     hours = sum(row.plan for row in rows if row.quantity == "time")
-    return Row("all", "", "time", "hours", hours, "the sum; stages that are not timed are missing")
+    return Row("all", "", "time", "hours", hours, "the sum, without the report")
 
 
 # ---- plan.json ----
@@ -413,6 +454,8 @@ def fill_facts(run: Run) -> None:
     rows = read_rows(run.folder)
     if rows and run.leads:
         facts = facts_of(read_lines(run.path("metrics.jsonl"), []))
+        stored = sum(file.stat().st_size for file in run.path("samples").glob("samples-*.arrows"))
+        facts["disk", "", "samples"] = stored / 1e6
         filled = [
             replace(row, fact=facts.get((row.stage, row.role, row.quantity), row.fact))
             for row in rows
@@ -421,11 +464,16 @@ def fill_facts(run: Run) -> None:
 
 
 def facts_of(lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], float]:
-    """By stage, role and quantity; of what was done again, the last time."""
+    """By stage, role and quantity: of what was done again the last time, but all time spent on it.
+
+    Memory only grows in a process, so that sampling's is known before training begins.
+    """
     facts: dict[tuple[str, str, str], float] = {}
-    hours: dict[str, float] = {}
+    hours: dict[tuple[str, str], float] = {}  # by stage and role
+    trained = False
     for line in lines:
         stage = line["stage"]
+        kind, _, role = stage.partition(" ")
         if stage == "yield" and "forest" in line:
             name = f"round {line['round']} {line['forest']}"
             for one in line["roles"]:
@@ -433,18 +481,31 @@ def facts_of(lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], floa
                 facts[name, role, "outputs"] = one["nodes"]
                 facts[name, role, "tokens"] = one["tokens"]
                 learns = line["forest"] in ("forest", f"forest-{role}")
-                for kind in ("examples", "pairs") if learns else ():
-                    facts["data", role, kind] = one[kind]
+                for what in ("examples", "pairs") if learns else ():
+                    facts["data", role, what] = one[what]
+        elif "seconds" not in line:
+            continue
         elif stage == "evaluate":
             facts |= {("evaluate", "", key): line[key] for key in ("outputs", "tokens")}
-            hours["evaluate"] = line["seconds"]
-        elif stage.startswith("sample "):
-            hours["sampling"] = hours.get("sampling", 0.0) + line["seconds"]
-        elif stage.startswith(("sft ", "dpo ")) and "seconds" in line:
-            hours[stage] = line["seconds"]
-    for stage, seconds in hours.items():
-        facts[stage, stage.partition(" ")[2], "time"] = seconds / 3600
-    return facts
+            hours["evaluate", ""] = line["seconds"]
+        elif kind in ("sample", "grade"):
+            at = ("sampling" if kind == "sample" else "grading", "")
+            hours[at] = hours.get(at, 0.0) + line["seconds"]
+            if kind == "sample" and not trained:
+                _raise(facts, "sampling", line)
+        elif kind in STAGES:
+            trained = True
+            hours[stage, role] = hours.get((stage, role), 0.0) + line["seconds"]
+            _raise(facts, "training", line)
+    if hours:
+        hours["all", ""] = sum(hours.values())
+    return facts | {(*at, "time"): seconds / 3600 for at, seconds in hours.items()}
+
+
+def _raise(facts: dict[tuple[str, str, str], float], stage: str, line: dict[str, Any]) -> None:
+    for key, peak in peaks_of(line).items():
+        at = (stage, "", MEMORIES[key])
+        facts[at] = max(peak, facts.get(at, 0))
 
 
 def plan_table(rows: Sequence[Row]) -> Table:

@@ -139,19 +139,45 @@ class Run:
     ) -> Iterator[tuple[View, dict[str, Any]]]:
         """Show how a stage stands while it works, and what it cost when it is done.
 
-        Yields the view, to be told of steps, and the dict of figures to print and log. facts: lines
-        on how it stands.
+        Yields the view, to be told of steps, and the dict of figures to print and log, which then
+        has the costs, too. facts: lines on how it stands.
         """
         interrupt.check()
         figures: dict[str, Any] = {}
         start = time.monotonic()
+        _forget_gpu_peak()
         with view(self.console, name, total, facts) as shown:
             yield shown, figures
         seconds = time.monotonic() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # kB on Linux
-        self.log(name, seconds=round(seconds, 3), peak_memory_mb=peak, **figures)
-        cost = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
-        self.say(f"{name:<22} {seconds:6.1f} s  {cost}")
+        told = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
+        figures |= {"seconds": round(seconds, 3), **_peaks()}
+        self.log(name, **figures)
+        self.say(f"{name:<22} {seconds:6.1f} s  {told}")
+
+
+def _peaks() -> dict[str, int]:
+    """Memory of this process, MB: its most so far; on its GPU, if it has one, of this stage.
+
+    What a child holds, such as vLLM's on its GPU, is in neither.
+    """
+    peaks = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}  # kB
+    if gpus := _gpus():
+        cuda = sys.modules["torch"].cuda
+        most = max(cuda.max_memory_reserved(gpu) for gpu in gpus)
+        peaks["peak_gpu_memory_mb"] = most // 2**20
+    return peaks
+
+
+def _forget_gpu_peak() -> None:
+    for gpu in _gpus():
+        sys.modules["torch"].cuda.reset_peak_memory_stats(gpu)
+
+
+def _gpus() -> range:
+    """Those that this process has begun to use; asking does not begin it."""
+    torch = sys.modules.get("torch")
+    used = torch is not None and torch.cuda.is_initialized()
+    return range(torch.cuda.device_count() if used and torch else 0)
 
 
 class Terminal(Console):

@@ -252,11 +252,18 @@ def timings(found: Found) -> str:
     stages = found.stages()
     if not stages:
         return ""
+    peaks = {"peak_memory_mb": "peak memory, MB", "peak_gpu_memory_mb": "peak GPU memory, MB"}
+    known = [key for key in peaks if any(key in line for line in stages)]
     rows = [
-        [line["stage"], f"{line['seconds']:,.1f}", _number(line.get("peak_memory_mb")), _rate(line)]
+        [
+            line["stage"],
+            f"{line['seconds']:,.1f}",
+            *(_number(line.get(k)) for k in known),
+            _rate(line),
+        ]
         for line in stages
     ]
-    columns = ["stage", "seconds", "peak memory, MB", "tokens a second"]
+    columns = ["stage", "seconds", *(peaks[key] for key in known), "tokens a second"]
     machine = found.environment
     parts = [grid(columns, rows)]
     if machine:
