@@ -45,7 +45,7 @@ trained = []
 for role in setup.config.chain:
     data = mf.preferences(forest, values, role)
     print(data)
-    trained.append(mf.RoleTrainer(data, f"out/quickstart/{role}").train())
+    trained.append(mf.RoleTrainer(data, f"runs/quickstart/{role}").train())
 print(data.to_dataset("dpo")[0])
 
 # %% [markdown]

@@ -46,7 +46,7 @@ def test_quickstart(tmp_path):
     text = example("quickstart.py", tmp_path, QUESTIONS="8")
     assert "Forest(8 questions, 312 outputs of generator, verifier, refiner" in text
     assert "Preferences(refiner, " in text and "MALT+MV@3" in text and "--- refiner, pass 3" in text
-    assert (tmp_path / "out/quickstart/refiner/sft/adapter_model.safetensors").is_file()
+    assert (tmp_path / "runs/quickstart/refiner/sft/adapter_model.safetensors").is_file()
 
 
 def test_the_notebook_is_the_script():

@@ -113,35 +113,40 @@ class Growth:
     blocks: dict[int, list[bool]] = field(default_factory=dict)  # leaf outcomes by parent node
     whole: int = 0  # blocks whose outputs are all there
     mixed: int = 0
-    trees: dict[int, list[Completion]] = field(default_factory=dict)  # not counted yet
-    counted: int = 0  # trees
+    trees: dict[int, list[Completion]] = field(default_factory=dict)  # that grow and will count
+    grown: dict[int, list[Completion]] = field(default_factory=dict)  # not counted yet
+    ended: int = 0  # trees, of all
+    counted: int = 0
     found: Counter[str] = field(default_factory=Counter)  # in those
     told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.size = 1 + len(self.shape)
         self.children = Counter(slot.parent for slot in self.shape)
+        self.levels = [0, *(slot.role for slot in self.shape)]  # of a tree's nodes
+        self.every = max(1, len(self.questions) // COUNTED)  # trees, of which one is counted
 
     def see(self, completions: Sequence[Completion]) -> None:
         good = [one for one in completions if one.finish_reason != "error"]
-        for one in good:
-            level = self._level(one)
-            self.outputs[level] += 1
-            self.cut[level] += one.finish_reason == "length"
+        self.outputs.update(map(self._level, good))
+        self.cut.update(self._level(one) for one in good if one.finish_reason == "length")
         if not is_custom(self.grader):
-            leaves = [one for one in good if self._is_leaf(one)][: max(0, GRADED - self.leaves)]
-            self._sort(leaves)
+            if self.leaves < GRADED:
+                self._sort([one for one in good if self._is_leaf(one)][: GRADED - self.leaves])
             for one in good:
-                if self._is_counted(one.id // self.size):
-                    self.trees.setdefault(one.id // self.size, []).append(one)
+                tree = one.id // self.size
+                if tree % self.every == 0:
+                    self.trees.setdefault(tree, []).append(one)
         self._tell()
 
     def end(self, tree: int) -> None:
-        """Nothing more will come of a tree."""
+        """Nothing more will come of a tree; those that count are counted some at a time."""
+        self.ended += 1
         outputs = self.trees.pop(tree, [])
         if len(outputs) == len(self.shape):
-            self._count(tree, outputs)
-            self.counted += 1
+            self.grown[tree] = outputs
+        if self.grown and (4 * len(self.grown) > self.counted or self.ended == len(self.questions)):
+            self._count()
 
     def shown(self, trees: int) -> str:
         """For people, once `trees` have ended: what those yield, and how many groups differ."""
@@ -154,11 +159,8 @@ class Growth:
             facts.append(f"{100 * self.mixed / self.whole:.0f} % of groups mixed")
         return " · ".join(facts)
 
-    def _is_counted(self, tree: int) -> bool:
-        return tree % max(1, len(self.questions) // COUNTED) == 0
-
     def _level(self, one: Completion) -> int:
-        return self.shape[one.id % self.size - 1].role
+        return self.levels[one.id % self.size]
 
     def _is_leaf(self, one: Completion) -> bool:
         return self._level(one) == len(self.chain)
@@ -181,7 +183,7 @@ class Growth:
         self.without += without
         for one, right in zip(leaves, outcomes, strict=True):
             self.right += right
-            if self._is_counted(one.id // self.size):
+            if one.id // self.size % self.every == 0:
                 self.outcomes[one.id] = right
             parent = self.shape[one.id % self.size - 1].parent
             block = self.blocks.setdefault(one.id // self.size * self.size + parent + 1, [])
@@ -190,18 +192,26 @@ class Growth:
                 self.whole += 1
                 self.mixed += len(set(block)) > 1
 
-    def _count(self, tree: int, outputs: Sequence[Completion]) -> None:
-        """Add up what a whole tree yields."""
-        leaves = [one for one in outputs if self._is_leaf(one)]
-        unknown = [one for one in leaves if one.id not in self.outcomes]
-        outcomes = {one.id: self.outcomes.pop(one.id, False) for one in leaves}
-        if unknown:
-            outcomes |= zip((one.id for one in unknown), self._grade(unknown)[1], strict=True)
-        forest, first = reserve(1, self.shape), tree * self.size
-        complete(forest, [replace(one, id=one.id - first) for one in outputs])
-        nodes = np.fromiter(outcomes, np.uint32) - np.uint32(first)
-        forest.set_outcomes(nodes, np.array(list(outcomes.values()), np.uint8))
+    def _count(self) -> None:
+        """Add up what whole trees yield."""
+        trees, outcomes = [], list[tuple[int, bool]]()  # by id in a forest of these trees
+        for index, (tree, outputs) in enumerate(self.grown.items()):
+            move = (index - tree) * self.size
+            leaves = [one for one in outputs if self._is_leaf(one)]
+            unknown = [one for one in leaves if one.id not in self.outcomes]
+            known = [one.id for one in leaves if one.id in self.outcomes]
+            outcomes += [(id + move, self.outcomes.pop(id)) for id in known]
+            if unknown:
+                ids = (one.id + move for one in unknown)
+                outcomes += zip(ids, self._grade(unknown)[1], strict=True)
+            trees += [replace(one, id=one.id + move) for one in outputs]
+        forest = reserve(len(self.grown), self.shape)
+        complete(forest, trees)
+        nodes, right = (np.array(column) for column in zip(*outcomes, strict=True))
+        forest.set_outcomes(nodes.astype(np.uint32), right.astype(np.uint8))
         self.found.update(self.count(forest))
+        self.counted += len(self.grown)
+        self.grown.clear()
 
     def _tell(self) -> None:
         signs = {

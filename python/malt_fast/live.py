@@ -92,7 +92,7 @@ def view(console: Console, name: str, total: int | None, facts: Facts = tuple) -
     if not console.is_terminal:
         yield shown
         return
-    with Live(shown, console=console, transient=True):
+    with Live(shown, console=console, transient=True, refresh_per_second=2):
         yield shown
 
 

@@ -1,0 +1,120 @@
+"""What a run pays for its live view, loggers, plan's facts and report.
+
+    python benchmarks/bench_reporting.py [--runs N] [--json FILE]
+
+Trains the bundled demonstration on a pseudo-terminal, where the view is drawn, and times every call
+into what only reports; of the thread that draws, the time it works, since it waits while others do.
+A call within another counts for the outer one.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from common import environment, print_table, write_json
+from rich.live import Live
+
+from malt_fast import report, train
+from malt_fast.live import SamplingFacts, View
+from malt_fast.scalars import Board
+
+PARTS: list[tuple[str, Any, str]] = [
+    ("counting what came", SamplingFacts, "see"),
+    ("counting steps", View, "advance"),
+    ("drawing the view", Live, "refresh"),
+    ("loggers", Board, "follow"),
+    ("loggers", Board, "close"),
+    ("facts of the plan", train, "fill_facts"),
+    ("the report", report, "finish"),
+]
+
+
+@contextlib.contextmanager
+def timing() -> Iterator[dict[str, float]]:
+    """Seconds of each part, while within."""
+    spent: dict[str, float] = defaultdict(float)
+    here = threading.local()
+
+    def timed(part: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(inner)
+        def outer(*args: Any, **named: Any) -> Any:
+            if getattr(here, "within", False):
+                return inner(*args, **named)
+            main = threading.current_thread() is threading.main_thread()
+            clock = time.perf_counter if main else time.thread_time
+            here.within, begun = True, clock()
+            try:
+                return inner(*args, **named)
+            finally:
+                spent[part] += clock() - begun
+                here.within = False
+
+        return outer
+
+    with contextlib.ExitStack() as stack:
+        for part, owner, name in PARTS:
+            patch = mock.patch.object(owner, name, timed(part, getattr(owner, name)))
+            stack.enter_context(patch)
+        yield spent
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[list[int]]:
+    """Standard output as a pseudo-terminal; bytes that were written to it."""
+    ours, theirs = os.openpty()
+    count = [0]
+
+    def drain() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while read := os.read(ours, 65536):
+                count[0] += len(read)
+
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+    with open(theirs, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        yield count
+    reader.join(5)
+    os.close(ours)
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Of one run: seconds of its parts and of all."""
+    with terminal() as written, timing() as spent:
+        begun = time.perf_counter()
+        if train.main(["--run", str(folder)]):
+            raise SystemExit("the run failed")
+        whole = time.perf_counter() - begun
+    assert written[0] > 20_000, "the view was not drawn"
+    return {**{part: spent.get(part, 0.0) for part, _, _ in PARTS}, "all of the run": whole}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        runs = [measure(Path(made) / str(i)) for i in range(args.runs)]
+    whole = statistics.median(run["all of the run"] for run in runs)
+    names = list(runs[0])
+    spent = {name: statistics.median(run[name] for run in runs) for name in names}
+    parts = sum(spent[name] for name in names[:-1])
+    rows = [[name, f"{s:.2f}", f"{100 * s / whole:.1f} %"] for name, s in spent.items()]
+    rows.insert(-1, ["all that reports", f"{parts:.2f}", f"{100 * parts / whole:.1f} %"])
+    print_table("what reporting costs", ["part", "seconds", "of the run"], rows)
+    if args.json:
+        write_json(args.json, environment() | {"runs": runs, "share": parts / whole})
+
+
+if __name__ == "__main__":
+    main()
