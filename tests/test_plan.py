@@ -109,16 +109,26 @@ def test_a_long_run_begins_with_its_plan(made, tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(train, "LONG", 10)
     assert run(*made, tmp_path / "long") == 0
     assert read_rows(tmp_path / "long")
+    other = ["--tree.threshold", "0.6"]
+    for more, probes in (([], 1), (other, 2), (other, 2), ([*other, "--plan"], 3)):
+        assert run(*made, tmp_path / "long", *more) == 0
+        assert [one["stage"] for one in lines(tmp_path / "long")].count("probe") == probes, more
     monkeypatch.setattr(train, "LONG", 100)
     assert run(*made, tmp_path / "short") == 0
     assert not (tmp_path / "short" / "plan.json").exists()
 
 
-def test_what_is_known_costs_no_time(made, tmp_path: Path) -> None:
+def test_a_plan_of_known_outputs_takes_the_speed_of_the_one_before(made, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for _ in range(2):
-        assert run(*made, folder, "--plan") == 0
-    assert not any(row.quantity == "time" and row.stage == "sampling" for row in read_rows(folder))
+    assert run(*made, folder, "--plan") == 0
+    first = figures(folder)["sampling", "", "time"]
+    assert run(*made, folder, "--plan") == 0
+    assert figures(folder)["sampling", "", "time"] == first
+    (folder / "plan.json").unlink()
+    assert run(*made, folder, "--plan") == 0
+    found = figures(folder)
+    assert ("sampling", "", "time") not in found
+    assert "without the report, sampling and evaluation" in found["all", "", "time"].source
 
 
 def test_a_random_model_that_teaches_nothing_is_told(made, tmp_path: Path, capsys) -> None:

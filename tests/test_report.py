@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from malt_fast import report
+from malt_fast import plan, report
 from malt_fast.files import read_checked, write_checked
 from malt_fast.forest import forest_of, read_forest, save_forest
 from malt_fast.roles import Prompts
 from malt_fast.store import open_store
 from malt_fast.viewer import charts
 from malt_fast.viewer.html import as_json, element, grid, text
+from malt_fast.viewer.read import read_run
 from tests.small_run import load_forest, run, write_model, write_questions
 
 HOSTILE = (
@@ -227,6 +228,45 @@ def test_a_run_that_is_still_written_to(copy: Path) -> None:
         lock.flush()
         assert report.main(["--run", str(copy)]) == 0
     assert "process 1 on a machine since today" in (copy / "report.html").read_text()
+
+
+def test_stages_of_every_forest_and_curves_of_every_round(copy: Path) -> None:
+    told: list[dict[str, object]] = []
+    for index in range(2):
+        for name in ("forest-generator", "forest-verifier"):
+            tokens = {"tokens": 5000, "reused_tokens": 3000}
+            line = {
+                "stage": f"sample round {index}",
+                "round": index,
+                "forest": name,
+                "seconds": 4.0,
+            }
+            told.append(line | tokens)
+        for step in (1, 2):
+            told.append({"stage": "sft/verifier", "round": index, "step": step, "loss": 1.0})
+        told.append({"stage": "sft verifier", "round": index, "seconds": 2.0})
+    again = {"stage": "sft/verifier", "round": 1, "step": 2, "loss": 0.5}
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*told, again]))
+    found = read_run(copy)
+    assert [len(lines) for lines in found.curves().values()] == [2, 2]
+    assert found.curves()["sft/verifier", 1][1]["loss"] == 0.5
+    assert report.main(["--run", str(copy)]) == 0
+    texts = parsed((copy / "report.html").read_text()).texts
+    for name in ("sample round 0, forest-generator", "sample round 1, forest-verifier"):
+        assert texts[texts.index(name) :][:2] == [name, "4.0"]
+        assert "500" in texts[texts.index(name) :][2:5]  # tokens a second, without known ones
+    assert {"sft verifier", "sft verifier, round 1", "verifier, round 0"} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"rows": 5}', '{"rows": [{"stage": "x", "plan": NaN}, 3]}', '{"rows": [{}]}', "[]"]
+)
+def test_a_damaged_plan_ends_no_report(copy: Path, text: str) -> None:
+    (copy / "plan.json").write_text(text)
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "evaluate", "seconds": 1.0}\n{"stage": "yield", "roles": 3}\n')
+    assert report.main(["--run", str(copy)]) == 0
+    assert plan.facts_of([{"stage": "evaluate", "seconds": 1.0}, {"stage": "yield"}]) == {}
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from malt_fast import evaluate
 from malt_fast import scalars as module
 from malt_fast.config import make_config
 from malt_fast.errors import MaltError
@@ -123,7 +124,8 @@ def test_a_run_in_another_logger_goes_on_there(made, in_its_place: Path, name: s
     assert run(*made, folder, "--report_to", name) == 0
     told = told_in(in_its_place)
     begin = {key: value for line in told[:3] for key, value in line.items()}
-    assert (begin["project"], begin["name"]) == ("malt-fast", "run")
+    assert begin["project"] == "malt-fast" and begin["name"].startswith("run")
+    assert (begin["name"] == "run") == (name != "trackio")  # which knows runs by name alone
     config = {k: v for line in told for k, v in line.get("config", {}).items()}
     assert str(config["tree.branching"]) == "[3, 2, 2]" and "seed" in config
     assert told[-1] == {"end": True}
@@ -141,6 +143,7 @@ def test_a_run_in_another_logger_goes_on_there(made, in_its_place: Path, name: s
     assert run(*made, folder, "--report_to", name, "--evaluate.votes", "5") == 0
     again = {key: value for line in told_in(in_its_place)[before:] for key, value in line.items()}
     assert again.get("id") == {"wandb": begin.get("id"), "mlflow": "m1", "trackio": None}[name]
+    assert again["name"] == begin["name"]
     assert "eval/jsonl/MALT" in again and "sft/generator/loss" not in again
 
 
@@ -182,6 +185,34 @@ def test_only_numbers_are_drawn() -> None:
     step = {"stage": "sft/verifier", "loss": 0.5, "step": 7, "max_steps": 9, "round": 0}
     assert list(scalars(step)) == [("sft/verifier/loss", 0.5, 7)]
     assert list(scalars(step | {"round": 2})) == [("round-2/sft/verifier/loss", 0.5, 7)]
+
+
+def test_no_two_lines_of_a_run_are_one_point() -> None:
+    roles = [{"role": "generator", "pairs": 1}, {"role": "verifier", "pairs": 2}]
+    told: list[dict[str, Any]] = []
+    for index in range(2):
+        for name in ("forest-generator", "forest-verifier"):
+            where = {"round": index, "forest": name}
+            told.append({"stage": f"sample round {index}", "seconds": 1.0, **where})
+            told.append({"stage": "yield", "roles": roles, **where})
+        told.append({"stage": "sft verifier", "seconds": 1.0, "round": index})
+        told.append({"stage": "sft/verifier", "loss": 1.0, "step": 1, "round": index})
+    points = [(tag, step) for line in told for tag, _, step in scalars(line)]
+    assert len(points) == len(set(points)) == 2 * (2 + 2 + 1 + 1)
+    assert ("perf/sample_round_1/forest-verifier/seconds", 1) in points
+    assert ("data/verifier/pairs", 0) in points
+
+
+def test_an_evaluation_knows_its_loggers_before_it_samples(made, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    assert run(*made, folder) == 0
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("report_to: []", "report_to: [nolog]"))
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert evaluate.main(["--run", str(folder)]) == 2
+    assert "'nolog' is no logger" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert evaluate.main(["--run", str(folder), "--report_to", "none"]) == 0
 
 
 @pytest.mark.parametrize("before", ["", '{"stage": "a"}\n', '{"stage": "a"}\n{"stage": "to'])

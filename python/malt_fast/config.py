@@ -374,7 +374,7 @@ class ServeConfig(Section):
 
 
 class Config(Section):
-    run: Path | None = Field(default=None, description="run directory; unset makes a fresh one")
+    run: Path | None = Field(default=None, description="run directory; train makes one if unset")
     reuse: Folders = Field(
         default=[], description="other runs, whose samples are taken instead of sampling again"
     )

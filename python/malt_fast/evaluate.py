@@ -43,6 +43,7 @@ from malt_fast.sampling import (
     load_setup,
     sample,
 )
+from malt_fast.scalars import loggers_of
 from malt_fast.scores import judge, summarise
 from malt_fast.seals import check_seal
 from malt_fast.store import Ints
@@ -282,8 +283,10 @@ def take(words: list[str], name: str) -> str | None:
 def reevaluate(argv: Sequence[str]) -> None:
     words = list(argv)
     suite, swept = take(words, "--suite"), take(words, "--sweep")
-    config = saved_config([*words, *(["--evaluate.suite", suite] if suite else [])], PROGRAM)
+    words += ["--evaluate.suite", suite] if suite else []
+    config = saved_config(words, PROGRAM, (*MAY_CHANGE, "report_to"))
     assert config.run is not None
+    loggers_of(config.report_to)
     if swept is not None:
         from malt_fast.sweep import sweep  # it trains, and training evaluates
 

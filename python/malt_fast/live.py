@@ -105,6 +105,7 @@ class SamplingFacts:
         self.engine: Engine | None = None
         self.left: dict[int, int] = {}  # outputs to come, of every open tree
         self.open = self.done = 0
+        self.tokens = self.sampled = 0  # of all outputs, and of those not known before
 
     def see(
         self, shown: View, completions: Sequence[Completion], failed: Sequence[int], engine: Engine
@@ -120,7 +121,10 @@ class SamplingFacts:
             if not self.left[tree]:
                 self._end(tree)
         self.open = len(self.left)
-        shown.advance(len(good) + len(failed), tokens=sum(len(one.tokens) for one in good))
+        self.tokens += sum(len(one.tokens) for one in good)
+        before, known = self.sampled, int(engine.figures().get("reused_tokens", 0))
+        self.sampled = max(before, self.tokens - known)  # some may be known, and still to come
+        shown.advance(len(good) + len(failed), tokens=self.sampled - before)
 
     def _end(self, tree: int) -> None:
         del self.left[tree]

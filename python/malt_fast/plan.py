@@ -31,7 +31,7 @@ from malt_fast.engines import Completion, Policy
 from malt_fast.errors import MaltError
 from malt_fast.evaluate import compare
 from malt_fast.expand import shape_from_branching
-from malt_fast.files import write_text
+from malt_fast.files import checksum, write_text
 from malt_fast.forest import DONE, Credit, Forest
 from malt_fast.live import SamplingFacts
 from malt_fast.preferences import role_data, segments_above, unlimited, yield_rows
@@ -80,7 +80,7 @@ class Probe:
     forest: Forest
     values: Credit
     questions: list[Tokens]  # of each tree
-    rate: float | None  # sampled tokens a second; None where all was known before
+    rate: float | None  # sampled tokens a second; None where all was known, and no plan tells
     start: float  # s, until the engine had loaded and was at work
     grading: float  # s
     peaks: Peaks
@@ -101,8 +101,9 @@ def make_plan(run: Run, setup: Setup, questions: int = PROBE) -> list[Row]:
     probe = take_probe(run, setup, questions)
     rows = [*sampling_rows(probe), *yield_figures(probe), *training_rows(run, probe)]
     rows += [*evaluation_rows(probe, rows), *disk_rows(probe, rows)]
-    rows.append(total(rows))
-    write_rows(run.folder, rows)
+    rows.append(total(rows, probe.rate is None))
+    speed = {"tokens_per_second": probe.rate, "start_seconds": probe.start}
+    write_plan(run.folder, {"made_from": of_settings(run.config), "speed": speed}, rows)
     run.console.print(plan_table(rows))
     return rows
 
@@ -120,10 +121,12 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
     with run.stage("probe", len(some) * len(shape), facts) as (shown, figures):
 
         def on_done(completions: Sequence[Completion], *more: Any) -> None:
+            before = facts.sampled
             facts.see(shown, completions, *more)
-            clock.append((time.monotonic(), sum(len(one.tokens) for one in completions)))
+            if facts.sampled > before:
+                clock.append((time.monotonic(), facts.sampled - before))
 
-        forest, _, told = sample(
+        forest, _, _ = sample(
             setup, run.samples, some, shape, f"{config.seed}/round-0", on_done=on_done
         )
         figures |= {"trees": len(some), "tokens": int(forest.token_len.sum())}
@@ -132,8 +135,10 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
     grading = time.monotonic() - sampled
     from malt_fast.train import propagate  # which plans long runs
 
-    known = told.get("reused", 0) >= len(some) * len(shape)
-    rate = None if known else steady_rate(clock)
+    rate = steady_rate(clock)
+    start = max(0.0, clock[0][0] - begun - clock[0][1] / rate) if rate else 0.0
+    if rate is None:
+        rate, start = speed_before(run.folder)
     store = run.samples.store
     size = sum(file.stat().st_size for file in store.folder.glob("samples-*.arrows"))
     return Probe(
@@ -142,7 +147,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         values=propagate(config, forest),
         questions=[setup.prompts.encode_question(question.text) for question in some],
         rate=rate,
-        start=max(0.0, clock[0][0] - begun - clock[0][1] / rate) if rate else 0.0,
+        start=start,
         grading=grading,
         peaks=peaks_of(figures),
         row_bytes=size / max(1, store.next_row),
@@ -157,7 +162,7 @@ def peaks_of(figures: Mapping[str, Any]) -> Peaks:
 def steady_rate(clock: Sequence[tuple[float, int]]) -> float | None:
     """Tokens a second between the first and the last tenth, without the start and the stragglers.
 
-    clock: when outputs came, and their tokens.
+    clock: when outputs came that were not known before, and their tokens.
     """
     if len(clock) < 3:
         return None
@@ -267,12 +272,18 @@ def yield_figures(probe: Probe) -> list[Row]:
             kinds.append(("pairs", found.pairs, prefs.max_pairs))
         for kind, count, most in kinds:
             planned = count * probe.scale
-            error = 100 * 1.96 / math.sqrt(count) if count else 0.0
-            source = f"{probe.source}, about ±{error:.0f} %" if count else probe.source
+            source = f"{probe.source}, {_spread(count, probe.scale)}"
             if most is not None and planned > most:
                 planned, source = float(most), f"preferences.max_{kind}"
             rows.append(Row("data", found.role, kind, kind, planned, source))
     return rows
+
+
+def _spread(count: int, scale: float) -> str:
+    """How sure a count is, with 95 %, as of a Poisson variable."""
+    if not count:
+        return f"at most about {3 * scale:,.0f}" if scale > 1 else "none"
+    return f"about ±{100 * 1.96 / math.sqrt(count):.0f} %"
 
 
 def training_rows(run: Run, probe: Probe) -> list[Row]:
@@ -403,8 +414,9 @@ def evaluation_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
     n = len(made.questions)
     tokens = n * sum(lengths)
     source = f"lengths {probe.source}"
+    learning = "of the settings, for the roles that learn by this plan"
     return [
-        Row("evaluate", "", "outputs", "outputs", float(n * len(made.shape)), "of the settings"),
+        Row("evaluate", "", "outputs", "outputs", float(n * len(made.shape)), learning),
         Row("evaluate", "", "tokens", "tokens", tokens, source),
         *_hours("evaluate", tokens, probe),
     ]
@@ -425,26 +437,60 @@ def disk_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
     return [Row("disk", "", "samples", "MB", size, f"{probe.row_bytes:,.0f} bytes an output")]
 
 
-def total(rows: Sequence[Row]) -> Row:
+def total(rows: Sequence[Row], unknown: bool) -> Row:
+    """unknown: how fast outputs come."""
     hours = sum(row.plan for row in rows if row.quantity == "time")
-    return Row("all", "", "time", "hours", hours, "the sum, without the report")
+    source = "the sum, without the report"
+    if unknown:
+        source += ", sampling and evaluation, since the probe's outputs were all known"
+    return Row("all", "", "time", "hours", hours, source)
 
 
 # ---- plan.json ----
 
 
-def write_rows(run: Path, rows: Sequence[Row]) -> None:
-    told = {"version": 1, "rows": [asdict(row) for row in rows]}
+def of_settings(config: Config) -> str:
+    """What a plan is made from, told by a checksum."""
+    told = config.model_dump(mode="json", exclude={"run", "report_to"})
+    return checksum({"questions": PROBE, **told})
+
+
+def planned(run: Run) -> bool:
+    """Whether the run's plan is there, made from its settings as they are."""
+    return bool(read_rows(run.folder)) and _read(run.folder).get("made_from") == of_settings(
+        run.config
+    )
+
+
+def speed_before(run: Path) -> tuple[float | None, float]:
+    """Tokens a second and seconds to start, as an earlier plan of the run measured them."""
+    try:
+        told = _read(run)["speed"]
+        return float(told["tokens_per_second"]), float(told["start_seconds"])
+    except (LookupError, TypeError, ValueError):
+        return None, 0.0
+
+
+def write_plan(run: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    told = {"version": 1, **about, "rows": [asdict(row) for row in rows]}
     write_text(run / "plan.json", json.dumps(told, indent=1) + "\n")
 
 
 def read_rows(run: Path) -> list[Row]:
     """Nothing where there is no plan, or one that cannot be read."""
     try:
-        told = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-        return [Row(**row) for row in told["rows"]]
-    except (OSError, ValueError, LookupError, TypeError):
+        rows = [Row(**row) for row in _read(run)["rows"]]
+    except (LookupError, TypeError):
         return []
+    return rows if all(math.isfinite(row.plan) for row in rows) else []
+
+
+def _read(run: Path) -> dict[str, Any]:
+    try:
+        told = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def fill_facts(run: Run) -> None:
@@ -460,7 +506,8 @@ def fill_facts(run: Run) -> None:
             replace(row, fact=facts.get((row.stage, row.role, row.quantity), row.fact))
             for row in rows
         ]
-        write_rows(run.folder, filled)
+        about = {key: value for key, value in _read(run.folder).items() if key != "rows"}
+        write_plan(run.folder, about, filled)
 
 
 def facts_of(lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], float]:
@@ -471,7 +518,7 @@ def facts_of(lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], floa
     facts: dict[tuple[str, str, str], float] = {}
     hours: dict[tuple[str, str], float] = {}  # by stage and role
     trained = False
-    for line in lines:
+    for line in filter(_is_whole, lines):
         stage = line["stage"]
         kind, _, role = stage.partition(" ")
         if stage == "yield" and "forest" in line:
@@ -500,6 +547,19 @@ def facts_of(lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], floa
     if hours:
         hours["all", ""] = sum(hours.values())
     return facts | {(*at, "time"): seconds / 3600 for at, seconds in hours.items()}
+
+
+def _is_whole(line: dict[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl has the figures that facts are taken from."""
+    numbers = [line.get("seconds", 0), *(line.get(key, 0) for key in MEMORIES)]
+    if line["stage"] == "evaluate":
+        numbers += [line.get("outputs"), line.get("tokens")]
+    elif line["stage"] == "yield":
+        needed, roles = ("nodes", "tokens", "examples", "pairs"), line.get("roles")
+        if not isinstance(roles, list) or not all(isinstance(one, dict) for one in roles):
+            return False
+        numbers += [one.get(key) for one in roles for key in needed]
+    return all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
 
 
 def _raise(facts: dict[tuple[str, str, str], float], stage: str, line: dict[str, Any]) -> None:

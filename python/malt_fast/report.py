@@ -56,6 +56,8 @@ def finish(run: Run) -> None:
         run.say(f"report: {write_report(run.folder)}")
     except (MaltError, OSError) as error:
         run.warn(f"there is no report of this run ({first_line(error)})")
+    except Exception as error:  # what a damaged file made of it
+        run.warn(f"there is no report of this run ({type(error).__name__}: {first_line(error)})")
 
 
 def report(args: argparse.Namespace) -> None:

@@ -135,12 +135,12 @@ class Run:
 
     @contextmanager
     def stage(
-        self, name: str, total: int | None = None, facts: Facts = tuple
+        self, name: str, total: int | None = None, facts: Facts = tuple, **where: Any
     ) -> Iterator[tuple[View, dict[str, Any]]]:
         """Show how a stage stands while it works, and what it cost when it is done.
 
         Yields the view, to be told of steps, and the dict of figures to print and log, which then
-        has the costs, too. facts: lines on how it stands.
+        has the costs, too. facts: lines on how it stands; where: logged, and not printed.
         """
         interrupt.check()
         figures: dict[str, Any] = {}
@@ -151,7 +151,7 @@ class Run:
         seconds = time.monotonic() - start
         told = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
         figures |= {"seconds": round(seconds, 3), **_peaks()}
-        self.log(name, **figures)
+        self.log(name, **where, **figures)
         self.say(f"{name:<22} {seconds:6.1f} s  {told}")
 
 

@@ -200,7 +200,9 @@ def _questions(path: Path) -> list[dict[str, Any]]:
 def _check_wording(run: Path, prompts: Prompts) -> None:
     """Raises MaltError unless prompts are as they were when roles were trained."""
     path = run / "prompts.json"
-    if not path.is_file() or path.read_bytes() != prompts.as_json().encode():
+    if not path.is_file():
+        raise MaltError(f"{path} is missing: give the training command again")
+    if path.read_bytes() != prompts.as_json().encode():
         raise MaltError(
             f"the prompts are not those in {path}: restore the wording and the tokenizer that they "
             "came from"

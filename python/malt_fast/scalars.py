@@ -43,15 +43,18 @@ def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
     stage = str(line["stage"])
     step = int(line.get("step", line.get("round", 0)))
     if stage == "yield":
-        for one in line["roles"]:
-            yield from _numbers(f"data/{one['role']}", one, step)
+        for one in line["roles"]:  # of one's own forest, where each role has one
+            if line.get("forest", "forest") in ("forest", f"forest-{one['role']}"):
+                yield from _numbers(f"data/{one['role']}", one, step)
     elif stage == "evaluation":
         for system, share in line["right"].items():
             yield f"eval/{line['task']}/{system}", float(share), 0
     elif "/" in stage:
         yield from _numbers(_training(line), line, step)
     elif "seconds" in line:
-        yield from _numbers(f"perf/{stage.replace(' ', '_')}", line, step)
+        forest = line.get("forest", "forest")
+        whose = "" if forest == "forest" else f"/{forest}"
+        yield from _numbers(f"perf/{stage.replace(' ', '_')}{whose}", line, step)
 
 
 def _training(line: Mapping[str, Any]) -> str:
@@ -73,13 +76,14 @@ def loggers_of(report_to: Sequence[str]) -> list[str]:
     Raises MaltError for a name that is unknown and a package that is missing.
     """
     there = [name for name in OPEN if find_spec(name) is not None]
-    if report_to in (["all"], ["none"]):
-        return there if report_to == ["all"] else []
+    if "all" in report_to or report_to == ["none"]:
+        return there if "all" in report_to else []
     names = [name for name in dict.fromkeys(report_to) if name != "tensorboard"]
     for name in names:
         if name not in OPEN:
             raise MaltError(
-                f"report_to: '{name}' is no logger: choose from {', '.join(OPEN)}, all and none"
+                f"report_to: '{name}' is no logger: choose from {', '.join(OPEN)}, or all, or none "
+                "alone"
             )
         if name not in there:
             raise MaltError(f"report_to: {name} is not installed: pip install {name}")
@@ -193,7 +197,9 @@ def _open_trackio(run: Path, config: Config) -> Logger:
     import trackio
 
     project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-    opened = trackio.init(project=project, name=run.name, resume="allow", config=dict(config))
+    one = _id_of(run, "trackio") or f"{run.name}-{uuid.uuid4().hex[:6]}"  # it knows runs by name
+    opened = trackio.init(project=project, name=one, resume="allow", config=dict(config))
+    _keep_id(run, "trackio", one)
     return Logger(lambda _, values, step: opened.log(values, step=step), opened.finish)
 
 

@@ -40,7 +40,7 @@ from malt_fast.files import make_folder, replacing_folder, write_text
 from malt_fast.forest import Credit, Forest, credit, forest_of, read_forest, save_forest
 from malt_fast.grade_report import sentence
 from malt_fast.live import SamplingFacts, training_facts
-from malt_fast.plan import LONG, PROBE, fill_facts, make_plan
+from malt_fast.plan import LONG, PROBE, fill_facts, make_plan, planned
 from malt_fast.preferences import role_data, tree_yield, write_datasets, yield_rows, yield_table
 from malt_fast.run import Run, exit_status, open_run
 from malt_fast.sampling import (
@@ -73,7 +73,8 @@ def train(config: Config, planning: int | None = None) -> Run:
         run.log("questions", **sizes, odd=setup.task.report)
         run.note("environment.json", json.dumps(environment(), indent=2) + "\n")
         run.say("engine: {} ({})".format(*choose(config)))
-        if run.leads and (planning is not None or len(setup.task.train) > LONG):
+        long = len(setup.task.train) > LONG and not planned(run)
+        if run.leads and (planning is not None or long):
             make_plan(run, setup, planning or PROBE)
         if planning is not None:
             return run
@@ -194,8 +195,10 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
         run.say(f"sample: {path.name} of round {index} is there already")
         return forest
     make_folder(path.parent)
-    forest, rows = _ungraded(path, store, sampled) or sample_trees(run, setup, index, shape, seed)
-    with run.stage(f"grade round {index}") as (_, figures):
+    forest, rows = _ungraded(path, store, sampled) or sample_trees(
+        run, setup, index, name, shape, seed
+    )
+    with run.stage(f"grade round {index}", round=index, forest=name) as (_, figures):
         verdicts = grade_leaves(setup, forest, questions)
         parents = [slot.parent for slot in shape]
         save_forest(path, forest, store, sampled, graded, parents, rows)
@@ -205,7 +208,7 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
 
 
 def sample_trees(
-    run: Run, setup: Setup, index: int, shape: Sequence[Slot], seed: str
+    run: Run, setup: Setup, index: int, name: str, shape: Sequence[Slot], seed: str
 ) -> tuple[Forest, Ints]:
     """The trees of all training questions, and the store's row of every node."""
     questions, config = setup.task.train, setup.config
@@ -215,7 +218,8 @@ def sample_trees(
         count=lambda forest: tree_yield(forest, propagate(config, forest), config),
     )
     facts = SamplingFacts(len(shape), watch)
-    stage = run.stage(f"sample round {index}", len(questions) * len(shape), facts)
+    where = {"round": index, "forest": name}
+    stage = run.stage(f"sample round {index}", len(questions) * len(shape), facts, **where)
     with stage as (shown, figures):
         forest, rows, told = sample(
             setup,
@@ -317,7 +321,8 @@ def train_role(
     first: dict[str, float] = {}
     last: dict[str, float] = {}
     signs: set[str] = set()
-    with run.stage(f"{stage} {role}", facts=lambda: training_facts(last)) as (shown, figures):
+    shows = run.stage(f"{stage} {role}", facts=lambda: training_facts(last), round=index)
+    with shows as (shown, figures):
 
         def on_log(line: dict[str, float]) -> None:
             nonlocal first, last
@@ -400,7 +405,9 @@ def take_plan(words: list[str]) -> int | None:
             value = words[i + 1] if separate else value or (str(PROBE) if not equals else "")
             del words[i : i + 1 + separate]
             if not (value.isdecimal() and 0 < int(value) < 10**9):
-                raise MaltError(f"--plan {value} is not possible: give a number of questions")
+                raise MaltError(
+                    f"--plan takes a number of questions, not '{value}': write --plan 250"
+                )
             return int(value)
     return None
 

@@ -48,7 +48,7 @@ class StoredEngine:
         self.asked: dict[int, tuple[bytes, Request]] = {}  # of the inner engine, by id
         self.same: dict[bytes, list[int]] = {}  # by key of what is asked: ids that wait for it
         self.waiting = 0  # those ids
-        self.reused = 0
+        self.reused = self.reused_tokens = 0
         self._contexts: dict[tuple[Policy, SamplingParams], bytes] = {}
 
     @property
@@ -76,6 +76,7 @@ class StoredEngine:
                 self.rows[request.id] = row
                 self.known.append(_completion(request.id, sample))
                 self.reused += 1
+                self.reused_tokens += len(sample.tokens)
         if missing:
             if self.inner is None:
                 self.inner = self.open_inner()
@@ -105,7 +106,9 @@ class StoredEngine:
 
     def figures(self) -> dict[str, float]:
         told = {} if self.inner is None else self.inner.figures()
-        return told | ({"reused": self.reused} if self.reused else {})
+        if not self.reused:
+            return told
+        return told | {"reused": self.reused, "reused_tokens": self.reused_tokens}
 
     def close(self) -> None:
         if self.inner is not None:

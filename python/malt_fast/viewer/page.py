@@ -1,5 +1,6 @@
 """The page of a run, part by part: results, charts, what the roles learnt from, settings, trees."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -169,14 +170,16 @@ def _turns(result: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]
 
 def training_charts(found: Found) -> str:
     curves, made = found.curves(), []
+    several = any(index for _, index in curves)
     for stage in ("sft", "dpo"):
         for key, title in CURVES.items():
             series = {}
-            for name, lines in curves.items():
+            for (name, index), lines in curves.items():
                 kind, _, role = name.partition("/")
                 told = [line for line in lines if isinstance(line.get(key), int | float)]
                 if kind == stage and told:
-                    series[role] = ([line["step"] for line in told], [line[key] for line in told])
+                    shown = f"{role}, round {index}" if several else role
+                    series[shown] = ([line["step"] for line in told], [line[key] for line in told])
             if series:
                 made.append(charts.lines(f"{stage.upper()}: {title}", series, "step", key))
     return section("training", "Training", element("div", "".join(made), class_="charts"))
@@ -256,7 +259,7 @@ def timings(found: Found) -> str:
     known = [key for key in peaks if any(key in line for line in stages)]
     rows = [
         [
-            line["stage"],
+            _stage_name(line),
             f"{line['seconds']:,.1f}",
             *(_number(line.get(k)) for k in known),
             _rate(line),
@@ -279,10 +282,22 @@ def timings(found: Found) -> str:
     return section("time", "Time and environment", *parts)
 
 
+def _stage_name(line: dict[str, Any]) -> str:
+    """With the forest, of several in a round, or the round, where the stage does not tell it."""
+    forest, index = line.get("forest", "forest"), line.get("round")
+    more = f", {forest}" if forest != "forest" else ""
+    kind = line["stage"].partition(" ")[0]
+    return (
+        str(line["stage"]) + more + (f", round {index}" if kind in ("sft", "dpo") and index else "")
+    )
+
+
 def _rate(line: dict[str, Any]) -> str:
-    tokens = line.get("tokens")
-    known = isinstance(tokens, int | float) and line["seconds"] > 0
-    return _number(tokens / line["seconds"]) if known else ""
+    """Of tokens that were sampled, without those known before."""
+    tokens, known = line.get("tokens"), line.get("reused_tokens", 0)
+    if not isinstance(tokens, int | float) or not isinstance(known, int | float):
+        return ""
+    return _number((tokens - known) / line["seconds"]) if line["seconds"] > 0 else ""
 
 
 def settings(found: Found) -> str:
@@ -308,6 +323,6 @@ def _words(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.2f}"

@@ -1,6 +1,7 @@
 """What a run directory says of itself, as far as it can be read; what cannot is told in a line."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,22 @@ class Found:
 
     def stages(self) -> list[dict[str, Any]]:
         """The last time that each stage was worked on, in order of its first."""
-        last: dict[str, dict[str, Any]] = {}
+        last: dict[tuple[str, str, str], dict[str, Any]] = {}
         for line in self.metrics:
-            if isinstance(line.get("seconds"), int | float):
-                last[str(line.get("stage"))] = line
+            if _is_number(line.get("seconds")):
+                where = (str(line.get("round", "")), str(line.get("forest", "")))
+                last[(str(line["stage"]), *where)] = line
         return list(last.values())
 
-    def curves(self) -> dict[str, list[dict[str, Any]]]:
-        """Log lines of training by `stage/role`; of what was trained again, the last time only."""
-        found: dict[str, list[dict[str, Any]]] = {}
+    def curves(self) -> dict[tuple[str, int], list[dict[str, Any]]]:
+        """Log lines of training by `stage/role` and round; of what was trained again, the last."""
+        found: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for line in self.metrics:
             stage, step = str(line.get("stage")), line.get("step")
             if "/" not in stage or not isinstance(step, int) or "loss" not in line:
                 continue
-            before = found.setdefault(stage, [])
+            index = line.get("round")
+            before = found.setdefault((stage, index if isinstance(index, int) else 0), [])
             before[:] = [one for one in before if one["step"] < step]
             before.append(line)
         return found
@@ -60,7 +63,8 @@ def read_run(run: Path) -> Found:
     found.environment = _json(run / "environment.json", lacking, "environment") or {}
     found.evaluation = _evaluation(run / "evaluation.json", lacking)
     plan = _json(run / "plan.json", lacking, "plan", needed=False)
-    found.plan = [row for row in (plan or {}).get("rows", []) if isinstance(row, dict)]
+    rows = (plan or {}).get("rows", [])
+    found.plan = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return found
 
 
@@ -83,6 +87,10 @@ def read_lines(path: Path, lacking: Lacking) -> list[dict[str, Any]]:
     if torn:
         lacking.append(f"metrics.jsonl: {torn:,} of its lines cannot be read")
     return lines
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _json(path: Path, lacking: Lacking, what: str, *, needed: bool = True) -> dict[str, Any] | None:
