@@ -480,8 +480,8 @@ def test_an_unfinished_run_gives_what_it_has(home, copy, capsys):
         "adapters/verifier: the final one, for which round-0/verifier/sft stands here",
         "adapters/refiner: the run has none",
         "results in the cards: the run was not evaluated",
-        "data/generator/dpo.parquet: no ref_*_logps, since the role had no DPO in round 0",
-        "data/refiner/dpo.parquet: no ref_*_logps, since the role had no DPO in round 0",
+        "ref_*_logps of data/generator/dpo.parquet, since the role had no DPO in round 0",
+        "ref_*_logps of data/refiner/dpo.parquet, since the role had no DPO in round 0",
     ]
     there = sorted(path.name for path in (copy / "export" / "adapters").iterdir())
     assert there == ["generator", "verifier"]

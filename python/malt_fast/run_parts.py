@@ -247,7 +247,7 @@ def reference_logps(run: Path, trees: Trees, lacking: Lacking) -> Logps | None:
     folder = run / f"round-{trees.round}" / role
     file = f"data/{role}/dpo.parquet"
     if not (folder / "references.npz").is_file():
-        lacking.append(f"{file}: no ref_*_logps, since the role had no DPO in round {trees.round}")
+        lacking.append(f"ref_*_logps of {file}, since the role had no DPO in round {trees.round}")
         return None
     train = config.train
     adapter = _before_dpo(run, role, trees.round) if train.reference == "sft" else None
@@ -260,10 +260,10 @@ def reference_logps(run: Path, trees: Trees, lacking: Lacking) -> Logps | None:
     try:
         references = References(folder / "references.npz", data, source)
     except MaltError as error:
-        lacking.append(f"{file}: no ref_*_logps, since {error}")
+        lacking.append(f"ref_*_logps of {file}, since {error}")
         return None
     if len(references.missing()):
-        lacking.append(f"{file}: no ref_*_logps, since those on disk are of other weights or pairs")
+        lacking.append(f"ref_*_logps of {file}, since those on disk are of other weights or pairs")
         return None
     logps: Logps = references.logp[data.pairs]
     return logps

@@ -42,7 +42,7 @@ from malt_fast.grade_report import sentence
 from malt_fast.live import SamplingFacts, training_facts
 from malt_fast.plan import LONG, PROBE, fill_facts, make_plan, planned
 from malt_fast.preferences import role_data, tree_yield, write_datasets, yield_rows, yield_table
-from malt_fast.run import Run, exit_status, open_run
+from malt_fast.run import Run, check_folder, exit_status, open_run
 from malt_fast.sampling import (
     Policies,
     Setup,
@@ -65,6 +65,8 @@ def train(config: Config, planning: int | None = None) -> Run:
 
     loggers_of(config.report_to)
     check_training(config)
+    if config.run is not None and processes.leads():
+        check_folder(config.run)
     setup = load_setup(config)
     with open_run(config, "train") as run:
         run.note("questions.jsonl", questions_text(setup))
