@@ -142,7 +142,7 @@ def test_every_round_is_there_with_its_own_trees_and_references(home, tmp_path, 
     status, out, _ = told(capsys, "--run", str(folder))
     assert status == 0
     lacks = [line for line in out.splitlines() if line.startswith("not exported")]
-    assert all("generator/dpo.parquet: no ref" in line for line in lacks) and len(lacks) == 2
+    assert all("ref_*_logps of data/generator/dpo.parquet" in line for line in lacks) and len(lacks) == 2
     for role in CHAIN:
         table = pyarrow.parquet.read_table(folder / "export" / "data" / role / "sft.parquet")
         columns = (table[name].to_pylist() for name in ("round", "prompt", "completion"))
