@@ -142,7 +142,8 @@ def test_every_round_is_there_with_its_own_trees_and_references(home, tmp_path, 
     status, out, _ = told(capsys, "--run", str(folder))
     assert status == 0
     lacks = [line for line in out.splitlines() if line.startswith("not exported")]
-    assert all("ref_*_logps of data/generator/dpo.parquet" in line for line in lacks) and len(lacks) == 2
+    expected = "not exported: ref_*_logps of data/generator/dpo.parquet, since "
+    assert len(lacks) == 2 and all(line.startswith(expected) for line in lacks)
     for role in CHAIN:
         table = pyarrow.parquet.read_table(folder / "export" / "data" / role / "sft.parquet")
         columns = (table[name].to_pylist() for name in ("round", "prompt", "completion"))
