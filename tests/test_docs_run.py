@@ -32,10 +32,8 @@ SMALL = [  # what stands for a large model, for the hub, and for its GPU
 PATHS = {"gsm8k": "train.jsonl", "jsonl": "questions.jsonl"}
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_home(folder: Path) -> Path:
     """A folder like the repository's, with the data that the pages speak of."""
-    folder = tmp_path_factory.mktemp("home")
     for name in ("configs", "benchmarks", "python"):
         (folder / name).symlink_to(ROOT / name)
     write_model(folder / "model")
@@ -48,11 +46,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows = [row | {"answer": row["answer"][0]} for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(home)
 
 
 def ours() -> Iterator[tuple[str, list[str]]]:
@@ -69,7 +62,7 @@ def ours() -> Iterator[tuple[str, list[str]]]:
                 yield found[1], words[3:]
 
 
-def test_programs_run_one_after_the_other(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def run_programs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Training in the order of the pages, then what is made of runs."""
     every = sorted(ours(), key=lambda one: list(PROGRAMS).index(one[0]))
     assert {name for name, _ in every} == set(PROGRAMS)
@@ -96,8 +89,7 @@ def texts(page: str) -> str:
     return "\n".join(text for language, text in blocks(ROOT / page) if language == "python")
 
 
-@pytest.mark.parametrize("page", ["docs/serve.md", "docs/grading.md"])
-def test_python_of_a_page_runs(home: Path, page: str) -> None:
+def run_python(home: Path, page: str) -> None:
     """All of its blocks, as one program. (Those of other pages: test_docs, _examples, _export.)"""
     words = [sys.executable, "-c", texts(page)]
     done = subprocess.run(words, cwd=home, capture_output=True, text=True, timeout=300)
@@ -119,10 +111,9 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(said)
 
 
-def test_the_server_answers_what_the_page_asks(home: Path) -> None:
+def ask_the_server(home: Path) -> None:
+    """As the page does."""
     curl = command("docs/serve.md", "curl")
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
     words = [sys.executable, *command("docs/serve.md", "python -m")[1:], "--serve.port", "0"]
     with subprocess.Popen(
         words, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -140,7 +131,7 @@ def test_the_server_answers_what_the_page_asks(home: Path) -> None:
         assert server.wait(60) in (0, 130)
 
 
-def test_tensorboard_opens_the_run(home: Path) -> None:
+def open_tensorboard(home: Path) -> None:
     program = Path(sys.executable).with_name("tensorboard")
     words = [str(program), *command("README.md", "tensorboard")[1:], "--port", "0"]
     with subprocess.Popen(
@@ -158,3 +149,15 @@ def test_tensorboard_opens_the_run(home: Path) -> None:
         finally:
             server.kill()
     assert {"eval/gsm8k/MALT", "data/refiner/pairs", "perf/evaluate/seconds"} <= tags
+
+
+def test_what_the_pages_say_can_be_done(tmp_path: Path, monkeypatch, capsys) -> None:
+    """In one test, since each works on the runs that the ones before made."""
+    home = write_home(tmp_path)
+    monkeypatch.chdir(home)
+    run_programs(home, capsys)
+    for page in ("docs/serve.md", "docs/grading.md"):
+        run_python(home, page)
+    if shutil.which("curl") is not None:
+        ask_the_server(home)
+    open_tensorboard(home)
