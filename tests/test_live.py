@@ -100,15 +100,15 @@ def test_trees_are_open_until_their_last_output_is_settled() -> None:
 def test_the_speed_is_of_what_was_not_known() -> None:
     clock = Clock()
     one = View(Console(file=io.StringIO(), force_terminal=True), "s", 60, tuple, clock)
-    facts, engine = SamplingFacts(3), Engine()
-    known = [0, 0, 90, 90, 90]  # counted when asked for, 10 outputs a call later
+    facts, engine, seen = SamplingFacts(3), Engine(), []
+    known = [0, 0, 30, 30, 30]  # counted when asked for, and come with the next calls
     for call, tokens in enumerate(known):
         clock.now += 1
         engine.figures = lambda told=tokens: {"reused": told // 3, "reused_tokens": told}  # type: ignore[method-assign]
         nodes = range(12 * call, 12 * call + 10)
         facts.see(one, [completion(n) for n in nodes if n % 4], [], engine)  # type: ignore[arg-type]
-    came = sum(3 for n in range(60) if n % 12 < 10 and n % 4)
-    assert facts.tokens == came and facts.sampled == max(42, came - 90)
+        seen.append((facts.tokens, facts.sampled))
+    assert seen == [(21, 21), (42, 42), (63, 42), (84, 54), (105, 75)]
 
 
 def test_training_tells_what_its_stage_has() -> None:

@@ -267,6 +267,7 @@ def test_a_damaged_plan_ends_no_report(copy: Path, text: str) -> None:
         file.write('{"stage": "evaluate", "seconds": 1.0}\n{"stage": "yield", "roles": 3}\n')
     assert report.main(["--run", str(copy)]) == 0
     assert plan.facts_of([{"stage": "evaluate", "seconds": 1.0}, {"stage": "yield"}]) == {}
+    assert plan.facts_of([{"stage": "yield", "forest": "forest", "roles": []}]) == {}
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:

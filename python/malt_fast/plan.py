@@ -452,7 +452,7 @@ def total(rows: Sequence[Row], unknown: bool) -> Row:
 def of_settings(config: Config) -> str:
     """What a plan is made from, told by a checksum."""
     told = config.model_dump(mode="json", exclude={"run", "report_to"})
-    return checksum({"questions": PROBE, **told})
+    return checksum(told)
 
 
 def planned(run: Run) -> bool:
@@ -551,6 +551,8 @@ def facts_of(lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], floa
 
 def _is_whole(line: dict[str, Any]) -> bool:
     """Whether a line of metrics.jsonl has the figures that facts are taken from."""
+    from malt_fast.viewer.read import is_number
+
     numbers = [line.get("seconds", 0), *(line.get(key, 0) for key in MEMORIES)]
     if line["stage"] == "evaluate":
         numbers += [line.get("outputs"), line.get("tokens")]
@@ -558,8 +560,8 @@ def _is_whole(line: dict[str, Any]) -> bool:
         needed, roles = ("nodes", "tokens", "examples", "pairs"), line.get("roles")
         if not isinstance(roles, list) or not all(isinstance(one, dict) for one in roles):
             return False
-        numbers += [one.get(key) for one in roles for key in needed]
-    return all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        numbers += [line.get("round"), *(one.get(key) for one in roles for key in needed)]
+    return all(map(is_number, numbers))
 
 
 def _raise(facts: dict[tuple[str, str, str], float], stage: str, line: dict[str, Any]) -> None:

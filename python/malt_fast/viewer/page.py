@@ -1,6 +1,5 @@
 """The page of a run, part by part: results, charts, what the roles learnt from, settings, trees."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -22,7 +21,7 @@ from malt_fast.viewer.html import (
     text,
 )
 from malt_fast.viewer.quality import Quality
-from malt_fast.viewer.read import Found
+from malt_fast.viewer.read import Found, is_number
 from malt_fast.viewer.trees import Section
 
 POLICY = (
@@ -294,10 +293,10 @@ def _stage_name(line: dict[str, Any]) -> str:
 
 def _rate(line: dict[str, Any]) -> str:
     """Of tokens that were sampled, without those known before."""
-    tokens, known = line.get("tokens"), line.get("reused_tokens", 0)
-    if not isinstance(tokens, int | float) or not isinstance(known, int | float):
+    tokens, known, seconds = line.get("tokens"), line.get("reused_tokens", 0), line["seconds"]
+    if not (is_number(tokens) and is_number(known) and seconds > 0):
         return ""
-    return _number((tokens - known) / line["seconds"]) if line["seconds"] > 0 else ""
+    return _number((tokens - known) / seconds)
 
 
 def settings(found: Found) -> str:
@@ -323,6 +322,6 @@ def _words(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.2f}"

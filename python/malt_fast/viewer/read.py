@@ -30,7 +30,7 @@ class Found:
         """The last time that each stage was worked on, in order of its first."""
         last: dict[tuple[str, str, str], dict[str, Any]] = {}
         for line in self.metrics:
-            if _is_number(line.get("seconds")):
+            if is_number(line.get("seconds")):
                 where = (str(line.get("round", "")), str(line.get("forest", "")))
                 last[(str(line["stage"]), *where)] = line
         return list(last.values())
@@ -89,7 +89,8 @@ def read_lines(path: Path, lacking: Lacking) -> list[dict[str, Any]]:
     return lines
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Not NaN, nor infinite."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
