@@ -78,7 +78,7 @@ asan tsan: .venv/.test
 # the reader of the store.
 CLANG ?= clang++
 FUZZ_SECONDS ?= 600
-FUZZED := $(addprefix csrc/,answers.cpp approximate.cpp exact.cpp expression.cpp extraction.cpp latex.cpp real_sets.cpp)
+FUZZED := $(wildcard csrc/answers/*.cpp)
 
 fuzz: fuzz-answers fuzz-segments
 
@@ -93,7 +93,7 @@ fuzz-segments: .venv/.test
 	$(BIN)/python -m tests.fuzz.fuzz_segments -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 \
 	    -artifact_prefix=build/fuzz/ -print_final_stats=1 build/fuzz/segments
 
-build/fuzz/answers: tests/fuzz/fuzz_answers.cpp $(wildcard csrc/*)
+build/fuzz/answers: tests/fuzz/fuzz_answers.cpp $(wildcard csrc/answers/*)
 	mkdir -p build/fuzz
 	$(CLANG) -std=c++20 -O2 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
 	    tests/fuzz/fuzz_answers.cpp $(FUZZED) -o $@

@@ -28,7 +28,7 @@ order. A GPU does that without atomics: a program owns some completions and look
 pairs, O(C P) comparisons, a trifle for the thousands of pairs of an optimiser step.
 
 Written three times: here in plain torch, the reference, any dtype; in C++ for float32 on a CPU
-(csrc/dpo.hpp); in Triton for float32 on a GPU (dpo_loss_triton.py).
+(csrc/kernels/dpo.hpp); in Triton for float32 on a GPU (dpo_loss_triton.py).
 """
 
 import importlib.util

@@ -18,8 +18,8 @@ once log sum exp z is known:
 and `spend` makes the same of weights that were kept.
 
 They are written three times: here in plain torch, the reference, any dtype; in C++ for float32,
-bfloat16 and float16 on a CPU (csrc/logprob.hpp; `spend` is torch there too); in Triton for a GPU
-(softmax_rows_triton.py).
+bfloat16 and float16 on a CPU (csrc/kernels/logprob.hpp; `spend` is torch there too); in Triton for
+a GPU (softmax_rows_triton.py).
 """
 
 import importlib.util

@@ -5,7 +5,7 @@
 
 #include <mutex>
 
-#include "forest.hpp"
+#include "forest/forest.hpp"
 
 namespace malt::bindings {
 

@@ -5,9 +5,9 @@
 #include <string_view>
 #include <vector>
 
-#include "answers.hpp"
-#include "arrays.hpp"
-#include "extraction.hpp"
+#include "answers/answers.hpp"
+#include "answers/extraction.hpp"
+#include "bindings/arrays.hpp"
 
 namespace malt::bindings {
 namespace {

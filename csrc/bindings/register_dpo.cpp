@@ -5,8 +5,8 @@
 #include <tuple>
 #include <utility>
 
-#include "arrays.hpp"
-#include "dpo.hpp"
+#include "bindings/arrays.hpp"
+#include "kernels/dpo.hpp"
 
 namespace malt::bindings {
 namespace {

@@ -7,10 +7,10 @@
 #include <system_error>
 #include <vector>
 
-#include "arrays.hpp"
-#include "forest.hpp"
-#include "locked.hpp"
-#include "mapped_files.hpp"
+#include "bindings/arrays.hpp"
+#include "bindings/locked.hpp"
+#include "forest/forest.hpp"
+#include "forest/mapped_files.hpp"
 
 namespace malt::bindings {
 namespace {

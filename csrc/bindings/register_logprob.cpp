@@ -5,8 +5,8 @@
 #include <string>
 #include <string_view>
 
-#include "arrays.hpp"
-#include "logprob.hpp"
+#include "bindings/arrays.hpp"
+#include "kernels/logprob.hpp"
 
 namespace malt::bindings {
 namespace {

@@ -1,9 +1,9 @@
 // lay_out, block_map, best_fit_decreasing: what turns sequences into training packs.
 #include <string>
 
-#include "arrays.hpp"
-#include "binpack.hpp"
-#include "tree_layout.hpp"
+#include "bindings/arrays.hpp"
+#include "packing/binpack.hpp"
+#include "packing/tree_layout.hpp"
 
 namespace malt::bindings {
 namespace {

@@ -4,11 +4,11 @@
 #include <string_view>
 #include <utility>
 
-#include "arrays.hpp"
-#include "credit.hpp"
-#include "forest.hpp"
-#include "locked.hpp"
-#include "pairs.hpp"
+#include "bindings/arrays.hpp"
+#include "bindings/locked.hpp"
+#include "forest/credit.hpp"
+#include "forest/forest.hpp"
+#include "forest/pairs.hpp"
 
 namespace malt::bindings {
 namespace {

@@ -2,9 +2,9 @@
 #include <string>
 #include <string_view>
 
-#include "arrays.hpp"
-#include "logprob.hpp"
-#include "tree_attention.hpp"
+#include "bindings/arrays.hpp"
+#include "kernels/logprob.hpp"
+#include "packing/tree_attention.hpp"
 
 namespace malt::bindings {
 namespace {

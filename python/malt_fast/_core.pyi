@@ -200,10 +200,11 @@ def fold_rows(
     weights: bool,
     simd: str = "",
 ) -> None:
-    """Take a tile [rows, n] of raw logits into a running softmax, in place (csrc/logprob.hpp).
+    """Take a tile [rows, n] of raw logits into a running softmax, in place.
 
-    Halves are given as their bits, uint16. Arrays are worked on where they lie: another dtype or a
-    gap in one raises ValueError. simd: one of simd_levels(), default the best. Releases the GIL.
+    See csrc/kernels/logprob.hpp. Halves are given as their bits, uint16. Arrays are worked on where
+    they lie: another dtype or a gap in one raises ValueError. simd: one of simd_levels(), default
+    the best. Releases the GIL.
     """
 
 def gradient_rows(
@@ -235,7 +236,7 @@ def dpo_losses(
     label_smoothing: float,
     nll: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Losses [P], rewards [2, P] and slopes [2, P] of pairs, flat [2 P] (csrc/dpo.hpp)."""
+    """Losses [P], rewards [2, P] and slopes [2, P] of pairs, flat [2 P] (csrc/kernels/dpo.hpp)."""
 
 def dpo_gradient(
     grad: ArrayLike, slopes: ArrayLike, pairs: ArrayLike, completions: int
@@ -331,7 +332,8 @@ def tree_attention(
 ) -> None:
     """Fill out [H, N, D] and log_sum [H, N] from q [H, N, D], k and v [G, N, D] (H % G == 0).
 
-    Rows of D lie side by side, other strides are free. softcap 0: none (csrc/tree_attention.hpp).
+    Rows of D lie side by side, other strides are free. softcap 0: none. See
+    csrc/packing/tree_attention.hpp.
     """
 
 def tree_attention_gradient(

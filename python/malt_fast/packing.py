@@ -5,7 +5,7 @@ A batch is a token layout and a list of (row, target, owner): position `rows[m]`
 only, so both layouts train to the same weights:
 
     trees   prefix trees depth first in one sequence, every shared prefix once; one prompt row
-            predicts the first token of several completions (csrc/tree_layout.hpp)
+            predicts the first token of several completions (csrc/packing/tree_layout.hpp)
     rows    a completion a row, padded on the right
 
 An optimiser step is cut into as many batches as it needs; `items` of the whole step divide its

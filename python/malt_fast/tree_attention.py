@@ -2,8 +2,8 @@
 
 A pack holds prefix trees depth first (packing.py); `end[k]` is where the subtree of k's segment
 ends, so one integer a token is the whole mask. transformers calls `tree_attention` for models whose
-implementation is set to TREE: on a CPU C++ (csrc/tree_attention.hpp), on a GPU FlexAttention. Both
-cost what is visible, not N^2.
+implementation is set to TREE: on a CPU C++ (csrc/packing/tree_attention.hpp), on a GPU
+FlexAttention. Both cost what is visible, not N^2.
 """
 
 from collections.abc import Callable
@@ -101,7 +101,7 @@ _attend_gradient: Callable[..., None] = _core.tree_attention_gradient
 
 
 class _Blocked(torch.autograd.Function):
-    """csrc/tree_attention.hpp on q [H, N, D], k and v [G, N, D], in float32."""
+    """csrc/packing/tree_attention.hpp on q [H, N, D], k and v [G, N, D], in float32."""
 
     @staticmethod
     def forward(

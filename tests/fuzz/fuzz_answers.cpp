@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "answers.hpp"
-#include "extraction.hpp"
+#include "answers/answers.hpp"
+#include "answers/extraction.hpp"
 
 using malt::Grader, malt::Verdict;
 

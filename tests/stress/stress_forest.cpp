@@ -17,14 +17,14 @@
 #include <thread>
 #include <vector>
 
-#include "answers.hpp"
-#include "binpack.hpp"
-#include "credit.hpp"
-#include "extraction.hpp"
-#include "forest.hpp"
-#include "mapped_files.hpp"
-#include "pairs.hpp"
-#include "tree_layout.hpp"
+#include "answers/answers.hpp"
+#include "answers/extraction.hpp"
+#include "forest/credit.hpp"
+#include "forest/forest.hpp"
+#include "forest/mapped_files.hpp"
+#include "forest/pairs.hpp"
+#include "packing/binpack.hpp"
+#include "packing/tree_layout.hpp"
 
 using namespace malt;
 

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "forest.hpp"
+#include "forest/forest.hpp"
 
 namespace malt {
 

@@ -4,7 +4,7 @@
 #include <optional>
 #include <vector>
 
-#include "values.hpp"
+#include "answers/values.hpp"
 
 namespace malt {
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <utility>
 
-#include "values.hpp"
+#include "answers/values.hpp"
 
 namespace malt {
 namespace {

@@ -1,5 +1,5 @@
 // Vector code of logprob.hpp, compiled once per instruction set (simd.hpp).
-#include "logprob_rows.hpp"
+#include "kernels/logprob_rows.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <limits>
 #include <memory>
 
-#include "simd.hpp"
+#include "kernels/simd.hpp"
 
 namespace malt::MALT_ISA {
 namespace {

@@ -1,5 +1,5 @@
 // Address space reserved for all files at once; each is then mapped over its part of it.
-#include "mapped_files.hpp"
+#include "forest/mapped_files.hpp"
 
 #include <fcntl.h>
 #include <sys/mman.h>

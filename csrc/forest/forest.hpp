@@ -29,7 +29,7 @@
 #include <tuple>
 #include <vector>
 
-#include "column.hpp"
+#include "forest/column.hpp"
 
 namespace malt {
 

@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "credit.hpp"
-#include "forest.hpp"
+#include "forest/credit.hpp"
+#include "forest/forest.hpp"
 
 namespace malt {
 

@@ -1,12 +1,12 @@
 // Finding answers in completions.
-#include "extraction.hpp"
+#include "answers/extraction.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <vector>
 
-#include "latex.hpp"
+#include "answers/latex.hpp"
 
 namespace malt {
 namespace {

@@ -1,12 +1,12 @@
 // Chooses the instruction set and spreads rows over threads.
-#include "logprob.hpp"
+#include "kernels/logprob.hpp"
 
 #include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "logprob_rows.hpp"
+#include "kernels/logprob_rows.hpp"
 
 namespace malt {
 namespace {

@@ -4,7 +4,7 @@
 #include <limits>
 #include <numbers>
 
-#include "values.hpp"
+#include "answers/values.hpp"
 
 namespace malt {
 namespace {

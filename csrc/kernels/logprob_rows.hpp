@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "logprob.hpp"
+#include "kernels/logprob.hpp"
 
 namespace malt {
 

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "tree_attention.hpp"
+#include "packing/tree_attention.hpp"
 
 namespace malt {
 

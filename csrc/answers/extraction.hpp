@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "answers.hpp"
+#include "answers/answers.hpp"
 
 namespace malt {
 

@@ -1,5 +1,5 @@
 // A loop over sibling blocks; every policy is a choice among the pairs a block allows.
-#include "pairs.hpp"
+#include "forest/pairs.hpp"
 
 #include <algorithm>
 #include <numeric>

@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-#include "expression.hpp"
+#include "answers/expression.hpp"
 
 namespace malt {
 

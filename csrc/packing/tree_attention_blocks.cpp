@@ -2,11 +2,11 @@
 //
 // Scores are kept transposed, [keys, queries]: queries of all heads of a group lie side by side in
 // the lanes, keys are read where they are, and a softmax is lane by lane.
-#include "tree_attention_blocks.hpp"
+#include "packing/tree_attention_blocks.hpp"
 
 #include <cmath>
 
-#include "simd.hpp"
+#include "kernels/simd.hpp"
 
 namespace malt::MALT_ISA {
 namespace {

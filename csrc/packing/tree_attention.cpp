@@ -1,11 +1,11 @@
 // Chooses the instruction set and spreads blocks, or whole trees, over threads.
-#include "tree_attention.hpp"
+#include "packing/tree_attention.hpp"
 
 #include <algorithm>
 #include <vector>
 
-#include "logprob.hpp"
-#include "tree_attention_blocks.hpp"
+#include "kernels/logprob.hpp"
+#include "packing/tree_attention_blocks.hpp"
 
 namespace malt {
 namespace {

@@ -1,5 +1,5 @@
 // One loop over pairs forward, one backward.
-#include "dpo.hpp"
+#include "kernels/dpo.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "tree_layout.hpp"
+#include "packing/tree_layout.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "binpack.hpp"
+#include "packing/binpack.hpp"
 
 namespace malt {
 namespace {

@@ -1,10 +1,10 @@
 // Parsing by recursive descent, whose depth is capped.
-#include "expression.hpp"
+#include "answers/expression.hpp"
 
 #include <array>
 #include <utility>
 
-#include "values.hpp"
+#include "answers/values.hpp"
 
 namespace malt {
 namespace {

@@ -1,4 +1,4 @@
-#include "binpack.hpp"
+#include "packing/binpack.hpp"
 
 #include <algorithm>
 #include <bit>

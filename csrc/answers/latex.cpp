@@ -1,5 +1,5 @@
 // The tokens of an answer.
-#include "latex.hpp"
+#include "answers/latex.hpp"
 
 #include <algorithm>
 #include <array>

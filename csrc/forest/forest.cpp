@@ -1,5 +1,5 @@
 // Growing a forest: each public function validates a whole batch, then writes it.
-#include "forest.hpp"
+#include "forest/forest.hpp"
 
 #include <algorithm>
 #include <cmath>

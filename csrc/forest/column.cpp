@@ -1,5 +1,5 @@
 // Address space by mmap: reserved without access rights, then made readable and writable piecewise.
-#include "column.hpp"
+#include "forest/column.hpp"
 
 #include <sys/mman.h>
 

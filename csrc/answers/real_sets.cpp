@@ -1,5 +1,5 @@
 // Sets of real numbers as pieces between two ends.
-#include "real_sets.hpp"
+#include "answers/real_sets.hpp"
 
 #include <algorithm>
 #include <array>

@@ -1,5 +1,5 @@
 // The reverse sweep: children have larger ids than their parents, so they are always ready.
-#include "credit.hpp"
+#include "forest/credit.hpp"
 
 #include <array>
 #include <numeric>

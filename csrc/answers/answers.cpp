@@ -1,5 +1,5 @@
 // Comparing parsed answers.
-#include "answers.hpp"
+#include "answers/answers.hpp"
 
 #include <algorithm>
 #include <array>
@@ -7,9 +7,9 @@
 #include <cmath>
 #include <vector>
 
-#include "expression.hpp"
-#include "real_sets.hpp"
-#include "values.hpp"
+#include "answers/expression.hpp"
+#include "answers/real_sets.hpp"
+#include "answers/values.hpp"
 
 namespace malt {
 namespace {

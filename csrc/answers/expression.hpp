@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "latex.hpp"
+#include "answers/latex.hpp"
 
 namespace malt {
 
