@@ -20,7 +20,7 @@ from malt_fast.engines.stored import StoredEngine
 from malt_fast.errors import MaltError
 from malt_fast.expand import Slot, grow
 from malt_fast.forest import DONE, Forest, build_forest
-from malt_fast.grade_report import merged, report
+from malt_fast.grade_report import GradeReport, report
 from malt_fast.grading import RIGHT, code_of, grade_outputs, is_custom
 from malt_fast.identity import adapter_identity, content, model_identity
 from malt_fast.roles import Prompts, load_tokenizer
@@ -263,7 +263,7 @@ def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) ->
     """Set the outcome of every finished output of the last role; a report of the verdicts."""
     leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
     trees = forest.roots()[leaves] // (len(forest) // max(1, len(questions)))
-    told = [report(setup.task.grader, [], [], np.zeros(0, np.uint8))]
+    total = GradeReport(setup.task.grader)
     for begin in range(0, len(leaves), GRADED):
         some = leaves[begin : begin + GRADED]
         texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in some]
@@ -271,6 +271,6 @@ def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) ->
         verdicts = grade_outputs(setup.task.grader, texts, asked, setup.config.task.min_score)
         forest.set_outcomes(some.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
         golds = [question.gold for question in asked]
-        told.append(report(setup.task.grader, texts, golds, verdicts))
+        total += report(setup.task.grader, texts, golds, verdicts)
         interrupt.check()
-    return merged(told)
+    return total.figures()

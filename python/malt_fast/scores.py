@@ -90,7 +90,7 @@ def judge(
     for number in np.unique(role).tolist():
         mine = np.flatnonzero(role == number)
         own, own_golds = [texts[i] for i in mine], [golds[i] for i in mine]
-        grading[number] = report(grader, own, own_golds, told[mine])
+        grading[number] = report(grader, own, own_golds, told[mine]).figures()
     return Judged(number_answers(grader, said), right, tokens, grading)
 
 
