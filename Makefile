@@ -3,13 +3,17 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-vllm test-free-threaded docs lint audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
+.PHONY: run test test-slow test-vllm test-free-threaded docs lint audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
 
 test: .venv/.test lint
 	$(BIN)/python -m pytest -q -n 2
+
+# More of the same: what is too slow for every change.
+test-slow: .venv/.test
+	$(BIN)/python -m pytest -q -n 2 -m slow
 
 # The CPU build of vLLM in the same .venv, and the tests that need it.
 test-vllm: .venv/.vllm

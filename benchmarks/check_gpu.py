@@ -236,9 +236,9 @@ def check_beyond_int32(device: torch.device) -> Iterator[Finding]:
     truth = last.log_softmax(-1)
     picked = truth.gather(1, targets[-100:, None]).squeeze(1)
     yield Finding("more than 2^31 logits", apart(out[-100:], picked), 2e-5)
-    draw = torch.nn.functional.one_hot(targets[-100:], vocabulary) - truth.exp()
-    draw *= upstream[-100:, None].double()
-    yield Finding("more than 2^31 logits, gradient", relative(grad[-100:], draw), 0.01)
+    grad_logits = torch.nn.functional.one_hot(targets[-100:], vocabulary) - truth.exp()
+    grad_logits *= upstream[-100:, None].double()
+    yield Finding("more than 2^31 logits, gradient", relative(grad[-100:], grad_logits), 0.01)
 
 
 def check_compiled(device: torch.device) -> Iterator[Finding]:

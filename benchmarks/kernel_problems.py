@@ -258,10 +258,10 @@ def _gradient(logits: Tensor | _Product, targets: Tensor, upstream: Tensor, rows
     """d(sum upstream logp) of the first rows: of logits, or of the hidden that made them."""
     parts = []
     for part, log_p in _chunks(logits, rows):
-        draw = log_p.exp_().neg_()
-        draw.scatter_add_(1, targets[part, None], draw.new_ones(len(draw), 1))
-        draw *= upstream[part, None]
-        parts.append(draw @ logits.weight.double() if isinstance(logits, _Product) else draw)
+        grad = log_p.exp_().neg_()  # of logits
+        grad.scatter_add_(1, targets[part, None], grad.new_ones(len(grad), 1))
+        grad *= upstream[part, None]
+        parts.append(grad @ logits.weight.double() if isinstance(logits, _Product) else grad)
     return torch.cat(parts)
 
 

@@ -1,7 +1,7 @@
-"""Kernels: one operation a file, each beside the plain-torch twin it is tested against.
+"""Kernels: one operation per file, each beside the plain-torch twin it is tested against.
 
-transformers probes for a package called `kernels`, and from the root of a checkout it finds this
-folder: under that name it is empty, so that the probe imports no second copy of an operation.
+transformers probes for a package called `kernels` and finds this folder from the root of a
+checkout. Under that name it is empty, so that the probe imports no second copy of an operation.
 """
 
 if __name__ == "malt_fast.kernels":

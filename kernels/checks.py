@@ -1,7 +1,7 @@
-"""What the operations refuse, each in one sentence of ValueError.
+"""Checks of the operations' inputs; each raises ValueError with one sentence.
 
-Shapes, dtypes and devices cost nothing to look at. Values do on a GPU, which has to be waited for:
-those checks can be switched off, and are while torch.compile traces, when there are no values.
+Shapes, dtypes and devices are free to check. Checking values waits for the GPU: those checks can be
+switched off, and are skipped while torch.compile traces, when there are no values.
 """
 
 import torch
@@ -22,12 +22,18 @@ def floating(**tensors: Tensor | None) -> None:
 def integers(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-            raise ValueError(f"{name} must be integers, not {tensor.dtype}: give indices")
+            raise ValueError(f"{name} must be integers, not {tensor.dtype}")
 
 
 def shape(name: str, tensor: Tensor, wanted: tuple[int, ...], meaning: str) -> None:
     if tensor.shape != wanted:
         raise ValueError(f"{name} must be {list(wanted)}, {meaning}, got {list(tensor.shape)}")
+
+
+def pairs(tensor: Tensor) -> None:
+    integers(pairs=tensor)
+    if tensor.ndim != 2 or tensor.shape[1] != 2:
+        raise ValueError(f"pairs must be [P, 2], (chosen, rejected), got {list(tensor.shape)}")
 
 
 def same_device(device: torch.device, **tensors: Tensor | None) -> None:
@@ -38,10 +44,10 @@ def same_device(device: torch.device, **tensors: Tensor | None) -> None:
 
 def temperature(value: float | Tensor, rows: int, device: torch.device) -> None:
     if isinstance(value, Tensor):
-        shape("temperature", value, (rows,), "one a row, or else a number")
+        shape("temperature", value, (rows,), "one per row, or a number")
         same_device(device, temperature=value)
         if value.requires_grad:
-            raise ValueError("temperature gets no gradient: detach it")
+            raise ValueError("temperature cannot have a gradient: detach it")
     elif not 0 < value < float("inf"):
         raise ValueError(f"temperature must be positive and finite, got {value}")
 
@@ -52,7 +58,7 @@ def softcap(value: float | None) -> None:
 
 
 def in_range(*given: tuple[str, Tensor, int]) -> None:
-    """Every (name, tensor, size) holds indices in [0, size); one wait for the device."""
+    """Every (name, tensor, size) holds indices in [0, size); waits for the device once."""
     given = tuple(entry for entry in given if entry[1].numel())
     if torch.compiler.is_compiling() or not given:
         return

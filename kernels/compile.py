@@ -1,11 +1,11 @@
-"""Compile every Triton kernel of the package, without a GPU, and say what each one takes.
+"""Compile every Triton kernel of the package without a GPU and print the registers it needs.
 
     python -m malt_fast.kernels.compile [--arch 80 90]
 
-A file of kernels is named in FILES and has a function `variants()` that yields (name, launch) for
-everything its drivers ask for. A launch goes through the file's own launcher, on meta tensors, so
-that block sizes, warps and argument types are those of a real call: here it is caught on its way to
-the GPU and compiled for one that need not exist. Nothing runs. Exits with 1 if registers spill.
+FILES names the files of kernels. Each has a function `variants()` that yields (name, launch) for
+every kind of launch. A launch goes through the file's own launcher, on meta tensors, so that block
+sizes, warps and argument types are those of a real call; it is caught before it reaches a GPU and
+compiled for the given architectures. Nothing runs. Exits with status 1 if registers spill.
 """
 
 import argparse
@@ -45,9 +45,9 @@ class Launch(NamedTuple):
 
 
 class Cost(NamedTuple):
-    registers: int  # a thread
-    spills: int  # bytes a thread, stored and loaded
-    shared: int  # bytes a program
+    registers: int  # per thread
+    spills: int  # bytes per thread, stored and loaded
+    shared: int  # bytes per program
     warps: int
 
 
@@ -73,7 +73,7 @@ def caught_in(launch: Callable[[], object]) -> list[Launch]:
 
 
 def compiled(launch: Launch, arch: int) -> Cost:
-    with contextlib.redirect_stdout(io.StringIO()) as log:  # where ptxas -v is printed to
+    with contextlib.redirect_stdout(io.StringIO()) as log:  # ptxas -v prints here
         options = {"target": GPUTarget("cuda", arch, 32), "options": launch.options}
         kernel = triton.compile(source(launch), **options)
     (registers,) = re.findall(r"Used (\d+) registers", log.getvalue())
@@ -83,7 +83,7 @@ def compiled(launch: Launch, arch: int) -> Cost:
 
 
 def source(launch: Launch) -> ASTSource:
-    """The kernel with its arguments' types as a launch would find them."""
+    """The kernel with the argument types of a real launch."""
     constexpr = {param.name for param in launch.kernel.params if param.is_constexpr}
     signature, constants, attributes = {}, {}, {}
     for index, (name, value) in enumerate(launch.arguments.items()):
@@ -109,9 +109,9 @@ def main() -> None:
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], help="80: A100, 90: H100")
     archs = parser.parse_args().arch
     if knobs.runtime.interpret:
-        sys.exit("interpreted kernels are not compiled: unset TRITON_INTERPRET")
+        sys.exit("kernels cannot be compiled under TRITON_INTERPRET: unset it")
     knobs.compilation.always_compile = knobs.nvidia.dump_ptxas_log = True
-    print(f"{'kernel':24}{'variant':42}arch  registers  spills  shared  warps")
+    print(f"{'kernel':36}{'variant':42}arch  registers  spills  shared  warps")
     spilled = False
     for name, launch in launches():
         for arch in archs:
@@ -120,7 +120,7 @@ def main() -> None:
             file = launch.kernel.__module__.split(".")[-1].removesuffix("_triton")
             kernel = f"{file}.{launch.kernel.__name__}"
             print(
-                f"{kernel:24}{name:42}{arch:4}{cost.registers:11}{cost.spills:8}"
+                f"{kernel:36}{name:42}{arch:4}{cost.registers:11}{cost.spills:8}"
                 f"{cost.shared:8}{cost.warps:7}",
                 flush=True,
             )

@@ -11,33 +11,34 @@ Many pairs share a completion: it appears once, and pairs index it. With
     ipo        (m - 1 / (2 beta))^2                           1 / length
 
 sigmoid: DPO, arXiv 2305.18290 eq. 7. e = label_smoothing makes it conservative DPO (Mitchell 2023):
-the expected loss when a share e of the labels is flipped. TRL 1.16 has no such switch on "sigmoid";
+the expected loss if a share e of the labels is flipped. TRL 1.16 has no such option for "sigmoid";
 there it is 2 (1 - e) "sigmoid" - (1 - 2 e) "robust". hinge: SLiC, arXiv 2305.10425. ipo: arXiv
-2310.12036 eq. 17 with tau = beta, per token as TRL does it.
+2310.12036 eq. 17 with tau = beta, per token as in TRL.
 
 rpo_alpha adds rpo_alpha * NLL of the chosen (RPO, arXiv 2404.19733), as TRL's loss_type
-["sigmoid", "sft"] with loss_weights [1, rpo_alpha]: a mean over all chosen tokens, a completion
-counting once a pair, so that with L the mean length of the chosen
+["sigmoid", "sft"] with loss_weights [1, rpo_alpha]: a mean over all chosen tokens, where a
+completion counts once per pair. With L the mean length of the chosen
 
     loss            = f(m) - (rpo_alpha / L) logp_c
     d loss / d logp = f'(m) s_c - rpo_alpha / L for c, -f'(m) s_d for d: the slopes
 
-Losses, rewards beta r and slopes come from one pass over the pairs; the slopes [2, P] are kept.
-Backward scales them by the upstream gradient and adds them up per completion, always in the same
-order. A GPU does that without atomics: a program owns some completions and looks through all
-pairs, O(C P) comparisons, a trifle for the thousands of pairs of an optimiser step.
+One pass over the pairs gives losses, rewards beta r and slopes; the slopes [2, P] are kept. The
+backward pass scales them by the upstream gradient and adds them up per completion, always in the
+same order. A GPU does that without atomics: a program owns some completions and reads all pairs,
+O(C P) comparisons, which is little for the thousands of pairs of an optimiser step.
 
-Written three times: here in plain torch, the reference, any dtype; in C++ for float32 on a CPU
-(csrc/kernels/dpo.hpp); in Triton for float32 on a GPU (dpo_loss_triton.py).
+There are three implementations: plain torch here, the reference, for any dtype; C++ for float32 on
+a CPU (csrc/kernels/dpo.hpp); Triton for float32 on a GPU (dpo_loss_triton.py).
 """
 
-import importlib.util
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Required, TypedDict, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from malt_fast import _core
 
 from . import checks, softmax_rows
 
@@ -56,32 +57,53 @@ class DPOLoss(NamedTuple):
         return self.chosen_rewards - self.rejected_rewards
 
 
+class PreferenceOptions(TypedDict, total=False):
+    """Keywords of dpo_loss and linear_dpo."""
+
+    beta: Required[float]
+    loss_type: LossType
+    label_smoothing: float
+    rpo_alpha: float | None
+    mean_chosen_length: Tensor | float | None
+
+
+class Preference(NamedTuple):
+    """Which loss of a pair."""
+
+    beta: float
+    loss_type: LossType = "sigmoid"
+    label_smoothing: float = 0.0
+    rpo_alpha: float | None = None
+    mean_chosen_length: Tensor | float | None = None
+
+
 def dpo_loss(
     logp: Tensor,
     ref_logp: Tensor,
     pairs: Tensor,
     lengths: Tensor | None = None,
     *,
-    beta: float,
-    loss_type: LossType = "sigmoid",
-    label_smoothing: float = 0.0,
-    rpo_alpha: float | None = None,
-    mean_chosen_length: Tensor | float | None = None,
     check: bool = True,
+    **options: Unpack[PreferenceOptions],
 ) -> DPOLoss:
-    """Loss and rewards of each pair; the losses' mean is the loss.
+    """Loss and rewards of each pair. The loss of a batch is the mean of `losses`.
 
     logp, ref_logp [C]: log-prob of each completion, summed over its tokens, under policy and
-    reference, float32 or float64; pairs [P, 2]: (chosen, rejected) completions; lengths [C]: tokens
-    of each completion, for ipo and rpo_alpha. mean_chosen_length: chosen tokens a pair, default
-    that of these pairs; of the whole optimiser step when this is one of several micro-batches.
-    check: look at values of pairs and lengths (on a GPU this waits for them).
+    reference, float32 or float64. pairs [P, 2]: (chosen, rejected) completions. lengths [C]: tokens
+    of each completion, for ipo and rpo_alpha. check: verify the values of pairs and lengths, which
+    waits for a GPU.
+    Options: beta, required; loss_type, sigmoid, hinge or ipo, default sigmoid; label_smoothing,
+    default 0; rpo_alpha, default none; mean_chosen_length, chosen tokens per pair, default the mean
+    of these pairs; with micro-batches, the mean of the whole optimiser step.
 
     Differentiable once, in logp only. Raises ValueError for what does not fit.
     """
-    _check_settings(beta, loss_type, label_smoothing, rpo_alpha)
+    preference = Preference(**options)
+    loss_type = preference.loss_type
+    _check_preference(preference)
     _check_tensors(logp, ref_logp, pairs, lengths)
-    if lengths is None and (loss_type == "ipo" or (rpo_alpha and mean_chosen_length is None)):
+    lacks_length = preference.rpo_alpha and preference.mean_chosen_length is None
+    if lengths is None and (loss_type == "ipo" or lacks_length):
         raise ValueError(
             f"lengths [C] is missing, which {'ipo' if loss_type == 'ipo' else 'rpo_alpha'} needs: "
             "give the tokens of each completion"
@@ -96,22 +118,19 @@ def dpo_loss(
         ref_logp.detach().to(logp.dtype),
         pairs,
         None if lengths is None or loss_type != "ipo" else lengths.long(),
-        _nll_weight(logp, pairs, lengths, rpo_alpha, mean_chosen_length),
+        _nll_weight(logp, pairs, lengths, preference),
         loss_type,
-        beta,
-        label_smoothing,
+        preference.beta,
+        preference.label_smoothing,
     )
     return DPOLoss(losses, *rewards.unbind(0))
 
 
 def _nll_weight(
-    logp: Tensor,
-    pairs: Tensor,
-    lengths: Tensor | None,
-    rpo_alpha: float | None,
-    mean_length: Tensor | float | None,
+    logp: Tensor, pairs: Tensor, lengths: Tensor | None, preference: Preference
 ) -> Tensor | None:
-    """rpo_alpha / L, a scalar tensor: the mean length may be known to a GPU only."""
+    """rpo_alpha / L, as a scalar tensor: the mean length may be known to a GPU only."""
+    rpo_alpha, mean_length = preference.rpo_alpha, preference.mean_chosen_length
     if not rpo_alpha:
         return None
     if mean_length is None:
@@ -148,23 +167,14 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    logp: Tensor,
-    ref_logp: Tensor,
-    pairs: Tensor,
-    lengths: Tensor | None,
-    nll: Tensor | None,
-    loss_type: str,
-    beta: float,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(logp: Tensor, ref_logp: Tensor, pairs: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     count = pairs.shape[0]
     return logp.new_empty(count), logp.new_empty(2, count), logp.new_empty(2, count)
 
 
 @torch.library.custom_op("malt_fast::dpo_loss_backward", mutates_args=())
 def _gradient(grad: Tensor, slopes: Tensor, pairs: Tensor, logp: Tensor) -> Tensor:
-    """d(sum grad losses) / d logp [C]; grad [P]. logp: so that a second derivative is refused."""
+    """d(sum grad losses) / d logp [C]; grad [P]. With logp, second derivatives are refused."""
     grad = grad.detach().to(slopes.dtype).contiguous()
     return _choose(slopes).backward(grad, slopes, pairs.contiguous(), len(logp))
 
@@ -200,17 +210,11 @@ torch.library.register_autograd("malt_fast::dpo_loss_backward", _twice)
 
 
 def _choose(values: Tensor) -> Any:
-    """The implementation, an object with `forward` and `backward`. RuntimeError: see NO_TRITON."""
+    """The implementation, with `forward` and `backward`. Raises RuntimeError without Triton."""
     kind = values.device.type
     if values.dtype == torch.float64 or kind not in ("cpu", "cuda"):
         return TORCH
-    if kind == "cpu":
-        return CPP
-    if importlib.util.find_spec("triton") is None:
-        raise RuntimeError(softmax_rows.NO_TRITON)
-    from . import dpo_loss_triton
-
-    return dpo_loss_triton
+    return CPP if kind == "cpu" else softmax_rows.triton_module("dpo_loss_triton")
 
 
 # ---- plain torch ----
@@ -222,7 +226,7 @@ def _forward_torch(
     pairs: Tensor,
     lengths: Tensor | None,
     nll: Tensor | None,
-    loss_type: str,
+    loss_type: LossType,
     beta: float,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,7 +244,7 @@ def _forward_torch(
 
 
 def _preference(
-    margin: Tensor, loss_type: str, beta: float, label_smoothing: float
+    margin: Tensor, loss_type: LossType, beta: float, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
     """f(m) and f'(m)."""
     if loss_type == "ipo":
@@ -249,7 +253,7 @@ def _preference(
     if loss_type == "hinge":
         return torch.relu(1 - margin), (margin >= 1).to(margin.dtype) - 1
     losses, slope = -F.logsigmoid(margin), -torch.sigmoid(-margin)
-    if label_smoothing:  # 0 times an infinite loss is no number
+    if label_smoothing:  # 0 times an infinite loss would be NaN
         e = label_smoothing
         losses = (1 - e) * losses - e * F.logsigmoid(-margin)
         slope = (1 - e) * slope + e * torch.sigmoid(margin)
@@ -257,7 +261,7 @@ def _preference(
 
 
 def _backward_torch(grad: Tensor, slopes: Tensor, pairs: Tensor, completions: int) -> Tensor:
-    total = slopes.new_zeros(completions)  # index_put_ adds in a fixed order, index_add_ may not
+    total = slopes.new_zeros(completions)  # index_put_ adds in a fixed order
     return total.index_put_((pairs.T,), grad * slopes, accumulate=True)
 
 
@@ -270,11 +274,11 @@ def _forward_cpp(
     pairs: Tensor,
     lengths: Tensor | None,
     nll: Tensor | None,
-    loss_type: str,
+    loss_type: LossType,
     beta: float,
     label_smoothing: float,
 ) -> tuple[Tensor, ...]:
-    arrays = _core().dpo_losses(
+    arrays = _core.dpo_losses(
         logp.numpy(),
         ref_logp.numpy(),
         pairs.view(-1).numpy(),
@@ -289,25 +293,18 @@ def _forward_cpp(
 
 def _backward_cpp(grad: Tensor, slopes: Tensor, pairs: Tensor, completions: int) -> Tensor:
     arrays = grad.numpy(), slopes.view(-1).numpy(), pairs.view(-1).numpy()
-    return torch.from_numpy(_core().dpo_gradient(*arrays, completions))
-
-
-def _core() -> Any:
-    from malt_fast import _core
-
-    return _core
+    return torch.from_numpy(_core.dpo_gradient(*arrays, completions))
 
 
 TORCH = SimpleNamespace(forward=_forward_torch, backward=_backward_torch)
 CPP = SimpleNamespace(forward=_forward_cpp, backward=_backward_cpp)
 
 
-# ---- what goes in ----
+# ---- inputs ----
 
 
-def _check_settings(
-    beta: float, loss_type: str, label_smoothing: float, rpo_alpha: float | None
-) -> None:
+def _check_preference(preference: Preference) -> None:
+    beta, loss_type, label_smoothing, rpo_alpha, _ = preference
     if loss_type not in get_args(LossType):
         raise ValueError(f"loss_type must be sigmoid, hinge or ipo, not {loss_type!r}")
     if not 0 < beta < float("inf"):
@@ -315,9 +312,7 @@ def _check_settings(
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing}")
     if label_smoothing and loss_type != "sigmoid":
-        raise ValueError(
-            f"label_smoothing belongs to loss_type sigmoid, not {loss_type}: set it to 0"
-        )
+        raise ValueError(f"label_smoothing is for loss_type sigmoid, not {loss_type}: set it to 0")
     if rpo_alpha is not None and not 0 <= rpo_alpha < float("inf"):
         raise ValueError(f"rpo_alpha must be 0 or more, got {rpo_alpha}: None means no NLL term")
 
@@ -330,12 +325,10 @@ def _check_tensors(logp: Tensor, ref_logp: Tensor, pairs: Tensor, lengths: Tenso
                 "sum the log-probs of a completion in float32"
             )
     if logp.ndim != 1:
-        raise ValueError(f"logp must be [C], one a completion, got {list(logp.shape)}")
-    checks.shape("ref_logp", ref_logp, tuple(logp.shape), "one a completion")
-    checks.integers(pairs=pairs)
-    if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise ValueError(f"pairs must be [P, 2], (chosen, rejected), got {list(pairs.shape)}")
+        raise ValueError(f"logp must be [C], one per completion, got {list(logp.shape)}")
+    checks.shape("ref_logp", ref_logp, tuple(logp.shape), "one per completion")
+    checks.pairs(pairs)
     if lengths is not None:
         checks.integers(lengths=lengths)
-        checks.shape("lengths", lengths, tuple(logp.shape), "one a completion")
+        checks.shape("lengths", lengths, tuple(logp.shape), "one per completion")
     checks.same_device(logp.device, ref_logp=ref_logp, pairs=pairs, lengths=lengths)

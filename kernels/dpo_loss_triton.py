@@ -1,8 +1,9 @@
-"""Preference losses of dpo_loss.py on a GPU, float32: a lane a pair forward.
+"""Preference losses of dpo_loss.py on a GPU in float32: one lane per pair in the forward pass.
 
-Backward, a program owns COMPLETIONS completions and reads all pairs, PAIRS at a time. Each lane of
-its [COMPLETIONS, PAIRS] sums adds up its own pairs, and the lanes are added at the end: an order
-that nothing can change. Memory moved: pairs, slopes and upstream gradient once a program, from L2.
+In the backward pass a program owns COMPLETIONS completions and reads all pairs, PAIRS at a time.
+Each lane of its [COMPLETIONS, PAIRS] sums adds up its own pairs, and the lanes are added at the
+end, always in the same order. Memory traffic: each program reads pairs, slopes and upstream
+gradient once, from L2.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
@@ -16,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 128  # pairs of a forward program
-COMPLETIONS, PAIRS = 16, 128  # of a backward program, 16 sums a thread
+COMPLETIONS, PAIRS = 16, 128  # of a backward program; 16 sums per thread
 WARPS = 4
 
 
@@ -75,7 +76,7 @@ def backward(grad: Tensor, slopes: Tensor, pairs: Tensor, completions: int) -> T
 
 
 def variants() -> Iterator[tuple[str, Callable[[], object]]]:
-    """What drivers launch, a name and the launch, on tensors without memory: for compile.py."""
+    """Every launch that the operation asks for, with a name, on meta tensors: for compile.py."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -102,7 +103,7 @@ def _forward(
     logp: tl.tensor,  # [C]
     ref_logp: tl.tensor,  # [C]
     pairs: tl.tensor,  # [P, 2]
-    lengths: tl.tensor,  # [C], None but for ipo
+    lengths: tl.tensor,  # [C] for ipo, else None
     nll: tl.tensor,  # one number, or None
     beta: tl.tensor,
     label_smoothing: tl.tensor,  # None: 0

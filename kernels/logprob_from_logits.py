@@ -4,9 +4,9 @@
     logp = z[t] - log sum exp z                          [M]
     d(g logp)/d logits = g cap'(logits) (onehot(t) - softmax(z)) / T
 
-One pass over the logits forward and one backward, by the row operations of softmax_rows.py; kept
-between them: log sum exp z, [M] float32. Backward may write over the logits, and then takes no
-memory at all.
+The row operations of softmax_rows.py pass over the logits once forward and once backward; only
+log sum exp z, [M] float32, is kept in between. The backward pass may overwrite the logits and then
+allocates nothing.
 """
 
 from typing import Any
@@ -16,7 +16,14 @@ from torch import Tensor
 
 from . import checks, softmax_rows
 from .linear_logprob import LogProb
-from .softmax_rows import Head, running, sums_dtype, temperature_of_rows
+from .running_softmax import (
+    RunningSoftmax,
+    Targets,
+    Transform,
+    Upstream,
+    sums_dtype,
+    temperature_of_rows,
+)
 
 
 def logprob_from_logits(
@@ -31,11 +38,11 @@ def logprob_from_logits(
 ) -> Tensor | LogProb:
     """Log-prob of `targets[m]` under softmax(cap(logits[m]) / temperature).
 
-    logits [M, V]: float32, bfloat16, float16 or float64; targets [M]: integers; temperature: a
-    number or [M]. inplace_backward: the gradient takes the logits' memory, whose values are lost;
-    for logits that nothing else needs, such as a linear layer's output. check: look whether targets
-    and temperatures are in range (on a GPU this waits for them); nothing is looked at under
-    torch.compile, and a target out of range then gives NaN.
+    logits [M, V]: float32, bfloat16, float16 or float64. targets [M]: integers. temperature: a
+    number, or [M]. inplace_backward: the gradient overwrites the logits; for logits that nothing
+    else needs, such as a linear layer's output. check: verify that targets and temperatures are in
+    range, which waits for a GPU. Nothing is verified under torch.compile; a target out of range
+    then gives NaN.
 
     Returns float32 [M] (float64 for float64 input), differentiable once in logits; with
     return_entropy a LogProb. Raises ValueError for shapes, dtypes, devices, values that do not fit.
@@ -44,7 +51,7 @@ def logprob_from_logits(
     if check:
         checks.in_range(("targets", targets, logits.shape[1]))
         checks.positive("temperature", temperature)
-    if inplace_backward and not _apart(logits):
+    if inplace_backward and not _may_overwrite(logits):
         raise ValueError(
             "inplace_backward needs rows that are contiguous and do not overlap: leave it out"
         )
@@ -71,10 +78,9 @@ def _forward(
     """logp [M]; entropy [M] or [0]; log sum exp z [M]."""
     ops = softmax_rows.choose(logits.device, logits.dtype)
     target_logit = logits.new_full((len(logits),), torch.nan, dtype=sums_dtype(logits.dtype))
-    state = running(len(logits), target_logit, entropy=entropy)
-    start = torch.arange(len(logits) + 1, device=logits.device)
-    head = _head(temperature, softcap, target_logit.dtype)
-    ops.fold(_rows(logits), 0, head, start, targets.contiguous(), state, None)
+    state = RunningSoftmax.start(len(logits), target_logit, entropy=entropy)
+    transform = _transform(temperature, softcap, target_logit.dtype)
+    ops.fold(_rows(logits), 0, transform, _one_each(targets), state, None)
     log_total = state.log_total()
     return (
         target_logit - log_total,
@@ -84,19 +90,13 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    softcap: float,
-    entropy: bool,
-    inplace: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, entropy, _ = rest
     rows = logits.new_empty(logits.shape[0], dtype=sums_dtype(logits.dtype))
     return rows, rows.new_empty(rows.shape[0] if entropy else 0), torch.empty_like(rows)
 
 
-def _gradient(
+def _write_gradient(
     logits: Tensor,
     out: Tensor,
     targets: Tensor,
@@ -105,15 +105,16 @@ def _gradient(
     log_total: Tensor,
     grad: Tensor,
 ) -> None:
+    """Write the gradient of logits, for an upstream `grad` [M], to `out`."""
     ops = softmax_rows.choose(logits.device, logits.dtype)
-    start = torch.arange(len(logits) + 1, device=logits.device)
-    head = _head(temperature, softcap, log_total.dtype)
+    transform = _transform(temperature, softcap, log_total.dtype)
     grad = grad.to(log_total.dtype).contiguous()
-    ops.gradient(logits, out, 0, head, start, targets.contiguous(), log_total, grad, grad)
+    upstream = Upstream(log_total, grad, grad)
+    ops.gradient(logits, out, 0, transform, _one_each(targets), upstream)
 
 
 @torch.library.custom_op("malt_fast::logprob_from_logits_backward", mutates_args=())
-def _gradient_of(
+def _new_gradient(
     grad: Tensor,
     logits: Tensor,
     targets: Tensor,
@@ -122,24 +123,17 @@ def _gradient_of(
     log_total: Tensor,
 ) -> Tensor:
     out = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    _gradient(_rows(logits), out, targets, temperature, softcap, log_total, grad)
+    _write_gradient(_rows(logits), out, targets, temperature, softcap, log_total, grad)
     return out
 
 
-@_gradient_of.register_fake
-def _(
-    grad: Tensor,
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    softcap: float,
-    log_total: Tensor,
-) -> Tensor:
+@_new_gradient.register_fake
+def _(grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("malt_fast::logprob_from_logits_backward_", mutates_args={"logits"})
-def _gradient_over(
+def _gradient_in_place(
     grad: Tensor,
     logits: Tensor,
     targets: Tensor,
@@ -147,18 +141,11 @@ def _gradient_over(
     softcap: float,
     log_total: Tensor,
 ) -> None:
-    _gradient(logits, logits, targets, temperature, softcap, log_total, grad)
+    _write_gradient(logits, logits, targets, temperature, softcap, log_total, grad)
 
 
-@_gradient_over.register_fake
-def _(
-    grad: Tensor,
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    softcap: float,
-    log_total: Tensor,
-) -> None:
+@_gradient_in_place.register_fake
+def _(*_: Any) -> None:
     return None
 
 
@@ -176,11 +163,11 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
     logits, targets, temperature, log_total = ctx.saved_tensors
     if ctx.inplace:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            _twice(ctx)  # create_graph=True: what is written in place would have no graph
+            _twice(ctx)  # create_graph=True: the gradient written in place would have no graph
         out = logits.detach()
-        _gradient_over(grad, out, targets, temperature, ctx.softcap, log_total)
+        _gradient_in_place(grad, out, targets, temperature, ctx.softcap, log_total)
     else:
-        out = _gradient_of(grad, logits, targets, temperature, ctx.softcap, log_total)
+        out = _new_gradient(grad, logits, targets, temperature, ctx.softcap, log_total)
     return out, None, None, None, None, None
 
 
@@ -195,21 +182,26 @@ torch.library.register_autograd("malt_fast::logprob_from_logits", _backward, set
 torch.library.register_autograd("malt_fast::logprob_from_logits_backward", _twice)
 
 
-def _dense(logits: Tensor) -> bool:
+def _columns_contiguous(logits: Tensor) -> bool:
     return logits.stride(1) == 1 or logits.shape[1] <= 1
 
 
-def _apart(logits: Tensor) -> bool:
-    return _dense(logits) and (len(logits) <= 1 or logits.stride(0) >= logits.shape[1])
+def _may_overwrite(logits: Tensor) -> bool:
+    return _columns_contiguous(logits) and (len(logits) <= 1 or logits.stride(0) >= logits.shape[1])
 
 
 def _rows(logits: Tensor) -> Tensor:
-    """Rows may lie apart, columns must not."""
-    return logits if _dense(logits) else logits.contiguous()
+    """Rows may be strided, columns may not."""
+    return logits if _columns_contiguous(logits) else logits.contiguous()
 
 
-def _head(temperature: Tensor | None, softcap: float, dtype: torch.dtype) -> Head:
-    return Head(None, None if temperature is None else temperature.to(dtype).contiguous(), softcap)
+def _one_each(targets: Tensor) -> Targets:
+    return Targets(torch.arange(len(targets) + 1, device=targets.device), targets.contiguous())
+
+
+def _transform(temperature: Tensor | None, softcap: float, dtype: torch.dtype) -> Transform:
+    temperature = None if temperature is None else temperature.to(dtype).contiguous()
+    return Transform(None, temperature, softcap)
 
 
 def _check(
@@ -219,7 +211,7 @@ def _check(
     checks.integers(targets=targets)
     if logits.ndim != 2:
         raise ValueError(f"logits must be [M, V], got {list(logits.shape)}: flatten the rest")
-    checks.shape("targets", targets, (len(logits),), "one a row of logits")
+    checks.shape("targets", targets, (len(logits),), "one per row of logits")
     checks.temperature(temperature, len(logits), logits.device)
     checks.softcap(softcap)
     checks.same_device(logits.device, targets=targets)

@@ -2,17 +2,17 @@
 
     y = x W^T + b + s (x A^T) B^T          x [N, I], W [O, I], A [R, I], B [O, R]
 
-Two ways, the cheaper one is taken. A side branch accumulates into the products of W, forward and
-backward, where PEFT makes and adds tensors of their own: 2 IO + 3 R (I + O) multiplications a row.
-Merging makes W' = W + s B A anew in every call, as B and A change at every step:
+There are two ways, and the cheaper one is taken. A side branch accumulates into the products of W,
+forward and backward, where PEFT makes and adds separate tensors: 2 IO + 3 R (I + O) multiplications
+per row. Merging makes W' = W + s B A again in every call, as B and A change at every step:
 
     y  = x W'^T + b
     dx = dy W'
     dA = s B^T (dy^T x)
     dB = s (dy^T x) A^T
 
-which is 3 IO whatever the rank, and no narrow product: for layers small against the rank. float32
-only: bfloat16 would round the update away.
+which is 3 IO for any rank, without narrow products: for layers that are small against the rank.
+float32 only: bfloat16 would round the update away.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def lora_linear(
 ) -> Tensor:
     """x [..., I], frozen weight [O, I] and bias [O], a [R, I], b [O, R] -> [..., O].
 
-    Differentiable once in x, a and b. Raises ValueError for other types than float32, and under
+    Differentiable once in x, a and b. Raises ValueError for dtypes other than float32 and under
     autocast.
     """
     given = {t.dtype for t in (x, weight, a, b)}

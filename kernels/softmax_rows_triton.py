@@ -1,20 +1,20 @@
-"""The row operations of softmax_rows.py on a GPU, in Triton: one program a row of the tile.
+"""The row operations of softmax_rows.py on a GPU, in Triton: one program per row of the tile.
 
-A program goes through its row in blocks of columns and keeps one sum a lane. The offset need not be
-the largest logit, only near enough that no sum passes LARGE: a new row takes that of its first
-block, and should a sum pass LARGE after all, or not be a number, the row is gone through once more,
-with its largest logit. So in the usual case nothing is looked for, and no lane waits for another
-before the end. Weights that go over the tile leave nothing to go through again: there the largest
-logit is looked for first.
+A program walks through its row in blocks of columns and keeps one sum per lane. The offset need not
+be the largest logit, only near enough that no sum exceeds LARGE. A new row takes the largest logit
+of its first block; if a sum then exceeds LARGE or is not a number, the row is read once more with
+its largest logit as offset. Usually no search for a maximum is needed and no lane waits for another
+before the end. Weights that overwrite the tile leave nothing to read again: in that case the
+largest logit is found first.
 
-Memory moved, a tile of R n elements: `fold` reads each once and writes one weight, if wanted;
-`gradient` and `spend` read and write each once. Kept: nothing but the Running that `fold` is given.
+Memory traffic for a tile of R n elements: `fold` reads each once and writes one weight if wanted;
+`gradient` and `gradient_from_weights` read and write each once. Nothing is allocated.
 
-All arithmetic is float32. An exp is the hardware's exp2, of z - offset rounded before it is scaled,
-so that logits of 1e4 lose nothing; below 2^-126 it is 0.
+All arithmetic is float32. exp is the hardware's exp2 of z - offset, rounded before it is scaled, so
+that logits of 1e4 lose no accuracy; below 2^-126 it is 0.
 
-Compiled in are block sizes, dtypes and which arguments are None; of sizes and strides no more than
-whether 16 divides them, which is what makes loads wide.
+Block sizes, dtypes and which arguments are None are compiled in; of sizes and strides only whether
+16 divides them, which allows wide loads.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
@@ -29,18 +29,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import softmax_rows
-from .softmax_rows import Head, Running, running
+from . import running_softmax
+from .running_softmax import RunningSoftmax, Targets, Transform, Upstream
 
-# Columns that a program holds at a time; no fewer than it has threads, or two would share a column
-# and race where a tile is overwritten.
+# Columns that a program holds at a time; at least as many as it has threads, otherwise two threads
+# would share a column and race when a tile is overwritten.
 BLOCK = 4096
 WARPS = 8
 
-# What a sum of weights may come to: far from float32's end, and, in float16, from a weight's.
+# The largest sum of weights: far from float32's largest number, and from float16's for weights.
 LARGE, LARGE_FLOAT16 = 2.0**40, 3e4
 
-MARGIN = tl.constexpr(softmax_rows.MARGIN)
+MARGIN = tl.constexpr(running_softmax.MARGIN)
 INF = tl.constexpr(float("inf"))
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -48,18 +48,16 @@ LOG2E = tl.constexpr(1.4426950408889634)
 def fold(
     tile: Tensor,
     first: int,
-    head: Head,
-    start: Tensor,
-    token: Tensor,
-    state: Running,
+    transform: Transform,
+    targets: Targets,
+    state: RunningSoftmax,
     weights: Tensor | None,
 ) -> None:
-    """As softmax_rows._fold."""
+    """As in softmax_rows_torch.py."""
     narrow = weights is not None and weights.dtype == torch.float16
     _launch(
         _fold,
-        tile,
-        *_common(tile, first, head, start, token),
+        *_common(tile, first, transform, targets),
         state.offset,
         state.total,
         state.weighted,
@@ -77,63 +75,64 @@ def gradient(
     tile: Tensor,
     out: Tensor,
     first: int,
-    head: Head,
-    start: Tensor,
-    token: Tensor,
-    log_total: Tensor,
-    grad_target: Tensor,
-    grad_row: Tensor,
+    transform: Transform,
+    targets: Targets,
+    upstream: Upstream,
 ) -> None:
-    """As softmax_rows._gradient."""
-    common = _common(tile, first, head, start, token)
-    _launch(_gradient, tile, *common, log_total, grad_target, grad_row, out, out.stride(0))
+    """As in softmax_rows_torch.py."""
+    common = _common(tile, first, transform, targets)
+    given = upstream.log_total, upstream.target, upstream.row
+    _launch(_gradient, *common, *given, out, out.stride(0))
 
 
-def spend(
-    weights: Tensor, first: int, start: Tensor, token: Tensor, factor: Tensor, own: Tensor
+def gradient_from_weights(
+    weights: Tensor, first: int, targets: Targets, factor: Tensor, at_target: Tensor
 ) -> None:
-    """As softmax_rows._spend."""
+    """As in softmax_rows_torch.py."""
     size = weights.stride(0), weights.shape[1]
-    _launch(_spend, weights, weights, *size, first, start, token, factor, own)
+    given = first, targets.start, targets.token, factor, at_target
+    _launch(_gradient_from_weights, weights, *size, *given)
 
 
 def _launch(kernel: Any, tile: Tensor, *args: Any, **constants: Any) -> None:
-    """A program a row of the tile, on its GPU."""
+    """One program per row of the tile, on the tile's GPU."""
     if tile.numel() == 0:
         return
     here = not tile.is_cuda or tile.get_device() == torch.cuda.current_device()
     with nullcontext() if here else torch.cuda.device_of(tile):
-        kernel[(len(tile),)](*args, **constants, BLOCK=BLOCK, num_warps=WARPS)
+        kernel[(len(tile),)](tile, *args, **constants, BLOCK=BLOCK, num_warps=WARPS)
 
 
-def _common(tile: Tensor, first: int, head: Head, start: Tensor, token: Tensor) -> tuple[Any, ...]:
-    """The arguments with which both kernels begin."""
-    size = tile.stride(0), tile.shape[1]
-    return tile, *size, first, head.bias, head.temperature, head.softcap or None, start, token
+def _common(tile: Tensor, first: int, transform: Transform, targets: Targets) -> tuple[Any, ...]:
+    """The first arguments of both `_fold` and `_gradient`."""
+    given = transform.bias, transform.temperature, transform.softcap or None
+    return tile, tile.stride(0), tile.shape[1], first, *given, targets.start, targets.token
 
 
 def variants() -> Iterator[tuple[str, Callable[[], object]]]:
-    """What drivers launch, each with a name, on tensors without memory: for compile.py."""
+    """Every launch that the operations ask for, with a name, on meta tensors: for compile.py."""
     empty = partial(torch.empty, device="meta")
     rows = 1024
     one, tile, odd = empty(rows), empty(rows, 8192), empty(rows, 8193, dtype=torch.bfloat16)
-    targets = empty(rows + 1, dtype=torch.int64), empty(rows, dtype=torch.int64)
+    targets = Targets(empty(rows + 1, dtype=torch.int64), empty(rows, dtype=torch.int64))
+    upstream = Upstream(one, one, one)
     low = [tile.to(dtype) for dtype in (torch.bfloat16, torch.float16)]
     for how, bias, rest in (("", None, (None, 0.0)), (", options", one, (one, 30.0))):
-        state = running(rows, one, entropy=how != "")
-        sums = running(rows, one, entropy=how != "", residual=empty(rows, 4096))
+        state = RunningSoftmax.start(rows, one, entropy=how != "")
+        residual = empty(rows, 4096)
+        sums = RunningSoftmax.start(rows, one, entropy=how != "", residual=residual)
         for raw, out in ((tile, tile), *((tile, x) for x in low), *((x, x) for x in (*low, odd))):
-            head = Head(bias if raw is tile else None, *rest)
+            transform = Transform(bias if raw is tile else None, *rest)
             name = f"{str(raw.dtype)[6:]} [R, {raw.shape[1]}]"
             to = f"{name} to {str(out.dtype)[6:]}{how}"
             if raw is tile:
-                yield to, partial(fold, raw, 0, head, *targets, sums, out)
+                yield to, partial(fold, raw, 0, transform, targets, sums, out)
             if raw is out:
-                yield f"{name}{how}", partial(fold, raw, 0, head, *targets, state, None)
-            yield to, partial(gradient, raw, out, 0, head, *targets, one, one, one)
+                yield f"{name}{how}", partial(fold, raw, 0, transform, targets, state, None)
+            yield to, partial(gradient, raw, out, 0, transform, targets, upstream)
     for kept in (tile, *low, odd):
         name = f"{str(kept.dtype)[6:]} [R, {kept.shape[1]}]"
-        yield name, partial(spend, kept, 0, *targets, one, one)
+        yield name, partial(gradient_from_weights, kept, 0, targets, one, one)
 
 
 # ---- kernels ----
@@ -158,8 +157,8 @@ def _fold(
     hidden,
     weights,  # [R, width], rows weights_stride apart, or None
     weights_stride,
-    OVER: tl.constexpr,  # whether weights may be the tile
-    MOST: tl.constexpr,  # what a sum may come to
+    OVER: tl.constexpr,  # whether weights may overwrite the tile
+    MOST: tl.constexpr,  # the largest sum allowed
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -177,12 +176,12 @@ def _fold(
     if OVER:
         top = _largest(tile, bias, first, width, scale, softcap, BLOCK)
         now = tl.where(top > before + MARGIN, top, before)
-        tl.debug_barrier()  # no weight may go over a target that another thread has yet to read
+        tl.debug_barrier()  # before weights overwrite targets that other threads have yet to read
     elif before == -INF:
         now = tl.max(_logits(tile, bias, first, tl.arange(0, BLOCK), width, scale, softcap)[0], 0)
     sums = _sums(tile, bias, first, width, scale, softcap, now, weights, BLOCK)
     more, more_weighted = sums
-    if not OVER:  # noqa: SIM102, known when it is compiled
+    if not OVER:  # noqa: SIM102, known at compile time
         if not ((more < MOST) & (now > -INF)):
             now = tl.maximum(now, _largest(tile, bias, first, width, scale, softcap, BLOCK))
             sums = _sums(tile, bias, first, width, scale, softcap, now, weights, BLOCK)
@@ -221,17 +220,17 @@ def _gradient(
     for begin in range(0, width, BLOCK):
         column = begin + tl.arange(0, BLOCK)
         z, slope = _logits(tile, bias, first, column, width, scale, softcap)
-        draw = -grad * _exp(z - log_of_total)  # - (sum g) softmax(z)
-        # Compared with every lane's column: then no thread writes what another one has to mend.
+        grad_logits = -grad * _exp(z - log_of_total)  # - (sum g) softmax(z)
+        # Every lane compares its own column, so no thread writes what another must correct.
         for k in range(tl.load(start + row), tl.load(start + row + 1)):
             at = (tl.load(token + k) - first).to(tl.int32)
             if (at >= begin) & (at < begin + BLOCK):
-                draw += tl.where(column == at, tl.load(grad_target + k), 0.0)  # + onehot g
-        tl.store(out + column, draw * slope * scale, column < width)  # cap' / T
+                grad_logits += tl.where(column == at, tl.load(grad_target + k), 0.0)  # + onehot g
+        tl.store(out + column, grad_logits * slope * scale, column < width)  # cap' / T
 
 
 @triton.jit
-def _spend(
+def _gradient_from_weights(
     weights,  # [R, width], rows stride apart
     stride,
     width,
@@ -239,7 +238,7 @@ def _spend(
     start,  # [R + 1]
     token,  # [D]
     factor,  # [R]
-    own,  # [D]
+    at_target,  # [D]
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -247,15 +246,15 @@ def _spend(
     scale = tl.load(factor + row)
     for begin in range(0, width, BLOCK):
         column = begin + tl.arange(0, BLOCK)
-        draw = tl.load(weights + column, column < width, other=0.0).to(tl.float32) * scale
+        grad_logits = tl.load(weights + column, column < width, other=0.0).to(tl.float32) * scale
         for k in range(tl.load(start + row), tl.load(start + row + 1)):
             at = (tl.load(token + k) - first).to(tl.int32)
             if (at >= begin) & (at < begin + BLOCK):
-                draw = tl.where(column == at, tl.load(own + k), draw)
-        tl.store(weights + column, draw, column < width)
+                grad_logits = tl.where(column == at, tl.load(at_target + k), grad_logits)
+        tl.store(weights + column, grad_logits, column < width)
 
 
-# ---- their parts ----
+# ---- parts of kernels ----
 
 
 @triton.jit
@@ -266,7 +265,7 @@ def _logits(tile, bias, first, column, width, scale, softcap):
         z += tl.load(bias + first + column, column < width, other=0.0)
     slope = 1.0
     if softcap is not None:
-        cap = tl.cast(softcap, tl.float32)  # a Python number comes as float64 now and then
+        cap = tl.cast(softcap, tl.float32)  # a Python number may arrive as float64
         bent = _tanh(z * (1.0 / cap))
         z = tl.where(column < width, cap * bent, -INF)
         slope = 1.0 - bent * bent
@@ -275,7 +274,7 @@ def _logits(tile, bias, first, column, width, scale, softcap):
 
 @triton.jit
 def _tanh(x):
-    """Below 0.6 the continued fraction of tanh, cut after 11; above, by exp. One division."""
+    """Below 0.6 the continued fraction of tanh, cut after 11; above by exp. One division."""
     s, e = x * x, _exp(-2.0 * tl.abs(x))
     near = tl.abs(x) < 0.6
     far = tl.where(x < 0.0, e - 1.0, 1.0 - e)
@@ -290,7 +289,7 @@ def _exp(x):
 
 @triton.jit
 def _shift(before, now):
-    """Sums relative to `before` times exp(shift) are relative to `now`; 0 if there are none yet."""
+    """exp(shift) rescales sums from the offset `before` to `now`; 0 if there are no sums yet."""
     return tl.where(before > -INF, before - now, 0.0)
 
 
@@ -306,7 +305,7 @@ def _largest(tile, bias, first, width, scale, softcap, BLOCK: tl.constexpr):
 
 @triton.jit
 def _sums(tile, bias, first, width, scale, softcap, offset, weights, BLOCK: tl.constexpr):
-    """Of exp(z - offset) over a row, and of that times z - offset; weights are stored if wanted."""
+    """Sums over a row of exp(z - offset) and of that times z - offset; stores weights if wanted."""
     sums, weighted_sums = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     offset = tl.where(offset > -INF, offset, 0.0)
     for begin in range(0, width, BLOCK):
@@ -323,7 +322,7 @@ def _sums(tile, bias, first, width, scale, softcap, offset, weights, BLOCK: tl.c
 
 @triton.jit
 def _move(before, now, row, offset, total, weighted, residual, hidden, BLOCK: tl.constexpr):
-    """Make a row's sums, which are relative to the offset `before`, relative to `now`."""
+    """Rescale a row's sums from the offset `before` to `now`."""
     if now != before:
         shift = _shift(before, now)
         old = tl.load(total + row)
@@ -340,7 +339,7 @@ def _move(before, now, row, offset, total, weighted, residual, hidden, BLOCK: tl
 
 @triton.jit
 def _clear_targets(weights, width, first, start, token):
-    """0 for a row's targets, after the barrier: their weights are stored by other threads."""
+    """Set a row's targets to 0, after a barrier: other threads stored their weights."""
     tl.debug_barrier()
     for k in range(tl.load(start), tl.load(start + 1)):
         at = tl.load(token + k) - first

@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if not (Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()):
+    # No GPU: Triton's interpreter, which has to be chosen before triton is first imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A busy machine is no reason to fail.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,19 +1,15 @@
 """linear_dpo against log-probs, loss and gradients written out in float64."""
 
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from malt_fast.kernels import linear_dpo
+from malt_fast.kernels import linear_dpo, linear_dpo_trained, tiles
 from malt_fast.kernels.dpo_loss import dpo_loss
 
 from tests.heads import cases, make_case, written_out
-
-MODULE = sys.modules["malt_fast.kernels.linear_dpo"]
-TILE = sys.modules["malt_fast.kernels.linear_logprob"].TILE
 
 
 def completions(case, count, pairs, seed=0):
@@ -108,8 +104,8 @@ def test_values_and_gradients(case, head, count, pairs, seed, preference, kept, 
     if len(case.rows) < count:
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TILE, "cpu", tile)
-        patch.setitem(MODULE.KEPT, "cpu", kept)
+        patch.setitem(tiles.TILE, "cpu", tile)
+        patch.setitem(linear_dpo_trained.KEPT, "cpu", kept)
         assert_right(case, head, count, pairs, seed, **preference)
 
 
@@ -126,6 +122,13 @@ def test_indices_may_be_small_integers():
     assert torch.equal(small.losses, run(case, owner, pairs, ref_logp=ref_logp).losses)
 
 
+def test_an_option_that_nothing_takes_is_refused():
+    case = make_case(8, 6, 40, 30)
+    owner, pairs, ref_logp = completions(case, 4, 5)
+    with pytest.raises(TypeError, match="temprature"):
+        run(case, owner, pairs, ref_logp=ref_logp, temprature=0.5)
+
+
 def test_the_loss_at_step_0_is_ln_2():
     case = make_case(8, 6, 40, 30).with_gradients(head=True)
     owner, pairs, _ = completions(case, 4, 5)
@@ -137,11 +140,9 @@ def test_the_loss_at_step_0_is_ln_2():
 def products(monkeypatch, head, **more):
     """How many products of matrices one loss and its gradient take, in units of G."""
     done = []
-    linear_logprob = sys.modules["malt_fast.kernels.linear_logprob"]
-    for module in (MODULE, linear_logprob):
-        for name in ("multiply", "add_product"):
-            real = getattr(linear_logprob, name)
-            monkeypatch.setattr(module, name, lambda *a, real=real: (done.append(1), real(*a))[1])
+    for name in ("multiply", "add_product"):
+        real = getattr(tiles, name)
+        monkeypatch.setattr(tiles, name, lambda *a, real=real: (done.append(1), real(*a))[1])
     case = make_case(8, 6, 40, 30).with_gradients(head=head)
     owner, pairs, ref_logp = completions(case, 4, 5)
     run(case, owner, pairs, ref_logp=ref_logp, **more).loss.backward()
@@ -154,7 +155,9 @@ def test_products_of_matrices(monkeypatch):
     with monkeypatch.context() as patch:
         assert products(patch, head=True) == 3
     with monkeypatch.context() as patch:
-        patch.setitem(MODULE.KEPT, "cpu", 1)  # linked completions are larger than that: again
+        patch.setitem(
+            linear_dpo_trained.KEPT, "cpu", 1
+        )  # linked completions are larger than that: again
         assert products(patch, head=True) == 4
 
 
@@ -244,8 +247,8 @@ def test_float16_gradients_do_not_vanish_before_they_are_scaled():
         ({"pairs": torch.tensor([[0, 4]])}, "pairs must be in .0, 4."),
         ({"pairs": torch.zeros(2, dtype=torch.long)}, "pairs must be .P, 2."),
         ({"pairs": torch.zeros(5, 2)}, "pairs must be integers"),
-        ({"ref_logp": None}, "ref_logp .C. or ref_hidden"),
-        ({"ref_hidden": torch.zeros(8, 6)}, "one of them"),
+        ({"ref_logp": None}, "missing or given twice: give ref_logp"),
+        ({"ref_hidden": torch.zeros(8, 6)}, "given twice"),
         ({"ref_logp": torch.zeros(4, 1)}, "ref_logp must be .C."),
         ({"rows": torch.full((30,), 8)}, "rows must be in"),
     ],

@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from malt_fast.kernels import linear_logprob, which
+from malt_fast.kernels import checks, linear_logprob, softmax_rows, tiles, which
+from malt_fast.kernels.head_rows import make_plan
 from torch.utils.checkpoint import checkpoint
 
 from tests.heads import Case, cases, make_case, upstream, written_out
-
-MODULE = sys.modules["malt_fast.kernels.linear_logprob"]  # the package attribute is the function
 
 
 def run(case, **more):
@@ -50,7 +49,7 @@ def assert_right(case, head):
 )
 def test_values_and_gradients(case, head, tile):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODULE.TILE, "cpu", tile)
+        patch.setitem(tiles.TILE, "cpu", tile)
         assert_right(case, head)
 
 
@@ -73,7 +72,7 @@ def test_rows_in_order_with_a_target_each(case, head, tile):
     n = min(len(case.hidden), len(case.targets))
     wide = torch.stack([torch.arange(n), case.targets[:n]], 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODULE.TILE, "cpu", tile)
+        patch.setitem(tiles.TILE, "cpu", tile)
         assert_right(replace(case, rows=wide[:, 0], targets=wide[:, 1]), head)
 
 
@@ -87,7 +86,7 @@ def test_several_targets_of_one_row_and_the_same_twice():
 def test_only_the_rows_named_are_multiplied(monkeypatch):
     multiplied = []
     monkeypatch.setattr(
-        MODULE, "multiply", lambda a, b, out: multiplied.append(len(a)) or torch.mm(a, b, out=out)
+        tiles, "multiply", lambda a, b, out: multiplied.append(len(a)) or torch.mm(a, b, out=out)
     )
     case = make_case(50, 4, 30, 6)
     run(replace(case, rows=torch.tensor([3, 3, 3, 9, 9, 40])))
@@ -97,9 +96,9 @@ def test_only_the_rows_named_are_multiplied(monkeypatch):
 def test_a_frozen_head_takes_two_products_and_a_trained_one_four(monkeypatch):
     products = []
     for name in ("multiply", "add_product"):
-        real = getattr(MODULE, name)
+        real = getattr(tiles, name)
         monkeypatch.setattr(
-            MODULE, name, lambda *args, real=real: (products.append(1), real(*args))[1]
+            tiles, name, lambda *args, real=real: (products.append(1), real(*args))[1]
         )
     for head, expected in ((False, 2), (True, 4)):
         products.clear()
@@ -161,7 +160,7 @@ def test_huge_logits_do_not_overflow():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_logits_that_keep_rising_or_falling_across_tiles(order, monkeypatch):
-    monkeypatch.setitem(MODULE.TILE, "cpu", (8, 4))
+    monkeypatch.setitem(tiles.TILE, "cpu", (8, 4))
     weight = order * torch.linspace(-1e4, 1e4, 23)[:, None]
     case = replace(make_case(3, 1, 23, 23), hidden=torch.ones(3, 1), weight=weight)
     assert_right(replace(case, targets=torch.arange(23)), head=False)
@@ -327,6 +326,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow  # test_distributed trains through it under DDP
 def test_under_ddp():
     """In a process that ends by _exit: gloo's destructor waits, with the GIL, for who wants it."""
     env = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
@@ -357,11 +357,10 @@ def test_which_says_what_runs_and_why():
 
 
 def test_a_gpu_without_triton_says_what_to_do(monkeypatch):
-    rows = sys.modules["malt_fast.kernels.softmax_rows"]
-    monkeypatch.setattr(rows.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(softmax_rows.importlib.util, "find_spec", lambda name: None)
     assert which("cuda", torch.float32).startswith("nothing: ")
     with pytest.raises(RuntimeError, match="pip install triton, or move the tensors to the CPU"):
-        rows.choose(torch.device("cuda"), torch.float32)
+        softmax_rows.choose(torch.device("cuda"), torch.float32)
 
 
 # ---- bad input ----
@@ -372,7 +371,7 @@ def test_a_gpu_without_triton_says_what_to_do(monkeypatch):
     [
         ({"hidden": torch.zeros(5, 3)}, "must agree in H"),
         ({"hidden": torch.zeros(5, 4, dtype=torch.int32)}, "hidden must be float32"),
-        ({"rows": torch.zeros(10, dtype=torch.long)}, "must be one .M. each"),
+        ({"rows": torch.zeros(10, dtype=torch.long)}, "must both be .M."),
         ({"rows": torch.zeros(11)}, "rows must be integers"),
         ({"rows": torch.full((11,), 5)}, "rows must be in .0, 5., got 5 to 5"),
         ({"targets": torch.full((11,), -100)}, "targets must be in .0, 7., got -100"),
@@ -392,13 +391,23 @@ def test_what_does_not_fit_is_refused(change, message):
 
 def test_the_check_of_values_can_be_left_out(monkeypatch):
     looked = []
-    monkeypatch.setattr(MODULE.checks, "in_range", lambda *given: looked.append(given))
+    monkeypatch.setattr(checks, "in_range", lambda *given: looked.append(given))
     run(make_case(5, 4, 7, 11), check=False)
     assert not looked
     run(make_case(5, 4, 7, 11))
     assert looked
 
 
+def test_row_numbers_beyond_32_bits():
+    """(row, token) pairs are sorted by one 64-bit key."""
+    rows, targets = torch.tensor([2**44, 3, 2**44, 3]), torch.tensor([262_143, 7, 0, 7])
+    plan = make_plan(rows, targets, 262_144)
+    assert plan.rows.tolist() == [3, 2**44]
+    assert plan.targets.start.tolist() == [0, 1, 3]
+    assert plan.targets.token.tolist() == [7, 0, 262_143] and plan.index.tolist() == [2, 0, 1, 0]
+
+
+@pytest.mark.slow
 def test_millions_of_rows():
     """More logits than 32 bits can count."""
     g = torch.Generator().manual_seed(0)

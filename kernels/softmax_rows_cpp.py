@@ -1,0 +1,87 @@
+"""The row operations of softmax_rows.py on a CPU, in C++: float32, bfloat16 and float16.
+
+They are csrc/kernels/logprob.hpp; `gradient_from_weights` is torch's: it only scales a tile.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malt_fast import _core
+
+from .running_softmax import LOW_PRECISION, RunningSoftmax, Targets, Transform, Upstream
+from .softmax_rows_torch import gradient_from_weights
+
+__all__ = ["fold", "gradient", "gradient_from_weights", "simd_level"]
+
+
+def fold(
+    tile: Tensor,
+    first: int,
+    transform: Transform,
+    targets: Targets,
+    state: RunningSoftmax,
+    weights: Tensor | None,
+) -> None:
+    """As in softmax_rows_torch.py; weights are written over the tile."""
+    assert weights is None or weights is tile
+    _core.fold_rows(
+        *_bits(tile),
+        first,
+        **_arrays(transform, targets),
+        offset=state.offset.numpy(),
+        total=state.total.numpy(),
+        weighted=_array(state.weighted),
+        target_logit=state.target_logit.numpy(),
+        residual=_array(state.residual),
+        weights=weights is not None,
+    )
+
+
+def gradient(
+    tile: Tensor,
+    out: Tensor,
+    first: int,
+    transform: Transform,
+    targets: Targets,
+    upstream: Upstream,
+) -> None:
+    """As in softmax_rows_torch.py."""
+    bits, dtype = _bits(tile)
+    _core.gradient_rows(
+        bits,
+        _bits(out)[0],
+        dtype,
+        first,
+        **_arrays(transform, targets),
+        log_total=upstream.log_total.numpy(),
+        grad_target=upstream.target.numpy(),
+        grad_row=upstream.row.numpy(),
+    )
+
+
+def simd_level() -> str:
+    """The best instruction set that this machine runs."""
+    return _core.simd_levels()[0]
+
+
+def _arrays(transform: Transform, targets: Targets) -> dict[str, Any]:
+    return {
+        "bias": _array(transform.bias),
+        "temperature": _array(transform.temperature),
+        "softcap": transform.softcap,
+        "start": targets.start.numpy(),
+        "token": targets.token.numpy(),
+    }
+
+
+def _array(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.numpy()
+
+
+def _bits(tensor: Tensor) -> tuple[Any, Any]:
+    """The memory as a NumPy array (uint16 for bfloat16, which NumPy lacks) and its real dtype."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    bits = tensor.view(torch.uint16) if tensor.dtype in LOW_PRECISION else tensor
+    return bits.numpy(), name
