@@ -115,7 +115,7 @@ def test_half_precision_is_computed_in_float32():
     [
         ({"end": np.array([1, 2, 2], np.int32)}, "end of each row's subtree"),
         ({"end": np.array([1, 2, 4], np.int32)}, "end of each row's subtree"),
-        ({"end": np.array([3, 3], np.int32)}, "a value a row"),
+        ({"end": np.array([3, 3], np.int32)}, "one value per row"),
         ({"k": np.zeros((3, 3, 4), np.float32)}, "must be"),
         ({"v": np.zeros((1, 3, 5), np.float32)}, "v must be"),
         ({"out": np.zeros((2, 3, 8), np.float32)[..., ::2]}, "out must be"),

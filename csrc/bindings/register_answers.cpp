@@ -8,16 +8,41 @@
 #include "answers/answers.hpp"
 #include "answers/extraction.hpp"
 #include "bindings/arrays.hpp"
+#include "bindings/signatures.hpp"
+
+namespace malt::bindings {
+namespace {
+
+struct StringSequence : py::sequence {
+    using py::sequence::sequence;
+};
+
+}  // namespace
+}  // namespace malt::bindings
+
+namespace pybind11::detail {
+
+template <>
+struct handle_type_name<malt::bindings::StringSequence> {
+    static constexpr auto name = const_name("collections.abc.Sequence[str]");
+};
+
+template <>
+struct type_caster<malt::Grader>
+    : malt::bindings::WordCaster<malt::Grader, "grader", "number", "math", "choice", "exact"> {};
+
+}  // namespace pybind11::detail
 
 namespace malt::bindings {
 namespace {
 
 using py::literals::operator""_a;
 
-// UTF-8 of Python strings; what cannot be encoded (a lone surrogate) becomes a question mark.
+// Python strings as UTF-8; characters that cannot be encoded (lone surrogates) become question
+// marks.
 class Strings {
   public:
-    Strings(const py::sequence& strings, const char* name) {
+    Strings(const StringSequence& strings, const char* name) {
         views_.reserve(strings.size());
         for (const py::handle item : strings) {
             if (!py::isinstance<py::str>(item))
@@ -42,20 +67,12 @@ class Strings {
     std::vector<py::object> kept_;
 };
 
-Grader grader_of(const std::string& name) {
-    if (name == "number") return Grader::kNumber;
-    if (name == "math") return Grader::kMath;
-    if (name == "choice") return Grader::kChoice;
-    if (name == "exact") return Grader::kExact;
-    throw py::value_error("there is no grader '" + name + "'");
-}
-
-py::array_t<std::uint8_t> compare(const std::string& name, const py::sequence& golds,
-                                  const py::sequence& answers) {
-    const Grader grader = grader_of(name);
+py::array_t<std::uint8_t> compare(Grader grader, const StringSequence& golds,
+                                  const StringSequence& answers) {
     const Strings gold(golds, "golds"), answer(answers, "answers");
     const std::size_t n = gold.views().size();
-    if (answer.views().size() != n) throw py::value_error("golds and answers differ in length");
+    if (answer.views().size() != n)
+        throw py::value_error("golds and answers must have the same length");
     std::vector<std::uint8_t> verdicts(n);
     {
         const py::gil_scoped_release released;
@@ -66,8 +83,8 @@ py::array_t<std::uint8_t> compare(const std::string& name, const py::sequence& g
     return hand_over(std::move(verdicts));
 }
 
-py::list extract(const std::string& name, const py::sequence& completions) {
-    const Grader grader = grader_of(name);
+py::typing::List<std::optional<std::string>> extract(Grader grader,
+                                                     const StringSequence& completions) {
     const Strings texts(completions, "completions");
     std::vector<std::optional<std::string>> found(texts.views().size());
     {
@@ -75,7 +92,7 @@ py::list extract(const std::string& name, const py::sequence& completions) {
         for (std::size_t i = 0; i < found.size(); ++i)
             found[i] = extract_answer(grader, texts.views()[i]);
     }
-    py::list out;
+    py::typing::List<std::optional<std::string>> out;
     for (const auto& answer : found)
         out.append(answer ? py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
                                 answer->data(), static_cast<Py_ssize_t>(answer->size()), "replace"))
@@ -87,15 +104,15 @@ py::list extract(const std::string& name, const py::sequence& completions) {
 
 void register_answers(py::module_& m) {
     m.def("compare_answers", &compare, "grader"_a, "golds"_a, "answers"_a,
-          "uint8[n]: 0 different, 1 equal, 2 cannot tell; each answer against its gold.");
+          "Compare each answer with its gold answer.\n"
+          "\n"
+          "Returns [n]: 0 different, 1 equal, 2 undecided.");
     m.def("extract_answers", &extract, "grader"_a, "completions"_a,
-          "list[str | None]: the answer that each completion gives.");
+          "Find the answer that each completion gives; None where it gives none.");
     m.def(
-        "can_read",
-        [](const std::string& name, const std::string& gold) {
-            return can_read(grader_of(name), gold);
-        },
-        "grader"_a, "gold"_a, "Is a gold answer one that others can be compared with?");
+        "can_read", [](Grader grader, const std::string& gold) { return can_read(grader, gold); },
+        "grader"_a, "gold"_a,
+        "Whether the grader can read a gold answer, so that answers can be compared with it.");
 }
 
 }  // namespace malt::bindings

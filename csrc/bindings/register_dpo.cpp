@@ -1,12 +1,19 @@
 // dpo_losses and dpo_gradient: flat arrays in, new arrays out.
+#include <pybind11/stl.h>
+
 #include <algorithm>
+#include <optional>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <utility>
 
 #include "bindings/arrays.hpp"
+#include "bindings/signatures.hpp"
 #include "kernels/dpo.hpp"
+
+template <>
+struct pybind11::detail::type_caster<malt::Preference>
+    : malt::bindings::WordCaster<malt::Preference, "loss_type", "sigmoid", "hinge", "ipo"> {};
 
 namespace malt::bindings {
 namespace {
@@ -14,13 +21,6 @@ namespace {
 using py::literals::operator""_a;
 using Floats = py::array_t<float>;
 using Integers = py::array_t<std::int64_t>;
-
-Preference preference_of(std::string_view name) {
-    if (name == "sigmoid") return Preference::kSigmoid;
-    if (name == "hinge") return Preference::kHinge;
-    if (name == "ipo") return Preference::kIpo;
-    throw py::value_error("loss_type must be one of: sigmoid, hinge, ipo");
-}
 
 void check_size(py::ssize_t size, py::ssize_t wanted, const char* name) {
     if (size != wanted)
@@ -42,20 +42,21 @@ std::span<float> writable(Floats& array) {
     return {array.mutable_data(), static_cast<std::size_t>(array.size())};
 }
 
-std::tuple<Floats, Floats, Floats> dpo_losses(const py::object& logp, const py::object& ref_logp,
-                                              const py::object& pairs, const py::object& lengths,
-                                              std::string_view loss_type, double beta,
+std::tuple<Floats, Floats, Floats> dpo_losses(const ArrayLike& logp, const ArrayLike& ref_logp,
+                                              const ArrayLike& pairs,
+                                              const std::optional<ArrayLike>& lengths,
+                                              Preference loss_type, double beta,
                                               double label_smoothing, double nll) {
     const auto policy = to_array<float>(logp, "logp");
     const auto reference = to_array<float>(ref_logp, "ref_logp");
     check_size(reference.size(), policy.size(), "ref_logp");
     const auto flat = to_array<std::int64_t>(pairs, "pairs");
     const auto entries = checked_pairs(flat, policy.size());
-    const PreferenceRule rule{preference_of(loss_type), beta, label_smoothing, nll};
+    const PreferenceRule rule{loss_type, beta, label_smoothing, nll};
     Integers length(0);
     if (rule.loss == Preference::kIpo) {
-        if (lengths.is_none()) throw py::value_error("lengths must be given for loss_type ipo");
-        length = to_array<std::int64_t>(lengths, "lengths");
+        if (!lengths) throw py::value_error("lengths must be given for loss_type ipo");
+        length = to_array<std::int64_t>(*lengths, "lengths");
         check_size(length.size(), policy.size(), "lengths");
     }
     const auto count = static_cast<py::ssize_t>(entries.size() / 2);
@@ -69,7 +70,7 @@ std::tuple<Floats, Floats, Floats> dpo_losses(const py::object& logp, const py::
     return {std::move(loss), std::move(rewards), std::move(slopes)};
 }
 
-Floats dpo_gradient(const py::object& grad, const py::object& slopes, const py::object& pairs,
+Floats dpo_gradient(const ArrayLike& grad, const ArrayLike& slopes, const ArrayLike& pairs,
                     py::ssize_t completions) {
     const auto upstream = to_array<float>(grad, "grad");
     const auto slope = to_array<float>(slopes, "slopes");
@@ -91,8 +92,14 @@ Floats dpo_gradient(const py::object& grad, const py::object& slopes, const py::
 
 void register_dpo(py::module_& m) {
     m.def("dpo_losses", &dpo_losses, "logp"_a, "ref_logp"_a, "pairs"_a, "lengths"_a, py::kw_only(),
-          "loss_type"_a, "beta"_a, "label_smoothing"_a, "nll"_a);
-    m.def("dpo_gradient", &dpo_gradient, "grad"_a, "slopes"_a, "pairs"_a, "completions"_a);
+          "loss_type"_a, "beta"_a, "label_smoothing"_a, "nll"_a,
+          "Losses [P], rewards [2, P] and slopes [2, P] of P pairs; row 0 chosen, row 1\n"
+          "rejected.\n"
+          "\n"
+          "pairs [2 P]: chosen and rejected of each pair, as indices of completions; lengths:\n"
+          "tokens of each completion, needed for \"ipo\". Formulas: csrc/kernels/dpo.hpp.");
+    m.def("dpo_gradient", &dpo_gradient, "grad"_a, "slopes"_a, "pairs"_a, "completions"_a,
+          "d loss / d logp [completions]: slopes times the upstream grad [P], added in order.");
 }
 
 }  // namespace malt::bindings

@@ -9,6 +9,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/locked.hpp"
+#include "bindings/signatures.hpp"
 #include "forest/forest.hpp"
 #include "forest/mapped_files.hpp"
 
@@ -17,7 +18,7 @@ namespace {
 
 using py::literals::operator""_a;
 
-// A property that shows one column; enums are shown as the bytes they are.
+// A property: one column of the forest, enums as bytes.
 template <auto Column, class Shown>
 py::array_t<Shown> column(const py::object& self) {
     auto& forest = self.cast<Forest&>();
@@ -32,7 +33,7 @@ py::array_t<std::int32_t> tokens_of(const py::object& self, std::size_t id) {
     return view_of(nodes.tokens_of(static_cast<NodeId>(id)), self);
 }
 
-py::array_t<NodeId> reserve(Forest& forest, const py::object& parents, const py::object& counts) {
+py::array_t<NodeId> reserve(Forest& forest, const ArrayLike& parents, const ArrayLike& counts) {
     const auto p = to_array<NodeId>(parents, "parents");
     const auto c = to_array<std::uint16_t>(counts, "counts");
     std::vector<NodeId> first(static_cast<std::size_t>(p.size()));
@@ -40,13 +41,13 @@ py::array_t<NodeId> reserve(Forest& forest, const py::object& parents, const py:
     return hand_over(std::move(first));
 }
 
-NodeId add_trees(Forest& forest, std::size_t n, const py::object& parents) {
+NodeId add_trees(Forest& forest, std::size_t n, const ArrayLike& parents) {
     const auto p = to_array<std::int32_t>(parents, "parents");
     return locked(forest, [&] { return forest.add_trees(n, span_of(p)); });
 }
 
-void complete(Forest& forest, const py::object& ids, const py::object& tokens,
-              const py::object& offsets, const py::object& finish) {
+void complete(Forest& forest, const ArrayLike& ids, const ArrayLike& tokens,
+              const ArrayLike& offsets, const ArrayLike& finish) {
     const auto i = to_array<NodeId>(ids, "ids");
     const auto t = to_array<std::int32_t>(tokens, "tokens");
     const auto o = to_array<std::int64_t>(offsets, "offsets");
@@ -54,7 +55,7 @@ void complete(Forest& forest, const py::object& ids, const py::object& tokens,
     locked(forest, [&] { forest.complete(span_of(i), span_of(t), span_of(o), span_of(f)); });
 }
 
-// Keeps an array alive from a place that knows nothing of Python.
+// Keeps an array alive for an owner without Python.h.
 std::shared_ptr<const void> kept(const py::object& array) {
     return {array.inc_ref().ptr(), [](const void* p) {
                 const py::gil_scoped_acquire acquire;
@@ -62,8 +63,8 @@ std::shared_ptr<const void> kept(const py::object& array) {
             }};
 }
 
-void lend(Forest& forest, const py::object& arena, const py::object& ids, const py::object& begin,
-          const py::object& length, const py::object& finish) {
+void lend(Forest& forest, const ArrayLike& arena, const ArrayLike& ids, const ArrayLike& begin,
+          const ArrayLike& length, const ArrayLike& finish) {
     const auto a = to_array<std::int32_t>(arena, "arena");
     const auto i = to_array<NodeId>(ids, "ids");
     const auto b = to_array<std::uint64_t>(begin, "begin");
@@ -74,12 +75,12 @@ void lend(Forest& forest, const py::object& arena, const py::object& ids, const 
            [&] { forest.lend(span_of(a), owner, span_of(i), span_of(b), span_of(l), span_of(f)); });
 }
 
-void fail(Forest& forest, const py::object& ids) {
+void fail(Forest& forest, const ArrayLike& ids) {
     const auto i = to_array<NodeId>(ids, "ids");
     locked(forest, [&] { forest.fail(span_of(i)); });
 }
 
-void set_outcomes(Forest& forest, const py::object& ids, const py::object& outcomes) {
+void set_outcomes(Forest& forest, const ArrayLike& ids, const ArrayLike& outcomes) {
     const auto i = to_array<NodeId>(ids, "ids");
     const auto o = to_array<std::uint8_t>(outcomes, "outcomes");
     locked(forest, [&] { forest.set_outcomes(span_of(i), span_of(o)); });
@@ -93,7 +94,6 @@ py::array_t<NodeId> roots(Forest& forest) {
     }));
 }
 
-// Files one after the other as one array, read-only: they cost no memory until they are read.
 py::array_t<std::int32_t> map_files(const std::vector<std::string>& paths,
                                     const std::vector<std::size_t>& sizes) {
     std::unique_ptr<MappedFiles> files;
@@ -109,9 +109,7 @@ py::array_t<std::int32_t> map_files(const std::vector<std::string>& paths,
     return view_of(words, owner);
 }
 
-}  // namespace
-
-void register_forest(py::module_& m) {
+void register_constants(py::module_& m) {
     m.attr("NO_NODE") = kNoNode;
     m.attr("RESERVED") = static_cast<int>(State::kReserved);
     m.attr("DONE") = static_cast<int>(State::kDone);
@@ -119,40 +117,93 @@ void register_forest(py::module_& m) {
     m.attr("FINISH_STOP") = static_cast<int>(Finish::kStop);
     m.attr("FINISH_LENGTH") = static_cast<int>(Finish::kLength);
     m.attr("UNGRADED") = kUngraded;
+    m.attr("PAGE") = MappedFiles::kPage;
+}
 
-    py::class_<Forest>(m, "Forest", "Questions and the outputs sampled under them, as columns.")
-        .def(py::init<>())
-        .def("__len__",
-             [](Forest& forest) { return locked(forest, [&] { return forest.size(); }); })
+void define_changes(py::class_<Forest>& forest) {
+    forest
         .def(
             "add_questions",
-            [](Forest& forest, std::size_t n) {
-                return locked(forest, [&] { return forest.add_questions(n); });
+            [](Forest& self, std::size_t n) {
+                return locked(self, [&] { return self.add_questions(n); });
             },
-            "n"_a)
-        .def("add_trees", &add_trees, "n"_a, "parents"_a)
-        .def("reserve", &reserve, "parents"_a, "counts"_a)
-        .def("complete", &complete, "ids"_a, "tokens"_a, "offsets"_a, "finish"_a)
-        .def("fail", &fail, "ids"_a)
-        .def("set_outcomes", &set_outcomes, "ids"_a, "outcomes"_a)
-        .def("lend", &lend, "arena"_a, "ids"_a, "begin"_a, "length"_a, "finish"_a)
-        .def("tokens_of", &tokens_of, "id"_a)
-        .def("roots", &roots)
-        .def_property_readonly(
-            "nbytes",
-            [](Forest& forest) { return locked(forest, [&] { return forest.nbytes(); }); })
-        .def_property_readonly("parent", &column<&Nodes::parent, NodeId>)
-        .def_property_readonly("first_child", &column<&Nodes::first_child, NodeId>)
+            "n"_a, "Add n questions (level 0, DONE, no tokens); return the id of the first.")
+        .def("add_trees", &add_trees, "n"_a, "parents"_a,
+             "Append n whole trees of one shape, reserved; return the id of the first question.\n"
+             "\n"
+             "parents [S]: the parent of each node as an index into parents, -1 for the question.\n"
+             "Parents come before their children, siblings are consecutive. Tree t is the 1 + S\n"
+             "nodes from its question on.")
+        .def(
+            "reserve", &reserve, "parents"_a, "counts"_a,
+            "Reserve counts[i] >= 1 children under parents[i]; return the first id of each block.\n"
+            "\n"
+            "Blocks are laid out in the order of the arguments. A parent must be DONE, ungraded\n"
+            "and without children.")
+        .def(
+            "complete", &complete, "ids"_a, "tokens"_a, "offsets"_a, "finish"_a,
+            "Give reserved nodes their outputs, in any order: RESERVED -> DONE.\n"
+            "\n"
+            "ids [m]; tokens [t], of which ids[i] gets tokens[offsets[i]:offsets[i + 1]]; offsets\n"
+            "[m + 1] from 0 to t; finish [m]: FINISH_STOP or FINISH_LENGTH.")
+        .def("fail", &fail, "ids"_a, "Give up on reserved nodes: RESERVED -> FAILED.")
+        .def("set_outcomes", &set_outcomes, "ids"_a, "outcomes"_a,
+             "Grade leaves with 0 or 1; grading again replaces the outcome.")
+        .def("lend", &lend, "arena"_a, "ids"_a, "begin"_a, "length"_a, "finish"_a,
+             "Give reserved nodes outputs that lie in `arena` (int32), which is kept, not copied.\n"
+             "\n"
+             "ids[i] gets arena[begin[i]:][:length[i]] and finish[i]. The forest must have no\n"
+             "tokens yet, and takes no others afterwards.");
+}
+
+void define_columns(py::class_<Forest>& forest) {
+    forest
+        .def_property_readonly("parent", &column<&Nodes::parent, NodeId>, "NO_NODE for a question.")
+        .def_property_readonly("first_child", &column<&Nodes::first_child, NodeId>,
+                               "NO_NODE for a node without children.")
         .def_property_readonly("n_children", &column<&Nodes::n_children, std::uint16_t>)
-        .def_property_readonly("level", &column<&Nodes::level, std::uint8_t>)
-        .def_property_readonly("state", &column<&Nodes::state, std::uint8_t>)
-        .def_property_readonly("finish", &column<&Nodes::finish, std::uint8_t>)
-        .def_property_readonly("outcome", &column<&Nodes::outcome, std::uint8_t>)
-        .def_property_readonly("token_begin", &column<&Nodes::token_begin, std::uint64_t>)
+        .def_property_readonly("level", &column<&Nodes::level, std::uint8_t>,
+                               "0 for a question, k for an output of the k-th role.")
+        .def_property_readonly("state", &column<&Nodes::state, std::uint8_t>,
+                               "RESERVED (waits for its output), DONE or FAILED.")
+        .def_property_readonly("finish", &column<&Nodes::finish, std::uint8_t>,
+                               "FINISH_STOP (sampled an end token) or FINISH_LENGTH.")
+        .def_property_readonly("outcome", &column<&Nodes::outcome, std::uint8_t>,
+                               "0, 1 or UNGRADED.")
+        .def_property_readonly("token_begin", &column<&Nodes::token_begin, std::uint64_t>,
+                               "Index into tokens.")
         .def_property_readonly("token_len", &column<&Nodes::token_len, std::uint32_t>)
-        .def_property_readonly("tokens", &column<&Nodes::tokens, std::int32_t>);
-    m.def("map_files", &map_files, "paths"_a, "sizes"_a);
-    m.attr("PAGE") = MappedFiles::kPage;
+        .def_property_readonly("tokens", &column<&Nodes::tokens, std::int32_t>,
+                               "The arena: all outputs in order of completion, or the lent one.");
+}
+
+}  // namespace
+
+void register_forest(py::module_& m) {
+    register_constants(m);
+    py::class_<Forest> forest(
+        m, "Forest",
+        "Questions and the outputs sampled under them, as columns; a node is its append\n"
+        "position.\n"
+        "\n"
+        "Costs 26 bytes per node and 4 bytes per token of its own. Columns are read-only\n"
+        "views: their length is fixed when they are taken, and they stay valid while the\n"
+        "forest grows. Calls on one forest take turns.");
+    forest.def(py::init<>())
+        .def("__len__", [](Forest& self) { return locked(self, [&] { return self.size(); }); })
+        .def("tokens_of", &tokens_of, "id"_a, "The node's own tokens, a view.")
+        .def("roots", &roots, "[nodes]: the question each node belongs to.")
+        .def_property_readonly(
+            "nbytes", [](Forest& self) { return locked(self, [&] { return self.nbytes(); }); },
+            "Bytes used by nodes and by tokens of the forest's own.");
+    define_changes(forest);
+    define_columns(forest);
+    m.def("map_files", &map_files, "paths"_a, "sizes"_a,
+          "Map sizes[i] bytes of each file as one read-only array, which takes no memory until\n"
+          "it is read.\n"
+          "\n"
+          "Each file begins at a multiple of PAGE bytes, after the last page of the one before.\n"
+          "Raises OSError.");
 }
 
 }  // namespace malt::bindings

@@ -1,4 +1,4 @@
-// fold_rows and gradient_rows: tiles of logits in NumPy arrays, worked on where they lie.
+// fold_rows and gradient_rows: tiles of logits in NumPy arrays, used where they lie.
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -6,13 +6,21 @@
 #include <string_view>
 
 #include "bindings/arrays.hpp"
+#include "bindings/signatures.hpp"
 #include "kernels/logprob.hpp"
+
+template <>
+struct pybind11::detail::type_caster<malt::Scalar>
+    : malt::bindings::WordCaster<malt::Scalar, "type", "float32", "bfloat16", "float16"> {};
 
 namespace malt::bindings {
 namespace {
 
 using py::literals::operator""_a;
-using Floats = std::optional<py::array>;
+using Floats = ArrayOf<float>;
+using OptionalFloats = std::optional<Floats>;
+using Integers = ArrayOf<std::int64_t>;
+using TileArray = ArrayOf<float, std::uint16_t>;  // 16-bit floats are given as their bits
 
 [[noreturn]] void refuse(const char* name, const std::string& wanted) {
     throw py::value_error(std::string(name) + " must be " + wanted);
@@ -30,36 +38,33 @@ T* values_of(const py::array& array, const char* name, std::size_t size) {
 }
 
 template <class T>
-T* writable(py::array& array, const char* name, std::size_t size) {
+T* writable(const py::array& array, const char* name, std::size_t size) {
     if (!array.writeable()) refuse(name, "writable");
     return values_of<T>(array, name, size);
 }
 
-float* optional_values(const Floats& array, const char* name, std::size_t size) {
+float* optional_values(const OptionalFloats& array, const char* name, std::size_t size) {
     return array ? values_of<float>(*array, name, size) : nullptr;
 }
 
-Scalar scalar_of(const py::array& array, std::string_view type) {
-    const bool half = type == "bfloat16" || type == "float16";
-    if (!half && type != "float32") refuse("type", "float32, bfloat16 or float16");
+void check_tile_type(const py::array& array, Scalar type) {
+    const bool half = type != Scalar::kFloat32;
     const bool fits = half ? py::isinstance<py::array_t<std::uint16_t>>(array)
                            : py::isinstance<py::array_t<float>>(array);
-    if (!fits) refuse("tile", half ? "of uint16, the bits of " + std::string(type) : "of float32");
-    if (!half) return Scalar::kFloat32;
-    return type == "bfloat16" ? Scalar::kBfloat16 : Scalar::kFloat16;
+    if (!fits) refuse("tile", half ? "of uint16, the bits of 16-bit floats" : "of float32");
 }
 
-Tile tile_of(const py::array& array, std::string_view type, std::int64_t first) {
-    const Scalar scalar = scalar_of(array, type);
-    const auto bytes = static_cast<py::ssize_t>(bytes_of(scalar));
+Tile tile_of(const TileArray& array, Scalar type, std::int64_t first) {
+    check_tile_type(array, type);
+    const auto bytes = static_cast<py::ssize_t>(bytes_of(type));
     const bool rows = array.ndim() == 2 && (array.strides(1) == bytes || array.shape(1) <= 1) &&
                       array.strides(0) >= 0 && array.strides(0) % bytes == 0;
     const bool empty = array.ndim() == 2 && array.size() == 0;  // has any strides
-    if (!rows && !empty) refuse("tile", "[rows, columns] with its columns side by side");
+    if (!rows && !empty) refuse("tile", "[rows, columns] with contiguous rows");
     if (first < 0) refuse("first", "the vocabulary index of the tile's first column");
     return {
         .data = const_cast<void*>(array.data()),
-        .type = scalar,
+        .type = type,
         .rows = static_cast<std::size_t>(array.shape(0)),
         .cols = static_cast<std::size_t>(array.shape(1)),
         .stride = static_cast<std::size_t>(array.strides(0) / bytes),
@@ -67,8 +72,8 @@ Tile tile_of(const py::array& array, std::string_view type, std::int64_t first) 
     };
 }
 
-Transform transform_of(const Tile& tile, const Floats& bias, const Floats& temperature,
-                       float softcap) {
+Transform transform_of(const Tile& tile, const OptionalFloats& bias,
+                       const OptionalFloats& temperature, float softcap) {
     const float* bias_values = nullptr;
     if (bias) {
         const auto size = static_cast<std::size_t>(bias->size());
@@ -80,7 +85,7 @@ Transform transform_of(const Tile& tile, const Floats& bias, const Floats& tempe
 }
 
 // `start` may be a part of a longer one: its first and last entries bound what is used of `token`.
-Targets targets_of(const Tile& tile, const py::array& start, const py::array& token) {
+Targets targets_of(const Tile& tile, const Integers& start, const Integers& token) {
     const auto* begin = values_of<std::int64_t>(start, "start", tile.rows + 1);
     const auto size = static_cast<std::size_t>(token.size());
     const auto* values = values_of<std::int64_t>(token, "token", size);
@@ -90,11 +95,11 @@ Targets targets_of(const Tile& tile, const py::array& start, const py::array& to
     return {begin, values};
 }
 
-void fold_rows(const py::array& tile_array, std::string_view type, std::int64_t first,
-               const Floats& bias, const Floats& temperature, float softcap, const py::array& start,
-               const py::array& token, py::array& offset, py::array& total,
-               std::optional<py::array> weighted, py::array& target_logit,
-               std::optional<py::array> residual, bool weights, std::string_view simd) {
+void fold_rows(const TileArray& tile_array, Scalar type, std::int64_t first,
+               const OptionalFloats& bias, const OptionalFloats& temperature, float softcap,
+               const Integers& start, const Integers& token, const Floats& offset,
+               const Floats& total, const OptionalFloats& weighted, const Floats& target_logit,
+               const OptionalFloats& residual, bool weights, std::string_view simd) {
     const Tile tile = tile_of(tile_array, type, first);
     if (weights && (tile.type != Scalar::kFloat32 || !tile_array.writeable()))
         refuse("tile", "writable float32 to be replaced by weights");
@@ -117,10 +122,11 @@ void fold_rows(const py::array& tile_array, std::string_view type, std::int64_t 
     fold(tile, transform, targets, running, weights, simd);
 }
 
-void gradient_rows(const py::array& tile_array, py::array& out_array, std::string_view type,
-                   std::int64_t first, const Floats& bias, const Floats& temperature, float softcap,
-                   const py::array& start, const py::array& token, const py::array& log_total,
-                   const py::array& grad_target, const py::array& grad_row, std::string_view simd) {
+void gradient_rows(const TileArray& tile_array, const TileArray& out_array, Scalar type,
+                   std::int64_t first, const OptionalFloats& bias,
+                   const OptionalFloats& temperature, float softcap, const Integers& start,
+                   const Integers& token, const Floats& log_total, const Floats& grad_target,
+                   const Floats& grad_row, std::string_view simd) {
     const Tile tile = tile_of(tile_array, type, first);
     const Tile out = tile_of(out_array, type, first);
     if (!out_array.writeable() || out.rows != tile.rows || out.cols != tile.cols)
@@ -148,11 +154,23 @@ void register_logprob(py::module_& m) {
     m.def("fold_rows", &fold_rows, "tile"_a.noconvert(), "type"_a, "first"_a, py::kw_only(),
           "bias"_a.none(true), "temperature"_a.none(true), "softcap"_a, "start"_a, "token"_a,
           "offset"_a, "total"_a, "weighted"_a.none(true), "target_logit"_a, "residual"_a.none(true),
-          "weights"_a, "simd"_a = "");
+          "weights"_a, "simd"_a = "",
+          "Fold a tile [rows, n] of raw logits into the running softmax of its rows, in "
+          "place.\n"
+          "\n"
+          "16-bit floats are given as their bits, uint16. Arrays are used where they lie:\n"
+          "another dtype or a gap in one raises ValueError. simd: one of simd_levels(), by\n"
+          "default the best. Formulas: csrc/kernels/logprob.hpp.");
     m.def("gradient_rows", &gradient_rows, "tile"_a.noconvert(), "out"_a.noconvert(), "type"_a,
           "first"_a, py::kw_only(), "bias"_a.none(true), "temperature"_a.none(true), "softcap"_a,
-          "start"_a, "token"_a, "log_total"_a, "grad_target"_a, "grad_row"_a, "simd"_a = "");
-    m.def("simd_levels", &simd_names);
+          "start"_a, "token"_a, "log_total"_a, "grad_target"_a, "grad_row"_a, "simd"_a = "",
+          "Turn a tile of raw logits into d(sum g logp) / d raw; `out` may be the tile "
+          "itself.\n"
+          "\n"
+          "Otherwise as fold_rows().");
+    m.def("simd_levels", &simd_names,
+          "Instruction sets that this machine runs, best first: \"avx512\", \"avx2\", "
+          "\"portable\".");
 }
 
 }  // namespace malt::bindings

@@ -1,8 +1,9 @@
-// tree_attention and its gradient: float32 arrays, worked on where they lie.
+// tree_attention and its gradient on float32 arrays, used where they lie.
 #include <string>
 #include <string_view>
 
 #include "bindings/arrays.hpp"
+#include "bindings/signatures.hpp"
 #include "kernels/logprob.hpp"
 #include "packing/tree_attention.hpp"
 
@@ -12,7 +13,7 @@ namespace {
 using py::literals::operator""_a;
 using Array = py::array_t<float>;
 
-// [heads, rows, width] with the values of a row side by side.
+// [heads, rows, width], the values of a row contiguous.
 Heads heads_of(const Array& array, const char* name, const Array& like) {
     constexpr auto kBytes = static_cast<py::ssize_t>(sizeof(float));
     bool fits = array.ndim() == 3;
@@ -22,7 +23,7 @@ Heads heads_of(const Array& array, const char* name, const Array& like) {
                                      (d < 2 || array.shape(d) == 1 || array.strides(d) == kBytes));
     if (!fits)
         throw py::value_error(std::string(name) +
-                              " must be [heads, rows, width], a row's values side by side");
+                              " must be [heads, rows, width] with contiguous rows");
     return {const_cast<float*>(array.data()), array.strides(0) / kBytes, array.strides(1) / kBytes};
 }
 
@@ -50,7 +51,7 @@ Attention attention_of(const Array& q, const Array& k, const Array& v,
     const auto ends = span_of(end);
     const auto rows = static_cast<std::int32_t>(ends.size());
     if (static_cast<py::ssize_t>(ends.size()) != q.shape(1))
-        throw py::value_error("end must have a value a row");
+        throw py::value_error("end must have one value per row");
     for (std::int32_t i = 0; i < rows; ++i) {
         const std::int32_t stop = ends[static_cast<std::size_t>(i)];
         if (stop <= i || stop > rows)
@@ -69,7 +70,7 @@ Attention attention_of(const Array& q, const Array& k, const Array& v,
     };
 }
 
-void attend(const Array& q, const Array& k, const Array& v, const py::object& end, float scale,
+void attend(const Array& q, const Array& k, const Array& v, const ArrayLike& end, float scale,
             float softcap, const Array& out, const Array& log_sum, std::string_view simd) {
     check_simd(simd);
     const auto ends = to_array<std::int32_t>(end, "end");
@@ -80,7 +81,7 @@ void attend(const Array& q, const Array& k, const Array& v, const py::object& en
     tree_attention(attention, result, sums, simd);
 }
 
-void attend_gradient(const Array& q, const Array& k, const Array& v, const py::object& end,
+void attend_gradient(const Array& q, const Array& k, const Array& v, const ArrayLike& end,
                      float scale, float softcap, const Array& out, const Array& log_sum,
                      const Array& grad, const Array& dq, const Array& dk, const Array& dv,
                      std::string_view simd) {
@@ -97,13 +98,20 @@ void attend_gradient(const Array& q, const Array& k, const Array& v, const py::o
 
 }  // namespace
 
-void register_tree_attention(py::module_& m) {
+void register_attention(py::module_& m) {
     const auto exact = [](const char* name) { return py::arg(name).noconvert(); };
     m.def("tree_attention", &attend, exact("q"), exact("k"), exact("v"), "end"_a, "scale"_a,
-          "softcap"_a, exact("out"), exact("log_sum"), "simd"_a = "");
+          "softcap"_a, exact("out"), exact("log_sum"), "simd"_a = "",
+          "Fill out [H, N, D] and log_sum [H, N] from q [H, N, D], k and v [G, N, D] (H % G == "
+          "0).\n"
+          "\n"
+          "The D values of a row must be contiguous; other strides are free. softcap 0 means\n"
+          "none. Formulas: csrc/packing/tree_attention.hpp.");
     m.def("tree_attention_gradient", &attend_gradient, exact("q"), exact("k"), exact("v"), "end"_a,
           "scale"_a, "softcap"_a, exact("out"), exact("log_sum"), exact("grad"), exact("dq"),
-          exact("dk"), exact("dv"), "simd"_a = "");
+          exact("dk"), exact("dv"), "simd"_a = "",
+          "Fill dq, dk and dv from the upstream gradient of `out`; shapes as in "
+          "tree_attention().");
 }
 
 }  // namespace malt::bindings
