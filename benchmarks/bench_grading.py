@@ -30,7 +30,13 @@ from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
 from malt_fast import _core
-from malt_fast.grading import RIGHT, UNKNOWN, VERDICTS, gold_answer, grade_with_reasons
+from malt_fast.grading.verdicts import (
+    RIGHT,
+    UNKNOWN,
+    VERDICTS,
+    gold_answer,
+    grade_with_reasons,
+)
 
 REAL = ("gsm8k_openai_solutions", "gsm8k_tora", "math500_gpt", "math500_qwen3", "math_mathcoder")
 ONCE = 200  # how often the core grades a pair to be timed

@@ -17,7 +17,7 @@ from common import environment, print_table, write_json
 from world_of_digits import write_model
 
 from malt_fast import train
-from malt_fast.plan import read_rows
+from malt_fast.planning.plan_file import read_rows
 
 ROLES = ("generator", "verifier", "refiner")
 

@@ -31,13 +31,14 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from malt_fast.config import dump, make_config  # noqa: E402
-from malt_fast.forest import build_forest, save_forest  # noqa: E402
-from malt_fast.report import write_report  # noqa: E402
-from malt_fast.sampling import load_prompts  # noqa: E402
-from malt_fast.segments import Sample  # noqa: E402
-from malt_fast.store import open_store  # noqa: E402
-from malt_fast.tasks import load_task  # noqa: E402
+from malt_fast.config.load import dump, make_config  # noqa: E402
+from malt_fast.forest.file import save_forest  # noqa: E402
+from malt_fast.forest.forest import build_forest  # noqa: E402
+from malt_fast.results.report import write_report  # noqa: E402
+from malt_fast.sampling.prepare import load_prompts  # noqa: E402
+from malt_fast.store.segments import Sample  # noqa: E402
+from malt_fast.store.store import open_store  # noqa: E402
+from malt_fast.tasks.load import load_task  # noqa: E402
 from tests.browser import Browser, open_browser  # noqa: E402
 
 WORDS = {1: 75, 2: 60, 3: 90}  # of an output, by level

@@ -25,8 +25,9 @@ from common import environment, print_table, write_json
 from rich.live import Live
 
 from malt_fast import report, train
-from malt_fast.live import SamplingFacts, View
-from malt_fast.scalars import Board
+from malt_fast.runs.live import View
+from malt_fast.runs.loggers import Board
+from malt_fast.sampling.progress import SamplingFacts
 
 PARTS: list[tuple[str, Any, str]] = [
     ("counting what came", SamplingFacts, "see"),

@@ -6,7 +6,7 @@ Trees of n = 3 (39 outputs under a question), output lengths lognormal (sigma 0.
 the mean) and the same for all: an output's length comes from its seed, and no token stops it. A
 random model, the engine as malt_fast configures it, the same requests:
 
-- ours: malt_fast.expand;
+- ours: malt_fast.sampling.expand;
 - levels: all drafts of all questions, then all critiques, then all refinements;
 - batches: the same for a few questions at a time, as one does who wants results before the end;
 - peak: as many prompts of the same lengths that share nothing, all handed over at once: what the
@@ -31,11 +31,17 @@ import torch
 import transformers
 from common import Letters, environment, peak_bytes, print_table, summary, write_json
 
-from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
+from malt_fast.engines import (
+    Completion,
+    Engine,
+    Policy,
+    Request,
+    SamplingParams,
+)
 from malt_fast.engines.hf import HFEngine
-from malt_fast.expand import Expansion, expand, shape_from_branching
-from malt_fast.roles import Prompts, RolePrompt
-from malt_fast.tasks import Question
+from malt_fast.sampling.expand import Expansion, expand, shape_from_branching
+from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.task import Question
 
 CHAIN = ["generator", "verifier", "refiner"]
 SIGMA = 0.8

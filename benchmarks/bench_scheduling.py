@@ -27,12 +27,17 @@ from typing import Any
 import numpy as np
 from common import Letters, environment, peak_bytes, print_table, resident_bytes, write_json
 
-from malt_fast.engines import Completion, Policy, Request, SamplingParams
-from malt_fast.engines.pool import Router
+from malt_fast.engines import (
+    Completion,
+    Policy,
+    Request,
+    SamplingParams,
+)
 from malt_fast.engines.ray import SHARE
-from malt_fast.expand import Expansion, expand, shape_from_branching
-from malt_fast.roles import Prompts, RolePrompt
-from malt_fast.tasks import Question
+from malt_fast.engines.router import Router
+from malt_fast.sampling.expand import Expansion, expand, shape_from_branching
+from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.task import Question
 
 CHAIN = ["generator", "verifier", "refiner"]
 SHAPE = shape_from_branching([3, 3, 3], [Policy("simulated")] * 3)

@@ -39,13 +39,14 @@ from common import environment, gpu, peak_growth, print_table, summary, write_js
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from malt_fast.adapters import load_model
-from malt_fast.arguments import training_arguments
-from malt_fast.batches import RoleData, Stage, TreeSampler, examples_of
-from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
-from malt_fast.packing import Layout, Packer, Packing
-from malt_fast.quiet import quiet
-from malt_fast.trainer import StageTrainer
+from malt_fast.config.schema import DPOStageConfig, LoraConfig, StageConfig
+from malt_fast.forest.role_data import RoleData, Stage
+from malt_fast.training.adapters import load_model
+from malt_fast.training.arguments import training_arguments
+from malt_fast.training.batches import TreeSampler, examples_of
+from malt_fast.training.packing import Layout, Packer, Packing
+from malt_fast.training.trainer import StageTrainer
+from malt_fast.utils.quiet import quiet
 
 MEANS = {"question": 150, "generator": 300, "verifier": 200, "refiner": 300}
 ROLES = ["generator", "verifier", "refiner"]

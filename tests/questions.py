@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from malt_fast.config import load_config
-from malt_fast.errors import MaltError
-from malt_fast.tasks import Task, load_task
+from malt_fast.config.load import load_config
+from malt_fast.tasks.load import load_task
+from malt_fast.tasks.task import Task
+from malt_fast.utils.errors import MaltError
 
 
 def serve(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from malt_fast.batches import RoleData
+from malt_fast.forest.role_data import RoleData
 
 END = 2
 

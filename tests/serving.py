@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from malt_fast.config import dump, make_config
+from malt_fast.config.load import dump, make_config
 from malt_fast.engines import Completion, Policy, Request
-from malt_fast.pipeline import Pipeline
-from malt_fast.roles import Prompts, RolePrompt
-from malt_fast.sampling import Setup
-from malt_fast.server.endpoint import Endpoint, Server
-from malt_fast.server.thread import EngineThread
-from malt_fast.tasks import Task
+from malt_fast.sampling.setup import Setup
+from malt_fast.serving.endpoint import Endpoint, Server
+from malt_fast.serving.pipeline import Pipeline
+from malt_fast.serving.thread import EngineThread
+from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.task import Task
 from tests.adapters import make_adapter
 from tests.small_run import write_model, write_questions
 from tests.tiny import byte_tokenizer

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from malt_fast.segments import Sample
-from malt_fast.store import Store, open_store
+from malt_fast.store.segments import Sample
+from malt_fast.store.store import Store, open_store
 
 
 def key_of(i: int) -> bytes:

@@ -9,12 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast import alarms
-from malt_fast.alarms import BLOCKS, SEEN, Growth, collapsing, truncated, unanswered, unmixed
 from malt_fast.engines import Completion, Policy
-from malt_fast.expand import shape_from_branching
-from malt_fast.forest import Forest
-from malt_fast.tasks import Question
+from malt_fast.forest.forest import Forest
+from malt_fast.sampling import monitor
+from malt_fast.sampling.expand import shape_from_branching
+from malt_fast.sampling.monitor import (
+    BLOCKS,
+    SEEN,
+    Growth,
+    truncated,
+    unanswered,
+    unmixed,
+)
+from malt_fast.tasks.task import Question
+from malt_fast.training.alarms import collapsing
 from tests.small_run import run, write_model, write_questions
 
 
@@ -91,8 +99,8 @@ def test_counts_are_those_of_plain_counting(seed: int, right: float, cut: float)
 
 
 def test_only_some_leaves_are_graded_and_trees_counted(monkeypatch) -> None:
-    monkeypatch.setattr(alarms, "GRADED", 50)
-    monkeypatch.setattr(alarms, "COUNTED", 30)  # every third
+    monkeypatch.setattr(monitor, "GRADED", 50)
+    monkeypatch.setattr(monitor, "COUNTED", 30)  # every third
     watch = growth(100, [])
     for t in range(100):
         watch.see([completion(t * 7 + 1 + i, 7) for i in range(6)])
@@ -152,10 +160,10 @@ def test_what_a_run_warns_of(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch, options: list[str], kinds: set[str]
 ) -> None:
     monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
-    monkeypatch.setattr(alarms, "BLOCKS", 30)
+    monkeypatch.setattr(monitor, "BLOCKS", 30)
     if kinds == {"collapsing"}:
         always = lambda role, first, now: "x" if "rewards/margins" in first else ""  # noqa: E731
-        monkeypatch.setattr(alarms, "collapsing", always)
+        monkeypatch.setattr("malt_fast.training.alarms.collapsing", always)
     more = ["--train.dpo.max_steps", "20", "--preferences.sft_source", "all"]
     run(*made, tmp_path / "run", *more, *options)
     usual = {"truncated refiner", ""}  # outputs of a token each; roles with nothing to learn
@@ -166,7 +174,7 @@ def test_what_a_run_warns_of(
 
 def test_outputs_that_are_cut_off_or_say_nothing(made, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
-    monkeypatch.setattr(alarms, "SEEN", 20)
+    monkeypatch.setattr(monitor, "SEEN", 20)
     rows = [{"question": f"a or b? {i}", "answer": "A"} for i in range(20)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(tmp_path / "q.jsonl", made[1], tmp_path / "run", "--task.grader", "choice")

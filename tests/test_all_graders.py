@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from malt_fast import evaluate, sampling, train
-from malt_fast.config import load_config
-from malt_fast.forest import Forest
-from malt_fast.tasks import Question
+from malt_fast import evaluate, train
+from malt_fast.config.load import load_config
+from malt_fast.forest.forest import Forest
+from malt_fast.sampling import grade
+from malt_fast.sampling.prepare import load_setup
+from malt_fast.tasks.task import Question
 from tests.questions import choices, problem, write_lines, write_math
 from tests.tiny import tiny_llama
 
@@ -108,7 +110,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "GRADED", 5)
+    monkeypatch.setattr(grade, "GRADED", 5)
 
 
 def graded(run: Path) -> dict[str, Any]:
@@ -188,12 +190,12 @@ def test_a_forest_without_outputs(
 ) -> None:
     """None was asked for, or all of them failed."""
     options = [*TASKS[task](tmp_path, ""), "--model.name_or_path", str(models["wrong"])]
-    setup = sampling.load_setup(load_config([*options, *FAST], "malt_fast.train"))
+    setup = load_setup(load_config([*options, *FAST], "malt_fast.train"))
     forest = Forest()
     forest.add_trees(trees, np.array([-1, 0], np.int32))
     failed = np.arange(len(forest), dtype=np.uint32)[forest.level > 0]
     forest.fail(failed)
     questions: list[Question] = setup.task.train[:trees]
-    figures = sampling.grade_leaves(setup, forest, questions)
+    figures = grade.grade_leaves(setup, forest, questions)
     assert figures["outputs"] == sum(figures["verdicts"].values()) == 0
     assert keys_of(figures) == keys_for(task)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import malt_fast.api as mf
-from malt_fast.forest import UNGRADED
+from malt_fast.forest.forest import UNGRADED
 from tests.small_run import FAST, load_forest, run, write_model, write_questions
 
 SUM = {"question": "1+1", "answer": "2"}
@@ -85,7 +85,7 @@ def test_figures_are_those_of_the_program(made, setup, trained):
 
 
 def test_what_was_trained_is_not_trained_again(graded, trained, monkeypatch):
-    monkeypatch.setattr("malt_fast.trainer.train_stage", None)
+    monkeypatch.setattr("malt_fast.training.stage.train_stage", None)
     for one, trainer in zip(*trained, strict=True):
         assert mf.RoleTrainer(trainer.data, trainer.out).train() == one
 
@@ -101,7 +101,7 @@ def test_trained_roles_answer(setup, graded, trained):
 
 def test_samples_are_kept(setup, graded, tmp_path, monkeypatch):
     first = mf.expand(setup, samples=tmp_path)
-    monkeypatch.setattr("malt_fast.sampling.open_engine", None)  # nothing is asked for any more
+    monkeypatch.setattr("malt_fast.sampling.sample.open_engine", None)
     second = mf.expand(setup, samples=tmp_path)
     for forest in (first, second):
         assert [forest.text(n) for n in range(len(forest.nodes))] == [

@@ -6,9 +6,9 @@ import subprocess
 import pytest
 
 from malt_fast import __main__, completion
-from malt_fast.cli import settings
-from malt_fast.config import Config
-from malt_fast.errors import MaltError
+from malt_fast.config.mistakes import settings
+from malt_fast.config.schema import Config
+from malt_fast.utils.errors import MaltError
 
 NAMES = [name for name, _, _ in settings(Config)]
 

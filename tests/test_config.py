@@ -7,16 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
-from malt_fast.cli import parse_arguments, read_yaml, settings, yaml_text
-from malt_fast.config import (
-    Config,
+from malt_fast.config.arguments import parse_arguments
+from malt_fast.config.load import (
     differences,
     dump,
     load_config,
     make_config,
-    resolve_model,
 )
-from malt_fast.errors import MaltError, nearest
+from malt_fast.config.mistakes import settings
+from malt_fast.config.schema import Config, resolve_model
+from malt_fast.config.yaml_files import read_yaml, yaml_text
+from malt_fast.tasks.load import load_task
+from malt_fast.utils.errors import MaltError, nearest
 
 
 def load(line: str = "") -> Config:
@@ -25,7 +27,7 @@ def load(line: str = "") -> Config:
 
 def mistake(line: str) -> str:
     with pytest.raises(MaltError) as caught:
-        load(line)
+        load_task(load(line), questions=False)
     text = str(caught.value)
     assert "\n" not in text and text[-1] != "."
     return text
@@ -284,12 +286,12 @@ def test_help_lists_every_setting_with_its_default(capsys: pytest.CaptureFixture
 
 def test_resolve_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert resolve_model("a/b") == "a/b"
-    monkeypatch.setattr("malt_fast.config.PACKAGE", tmp_path)
+    monkeypatch.setattr("malt_fast.config.schema.PACKAGE", tmp_path)
     with pytest.raises(MaltError, match="reinstall"):
         resolve_model("bundled")
-    (tmp_path / "world" / "model").mkdir(parents=True)
-    (tmp_path / "world" / "model" / "config.json").write_text("{}")
-    assert Path(resolve_model("bundled")) == tmp_path / "world" / "model"
+    (tmp_path / "demo" / "model").mkdir(parents=True)
+    (tmp_path / "demo" / "model" / "config.json").write_text("{}")
+    assert Path(resolve_model("bundled")) == tmp_path / "demo" / "model"
 
 
 def test_make_config_takes_nested_values() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from malt_fast.config import Config, load_config
+from malt_fast.config.load import load_config
+from malt_fast.config.schema import Config
 from malt_fast.engines import Policy
-from malt_fast.expand import shape_from_branching
-from malt_fast.tasks import Task, load_task
+from malt_fast.sampling.expand import shape_from_branching
+from malt_fast.tasks.load import load_task
+from malt_fast.tasks.task import Task
 from tests.questions import choices, problem, serve
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"

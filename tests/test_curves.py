@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.curves import majority_at_k, pass_at_k
-from malt_fast.statistics import bootstrap_means
+from malt_fast.evaluation.curves import majority_at_k, pass_at_k
+from malt_fast.evaluation.statistics import bootstrap_means
 
 
 def majority(said: list[int], correct: set[int]) -> Fraction:

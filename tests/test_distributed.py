@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from malt_fast.config import PACKAGE
+from malt_fast.config.schema import PACKAGE
 
 from . import test_train
 from .test_train import data, model  # noqa: F401

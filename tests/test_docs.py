@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from malt_fast import cli, export, report
+from malt_fast import export, report
 from malt_fast.__main__ import COMMANDS
 from malt_fast.completion import SHELLS
-from malt_fast.config import load_config, make_config
+from malt_fast.config.arguments import parse_arguments
+from malt_fast.config.load import load_config, make_config
 from malt_fast.evaluate import take
 from malt_fast.train import take_plan
 from tests.small_run import run, write_model, write_questions
@@ -123,7 +124,7 @@ def check_program(name: str, words: list[str]) -> None:
         absolute = [str(ROOT / w) if i - 1 in configs else w for i, w in enumerate(words)]
         load_config(absolute, "malt_fast.train")
     else:
-        make_config(cli.parse_arguments(words)[0])
+        make_config(parse_arguments(words)[0])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -171,9 +172,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_map_of_the_readme_is_true() -> None:
     (tree,) = [text for _, text in blocks(ROOT / "README.md") if text.startswith("csrc/")]
     names = re.findall(r"(?<![\w/.])([a-z_0-9]+(?:\.py|/))", tree)
-    places = [ROOT, ROOT / "python/malt_fast", ROOT / "kernels", ROOT / "python/malt_fast/tasks"]
-    places += [ROOT / "python", ROOT / "python/malt_fast/viewer", ROOT / "csrc"]
-    places += [ROOT / "python/malt_fast/engines", ROOT / "benchmarks"]
+    package = ROOT / "python/malt_fast"
+    places = [ROOT, ROOT / "python", *(p for p in package.rglob("*") if p.is_dir()), package]
+    places += [ROOT / name for name in ("kernels", "csrc", "benchmarks")]
     for name in names:
         assert any((place / name).exists() for place in places) or name == "malt_fast/", name
 

@@ -18,7 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from malt_fast import evaluate, export, report, train
+from malt_fast import (
+    evaluate,
+    export,
+    report,
+    train,
+)
 from tests.small_run import FAST, write_model
 from tests.test_docs import PAGES, ROOT, blocks, commands
 

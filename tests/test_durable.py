@@ -15,12 +15,16 @@ from typing import Any
 
 import pytest
 
-from malt_fast import files, interrupt, sampling, store, train
-from malt_fast.adapters import saving
-from malt_fast.config import make_config
-from malt_fast.errors import MaltError
-from malt_fast.run import Run, exit_status, locked, open_run
-from malt_fast.trainer import StageTrainer
+from malt_fast import train
+from malt_fast.config.load import make_config
+from malt_fast.runs.run import Run, open_run, writing
+from malt_fast.sampling import sample
+from malt_fast.store import store
+from malt_fast.training.adapters import saving
+from malt_fast.training.trainer import StageTrainer
+from malt_fast.utils import files, interrupt
+from malt_fast.utils.errors import MaltError
+from malt_fast.utils.program import exit_status
 from tests.small_run import FAST, content, run, write_model, write_questions
 
 
@@ -122,7 +126,7 @@ def test_more_questions_sample_what_is_new(made: tuple[Path, Path], tmp_path: Pa
 def test_samples_of_another_run(made, base: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "open_engine", None)
+        patch.setattr(sample, "open_engine", None)
         assert run(*made, tmp_path / "b", "--reuse", str(base), "--seed", "0") == 0
     assert content(base) == content(tmp_path / "b")
     assert adapters(base) == adapters(tmp_path / "b")
@@ -213,7 +217,7 @@ def test_one_ctrl_c_saves_what_was_sampled_and_tells_the_command(
     folder = tmp_path / "run"
     monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
     options = ["--engine.batch_size", "8", "--store.interval", "3600"]
-    real = sampling.grow
+    real = sample.grow
 
     def grow_and_stop(*arguments: Any) -> Any:
         for i, settled in enumerate(real(*arguments)):
@@ -222,7 +226,7 @@ def test_one_ctrl_c_saves_what_was_sampled_and_tells_the_command(
             yield settled
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "grow", grow_and_stop)
+        patch.setattr(sample, "grow", grow_and_stop)
         assert run(*made, folder, *options) == 130
     error = capsys.readouterr().err
     assert f"--run {folder}" in error.splitlines()[-1] and "goes on from here" in error
@@ -313,8 +317,8 @@ def test_signals_are_left_alone_in_other_threads() -> None:
 def test_a_run_has_one_writer(tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
     code = (
-        "import sys, time; from pathlib import Path; from malt_fast.config import make_config\n"
-        "from malt_fast.run import open_run\n"
+        "import sys, time; from malt_fast.config.load import make_config\n"
+        "from malt_fast.runs.run import open_run\n"
         f"with open_run(make_config({{'run': {str(folder)!r}}}), 'test'):\n"
         "    print('in', flush=True); time.sleep(600)"
     )
@@ -337,11 +341,11 @@ def test_a_run_has_one_writer(tmp_path: Path, capsys) -> None:
 def test_a_process_is_not_its_own_dead_predecessor(tmp_path: Path) -> None:
     """The system's lock does not keep a process out of what it holds itself."""
     one = Run(tmp_path, make_config({}))
-    with locked(one):
-        with pytest.raises(MaltError, match="in use by this very process"), locked(one):
+    with writing(one):
+        with pytest.raises(MaltError, match="in use by this very process"), writing(one):
             pass
         assert (tmp_path / "lock").read_text()
-    with locked(one):
+    with writing(one):
         pass
 
 
@@ -350,7 +354,7 @@ def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path: Path, monkeypat
         raise OSError(errno.ENOLCK, "no locks")
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    with locked(Run(tmp_path, make_config({}))):
+    with writing(Run(tmp_path, make_config({}))):
         assert "can be locked" in capsys.readouterr().out
 
 
@@ -391,7 +395,7 @@ def test_a_full_disk_is_told_before_the_map_of_rows_is_written(tmp_path: Path, m
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     opened = store.open_store(tmp_path / "samples")
-    with pytest.raises(OSError, match="samples"), sampling.row_map(opened, 10):
+    with pytest.raises(OSError, match="samples"), sample.row_map(opened, 10):
         pass
 
 
@@ -415,7 +419,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_the_start(
 
 def test_names_of_runs_do_not_repeat_when_the_clock_does(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("malt_fast.run.time.strftime", lambda _: "then")
+    monkeypatch.setattr("malt_fast.runs.run.time.strftime", lambda _: "then")
     for _ in range(3):
         with open_run(make_config({}), "test"):
             pass

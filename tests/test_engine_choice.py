@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from malt_fast import cluster
-from malt_fast.config import make_config
-from malt_fast.engines import SamplingParams, choice
-from malt_fast.engines.choice import check_engine, choose, gpus_of_engine, longest
-from malt_fast.sampling import load_setup
+from malt_fast.config.load import make_config
+from malt_fast.engines import SamplingParams
+from malt_fast.sampling import engine_choice as choice
+from malt_fast.sampling.engine_choice import check_engine, choose, gpus_of_engine
+from malt_fast.sampling.prepare import load_setup
+from malt_fast.sampling.setup import longest
+from malt_fast.utils import ray_cluster
 from tests import small_run
 from tests.small_run import write_model, write_questions
 
@@ -76,7 +78,7 @@ def test_an_engine_that_cannot_be_is_told_at_the_start(
     tmp_path, monkeypatch, capsys, options, says
 ):
     data, model = write_questions(tmp_path / "q.jsonl"), write_model(tmp_path / "model")
-    for module in (choice, cluster):
+    for module in (choice, ray_cluster):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     capsys.readouterr()
     assert small_run.run(data, model, tmp_path / "run", *options) == 2

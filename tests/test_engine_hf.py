@@ -11,10 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config
 
-from malt_fast.engines import Completion, Policy, Request, SamplingParams
+from malt_fast.engines import (
+    Completion,
+    Policy,
+    Request,
+    SamplingParams,
+)
 from malt_fast.engines.hf import HFEngine
 from malt_fast.engines.sampler import draw, filtered, uniforms
-from malt_fast.errors import MaltError
+from malt_fast.utils.errors import MaltError
 from tests.adapters import make_adapter
 from tests.tiny import tiny_llama
 

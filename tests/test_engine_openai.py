@@ -13,11 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from malt_fast.config import EngineConfig
-from malt_fast.engines import Completion, Policy, Request, SamplingParams
+from malt_fast.config.schema import EngineConfig
+from malt_fast.engines import (
+    Completion,
+    Policy,
+    Request,
+    SamplingParams,
+)
 from malt_fast.engines import openai as module
 from malt_fast.engines.openai import OpenAIEngine, check_server
-from malt_fast.errors import MaltError
+from malt_fast.utils.errors import MaltError
 from tests import small_run
 from tests.small_run import write_model, write_questions
 

@@ -10,18 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.cluster import Cluster, connected
-from malt_fast.config import EngineConfig
+from malt_fast.config.schema import EngineConfig
 from malt_fast.engines import Policy, Request, SamplingParams
-from malt_fast.engines.choice import EngineSpec
-from malt_fast.engines.pool import Router
 from malt_fast.engines.ray import RayEngine, check_room
-from malt_fast.errors import MaltError
-from malt_fast.expand import Slot, expand, shape_from_branching
-from malt_fast.forest import DONE, Forest
-from malt_fast.grading import NOTHING, RIGHT, WRONG, grade_with_reasons
-from malt_fast.roles import Prompts, RolePrompt
-from malt_fast.tasks import Question
+from malt_fast.engines.router import Router
+from malt_fast.engines.spec import EngineSpec
+from malt_fast.forest.forest import DONE, Forest
+from malt_fast.grading.verdicts import (
+    NOTHING,
+    RIGHT,
+    WRONG,
+    grade_with_reasons,
+)
+from malt_fast.sampling.expand import Slot, expand, shape_from_branching
+from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.task import Question
+from malt_fast.utils.errors import MaltError
+from malt_fast.utils.ray_cluster import Cluster, connected
 from tests import small_run
 from tests.small_run import load_forest, write_model, write_questions
 from tests.tiny import byte_tokenizer, tiny_llama

@@ -8,7 +8,7 @@ import pytest
 
 from malt_fast.engines import Policy, Request, SamplingParams
 from malt_fast.engines.replay import ReplayEngine
-from malt_fast.errors import MaltError
+from malt_fast.utils.errors import MaltError
 from tests.tiny import byte_tokenizer
 
 END = 2

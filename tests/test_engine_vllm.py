@@ -19,11 +19,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from malt_fast.config import EngineConfig
-from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
-from malt_fast.engines.adapter_files import content_name
-from malt_fast.errors import MaltError
-from malt_fast.forest import DONE
+from malt_fast.config.schema import EngineConfig
+from malt_fast.engines import (
+    Completion,
+    Engine,
+    Policy,
+    Request,
+    SamplingParams,
+)
+from malt_fast.forest.forest import DONE
+from malt_fast.models.adapter_files import content_name
+from malt_fast.utils.errors import MaltError
 from tests import small_run
 from tests.adapters import make_adapter
 from tests.small_run import load_forest, write_model, write_questions
@@ -133,7 +139,7 @@ import os, signal
 import numpy as np
 from malt_fast.engines import Policy, Request, SamplingParams
 from malt_fast.engines.vllm import VLLMEngine
-from malt_fast.errors import MaltError
+from malt_fast.utils.errors import MaltError
 
 if __name__ == "__main__":
     policy = Policy("{base}")
@@ -306,8 +312,8 @@ def test_a_process_holds_one_engine(engine, policies):
 
 
 def test_two_replicas_answer_as_one(engine, base, policies):
-    from malt_fast.engines.choice import EngineSpec
     from malt_fast.engines.ray import RayEngine
+    from malt_fast.engines.spec import EngineSpec
 
     spec = EngineSpec("vllm", EngineConfig(), "float32", "cpu", tuple(policies), max_model_len=200)
     requests = asks(policies, 40, temperature=1)

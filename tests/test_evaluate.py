@@ -14,18 +14,29 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from malt_fast import evaluate, sampling
-from malt_fast.config import PACKAGE, Config, dump, make_config, read_yaml
-from malt_fast.engines import Completion, Policy, Request, SamplingParams
-from malt_fast.errors import MaltError
-from malt_fast.expand import Slot, expand, node_seed
-from malt_fast.paper import paper_figures, published
-from malt_fast.roles import Prompts, RolePrompt
-from malt_fast.run import Run
-from malt_fast.sampling import Setup
-from malt_fast.scores import Judged, flips, judge, summarise, turns, verdicts, vote
-from malt_fast.statistics import mcnemar, paired_bootstrap, wilson
-from malt_fast.systems import (
+from malt_fast import evaluate
+from malt_fast.config.load import dump, make_config
+from malt_fast.config.schema import PACKAGE, Config
+from malt_fast.config.yaml_files import read_yaml
+from malt_fast.engines import (
+    Completion,
+    Policy,
+    Request,
+    SamplingParams,
+)
+from malt_fast.evaluation import design
+from malt_fast.evaluation.paper import paper_figures, published
+from malt_fast.evaluation.scores import (
+    Judged,
+    flips,
+    judge,
+    summarise,
+    turns,
+    verdicts,
+    vote,
+)
+from malt_fast.evaluation.statistics import mcnemar, paired_bootstrap, wilson
+from malt_fast.evaluation.systems import (
     Step,
     System,
     Training,
@@ -36,9 +47,15 @@ from malt_fast.systems import (
     steps_of,
     systems_of,
 )
-from malt_fast.tables import describe
-from malt_fast.tasks import Question, Task
-from malt_fast.wordings import Wordings
+from malt_fast.evaluation.tables import describe
+from malt_fast.runs.run import Run
+from malt_fast.sampling import sample
+from malt_fast.sampling.expand import Slot, expand, node_seed
+from malt_fast.sampling.setup import Setup
+from malt_fast.tasks.evaluation_prompts import Wordings
+from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.task import Question, Task
+from malt_fast.utils.errors import MaltError
 from tests.small_run import load_forest
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -521,7 +538,7 @@ def test_the_papers_numbers_go_by_model_and_task() -> None:
 
 
 def test_every_published_row_is_one_of_ours_and_every_number_is_possible() -> None:
-    known = read_yaml(PACKAGE / "paper.yaml")
+    known = read_yaml(PACKAGE / "evaluation" / "paper.yaml")
     names = {system.name for system in paper_systems(CHAIN, 3, list(EXTRA))}
     for task in (table for tables in known.values() for table in tables.values()):
         assert set(task["systems"]) <= names
@@ -590,7 +607,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         (adapter / "adapter_model.safetensors").write_text(f"{role} {kind}")
     (tmp_path / "run" / "config.yaml").write_text(dump(config))
 
-    monkeypatch.setattr(sampling, "open_engine", lambda *_: FakeEngine())
+    monkeypatch.setattr(sample, "open_engine", lambda *_: FakeEngine())
     return Run(tmp_path / "run", config, Console(quiet=True))
 
 
@@ -693,7 +710,7 @@ def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.Mon
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("sampled again")
 
-    monkeypatch.setattr(evaluate, "sample", never)
+    monkeypatch.setattr(design, "sample", never)
     assert evaluate.evaluate_run(run, setup, *policies(run)) == result
     with pytest.raises(AssertionError):
         evaluate.evaluate_run(run, setup, *policies(run), again=True)

@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.engines import Completion, Policy, Request, SamplingParams
-from malt_fast.errors import MaltError
-from malt_fast.expand import (
+from malt_fast.engines import (
+    Completion,
+    Policy,
+    Request,
+    SamplingParams,
+)
+from malt_fast.forest.forest import (
+    DONE,
+    FAILED,
+    RESERVED,
+    Forest,
+)
+from malt_fast.sampling.expand import (
     Expansion,
     Slot,
     expand,
@@ -18,9 +28,9 @@ from malt_fast.expand import (
     shape_from_branching,
     slot_nodes,
 )
-from malt_fast.forest import DONE, FAILED, RESERVED, Forest
-from malt_fast.roles import Prompts, RolePrompt
-from malt_fast.tasks import Question
+from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.task import Question
+from malt_fast.utils.errors import MaltError
 from tests.tiny import byte_tokenizer
 
 CHAIN = ["generator", "verifier", "refiner"]

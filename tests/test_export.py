@@ -20,15 +20,17 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from malt_fast import __main__, export
-from malt_fast.adapters import load_model
-from malt_fast.config import LoraConfig, make_config, read_yaml
-from malt_fast.export_cards import Facts, model_card
-from malt_fast.export_rows import as_texts
-from malt_fast.packing import Packer, Packing, completion_logps
-from malt_fast.preferences import select_pairs
-from malt_fast.roles import Prompts, RolePrompt
-from malt_fast.run_parts import Adapter
-from malt_fast.train import propagate
+from malt_fast.config.load import make_config
+from malt_fast.config.schema import LoraConfig
+from malt_fast.config.yaml_files import read_yaml
+from malt_fast.forest.credit import propagate
+from malt_fast.forest.preferences import select_pairs
+from malt_fast.results.cards import Facts, model_card
+from malt_fast.results.export_rows import as_texts
+from malt_fast.results.opened_run import Adapter
+from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.training.adapters import load_model
+from malt_fast.training.packing import Packer, Packing, completion_logps
 from tests.small_run import load_forest, run, write_questions
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -308,7 +310,7 @@ def plain_logps(model, table) -> list[float]:
 @torch.no_grad()
 def our_logps(home: Path, adapter: Path, role: str) -> list[float]:
     """The same by the model that roles are trained with, on packs of trees."""
-    from malt_fast.batches import RoleData
+    from malt_fast.forest.role_data import RoleData
 
     table = rows(home, role, "kto")
     data = RoleData(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from malt_fast.tree_attention import flex, make_tree
+from malt_fast.training.tree_attention import flex, make_tree
 
 from .role_forests import role_forest
 from .small_run import run, write_model, write_questions

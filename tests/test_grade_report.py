@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast import grade_report, symbolic
-from malt_fast.grade_report import GradeReport
-from malt_fast.grading import GRADERS, grade_with_reasons
+from malt_fast.grading import report as grade_report
+from malt_fast.grading import symbolic
+from malt_fast.grading.report import GradeReport
+from malt_fast.grading.verdicts import GRADERS, grade_with_reasons
 
 
 def test_counts_and_shares() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast.errors import MaltError
-from malt_fast.grading import (
+from malt_fast.grading.custom import score_custom
+from malt_fast.grading.verdicts import (
     GRADERS,
     NOTHING,
     RIGHT,
@@ -23,8 +23,8 @@ from malt_fast.grading import (
     grade,
     grade_with_reasons,
     number_answers,
-    score_custom,
 )
+from malt_fast.utils.errors import MaltError
 
 
 def rows(path: Path) -> list[dict]:

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 from malt_fast import __main__, __version__
-from malt_fast.cli import settings
-from malt_fast.config import Config, load_config
-from malt_fast.errors import MaltError
+from malt_fast.config.help import (
+    EXAMPLES,
+    PROGRAMS,
+    bounds,
+    help_text,
+)
+from malt_fast.config.load import load_config
+from malt_fast.config.mistakes import settings
+from malt_fast.config.schema import Config
 from malt_fast.evaluate import take
-from malt_fast.help import EXAMPLES, PROGRAMS, bounds, help_text
 from malt_fast.train import take_plan
+from malt_fast.utils.errors import MaltError
 
 ROOT = Path(__file__).parents[1]
 NAMES = [name for name, _, _ in settings(Config)]
@@ -84,7 +90,7 @@ def test_examples_are_what_the_parsers_take(monkeypatch):
 
 
 def test_examples_are_shown(capsys):
-    for program in ("malt_fast.export", "malt_fast.world.build"):
+    for program in ("malt_fast.export", "malt_fast.demo.build"):
         with pytest.raises(SystemExit):
             import_module(program).parser().parse_args(["--help"])
         text = capsys.readouterr().out

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from malt_fast import evaluate, train
-from malt_fast.config import make_config
-from malt_fast.errors import CONTROL, MaltError, printable
-from malt_fast.files import checksum
-from malt_fast.pipeline import Answer
-from malt_fast.run import Run, Terminal, exit_status, open_run
+from malt_fast.config.load import make_config
+from malt_fast.evaluation.tables import Column, Table, as_terminal
+from malt_fast.runs.console import Terminal
+from malt_fast.runs.run import Run, open_run
+from malt_fast.serving.pipeline import Answer
 from malt_fast.sweep import with_value
-from malt_fast.tables import Column, Table, as_terminal
 from malt_fast.tasks.checks import warn
+from malt_fast.utils.errors import CONTROL, MaltError, printable
+from malt_fast.utils.files import checksum
+from malt_fast.utils.program import exit_status
 from tests.small_run import run, write_model
 from tests.stored import fill, known, open_small
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from malt_fast.cli import DEEPEST, read_yaml
-from malt_fast.errors import MaltError
+from malt_fast.config.yaml_files import DEEPEST, read_yaml
+from malt_fast.utils.errors import MaltError
 from tests.faults.input_cases import AGAIN, ARITHMETIC, BOMB, KINDS, REPLAY, Case, Damage
 from tests.faults.inputs import complaint, outcome
 
@@ -83,7 +83,7 @@ def test_what_is_no_sentence_is_seen(err: str) -> None:
 def test_a_check_that_is_gone_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = config("--\x1b[1m", "1")
     assert outcome(case).startswith("error: ")
-    monkeypatch.setattr("malt_fast.run.one_line", lambda text: text)
+    monkeypatch.setattr("malt_fast.utils.program.one_line", lambda text: text)
     assert outcome(case).startswith("finding: control characters")
 
 

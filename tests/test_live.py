@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from malt_fast import live
 from malt_fast.engines import Completion
-from malt_fast.forest import credit
-from malt_fast.live import SamplingFacts, View, training_facts, view
-from malt_fast.preferences import tree_yield, unlimited, yield_rows
+from malt_fast.forest.forest import credit
+from malt_fast.forest.yields import tree_yield, unlimited, yield_rows
+from malt_fast.runs import live
+from malt_fast.runs.live import View, view
+from malt_fast.sampling.progress import SamplingFacts
+from malt_fast.training.train_role import training_facts
 from tests.small_run import FAST, load_forest, run, write_model, write_questions
 
 
@@ -176,12 +178,12 @@ def test_the_last_view_is_what_the_forest_yields(
         told.append(SamplingFacts(*given))
         return told[-1]
 
-    monkeypatch.setattr("malt_fast.train.SamplingFacts", keep)
+    monkeypatch.setattr("malt_fast.sampling.round_forest.SamplingFacts", keep)
     limits = ["--preferences.max_pairs", "3", "--preferences.max_examples", "2"]
     assert run(*made, tmp_path / "run", *limits) == 0
     (facts,) = told
     assert (facts.open, facts.done) == (0, 18)
-    from malt_fast.config import load_config
+    from malt_fast.config.load import load_config
 
     config = load_config(["--config", str(tmp_path / "run" / "config.yaml")], "test")
     forest = load_forest(tmp_path / "run")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from malt_fast.adapters import load_model
-from malt_fast.config import LoraConfig
+from malt_fast.config.schema import LoraConfig
 from malt_fast.engines import Policy, vllm
 from malt_fast.engines.weights import Weights
-from malt_fast.errors import MaltError
-from malt_fast.identity import adapter_identity
-from malt_fast.loading import check_adapter, load_causal, load_config
-from malt_fast.roles import load_tokenizer
+from malt_fast.models.identity import adapter_identity
+from malt_fast.models.loading import check_adapter, load_causal, load_config
+from malt_fast.models.tokenizer import load_tokenizer
+from malt_fast.training.adapters import load_model
+from malt_fast.utils.errors import MaltError
 from tests.adapters import make_adapter
 from tests.small_run import run, write_model, write_questions
 from tests.tiny import tiny_llama

@@ -4,7 +4,7 @@ import pytest
 import torch
 from malt_fast.kernels import dpo_loss
 
-from malt_fast.losses import dpo_metrics, sft_loss
+from malt_fast.training.losses import dpo_metrics, sft_loss
 
 
 def test_sft_is_a_mean_over_tokens():

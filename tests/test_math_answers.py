@@ -15,9 +15,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from malt_fast import _core, symbolic
-from malt_fast.errors import MaltError
-from malt_fast.grading import NOTHING, RIGHT, UNPARSEABLE, VERDICTS, WRONG, grade_with_reasons
+from malt_fast import _core
+from malt_fast.grading import symbolic
+from malt_fast.grading.verdicts import (
+    NOTHING,
+    RIGHT,
+    UNPARSEABLE,
+    VERDICTS,
+    WRONG,
+    grade_with_reasons,
+)
+from malt_fast.utils.errors import MaltError
 
 DIFFERENT, EQUAL, UNKNOWN = range(3)
 

@@ -10,12 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from malt_fast.kernels import dpo_loss
 
-from malt_fast.adapters import LogProbModel, load_model
-from malt_fast.batches import RoleData, TreeSampler, examples_of
-from malt_fast.config import LoraConfig
-from malt_fast.errors import MaltError
-from malt_fast.packing import Packer, Packing, completion_logps, share
-from malt_fast.tree_attention import TREE
+from malt_fast.config.schema import LoraConfig
+from malt_fast.forest.role_data import RoleData
+from malt_fast.training.adapters import LogProbModel, load_model
+from malt_fast.training.batches import TreeSampler, examples_of
+from malt_fast.training.packing import (
+    Packer,
+    Packing,
+    completion_logps,
+    share,
+)
+from malt_fast.training.tree_attention import TREE
+from malt_fast.utils.errors import MaltError
 
 from .role_forests import END, role_forest
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from malt_fast.engines import Completion, Policy, Request
-from malt_fast.errors import MaltError
-from malt_fast.expand import expand, node_seed
-from malt_fast.pipeline import Answer, Pipeline
-from malt_fast.run import Run
-from malt_fast.scores import judge, vote
-from malt_fast.systems import build_shape, systems_of
-from malt_fast.tasks import Question
+from malt_fast.evaluation.scores import judge, vote
+from malt_fast.evaluation.systems import build_shape, systems_of
+from malt_fast.runs.run import Run
+from malt_fast.sampling.expand import expand, node_seed
+from malt_fast.serving.pipeline import Answer, Pipeline
+from malt_fast.tasks.task import Question
+from malt_fast.utils.errors import MaltError
 from tests.serving import CHAIN, ScriptedEngine, encode, make_run, say, scripted
 
 QUESTIONS = [f"what is {i}?" for i in range(40)]

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from malt_fast import plan, report, train
-from malt_fast.config import make_config
-from malt_fast.plan import Row, facts_of, forests_of, read_rows, steady_rate, trie_size
-from malt_fast.run import Run
-from malt_fast.store import open_store
+from malt_fast import report, train
+from malt_fast.config.load import make_config
+from malt_fast.planning import plan
+from malt_fast.planning.plan import forests_of, trie_size
+from malt_fast.planning.plan_file import Row, facts_of, read_rows
+from malt_fast.planning.probe import steady_rate
+from malt_fast.runs.run import Run
+from malt_fast.store.store import open_store
 from tests.small_run import run, write_model, write_questions
 
 
@@ -164,7 +167,7 @@ def test_ctrl_c_in_the_probe_keeps_what_was_sampled(made, tmp_path: Path, monkey
 
         return grow(*arguments, on_done=stop, **named)
 
-    monkeypatch.setattr(plan, "sample", stopping)
+    monkeypatch.setattr("malt_fast.planning.probe.sample", stopping)
     assert run(*made, tmp_path / "run", "--plan", "--engine.batch_size", "8") == 130
     assert open_store(tmp_path / "run" / "samples", writable=False).next_row > 0
 

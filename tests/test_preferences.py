@@ -11,19 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.config import PreferencesConfig, make_config
-from malt_fast.forest import DONE, FAILED, Credit, Forest, credit, examples, pairs
-from malt_fast.preferences import (
-    RoleYield,
-    path_keys,
-    role_data,
-    select_examples,
-    select_pairs,
-    write_datasets,
-    yield_rows,
-    yield_table,
+from malt_fast.config.load import make_config
+from malt_fast.config.schema import PreferencesConfig
+from malt_fast.forest.datasets import write_datasets
+from malt_fast.forest.forest import (
+    DONE,
+    FAILED,
+    Credit,
+    Forest,
+    credit,
+    examples,
+    pairs,
 )
-from malt_fast.roles import Prompts, RolePrompt
+from malt_fast.forest.preferences import path_keys, select_examples, select_pairs
+from malt_fast.forest.role_data import role_data
+from malt_fast.forest.yields import RoleYield, yield_rows, yield_table
+from malt_fast.tasks.prompts import Prompts, RolePrompt
 from tests.core_forests import Node, grow, random_tree, trees
 from tests.tiny import byte_tokenizer
 

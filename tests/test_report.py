@@ -13,14 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from malt_fast import plan, report
-from malt_fast.files import read_checked, write_checked
-from malt_fast.forest import forest_of, read_forest, save_forest
-from malt_fast.roles import Prompts
-from malt_fast.store import open_store
-from malt_fast.viewer import charts
-from malt_fast.viewer.html import as_json, element, grid, text
-from malt_fast.viewer.read import read_run
+from malt_fast import report
+from malt_fast.forest.file import forest_of, read_forest, save_forest
+from malt_fast.planning import plan
+from malt_fast.results import charts
+from malt_fast.results.html import (
+    as_json,
+    element,
+    grid,
+    text,
+)
+from malt_fast.results.read import read_run
+from malt_fast.store.store import open_store
+from malt_fast.tasks.prompts import Prompts
+from malt_fast.utils.files import read_checked, write_checked
 from tests.small_run import load_forest, run, write_model, write_questions
 
 HOSTILE = (
@@ -282,14 +288,15 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:
 
 
 def test_a_report_that_cannot_be_written_costs_no_run(copy: Path, monkeypatch, capsys) -> None:
-    from malt_fast.config import make_config
-    from malt_fast.run import Run
+    from malt_fast.config.load import make_config
+    from malt_fast.results.report import finish
+    from malt_fast.runs.run import Run
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "write_report", full)
-    report.finish(Run(copy, make_config({})))
+    monkeypatch.setattr("malt_fast.results.report.write_report", full)
+    finish(Run(copy, make_config({})))
     assert "no report of this run (No space left" in " ".join(capsys.readouterr().out.split())
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from malt_fast.errors import MaltError
-from malt_fast.roles import Prompts, RolePrompt, load_tokenizer, split_wording
+from malt_fast.models.tokenizer import load_tokenizer
+from malt_fast.tasks.prompts import Prompts, RolePrompt, split_wording
+from malt_fast.utils.errors import MaltError
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer
 
 CHAIN = ["generator", "verifier", "refiner"]

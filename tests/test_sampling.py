@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from malt_fast.config import make_config
-from malt_fast.sampling import load_setup
+from malt_fast.config.load import make_config
+from malt_fast.sampling.prepare import load_setup
 from tests.tiny import byte_tokenizer, tiny_llama
 
 

@@ -10,12 +10,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from malt_fast import evaluate
-from malt_fast import scalars as module
-from malt_fast.config import make_config
-from malt_fast.errors import MaltError
-from malt_fast.run import Run
-from malt_fast.scalars import loggers_of, scalars
-from malt_fast.viewer.read import read_lines
+from malt_fast.config.load import make_config
+from malt_fast.runs import loggers as module
+from malt_fast.runs.loggers import loggers_of, scalars
+from malt_fast.runs.metrics import read_lines
+from malt_fast.runs.run import Run
+from malt_fast.utils.errors import MaltError
 from tests.small_run import run, write_model, write_questions
 
 

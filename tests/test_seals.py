@@ -8,15 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast import files
-from malt_fast.files import (
+from malt_fast.utils import files
+from malt_fast.utils.files import (
     make_folder,
     read_checked,
     remove_leftovers,
     replacing_folder,
     write_checked,
 )
-from malt_fast.seals import check_seal, is_damaged, seal, seal_of
+from malt_fast.utils.seals import (
+    check_seal,
+    is_damaged,
+    seal,
+    seal_of,
+)
 
 
 def filled(folder: Path) -> Path:

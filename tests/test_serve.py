@@ -18,12 +18,12 @@ import openai
 import pytest
 
 from malt_fast import serve
-from malt_fast.config import ServeConfig
+from malt_fast.config.schema import ServeConfig
 from malt_fast.engines import Completion
-from malt_fast.errors import MaltError
-from malt_fast.pipeline import Pipeline
-from malt_fast.server import endpoint as module
-from malt_fast.server.api import ChatBody, Message, cut
+from malt_fast.serving import endpoint as module
+from malt_fast.serving.api import ChatBody, Message, cut
+from malt_fast.serving.pipeline import Pipeline
+from malt_fast.utils.errors import MaltError
 from tests.serving import ScriptedEngine, make_run, scripted, serving
 
 QUESTIONS = [f"one or two? ({i})" for i in range(8)]
@@ -96,7 +96,7 @@ def test_completions_say_the_same(client: openai.OpenAI, expected: dict[str, Any
 def test_a_stream_is_the_answer_in_pieces(
     client: openai.OpenAI, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("malt_fast.server.api.PIECE", 2)
+    monkeypatch.setattr("malt_fast.serving.api.PIECE", 2)
     options = {"stream": True, "stream_options": {"include_usage": True}}
     answer = expected[QUESTIONS[1]]
     *chunks, last = client.chat.completions.create(

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast.statistics import Z95, mcnemar, paired_bootstrap, wilson
+from malt_fast.evaluation.statistics import (
+    Z95,
+    mcnemar,
+    paired_bootstrap,
+    wilson,
+)
 
 
 def bools(text: str) -> np.ndarray:

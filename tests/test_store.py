@@ -13,11 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.columnar import decode, encode, encode_head, scan
-from malt_fast.errors import MaltError
-from malt_fast.forest import build_forest, forest_of, read_forest, save_forest
-from malt_fast.segments import read_index, scan_parts
-from malt_fast.store import open_store
+from malt_fast.forest.file import forest_of, read_forest, save_forest
+from malt_fast.forest.forest import build_forest
+from malt_fast.store.arrow_batches import (
+    decode,
+    encode,
+    encode_head,
+    scan,
+)
+from malt_fast.store.segments import read_index, scan_parts
+from malt_fast.store.store import open_store
+from malt_fast.utils.errors import MaltError
 from tests.stored import fill, key_of, known, open_small, same, sample_of
 
 PLACE = ("begin", "end")
@@ -81,8 +87,8 @@ def test_any_arrow_tool_reads_a_segment(tmp_path: Path) -> None:
 
 def test_a_commit_is_due_by_rows_or_by_time(tmp_path: Path, monkeypatch) -> None:
     now = 100.0
-    monkeypatch.setattr("malt_fast.store.time.monotonic", lambda: now)
-    monkeypatch.setattr("malt_fast.store.time.time", lambda: -now)  # a clock may go backwards
+    monkeypatch.setattr("malt_fast.store.store.time.monotonic", lambda: now)
+    monkeypatch.setattr("malt_fast.store.store.time.time", lambda: -now)  # a clock may go backwards
     store = open_store(tmp_path, batch=5, interval=2)
     store.append([sample_of(i) for i in range(4)])
     store.commit_if_due()
@@ -105,7 +111,7 @@ def test_sealed_segments_are_opened_by_their_index_alone(tmp_path: Path, monkeyp
     sealed = segments(tmp_path)[:-1]
     assert len(sealed) > 2
     scanned: list[Path] = []
-    import malt_fast.store as module
+    import malt_fast.store.store as module
 
     scan_parts = module.scan_parts
     monkeypatch.setattr(
@@ -399,7 +405,7 @@ def test_a_reader_survives_that_the_writer_cuts_the_file(tmp_path: Path) -> None
     fill(open_small(tmp_path, segment_bytes=10**6), range(40))
     live = segments(tmp_path)[-1]
     program = (
-        "import os, sys; from pathlib import Path; import malt_fast.segments as s\n"
+        "import os, sys; from pathlib import Path; import malt_fast.store.segments as s\n"
         "from malt_fast.store import open_store\n"
         "scan = s.scan\n"
         "def cut(data, head):\n"

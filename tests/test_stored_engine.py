@@ -7,12 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from malt_fast.engines import Completion, Policy, Request, SamplingParams
+from malt_fast.engines import (
+    Completion,
+    Policy,
+    Request,
+    SamplingParams,
+)
 from malt_fast.engines.stored import StoredEngine
-from malt_fast.errors import MaltError
-from malt_fast.expand import Slot, expand, grow, shape_from_branching
-from malt_fast.forest import Forest, build_forest
-from malt_fast.store import Store, open_store
+from malt_fast.forest.forest import Forest, build_forest
+from malt_fast.sampling.expand import (
+    Slot,
+    expand,
+    grow,
+    shape_from_branching,
+)
+from malt_fast.store.store import Store, open_store
+from malt_fast.utils.errors import MaltError
 from tests.stored import same
 from tests.test_expand import PARAMS, FakeEngine, Joined, Reading, questions
 

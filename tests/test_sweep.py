@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from malt_fast import evaluate, sampling, sweep, train
-from malt_fast.config import make_config, read_yaml
-from malt_fast.errors import MaltError
+from malt_fast import evaluate, sweep
+from malt_fast.config.load import make_config
+from malt_fast.config.yaml_files import read_yaml
+from malt_fast.sampling import sample
+from malt_fast.training import requirements
+from malt_fast.utils.errors import MaltError
 from tests import small_run
 
 
@@ -62,7 +65,7 @@ def test_a_sweep_over_a_threshold_samples_no_tree_and_goes_on(
 
     # finished values are only read
     before = {f: f.stat().st_mtime_ns for f in finished.glob("sweeps/*/round-0/*/*/*")}
-    monkeypatch.setattr(sampling, "open_engine", None)
+    monkeypatch.setattr(sample, "open_engine", None)
     assert evaluate.main(words) == 0
     assert {f: f.stat().st_mtime_ns for f in finished.glob("sweeps/*/round-0/*/*/*")} == before
     assert list(csv.DictReader((finished / "tables/sweep-tree.threshold.csv").open())) == rows
@@ -94,7 +97,7 @@ def test_smaller_trees_are_taken_from_larger_ones(finished: Path) -> None:
 def test_mistakes_are_told_before_any_work(
     finished: Path, text: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     before = sorted(finished.rglob("*"))
     assert evaluate.main(["--run", str(finished), "--sweep", text]) == 2
     error = capsys.readouterr().err

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from malt_fast.tables import (
+from malt_fast.evaluation.tables import (
     INTERVAL,
     Column,
     Table,

@@ -11,15 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.cli import read_yaml
-from malt_fast.config import PACKAGE, Config, dump, load_config
-from malt_fast.errors import MaltError
-from malt_fast.evaluate import saved_config
-from malt_fast.grading import grade
-from malt_fast.roles import RolePrompt, split_wording
-from malt_fast.tasks import Question, Task, checks, load_task
+from malt_fast.config.load import dump, load_config
+from malt_fast.config.schema import PACKAGE, Config
+from malt_fast.config.yaml_files import read_yaml
+from malt_fast.grading.verdicts import grade
+from malt_fast.runs.saved import saved_config
+from malt_fast.tasks import checks
 from malt_fast.tasks.arithmetic import CHAIN, totals
 from malt_fast.tasks.hub import hub_rows, is_hub_id
+from malt_fast.tasks.load import load_task
+from malt_fast.tasks.prompts import RolePrompt, split_wording
+from malt_fast.tasks.task import Question, Task
+from malt_fast.utils.errors import MaltError
 from tests.questions import serve
 from tests.questions import write_lines as write
 

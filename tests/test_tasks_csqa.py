@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from malt_fast.grading import grade
+from malt_fast.grading.verdicts import grade
 from tests import questions
 from tests.questions import choices, serve, write_lines
 

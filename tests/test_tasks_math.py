@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from malt_fast.grading import can_read, grade
+from malt_fast.grading.verdicts import can_read, grade
 from malt_fast.tasks.math import last_box
 from tests import questions
 from tests.questions import problem, serve, write_lines, write_math

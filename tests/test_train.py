@@ -10,13 +10,15 @@ import torch
 import yaml
 from safetensors.torch import load
 
-from malt_fast import cluster, train
-from malt_fast.cluster import Cluster
-from malt_fast.config import make_config
+from malt_fast import train
+from malt_fast.config.load import make_config
 from malt_fast.engines import Policy
-from malt_fast.run import Run
-from malt_fast.sampling import load_setup
-from malt_fast.side_by_side import gpus_of
+from malt_fast.runs.run import Run
+from malt_fast.sampling.prepare import load_setup
+from malt_fast.training import requirements
+from malt_fast.training.side_by_side import gpus_of
+from malt_fast.utils import ray_cluster
+from malt_fast.utils.ray_cluster import Cluster
 from tests.small_run import FAST, content, load_forest, run, write_model, write_questions
 from tests.tiny import tiny_llama
 
@@ -106,8 +108,8 @@ def test_a_run_goes_on_where_it_stopped(data, model, tmp_path, monkeypatch):
         patch.setattr(train, "evaluate_run", stop)
         assert run(data, model, folder) == 130
     with monkeypatch.context() as patch:  # finished stages are not repeated
-        patch.setattr(train, "sample", stop)
-        patch.setattr("malt_fast.trainer.train_stage", stop)
+        patch.setattr("malt_fast.sampling.round_forest.sample", stop)
+        patch.setattr("malt_fast.training.stage.train_stage", stop)
         assert run(data, model, folder) == 0
     assert results(folder) == results(tmp_path / "whole")
 
@@ -186,10 +188,12 @@ def test_recorded_solutions_become_a_forest_with_the_recorded_outcomes(shared_da
         text = "".join(json.dumps(value) + "\n" for value in values)
         (tmp_path / f"{name}.jsonl").write_text(text)
 
-    from malt_fast.config import load_config
-    from malt_fast.expand import shape_from_branching
-    from malt_fast.sampling import Samples, grade_leaves, load_setup, sample
-    from malt_fast.store import open_store
+    from malt_fast.config.load import load_config
+    from malt_fast.sampling.expand import shape_from_branching
+    from malt_fast.sampling.grade import grade_leaves
+    from malt_fast.sampling.prepare import load_setup
+    from malt_fast.sampling.sample import sample
+    from malt_fast.store.store import Samples, open_store
 
     model = tiny_llama(tmp_path / "model", chat_template=True)
     path = str(tmp_path / "questions.jsonl")
@@ -308,7 +312,7 @@ def test_roles_side_by_side_are_those_trained_in_turn(data, model, tmp_path):
 
 def test_a_role_takes_no_more_than_a_machine_has():
     cluster = Cluster(cores=[16, 4], gpus=[4, 0])
-    assert (cluster.share(3), gpus_of(make_config({}), cluster)) == (5, 1)
+    assert (ray_cluster.share(3), gpus_of(make_config({}), cluster)) == (5, 1)
     assert Cluster([16] * 9, [4] * 9).share(3) == 16
     assert Cluster([6, 6], [0, 0]).share(3) == 3  # 4 would leave room for two
     small = Cluster([2], [0])
@@ -333,7 +337,7 @@ def test_a_role_that_fails_beside_others_says_so(data, model, tmp_path, capsys):
     ],
 )
 def test_ways_of_training_that_cannot_be(data, model, tmp_path, capsys, monkeypatch, options, says):
-    for module in (train, cluster):
+    for module in (requirements, ray_cluster):
         monkeypatch.setattr(module, "find_spec", lambda package: None)
     assert run(data, model, tmp_path / "run", *options) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "run").exists()

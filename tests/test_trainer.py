@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-import malt_fast.trainer
-from malt_fast import trainer
-from malt_fast.adapters import load_model
-from malt_fast.batches import RoleData
-from malt_fast.config import DPOStageConfig, LoraConfig, StageConfig
-from malt_fast.errors import MaltError
-from malt_fast.packing import Packer, Packing
-from malt_fast.trainer import StageTrainer, stage_fingerprint, train_stage
+from malt_fast.config.schema import DPOStageConfig, LoraConfig, StageConfig
+from malt_fast.forest.role_data import RoleData
+from malt_fast.training import trainer
+from malt_fast.training.adapters import load_model
+from malt_fast.training.packing import Packer, Packing
+from malt_fast.training.stage import stage_fingerprint, train_stage
+from malt_fast.training.trainer import StageTrainer
+from malt_fast.utils.errors import MaltError
 
 from .tiny import tiny_llama
 
@@ -459,7 +459,7 @@ def test_other_mistakes_are_one_sentence(base, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_its_nodes(base, tmp_path, monkeypatch):
     data = role_data()
-    monkeypatch.setattr(malt_fast.trainer, "sft_loss", lambda logp, items: logp.sum() * math.nan)
+    monkeypatch.setattr(trainer, "sft_loss", lambda logp, items: logp.sum() * math.nan)
     with pytest.raises(MaltError, match=r"sft loss became nan at step 0 .* lower the"):
         train("sft", data, base, tmp_path / "a")
     left = json.loads((tmp_path / "a.checkpoints" / "not-finite.json").read_text())

@@ -7,8 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malt_fast import _core
-from malt_fast.errors import MaltError
-from malt_fast.tree_attention import _Blocked, flex, make_tree, tree_attention
+from malt_fast.training.tree_attention import (
+    _Blocked,
+    flex,
+    make_tree,
+    tree_attention,
+)
+from malt_fast.utils.errors import MaltError
 
 
 def random_ends(rng: np.random.Generator, n: int, longest: int) -> np.ndarray:

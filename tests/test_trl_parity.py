@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from malt_fast.adapters import LogProbModel
-from malt_fast.arguments import training_arguments
-from malt_fast.config import DPOStageConfig
-from malt_fast.packing import Packer, Packing
-from malt_fast.references import References
-from malt_fast.trainer import StageTrainer
+from malt_fast.config.schema import DPOStageConfig
+from malt_fast.training.adapters import LogProbModel
+from malt_fast.training.arguments import training_arguments
+from malt_fast.training.packing import Packer, Packing
+from malt_fast.training.references import References
+from malt_fast.training.trainer import StageTrainer
 
 from .test_trainer import role_data
 from .tiny import byte_tokenizer, tiny_llama

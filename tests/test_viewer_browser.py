@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from malt_fast import report
-from malt_fast.forest import Forest
-from malt_fast.roles import Prompts
+from malt_fast.forest.forest import Forest
+from malt_fast.tasks.prompts import Prompts
 from tests.browser import Browser, open_browser
 from tests.small_run import load_forest, run, write_model, write_questions
 

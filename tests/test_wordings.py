@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from malt_fast.config import make_config
+from malt_fast.config.load import make_config
 from malt_fast.engines import SamplingParams
-from malt_fast.engines.choice import longest
-from malt_fast.errors import MaltError
-from malt_fast.roles import Prompts, RolePrompt
-from malt_fast.sampling import load_setup
-from malt_fast.tasks import load_task
-from malt_fast.wordings import Wordings
+from malt_fast.sampling.prepare import load_setup
+from malt_fast.sampling.setup import longest
+from malt_fast.tasks.evaluation_prompts import Wordings
+from malt_fast.tasks.load import load_task
+from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.utils.errors import MaltError
 from tests.tiny import byte_tokenizer
 
 TASK = {"limit": 3, "test_limit": 3}
@@ -52,7 +52,7 @@ def test_a_debater_needs_room_for_three_whole_outputs():
 
 def test_a_wording_that_leaves_no_room_is_told_at_the_start(monkeypatch):
     """The bundled model reads 128 tokens."""
-    module = "malt_fast.sampling.load_task"
+    module = "malt_fast.sampling.prepare.load_task"
     config = make_config(PAPER)
     task = load_task(config)
     task.extra["direct"] = RolePrompt(None, "1" * 100 + "{question}{generator}+22222222222")

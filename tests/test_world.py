@@ -7,10 +7,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from malt_fast.config import resolve_model
+from malt_fast.config.schema import resolve_model
+from malt_fast.demo import build
+from malt_fast.demo.build import (
+    ID,
+    STEPS,
+    Habits,
+    carries,
+    demonstrations,
+    questions,
+    totals,
+)
 from malt_fast.tasks.arithmetic import totals as true_totals
-from malt_fast.world import build
-from malt_fast.world.build import ID, STEPS, Habits, carries, demonstrations, questions, totals
 
 DRAFT, CHECK, FINAL = 19, 30, 36  # first token of each output in a demonstration
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from malt_fast import __version__
-from malt_fast.errors import nearest, one_line
+from malt_fast.utils.errors import nearest, one_line
 
 COMMANDS = {
     "train": "sample trees, train the roles, evaluate; goes on where it stopped",

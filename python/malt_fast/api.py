@@ -30,27 +30,33 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from malt_fast import forest as core
-from malt_fast.config import load_config, make_config
-from malt_fast.engines import Policy
-from malt_fast.errors import MaltError, nearest, printable
-from malt_fast.evaluate import compare, measure, sample_systems
-from malt_fast.expand import answered, shape_from_branching
-from malt_fast.forest import DONE, Credit
-from malt_fast.grading import Custom, grader_of, is_custom, load_custom
-from malt_fast.pipeline import Pipeline
-from malt_fast.preferences import as_dataset, role_data
-from malt_fast.quiet import hush
-from malt_fast.roles import RolePrompt
-from malt_fast.sampling import Policies, Samples, Setup, grade_leaves, load_setup, sample
-from malt_fast.store import open_store
-from malt_fast.tables import as_terminal, describe, main_table
-from malt_fast.tasks import Question, Task
+from malt_fast.config.load import load_config, make_config
+from malt_fast.engines import Policies, Policy
+from malt_fast.evaluation.design import compare, measure, sample_systems
+from malt_fast.evaluation.tables import as_terminal, describe, main_table
+from malt_fast.forest import forest as core
+from malt_fast.forest.credit import propagate
+from malt_fast.forest.datasets import as_dataset
+from malt_fast.forest.forest import DONE, Credit
+from malt_fast.forest.role_data import role_data
+from malt_fast.grading.custom import Custom, is_custom, load_custom
+from malt_fast.grading.verdicts import grader_of
+from malt_fast.sampling.expand import answered, shape_from_branching
+from malt_fast.sampling.grade import grade_leaves
+from malt_fast.sampling.prepare import load_setup
+from malt_fast.sampling.sample import sample
+from malt_fast.sampling.setup import Setup
+from malt_fast.serving.pipeline import Pipeline
+from malt_fast.store.store import Samples, open_store
 from malt_fast.tasks.checks import check_ids
-from malt_fast.train import propagate, stage_weights, stage_work
+from malt_fast.tasks.prompts import RolePrompt
+from malt_fast.tasks.task import Question, Task
+from malt_fast.training.train_role import stage_weights, stage_work
+from malt_fast.utils.errors import MaltError, nearest, printable
+from malt_fast.utils.quiet import hush
 
 if TYPE_CHECKING:
-    from malt_fast.batches import RoleData
+    from malt_fast.forest.role_data import RoleData
 
 __all__ = [
     "Evaluation",
@@ -364,7 +370,11 @@ class RoleTrainer:
         on_log: Callable[[dict[str, float]], None] | None,
     ) -> Policy:
         hush()
-        from malt_fast.trainer import is_done, stage_fingerprint, train_stage  # imports torch, peft
+        from malt_fast.training.stage import (  # imports torch, peft
+            is_done,
+            stage_fingerprint,
+            train_stage,
+        )
 
         config, data = self.data.setup.config, getattr(self.data, stage)
         if not len(data.completions):

@@ -16,11 +16,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from malt_fast.cli import settings
-from malt_fast.config import Config
-from malt_fast.errors import MaltError, nearest
-from malt_fast.help import PROGRAMS
-from malt_fast.run import exit_status
+from malt_fast.config.help import PROGRAMS
+from malt_fast.config.mistakes import settings
+from malt_fast.config.schema import Config
+from malt_fast.utils.errors import MaltError, nearest
+from malt_fast.utils.program import exit_status
 
 SHELLS = ("bash", "zsh", "fish")
 FOLDERS = {"run", "reuse", "out"}
@@ -54,7 +54,7 @@ def options_of(command: str) -> list[Option]:
 
 def _may_change(command: str) -> tuple[str, ...]:
     """How the settings begin that a command takes."""
-    module = {"evaluate": "malt_fast.evaluate", "serve": "malt_fast.pipeline"}.get(command)
+    module = {"evaluate": "malt_fast.evaluate", "serve": "malt_fast.serving.pipeline"}.get(command)
     allowed: tuple[str, ...] = import_module(module).MAY_CHANGE if module else ("",)
     return allowed
 

@@ -20,22 +20,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from malt_fast import interrupt
-from malt_fast.config import ModelConfig
-from malt_fast.engines.adapter_files import no_adapter
-from malt_fast.errors import MaltError, printable
-from malt_fast.export_cards import KINDS, Facts, data_card, model_card, read_results
-from malt_fast.export_rows import Size, write_rows
-from malt_fast.files import replacing_folder, write_text
-from malt_fast.help import examples
-from malt_fast.loading import load_causal
-from malt_fast.quiet import quiet
-from malt_fast.roles import load_tokenizer
-from malt_fast.run import exit_status
-from malt_fast.run_parts import (
-    Lacking,
+from malt_fast.config.help import examples
+from malt_fast.config.schema import ModelConfig
+from malt_fast.models.adapter_files import no_adapter
+from malt_fast.models.loading import load_causal
+from malt_fast.models.tokenizer import load_tokenizer
+from malt_fast.results.cards import (
+    KINDS,
+    Facts,
+    data_card,
+    model_card,
+    read_results,
+)
+from malt_fast.results.export_rows import Size, write_rows
+from malt_fast.results.opened_run import (
     Trees,
     find_adapters,
     open_trees,
@@ -43,6 +43,12 @@ from malt_fast.run_parts import (
     reference_logps,
     roles_there,
 )
+from malt_fast.runs.metrics import Lacking
+from malt_fast.utils import interrupt
+from malt_fast.utils.errors import MaltError, printable
+from malt_fast.utils.files import replacing_folder, write_text
+from malt_fast.utils.program import Arguments, exit_status
+from malt_fast.utils.quiet import quiet
 
 MARK = "export.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -53,7 +59,7 @@ def export(args: argparse.Namespace) -> None:
     check_folders(run, out)
     hub = None
     if args.push_to_hub is not None:
-        from malt_fast.export_hub import open_hub
+        from malt_fast.results.hub import open_hub
 
         hub = open_hub(args.push_to_hub)  # before any work
     lacking: Lacking = []
@@ -171,11 +177,6 @@ def new_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(exist_ok=True)
     with replacing_folder(path) as folder:
         yield folder
-
-
-class Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise MaltError(f"{message} (--help tells more)")
 
 
 def parser() -> Arguments:

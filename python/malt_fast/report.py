@@ -13,51 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from malt_fast.errors import MaltError, first_line, printable
-from malt_fast.export import Arguments
-from malt_fast.files import replacing
-from malt_fast.help import examples
-from malt_fast.quiet import quiet
-from malt_fast.run import Run, exit_status, is_held, owner_of
-from malt_fast.run_parts import Trees, open_trees
-
-NAME = "report.html"
-
-
-def write_report(run: Path, out: Path | None = None) -> Path:
-    """Write the page of a run; where it lies. Raises MaltError for what is no run, and OSError."""
-    from malt_fast.viewer.page import page
-    from malt_fast.viewer.quality import quality
-    from malt_fast.viewer.read import read_run
-    from malt_fast.viewer.trees import tree_section
-
-    if not (run / "config.yaml").is_file():
-        raise MaltError(f"{run} holds no run: give a directory that malt_fast.train made")
-    found, path, opened = read_run(run), out or run / NAME, list[Trees]()
-    owner = "" if is_held(run) else owner_of(run)
-    if owner:
-        found.lacking.insert(0, f"what is still to come: the run is in use by {owner}, or was")
-    with quiet():
-        if found.config and found.task:
-            opened = open_trees(run, found.config, found.task, found.lacking)
-        shown = tree_section(run, opened, found.task, found.lacking) if found.task else None
-        qualities = [quality(one) for one in opened]
-        with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-            for part in page(found, qualities, shown):
-                file.write(part)
-    return path
-
-
-def finish(run: Run) -> None:
-    """Write the page at the end of a run, which it must not cost."""
-    if not run.leads:
-        return
-    try:
-        run.say(f"report: {write_report(run.folder)}")
-    except (MaltError, OSError) as error:
-        run.warn(f"there is no report of this run ({first_line(error)})")
-    except Exception as error:  # what a damaged file made of it
-        run.warn(f"there is no report of this run ({type(error).__name__}: {first_line(error)})")
+from malt_fast.config.help import examples
+from malt_fast.results.report import NAME, write_report
+from malt_fast.utils.errors import printable
+from malt_fast.utils.program import Arguments, exit_status
 
 
 def report(args: argparse.Namespace) -> None:

@@ -18,13 +18,13 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from malt_fast import interrupt
-from malt_fast.config import Config, ServeConfig
-from malt_fast.engines.choice import choose
-from malt_fast.errors import MaltError
-from malt_fast.evaluate import saved_config
-from malt_fast.pipeline import MAY_CHANGE, Pipeline
-from malt_fast.run import exit_status
+from malt_fast.config.schema import Config, ServeConfig
+from malt_fast.runs.saved import saved_config
+from malt_fast.sampling.engine_choice import choose
+from malt_fast.serving.pipeline import MAY_CHANGE, Pipeline
+from malt_fast.utils import interrupt
+from malt_fast.utils.errors import MaltError
+from malt_fast.utils.program import exit_status
 
 TOKEN = "MALT_FAST_API_KEY"  # no setting: settings are written to files and shown to people
 CLOSING = 10.0  # seconds that the engine may take to close
@@ -53,8 +53,8 @@ def run_server(
     token: str | None,
     listening: socket.socket,
 ) -> None:
-    from malt_fast.server.endpoint import Endpoint, Server
-    from malt_fast.server.thread import EngineThread
+    from malt_fast.serving.endpoint import Endpoint, Server
+    from malt_fast.serving.thread import EngineThread
 
     for stop in (signal.SIGINT, signal.SIGTERM):  # which the server catches, and raises at its end
         signal.signal(stop, lambda *_: None)

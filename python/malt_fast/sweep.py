@@ -13,15 +13,24 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 
-from malt_fast.cli import merge, parse_arguments
-from malt_fast.config import Config, flat, make_config
-from malt_fast.errors import MaltError
-from malt_fast.files import read_checked
-from malt_fast.plots import plot_sweep
-from malt_fast.run import Run, check_folder, reading
-from malt_fast.sampling import load_setup
-from malt_fast.tables import INTERVAL, Column, Table, as_terminal, write_tables
-from malt_fast.train import check_training, questions_text, train
+from malt_fast.config.arguments import merge, parse_arguments
+from malt_fast.config.load import flat, make_config
+from malt_fast.config.schema import Config
+from malt_fast.evaluation.plots import plot_sweep
+from malt_fast.evaluation.tables import (
+    INTERVAL,
+    Column,
+    Table,
+    as_terminal,
+    write_tables,
+)
+from malt_fast.runs.run import Run, check_folder, reading
+from malt_fast.sampling.prepare import load_setup
+from malt_fast.sampling.setup import questions_text
+from malt_fast.train import train
+from malt_fast.training.requirements import check_training
+from malt_fast.utils.errors import MaltError
+from malt_fast.utils.files import read_checked
 
 REFUSED = ("task.", "model.")  # what answers other questions, or is another model, compares nothing
 UNTRAINED = ("evaluate.", "serve.", "engine.")  # what training does not depend on

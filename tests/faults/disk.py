@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from malt_fast import files, store
-from malt_fast.errors import MaltError
-from malt_fast.segments import LOST, scan_parts
+from malt_fast.store import store
+from malt_fast.store.segments import LOST, scan_parts
+from malt_fast.utils import files
+from malt_fast.utils.errors import MaltError
 from tests.stored import fill, known, open_small, sample_of
 
 FAULTS = ("none", "short writes", "no space", "disk error", "death", "death before the sync")

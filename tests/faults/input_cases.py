@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 import yaml
 from hypothesis import strategies as st
 
-from malt_fast.cli import settings
-from malt_fast.config import Config
+from malt_fast.config.mistakes import settings
+from malt_fast.config.schema import Config
 
 Content = bytes | str | None  # of a file; or where a link points; or a folder
 Depth = Literal["checks", "sampling", "all"]

@@ -39,7 +39,7 @@ from common import environment, write_json
 from hypothesis import HealthCheck, Phase, given, settings
 
 from malt_fast import evaluate, serve, train
-from malt_fast.errors import MaltError
+from malt_fast.utils.errors import MaltError
 from tests.faults.input_cases import AGAIN, FOLDER, KINDS, OTHER, RUN, Case, Content, Damage, Depth
 from tests.small_run import write_model, write_questions
 

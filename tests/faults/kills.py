@@ -29,8 +29,10 @@ from typing import Any
 
 import torch
 
-import malt_fast.trainer
-from malt_fast import files, store, train
+import malt_fast.training.trainer
+from malt_fast import train
+from malt_fast.store import store
+from malt_fast.utils import files
 from tests.small_run import FAST, content, write_model, write_questions
 
 OPTIONS = [
@@ -155,7 +157,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 def sampled(folder: Path) -> Counter[bytes]:
     """How often each output was committed."""
-    from malt_fast.segments import scan_parts
+    from malt_fast.store.segments import scan_parts
 
     opened = store.open_store(folder / "samples", writable=False)
     paths = store.segment_files(folder / "samples")
@@ -254,7 +256,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    assert malt_fast.trainer
+    assert malt_fast.training.trainer
     work = args.work or Path(tempfile.mkdtemp(prefix="faults-"))
     work.mkdir(parents=True, exist_ok=True)
     report = run_all(args.runs, args.kills, args.jobs, args.seed, work)

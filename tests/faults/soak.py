@@ -25,14 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from malt_fast.engines import Completion, Policy, Request, SamplingParams
+from malt_fast.engines import (
+    Completion,
+    Policy,
+    Request,
+    SamplingParams,
+)
 from malt_fast.engines.stored import StoredEngine
-from malt_fast.errors import MaltError
-from malt_fast.expand import grow, node_seed, shape_from_branching
-from malt_fast.forest import DONE, FAILED, build_forest
-from malt_fast.sampling import row_map
-from malt_fast.store import open_store
-from malt_fast.tasks import Question
+from malt_fast.forest.forest import DONE, FAILED, build_forest
+from malt_fast.sampling.expand import grow, node_seed, shape_from_branching
+from malt_fast.sampling.sample import row_map
+from malt_fast.store.store import open_store
+from malt_fast.tasks.task import Question
+from malt_fast.utils.errors import MaltError
 
 SHAPE = shape_from_branching([3, 3, 3], [Policy("simulated")] * 3)
 PARAMS = [SamplingParams()] * 3

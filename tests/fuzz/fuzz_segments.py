@@ -19,8 +19,8 @@ from uuid import UUID
 import atheris
 import numpy as np
 
-from malt_fast import columnar, segments, store
-from malt_fast.errors import MaltError
+from malt_fast.store import arrow_batches, segments, store
+from malt_fast.utils.errors import MaltError
 from tests.stored import fill, known, open_small
 
 N = 24
@@ -30,7 +30,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a sync costs nothi
 
 def instrument() -> None:
     """Function by function: atheris' import hook leaves editable installs as they are."""
-    for owner in (columnar, segments, segments.Columns, segments.Segment, store, store.Store):
+    for owner in (arrow_batches, segments, segments.Columns, segments.Segment, store, store.Store):
         for value in vars(owner).values():
             if isfunction(value) and value.__module__.startswith("malt_fast"):
                 atheris.instrument_func(value)

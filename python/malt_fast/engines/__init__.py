@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from malt_fast._core import FINISH_LENGTH, FINISH_STOP
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -56,6 +58,11 @@ class Completion:
     finish_reason: Literal["stop", "length", "error"]
     error: str = ""
 
+    @property
+    def finish(self) -> int:
+        """The finish reason of an output that did not fail, as the forest and the store code it."""
+        return FINISH_STOP if self.finish_reason == "stop" else FINISH_LENGTH
+
     @classmethod
     def failed(cls, id: int, error: str) -> "Completion":
         """An answer without tokens that says what went wrong."""
@@ -87,3 +94,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the weights; the engine is of no use afterwards."""
+
+
+Policies = dict[str, Policy]  # who answers for each role

@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
-from malt_fast.config import EngineConfig
+from malt_fast.config.schema import EngineConfig
 from malt_fast.engines import Completion, Policy, Request
-from malt_fast.engines.adapter_files import content_name
-from malt_fast.errors import MaltError, first_line
+from malt_fast.models.adapter_files import content_name
+from malt_fast.utils.errors import MaltError, first_line
 
 T = TypeVar("T")
 

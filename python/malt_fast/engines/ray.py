@@ -14,11 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from malt_fast.cluster import Cluster, connected, look
 from malt_fast.engines import Completion, Engine, Request
-from malt_fast.engines.choice import EngineSpec
-from malt_fast.engines.pool import Router
-from malt_fast.errors import MaltError, first_line, printable
+from malt_fast.engines.router import Router
+from malt_fast.engines.spec import EngineSpec
+from malt_fast.utils.errors import MaltError, first_line, printable
+from malt_fast.utils.ray_cluster import Cluster, connected, look
 
 log = logging.getLogger(__name__)
 

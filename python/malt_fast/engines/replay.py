@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast.engines import Completion, Request
-from malt_fast.errors import MaltError, first_line
+from malt_fast.utils.errors import MaltError, first_line
 
 Place = tuple[str, tuple[int, ...]]  # question id, path
 Tokens = npt.NDArray[np.int32]

@@ -16,11 +16,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
-from malt_fast.expand import finish_of
-from malt_fast.forest import FINISH_STOP
-from malt_fast.segments import Sample
-from malt_fast.store import Store
+from malt_fast._core import FINISH_STOP
+from malt_fast.engines import (
+    Completion,
+    Engine,
+    Policy,
+    Request,
+    SamplingParams,
+)
+from malt_fast.store.segments import Sample
+from malt_fast.store.store import Store
 
 WANTS = 4096  # before the inner engine is there to say what it wants
 
@@ -150,7 +155,7 @@ class StoredEngine:
 
 
 def _sample(key: bytes, request: Request, completion: Completion) -> Sample:
-    finish = finish_of(completion)
+    finish = completion.finish
     return Sample(
         key, request.question, request.path, finish, completion.tokens, completion.logprobs
     )

@@ -24,11 +24,21 @@ from weakref import WeakSet
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast import processes
-from malt_fast.engines import Completion, Policy, Request, SamplingParams
-from malt_fast.engines.adapter_files import content_name, is_untrained, rank_of, write_zeros
-from malt_fast.errors import MaltError, first_line, nearest
-from malt_fast.quiet import quiet
+from malt_fast.engines import (
+    Completion,
+    Policy,
+    Request,
+    SamplingParams,
+)
+from malt_fast.models.adapter_files import (
+    content_name,
+    is_untrained,
+    rank_of,
+    write_zeros,
+)
+from malt_fast.utils import distributed
+from malt_fast.utils.errors import MaltError, first_line, nearest
+from malt_fast.utils.quiet import quiet
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 OURS = {
@@ -325,7 +335,7 @@ def _prepare() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if runs_on_cpu():
         for name, value in (
-            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if processes.count() == 1 else "1"),
+            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if distributed.count() == 1 else "1"),
             ("VLLM_CPU_KVCACHE_SPACE", "1"),  # GiB
             ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
             ("TORCHDYNAMO_DISABLE", "1"),  # compiling takes longer than a small model saves

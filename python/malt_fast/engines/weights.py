@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from malt_fast.engines.adapter_files import no_adapter
-from malt_fast.errors import MaltError
-from malt_fast.loading import check_adapter, load_causal
-from malt_fast.quiet import quiet
+from malt_fast.models.adapter_files import no_adapter
+from malt_fast.models.loading import check_adapter, load_causal
+from malt_fast.utils.errors import MaltError
+from malt_fast.utils.quiet import quiet
 
 
 class Weights:

@@ -10,9 +10,9 @@ import random
 import re
 import zlib
 
-from malt_fast.config import TaskConfig
-from malt_fast.errors import MaltError
-from malt_fast.tasks import Question, Report
+from malt_fast.config.schema import TaskConfig
+from malt_fast.tasks.task import Question, Report
+from malt_fast.utils.errors import MaltError
 
 STEPS = 5
 CHAIN = re.compile(r"\d\d(?:[+-]\d\d){5}")

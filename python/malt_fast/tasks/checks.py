@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from malt_fast import processes
-from malt_fast.errors import MaltError, printable
+from malt_fast.utils import distributed
+from malt_fast.utils.errors import MaltError, printable
 
 if TYPE_CHECKING:
-    from malt_fast.tasks import Question, Report
+    from malt_fast.tasks.task import Question, Report
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def tell(report: "Report", total: int) -> None:
 
 def warn(ids: Sequence[str], what: str) -> None:
     more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
-    if processes.leads():
+    if distributed.leads():
         log.warning(
             "%s of %s: %s%s", f"{len(ids):,}", what, printable(", ".join(ids[:SHOWN])), more
         )

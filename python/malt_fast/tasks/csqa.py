@@ -7,10 +7,17 @@ import string
 from pathlib import Path
 from typing import Any
 
-from malt_fast.config import TaskConfig
-from malt_fast.errors import MaltError
-from malt_fast.tasks import Question, Report
-from malt_fast.tasks.rows import Row, make_questions, read_rows, sibling, split_questions, text_of
+from malt_fast.config.schema import TaskConfig
+from malt_fast.tasks.rows import (
+    Row,
+    make_questions,
+    read_rows,
+    sibling,
+    split_questions,
+    text_of,
+)
+from malt_fast.tasks.task import Question, Report
+from malt_fast.utils.errors import MaltError
 
 FORMAT = "a row of CommonsenseQA has `question` (with `stem` and `choices`, or beside `choices`)"
 HUB = {"train": "train", "test": "validation"}  # the test split has no answers

@@ -5,10 +5,16 @@ The gold answer is the number on the last line of a solution, after `####` (or `
 
 from pathlib import Path
 
-from malt_fast.config import TaskConfig
-from malt_fast.grading import can_read
-from malt_fast.tasks import Question, Report
-from malt_fast.tasks.rows import by_columns, make_questions, read_rows, sibling, split_questions
+from malt_fast.config.schema import TaskConfig
+from malt_fast.grading.verdicts import can_read
+from malt_fast.tasks.rows import (
+    by_columns,
+    make_questions,
+    read_rows,
+    sibling,
+    split_questions,
+)
+from malt_fast.tasks.task import Question, Report
 
 
 def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:

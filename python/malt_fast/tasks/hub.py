@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from malt_fast.errors import MaltError, first_line
+from malt_fast.utils.errors import MaltError, first_line
 
 WHOLE = ("default", "main", "all")  # names of configurations that hold a data set's every row
 

@@ -5,10 +5,16 @@ Under a grader of one's own a file may lack the answer column: such a grader see
 
 from pathlib import Path
 
-from malt_fast.config import TaskConfig
-from malt_fast.grading import can_read, is_custom
-from malt_fast.tasks import Question, Report
-from malt_fast.tasks.rows import by_columns, file_rows, make_questions, split_questions
+from malt_fast.config.schema import TaskConfig
+from malt_fast.grading.custom import is_custom
+from malt_fast.grading.verdicts import can_read
+from malt_fast.tasks.rows import (
+    by_columns,
+    file_rows,
+    make_questions,
+    split_questions,
+)
+from malt_fast.tasks.task import Question, Report
 
 
 def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:

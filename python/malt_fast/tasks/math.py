@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from malt_fast.config import TaskConfig
-from malt_fast.errors import MaltError
-from malt_fast.grading import can_read, extract_answer, grade, is_custom
-from malt_fast.tasks import Question, Report
+from malt_fast.config.schema import TaskConfig
+from malt_fast.grading.custom import is_custom
+from malt_fast.grading.verdicts import can_read, extract_answer, grade
 from malt_fast.tasks.hub import hub_rows, is_hub_id
 from malt_fast.tasks.rows import (
     SPACE,
@@ -27,6 +26,8 @@ from malt_fast.tasks.rows import (
     split_questions,
     text_of,
 )
+from malt_fast.tasks.task import Question, Report
+from malt_fast.utils.errors import MaltError
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 FORMAT = "a row of MATH has `problem`, and `solution` or `answer`"

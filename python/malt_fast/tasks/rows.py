@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from malt_fast.config import TaskConfig
-from malt_fast.errors import MaltError, nearest
-from malt_fast.grading import is_custom
-from malt_fast.tasks import Question
+from malt_fast.config.schema import TaskConfig
+from malt_fast.grading.custom import is_custom
 from malt_fast.tasks.hub import hub_rows, is_hub_id
+from malt_fast.tasks.task import Question
+from malt_fast.utils.errors import MaltError, nearest
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Settings: their schema, the command line and YAML files that set them, and help."""

@@ -1,0 +1,86 @@
+"""A mistake in the settings as one sentence."""
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from malt_fast.utils.errors import nearest
+
+WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "unwritable": "text without NUL, in UTF-8",
+    "list": "a list such as a,b,c",
+    "too": "a list of at least one item and at most 16",
+    "dict": "a group of keys",
+    "model": "a group of keys",
+}
+
+
+def sentence(model: type[BaseModel], error: ValidationError) -> str:
+    """The first mistake pydantic found, as: the dotted key, the value, the bound."""
+    # A mistyped key explains errors elsewhere, so it comes first.
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"'{key}' is not a setting: {_suggest(model, key)} (--help lists all)"
+    if first["type"] == "missing":
+        return f"'{key}' is missing: give it"
+    context = first.get("ctx", {})
+    bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    limits = [f"{word} {context[name]}" for name, word in bounds.items() if name in context]
+    wanted = " and ".join(limit.removesuffix(".0") for limit in limits)
+    if first["type"] == "string_pattern_mismatch":
+        wanted = f"of the form {context['pattern']}"
+    if first["type"] == "literal_error":
+        wanted = f"one of {context['expected']}".replace("'", "")
+    if not wanted:
+        wanted = WANTED.get(first["type"].partition("_")[0], f"valid ({first['msg']})")
+    return f"{key} = {first['input']!r} is not possible: it must be {wanted}"
+
+
+def _suggest(model: type[BaseModel], key: str) -> str:
+    known = [name for name, _, _ in settings(model)]
+    parent, _, leaf = key.rpartition(".")
+    # Below a role's override, offer the settings of that section.
+    section, _, role = parent.partition(".roles.")
+    if role:
+        inside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
+        return nearest(leaf, [name for name in inside if name != "roles"])
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    return nearest(key, same or [*known, *sorted(sections)])
+
+
+def settings(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
+    """(dotted name, field, default) of every setting; a section's own before its sub-sections'."""
+    nested = []
+    for name, info in section.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            nested.append((name, kind))
+        else:
+            yield prefix + name, info, info.default
+    for name, kind in nested:
+        yield from settings(kind, f"{prefix}{name}.")
+
+
+def type_name(kind: Any) -> str:
+    """`int`, `a|b`, `list` ...: what a user may type."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, args))
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(dict.fromkeys(type_name(arg) for arg in args if arg is not types.NoneType))
+    if origin is Annotated:
+        return type_name(args[0])
+    name: str = getattr(origin or kind, "__name__", str(kind))
+    return {"str": "TEXT", "Path": "PATH"}.get(name, name)

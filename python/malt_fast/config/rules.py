@@ -1,0 +1,83 @@
+"""What no single setting of a config can tell: names, counts and sources that must fit together."""
+
+import math
+from typing import TYPE_CHECKING
+
+from malt_fast.utils.errors import MaltError, nearest
+
+LONGEST = 64  # bytes of a role's name: folders and files are called after it
+
+if TYPE_CHECKING:
+    from malt_fast.config.schema import Config
+
+
+def check(config: "Config") -> None:
+    """Raises MaltError for the first mistake."""
+    chain, roles = config.chain, len(config.chain)
+    if len(set(chain)) != roles:
+        raise MaltError(f"chain = {chain} names a role twice: give every role a name of its own")
+    for role in chain:
+        if not role.isidentifier() or role == "question" or len(role.encode()) > LONGEST:
+            raise MaltError(
+                f"chain holds '{role[:LONGEST]}', which cannot name a role: use letters, digits "
+                f"and _, at most {LONGEST} of them"
+            )
+    if math.prod(config.tree.branching) > 1_000_000:
+        raise MaltError(
+            f"tree.branching = {config.tree.branching} makes {math.prod(config.tree.branching):,} "
+            "leaves a question: keep it to a million"
+        )
+    if len(config.tree.branching) != roles:
+        example = ",".join("3" * roles)
+        raise MaltError(
+            f"tree.branching = {config.tree.branching} has {len(config.tree.branching)} numbers "
+            f"for a chain of {roles}: give one a role, for example --tree.branching {example}"
+        )
+    _check_roles(config)
+    _check_sources(config)
+    _check_secrets(config)
+    if config.train.dpo.loss_type != "sigmoid" and config.train.dpo.label_smoothing > 0:
+        raise MaltError(
+            f"train.dpo.label_smoothing has no meaning for the {config.train.dpo.loss_type} loss: "
+            "set it to 0 or train.dpo.loss_type to sigmoid"
+        )
+
+
+def _check_roles(config: "Config") -> None:
+    named = {
+        "train.dpo_roles": config.train.dpo_roles or [],
+        "model.roles": config.model.roles,
+        "sampling.roles": config.sampling.roles,
+        "evaluate.sampling.roles": config.evaluate.sampling.roles,
+        "train.sft.roles": config.train.sft.roles,
+        "train.dpo.roles": config.train.dpo.roles,
+    }
+    for key, roles in named.items():
+        for role in roles:
+            if role not in config.chain:
+                raise MaltError(
+                    f"{key} names '{role}', which the chain lacks: {nearest(role, config.chain)}"
+                )
+
+
+def _check_sources(config: "Config") -> None:
+    if config.engine.name == "replay" and config.engine.path is None:
+        raise MaltError("the replay engine needs recordings: give --engine.path FILE.jsonl")
+    if config.engine.name == "openai" and config.engine.base_url is None:
+        raise MaltError(
+            "the openai engine needs a server: give --engine.base_url http://HOST:PORT/v1"
+        )
+
+
+def _check_secrets(config: "Config") -> None:
+    """Settings are written to config.yaml and shown to people: the environment is the place."""
+    if "hf_token" in config.engine.vllm:
+        raise MaltError(
+            "engine.vllm.hf_token would be written to config.yaml: set HF_TOKEN instead"
+        )
+    address = (config.engine.base_url or "").partition("//")[2].partition("/")[0]
+    if "@" in address:
+        raise MaltError(
+            "engine.base_url holds a password, which would be written to config.yaml: set "
+            "OPENAI_API_KEY instead"
+        )

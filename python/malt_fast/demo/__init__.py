@@ -1,0 +1,1 @@
+"""The bundled demonstration: a tiny base model, and the program that makes it."""

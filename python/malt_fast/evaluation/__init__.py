@@ -1,0 +1,1 @@
+"""Systems, their scores on the same questions, intervals, tables and plots."""

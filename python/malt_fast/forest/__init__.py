@@ -1,0 +1,1 @@
+"""Trees and what follows from them: credit, examples, pairs, training data."""

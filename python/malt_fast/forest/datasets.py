@@ -1,0 +1,68 @@
+"""Training data as text in TRL's columns, for other trainers."""
+
+from pathlib import Path
+from typing import Any
+
+from malt_fast.forest.preferences import Stage
+from malt_fast.forest.role_data import RoleData
+from malt_fast.tasks.prompts import Prompts, Tokens
+from malt_fast.utils.files import replacing
+
+
+def write_datasets(data: "RoleData", prompts: Prompts, folder: Path, stage: Stage) -> Path:
+    """Write folder/{sft,dpo}.parquet, the rows of `as_dataset`; returns the file."""
+    from datasets.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    rows = as_dataset(data, prompts, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, shown = folder / f"{stage}.parquet", is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        with replacing(path) as beside:
+            rows.to_parquet(beside)
+    finally:
+        if shown:
+            enable_progress_bar()
+    return path
+
+
+def as_dataset(data: "RoleData", prompts: Prompts, stage: Stage) -> Any:
+    """A `datasets.Dataset` with TRL's columns as text.
+
+    SFT: prompt, completion. DPO: prompt, chosen, rejected. A prompt keeps its control tokens, save
+    a begin token that the tokenizer puts there by itself; an output loses its end token, which TRL
+    puts back.
+    """
+    from datasets import Dataset, Features, Value
+
+    wording = {id(prompt): prompt for prompt in data.prompts}
+    worded = {key: prompt_text(prompts.tokenizer, prompt) for key, prompt in wording.items()}
+    texts = [prompts.decode(completion) for completion in data.completions]
+    asked = [worded[id(prompt)] for prompt in data.prompts]
+    if stage == "sft":
+        columns = {"prompt": asked, "completion": texts}
+    else:
+        chosen, rejected = data.pairs.T.tolist()
+        columns = {
+            "prompt": [asked[i] for i in chosen],
+            "chosen": [texts[i] for i in chosen],
+            "rejected": [texts[i] for i in rejected],
+        }
+    texts_only = Features({name: Value("string") for name in columns})
+    return Dataset.from_dict(columns, features=texts_only)
+
+
+def prompt_text(tokenizer: object, prompt: Tokens) -> str:
+    """A prompt with its control tokens, save a begin token that the tokenizer adds by itself."""
+    ids = prompt.tolist()
+    own = tokenizer("")["input_ids"]  # type: ignore[operator]  # what the tokenizer adds by itself
+    if own and ids[:1] == own[:1]:
+        ids = ids[1:]
+    text: str = tokenizer.decode(  # type: ignore[attr-defined]
+        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return text

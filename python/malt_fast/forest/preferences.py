@@ -1,0 +1,99 @@
+"""What each role learns from: its positive outputs (SFT) and its sibling pairs (DPO).
+
+    forest, credit --examples/pairs--> node ids --role_data--> prompts and completions as tokens
+                                            `--yield_rows--> how much there is
+
+Prompts are put together again from the segments that were sampled; tokens trained on are the tokens
+sampled. `write_datasets` is the one place where they become text, for other trainers.
+"""
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast.config.schema import PreferencesConfig
+from malt_fast.forest.forest import (
+    Credit,
+    Forest,
+    examples,
+    pairs,
+)
+
+if TYPE_CHECKING:
+    pass
+
+Ids = npt.NDArray[np.uint32]
+Stage = Literal["sft", "dpo"]
+
+
+# ---- which nodes ----
+
+
+def select_examples(
+    forest: Forest, credit: Credit, level: int, prefs: PreferencesConfig, seed: int
+) -> Ids:
+    """Nodes that a role's SFT learns from, ascending. Outputs without a token teach nothing."""
+    ids = examples(forest, credit, level, prefs.sft_source, prefs.dedup)
+    ids = ids[forest.token_len[ids] > 0]
+    return ids[_subset(path_keys(forest, seed)[ids], prefs.max_examples)]
+
+
+def select_pairs(
+    forest: Forest, credit: Credit, level: int, prefs: PreferencesConfig, seed: int
+) -> tuple[Ids, Ids]:
+    """(chosen, rejected) nodes of a role's DPO, in node order."""
+    chosen, rejected = pairs(
+        forest,
+        credit,
+        level,
+        prefs.policy,
+        seed,
+        prefs.max_per_question or 0,
+        Fraction(str(prefs.min_margin)).as_integer_ratio(),
+        prefs.dedup,
+    )
+    spoken = (forest.token_len[chosen] > 0) & (forest.token_len[rejected] > 0)
+    chosen, rejected = chosen[spoken], rejected[spoken]
+    keys = path_keys(forest, seed)
+    kept = _subset(_mix(keys[chosen], keys[rejected]), prefs.max_pairs)
+    return chosen[kept], rejected[kept]
+
+
+def path_keys(forest: Forest, seed: int) -> npt.NDArray[np.uint64]:
+    """uint64[n]: a random number per node, from the seed and the node's path, not from its id."""
+    parent, level = forest.parent, forest.level
+    keys = np.zeros(len(forest), np.uint64)
+    roots = np.flatnonzero(level == 0)
+    keys[roots] = _mix(np.uint64(seed), np.arange(len(roots), dtype=np.uint64))
+    for depth in range(1, int(level.max(initial=0)) + 1):
+        ids = np.flatnonzero(level == depth)
+        above = parent[ids]
+        keys[ids] = _mix(keys[above], (ids - forest.first_child[above]).astype(np.uint64))
+    return keys
+
+
+def _mix(
+    a: npt.NDArray[np.uint64] | np.uint64, b: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """A hash of two numbers: the finaliser of splitmix64 (Steele et al. 2014), modulo 2^64."""
+    with np.errstate(over="ignore"):
+        x = a * np.uint64(0x9E3779B97F4A7C15) + b + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def _subset(keys: npt.NDArray[np.uint64], limit: int | None) -> npt.NDArray[np.intp]:
+    """Indices, ascending, of the `limit` smallest keys; all without a limit."""
+    return np.sort(np.argsort(keys, kind="stable")[:limit])
+
+
+# ---- their tokens ----
+
+
+# ---- how much there is ----
+
+
+# ---- for other trainers ----

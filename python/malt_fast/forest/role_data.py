@@ -1,0 +1,113 @@
+"""Training data of one stage of one role: prompts, completions and pairs as tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast.config.schema import PreferencesConfig
+from malt_fast.forest.forest import Credit, Forest
+from malt_fast.forest.preferences import Ids, select_examples, select_pairs
+from malt_fast.tasks.prompts import Prompts
+
+Stage = Literal["sft", "dpo"]
+Ints = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class RoleData:
+    """What one stage of one role trains on: M completions and, for DPO, P pairs of them."""
+
+    prompts: list[Tokens]  # one a completion; equal prompts may be one array
+    completions: list[Tokens]  # end token included
+    pairs: Ints  # [P, 2]: indices of chosen and rejected completions; [0, 2] for SFT
+    trees: Ints  # [M]: the question of each completion, counted from 0; a tree shares prefixes
+    nodes: Ints  # [M]: the forest's node, for messages
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+
+def role_data(
+    forest: Forest,
+    credit: Credit,
+    level: int,
+    questions: Sequence[Tokens],
+    prompts: Prompts,
+    prefs: PreferencesConfig,
+    seed: int,
+    stage: Stage,
+) -> RoleData:
+    """One stage's training data for the role of `level`; `questions` are the segments of the roots.
+
+    SFT: one completion an example; an output sampled twice counts twice unless prefs.dedup.
+    DPO: every (prompt, completion) once, however many pairs share it.
+    """
+    from malt_fast.forest.role_data import RoleData
+
+    if stage == "sft":
+        ids = select_examples(forest, credit, level, prefs, seed)
+        index = np.zeros((0, 2), np.int64)
+    else:
+        nodes = np.stack(select_pairs(forest, credit, level, prefs, seed), axis=1)
+        ids, inverse = np.unique(nodes, return_inverse=True)
+        index = inverse.reshape(-1, 2).astype(np.int64)
+    roots = np.flatnonzero(forest.level == 0)
+    trees = np.searchsorted(roots, forest.roots()[ids])
+    rows = prompted(forest, level, questions, prompts, ids, trees)
+    if stage == "dpo":
+        first, place = _unique(rows)
+        ids, trees, rows, index = ids[first], trees[first], [rows[i] for i in first], place[index]
+    return RoleData(
+        prompts=[prompt for prompt, _ in rows],
+        completions=[completion for _, completion in rows],
+        pairs=index,
+        trees=trees.astype(np.int64),
+        nodes=ids.astype(np.int64),
+    )
+
+
+def prompted(
+    forest: Forest,
+    level: int,
+    questions: Sequence[Tokens],
+    prompts: Prompts,
+    ids: Ids,
+    trees: npt.NDArray[np.intp],
+) -> list[tuple[Tokens, Tokens]]:
+    """(prompt, completion) of each node; equal prompts are one array."""
+    parents = forest.parent[ids]
+    by_parent: dict[int, Tokens] = {}
+    by_bytes: dict[bytes, Tokens] = {}
+    for tree, parent in zip(trees.tolist(), parents.tolist(), strict=True):
+        if parent not in by_parent:
+            prompt = prompts.build(level, questions[tree], segments_above(forest, parent))
+            by_parent[parent] = by_bytes.setdefault(prompt.tobytes(), prompt)
+    return [
+        (by_parent[parent], forest.tokens_of(node))
+        for parent, node in zip(parents.tolist(), ids.tolist(), strict=True)
+    ]
+
+
+def segments_above(forest: Forest, node: int) -> list[Tokens]:
+    """Outputs on the path from the question (which is left out) to `node`, `node` included."""
+    segments: list[Tokens] = []
+    while forest.level[node]:
+        segments.append(forest.tokens_of(node))
+        node = int(forest.parent[node])
+    return segments[::-1]
+
+
+def _unique(rows: list[tuple[Tokens, Tokens]]) -> tuple[list[int], npt.NDArray[np.int64]]:
+    """First indices of the distinct rows, and the place of each row among them."""
+    seen: dict[tuple[int, bytes], int] = {}
+    first: list[int] = []
+    place = []
+    for i, (prompt, completion) in enumerate(rows):
+        place.append(seen.setdefault((id(prompt), completion.tobytes()), len(first)))
+        if place[-1] == len(first):
+            first.append(i)
+    return first, np.array(place, np.int64)

@@ -1,0 +1,88 @@
+"""How many examples and pairs a forest yields for each role."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.table import Table
+
+from malt_fast.config.schema import Config
+from malt_fast.forest.forest import DONE, FAILED, Credit, Forest
+from malt_fast.forest.preferences import select_examples, select_pairs
+
+
+@dataclass(frozen=True)
+class RoleYield:
+    """What a forest offers one role. Shares are of sibling blocks, or of finished outputs."""
+
+    role: str
+    nodes: int
+    failed: int
+    positives: int
+    negatives: int
+    mixed: float  # share of blocks that hold a positive and a negative
+    identical: float  # share of outputs whose tokens an earlier sibling already has
+    examples: int
+    pairs: int
+
+
+def yield_rows(forest: Forest, credit: Credit, config: Config) -> list[RoleYield]:
+    """The yield of every role of the chain, under the config's preferences and limits."""
+    return [
+        _role_yield(forest, credit, level, role, config)
+        for level, role in enumerate(config.chain, 1)
+    ]
+
+
+def unlimited(config: Config) -> Config:
+    """The config with no limit on how much is taken of the whole forest."""
+    free = config.preferences.model_copy(update={"max_examples": None, "max_pairs": None})
+    return config.model_copy(update={"preferences": free})
+
+
+def tree_yield(forest: Forest, credit: Credit, config: Config) -> dict[str, int]:
+    """What a few trees give each role to learn from: pairs, or examples where it gets no DPO."""
+    rows = yield_rows(forest, credit, unlimited(config))
+    return dict(
+        (f"{row.role} pairs", row.pairs)
+        if row.role in config.dpo_roles
+        else (f"{row.role} examples", row.examples)
+        for row in rows
+    )
+
+
+def _role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Config) -> RoleYield:
+    ids = np.flatnonzero(forest.level == level)
+    done = ids[forest.state[ids] == DONE]
+    good, bad = ids[credit.label[ids] == 1], ids[credit.label[ids] == 0]
+    blocks = np.unique(forest.parent[done])
+    mixed = np.intersect1d(forest.parent[good], forest.parent[bad])
+    outputs = {(int(forest.parent[i]), forest.tokens_of(int(i)).tobytes()) for i in done}
+    prefs, seed = config.preferences, config.seed
+    return RoleYield(
+        role=role,
+        nodes=len(ids),
+        failed=int(np.count_nonzero(forest.state[ids] == FAILED)),
+        positives=len(good),
+        negatives=len(bad),
+        mixed=len(mixed) / max(len(blocks), 1),
+        identical=1 - len(outputs) / len(done) if len(done) else 0.0,
+        examples=len(select_examples(forest, credit, level, prefs, seed)),
+        pairs=len(select_pairs(forest, credit, level, prefs, seed)[0]),
+    )
+
+
+def yield_table(rows: Sequence[RoleYield]) -> Table:
+    """The yield as a table for the terminal."""
+    caption = "mixed: sibling blocks with both labels; same: outputs identical to a sibling"
+    table = Table(title="what the forest yields", caption=caption, box=SIMPLE, padding=0)
+    table.add_column("role", no_wrap=True)
+    names = ("outputs", "failed", "positive", "negative", "mixed", "same", "examples", "pairs")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        counts = [f"{n:,}" for n in (row.nodes, row.failed, row.positives, row.negatives)]
+        shares = [f"{share:.1%}" for share in (row.mixed, row.identical)]
+        table.add_row(row.role, *counts, *shares, f"{row.examples:,}", f"{row.pairs:,}")
+    return table

@@ -1,0 +1,11 @@
+"""Answers: found in a completion, compared with the gold answer, reported."""
+
+from malt_fast.grading.verdicts import (
+    answers_equal,
+    can_read,
+    extract_answer,
+    grade,
+    grade_with_reasons,
+)
+
+__all__ = ["answers_equal", "can_read", "extract_answer", "grade", "grade_with_reasons"]

@@ -1,0 +1,112 @@
+"""What was graded, and how far the verdicts can be trusted: counts, and a second opinion.
+
+For mathematics, a sample of the verdicts is compared with those of math-verify alone; the pairs on
+which the two disagree are kept for people to read.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast import _core
+from malt_fast.grading import symbolic
+from malt_fast.grading.custom import is_custom
+from malt_fast.grading.verdicts import (
+    RIGHT,
+    UNKNOWN,
+    VERDICTS,
+    gold_answer,
+    grader_of,
+)
+
+SAMPLE = 40  # pairs that get a second opinion
+
+
+@dataclass(frozen=True, slots=True)
+class GradeReport:
+    """What a grader decided about some outputs, or about none; reports of parts add up."""
+
+    grader: str
+    verdicts: Counter[str] = field(default_factory=Counter)  # outputs of each verdict
+    decided: int = 0  # outputs that the core decided alone
+    checked: int = 0  # pairs that got a second opinion
+    disagreements: list[dict[str, Any]] = field(default_factory=list)
+
+    def __add__(self, other: "GradeReport") -> "GradeReport":
+        return GradeReport(
+            self.grader,
+            self.verdicts + other.verdicts,
+            self.decided + other.decided,
+            self.checked + other.checked,
+            self.disagreements + other.disagreements,
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """The report as JSON. Its keys depend on the grader alone, never on the outputs."""
+        outputs = self.verdicts.total()
+        out: dict[str, Any] = {
+            "outputs": outputs,
+            "verdicts": {verdict: self.verdicts[verdict] for verdict in VERDICTS},
+        }
+        if not is_custom(self.grader):
+            out["decided_by_core"] = self.decided / outputs if outputs else 1.0
+        if self.grader == "math":
+            out |= {"checked_by_math_verify": self.checked, "disagreements": self.disagreements}
+        return out
+
+
+def report(
+    task: str, completions: Sequence[str], golds: Sequence[str], verdicts: npt.NDArray[np.uint8]
+) -> GradeReport:
+    """Count the verdicts and those of the core alone; of mathematics, ask math-verify too."""
+    counts = Counter(VERDICTS[verdict] for verdict in verdicts.tolist())
+    if is_custom(task):
+        return GradeReport(task, counts)
+    grader = grader_of(task)
+    answers = _core.extract_answers(grader, completions)
+    wanted = {gold: gold_answer(grader, gold) for gold in dict.fromkeys(golds)}
+    by_core = _core.compare_answers(
+        grader, [wanted[gold] for gold in golds], [answer or "" for answer in answers]
+    )
+    decided = int(np.count_nonzero(by_core != UNKNOWN))
+    if grader != "math":
+        return GradeReport(grader, counts, decided)
+    pairs = {
+        (wanted[gold], answer): bool(verdict == RIGHT)
+        for gold, answer, verdict in zip(golds, answers, verdicts, strict=True)
+        if answer is not None
+    }
+    return GradeReport(grader, counts, decided, *second_opinion(pairs))
+
+
+def second_opinion(pairs: dict[tuple[str, str], bool]) -> tuple[int, list[dict[str, Any]]]:
+    """Ask math-verify about a sample of (gold, answer) pairs.
+
+    Returns how many it could read, and those of them on which it disagrees with our verdict.
+    """
+    chosen = random.Random(0).sample(sorted(pairs), min(SAMPLE, len(pairs)))
+    theirs = symbolic.equal(chosen, os.cpu_count() or 1)
+    heard = [(pair, say) for pair, say in zip(chosen, theirs, strict=True) if say != "refused"]
+    disagreements = [
+        {"gold": gold, "answer": answer, "ours": pairs[gold, answer], "math_verify": say}
+        for (gold, answer), say in heard
+        if (say == "equal") != pairs[gold, answer]
+    ]
+    return len(heard), disagreements
+
+
+def sentence(figures: dict[str, Any]) -> str:
+    """The figures of a report for the terminal, without zeros."""
+    parts = [f"{n:,} {verdict}" for verdict, n in figures["verdicts"].items() if n]
+    if figures.get("decided_by_core", 1) < 1:
+        parts.append(f"{100 * figures['decided_by_core']:.1f} % decided by the core")
+    if figures.get("disagreements"):
+        n, of = len(figures["disagreements"]), figures["checked_by_math_verify"]
+        parts.append(f"math-verify says otherwise of {n} of {of}")
+    return "graded: " + (", ".join(parts) or "nothing")

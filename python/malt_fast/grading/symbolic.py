@@ -1,0 +1,204 @@
+"""math-verify in worker processes that can be killed: equality that our own grammar cannot tell.
+
+A worker is this module as a program, so it starts from any thread, under Ray and in a notebook. It
+reads a JSON line [gold, answer, limit] and writes 1 or 0. A pair that takes more than `limit`
+seconds of processor time ends it, and counts as wrong, timed out: another worker goes on. Workers
+outlive a call, since one takes about two seconds to start, and end with their parent.
+"""
+
+import atexit
+import json
+import os
+import re
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from malt_fast.utils.errors import MaltError
+
+Outcome = Literal["equal", "different", "refused", "timed out"]  # refused: hostile or endless
+LIMIT = 1.0  # seconds of processor time a pair: a busy machine changes no verdict
+INSTALL = "grading mathematics needs math-verify: pip install 'math-verify[antlr4_13_2]'"
+PATIENCE = 60.0  # seconds to wait for a worker, by the clock: to start, or to answer
+MEMORY = 4 << 30  # bytes of address space that a worker may take beyond what its start took
+
+# What no answer needs, and a parser suffers from: towers of powers, deep nesting, endless digits.
+_WILD = re.compile(r'__|"|\d{40}|\d\s*\^\s*\{?\s*-?\d[\d.]{0,9}\s*\^|\^\s*\{?\s*-?\d{4}')
+_DEEP = 16
+
+
+def is_tame(text: str) -> bool:
+    """May a symbolic parser see this?"""
+    if len(text) > 400 or _WILD.search(text) or not text.isprintable():
+        return False
+    depth = deepest = 0
+    for char in text:
+        depth += (char in "{([") - (char in "})]")
+        deepest = max(deepest, depth)
+    return deepest <= _DEEP
+
+
+class Worker:
+    """One process; not for two threads at once."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "malt_fast.grading.symbolic",
+            ],  # -P: nothing from the directory
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        if self._read() != b"ready\n":
+            self.kill()
+            raise MaltError(INSTALL)
+
+    def ask(self, gold: str, answer: str, limit: float) -> Outcome | None:
+        """None: it died, and not of the time that the pair took."""
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(json.dumps([gold, answer, limit]).encode() + b"\n")
+            told = self._read()
+        except BrokenPipeError:
+            told = b""
+        if told:
+            return "equal" if told == b"1\n" else "different"
+        self.kill()
+        return "timed out" if self.process.returncode == -signal.SIGPROF else None
+
+    def _read(self) -> bytes:
+        """A line; b"" if none comes in time or the process has died."""
+        assert self.process.stdout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            return self.process.stdout.readline() if selector.select(PATIENCE) else b""
+
+    @property
+    def lives(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class Workers:
+    """The workers of this process: no more of them at once than cores, whoever asks."""
+
+    def __init__(self) -> None:
+        self.idle: list[Worker] = []
+        self.room = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+    def ask(self, gold: str, answer: str, limit: float) -> Outcome:
+        with self.room:
+            # One that was killed from outside says nothing about its pair: a new one is asked.
+            for worker in (self._take(), None):
+                worker = worker or Worker()
+                outcome = worker.ask(gold, answer, limit)
+                if worker.lives:
+                    self.idle.append(worker)
+                if outcome:
+                    return outcome
+        return "refused"
+
+    def _take(self) -> Worker:
+        while self.idle:
+            try:
+                worker = self.idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            if worker.lives:
+                return worker
+        return Worker()
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().kill()
+
+
+_workers = Workers()
+atexit.register(lambda: _workers.close())
+
+
+def _forget() -> None:
+    """A forked child starts workers of its own."""
+    global _workers
+    _workers = Workers()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def equal(
+    pairs: Sequence[tuple[str, str]], workers: int = 1, limit: float = LIMIT
+) -> list[Outcome]:
+    """What math-verify says of each (gold, answer). Raises MaltError where it is not installed."""
+    tame = [i for i, pair in enumerate(pairs) if all(map(is_tame, pair))]
+    outcomes: list[Outcome] = ["refused"] * len(pairs)
+    if not tame:
+        return outcomes
+    if not find_spec("math_verify"):
+        raise MaltError(INSTALL)
+    with ThreadPoolExecutor(min(workers, len(tame))) as threads:
+        try:
+            told = threads.map(lambda i: _workers.ask(*pairs[i], limit), tame)
+            for i, outcome in zip(tame, told, strict=True):
+                outcomes[i] = outcome
+        finally:
+            threads.shutdown(cancel_futures=True)
+    return outcomes
+
+
+def _serve() -> None:
+    """Answer pairs from standard input until it ends."""
+    import logging
+
+    from math_verify import parse, verify
+    from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
+
+    logging.disable(logging.CRITICAL)
+    told, sys.stdout = sys.stdout, sys.stderr  # libraries may print
+    configs = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+
+    def read(text: str) -> list:
+        text = text.replace("\\$", "").replace("\\!", "")
+        return parse(f"\\boxed{{{text}}}", configs, parsing_timeout=None, raise_on_error=False)
+
+    def same(gold: str, answer: str) -> bool:
+        x, y = read(gold), read(answer)
+        whole = len(x) > 1 and len(y) > 1  # a parsed value and its text: no half-read formula
+        return whole and verify(x, y, strict=True, timeout_seconds=None)
+
+    same("\\frac{1}{2}", "0.5")  # loads what is loaded late
+    print("ready", file=told, flush=True)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+    for line in sys.stdin:
+        gold, answer, limit = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, limit)  # its signal ends the process, even in C code
+        try:
+            right = same(gold, answer)
+        except Exception:  # sympy raises what it likes
+            right = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(int(right), file=told, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,1 @@
+"""Models, adapters and tokenizers: loaded, and identified by their content."""

@@ -1,0 +1,45 @@
+"""Tokenizers are loaded, and identified by their vocabulary."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from malt_fast.models.loading import refusal
+from malt_fast.utils.errors import MaltError, first_line
+
+
+def load_tokenizer(
+    name_or_path: str, chat_template: Path | None = None, trust_remote_code: bool = False
+) -> Any:
+    """A model's tokenizer, with the chat template of a Jinja file if one is given."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise refusal(name_or_path, error) from None
+        raise MaltError(
+            f"the tokenizer of '{name_or_path}' cannot be loaded ({first_line(error)}): "
+            "check --model.name_or_path"
+        ) from None
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = first_line(error)
+            raise MaltError(
+                f"{chat_template} cannot be read ({reason}): check --model.chat_template"
+            ) from None
+    return tokenizer
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Of the tokens that a tokenizer knows and their numbers."""
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
+
+
+def _name(tokenizer: Any) -> str:
+    return f"the tokenizer of '{getattr(tokenizer, 'name_or_path', '') or 'this model'}'"

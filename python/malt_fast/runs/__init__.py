@@ -1,0 +1,1 @@
+"""The run directory, its lock, terminal, live view and loggers."""

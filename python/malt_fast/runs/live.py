@@ -1,0 +1,102 @@
+"""What a terminal shows while a stage works: one view, at its bottom, until the stage is done.
+
+    sample round 0         ━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━  15,402/39,000  0:00:21
+      12,871 tokens/s · 64 % of prompt tokens cached · trees: 120 open, 380 done
+      so far about 255 generator examples, 316 verifier pairs, 570 refiner pairs
+
+Where there is no terminal, a line a minute says the same.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+MINUTE = 60.0  # s between two lines of a log
+Facts = Callable[[], Sequence[str]]  # lines; called by another thread
+
+
+class View:
+    """How far a stage is, and its facts."""
+
+    def __init__(
+        self,
+        console: Console,
+        name: str,
+        total: int | None,
+        facts: Facts,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console, self.facts, self.clock = console, facts, clock
+        self.progress = Progress(
+            TextColumn("{task.description:<22}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[count]}"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            get_time=clock,
+        )
+        self.steps = self.progress.add_task(name, total=total, count="")
+        self.tokens = self.progress.add_task("tokens", total=None, count="", visible=False)
+        self.told = clock()
+
+    def advance(
+        self, steps: int = 0, *, at: int | None = None, total: int | None = None, tokens: int = 0
+    ) -> None:
+        """So many steps more, or to step `at`; `tokens` were sampled, or trained on."""
+        self.progress.update(
+            self.steps, advance=steps if at is None else None, completed=at, total=total
+        )
+        self.progress.update(self.steps, count=_count(self._task()))
+        if tokens:
+            self.progress.advance(self.tokens, tokens)
+        if not self.console.is_terminal and self.clock() - self.told >= MINUTE:
+            self.told = self.clock()
+            self.console.print(
+                self.line(), markup=False, highlight=False, soft_wrap=True, style="dim"
+            )
+
+    def lines(self) -> list[str]:
+        """The facts, speed first; each line's facts stand between dots."""
+        speed = self.progress.tasks[self.tokens].speed
+        facts = list(self.facts())
+        if speed:
+            facts[:1] = [" · ".join([f"{speed:,.0f} tokens/s", *(one for one in facts[:1] if one)])]
+        return [line for line in facts if line]
+
+    def line(self) -> str:
+        """All of it, for a log."""
+        task = self._task()
+        left = "" if task.time_remaining is None else f", {_clock(task.time_remaining)} left"
+        return " · ".join([f"{task.description}: {_count(task)}{left}", *self.lines()])
+
+    def __rich__(self) -> Group:
+        return Group(self.progress, *(Text(f"  {line}", style="dim") for line in self.lines()))
+
+    def _task(self) -> Task:
+        return self.progress.tasks[self.steps]
+
+
+@contextmanager
+def view(console: Console, name: str, total: int | None, facts: Facts = tuple) -> Iterator[View]:
+    """Show a stage while it works."""
+    shown = View(console, name, total, facts)
+    if not console.is_terminal:
+        yield shown
+        return
+    with Live(shown, console=console, transient=True, refresh_per_second=2):
+        yield shown
+
+
+def _count(task: Task) -> str:
+    return f"{int(task.completed):,}/{'?' if task.total is None else f'{int(task.total):,}'}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"

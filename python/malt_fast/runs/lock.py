@@ -1,0 +1,75 @@
+"""The lock of a run directory: one program writes there at a time."""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from malt_fast.utils.errors import MaltError, first_line
+
+_held: set[Path] = set()  # run directories that this process writes to
+
+
+@contextmanager
+def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[str]:
+    """Keep every other writer out of a run directory.
+
+    Yields the owner that died while it held the lock, or "". The lock belongs to the operating
+    system and ends with the process, however that ends. warn: called where the file system has no
+    locks. Raises MaltError where another process holds the lock, naming it.
+    """
+    here = folder.resolve()
+    if here in _held:  # a process is not kept out by its own lock
+        raise MaltError(f"{folder} is in use by this very process: give another --run DIR")
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise MaltError(
+                    f"{folder} is in use by {file.read().strip() or 'another process'}: wait "
+                    "for it, stop it, or give another --run DIR"
+                ) from None
+            warn(f"{folder} lies where nothing can be locked: let one program write there")
+        died = file.read().strip()
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        _write_owner(file, f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        _held.add(here)
+        try:
+            yield died
+        finally:
+            _held.remove(here)
+            _write_owner(file, "")
+
+
+def is_held(folder: Path) -> bool:
+    """Whether this process writes to a run directory."""
+    return folder.resolve() in _held
+
+
+def owner_of(folder: Path) -> str:
+    """Who writes there, or died doing so; empty for nobody."""
+    try:
+        return folder.joinpath("lock").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _write_owner(file: Any, text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
+
+
+def unwritable(folder: Path, error: OSError) -> MaltError:
+    return MaltError(f"{folder} cannot be written ({first_line(error)}): give another --run DIR")

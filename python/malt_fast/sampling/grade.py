@@ -1,0 +1,47 @@
+"""Grading of the leaves of a forest."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from malt_fast import __version__
+from malt_fast.forest.forest import DONE, Forest
+from malt_fast.grading.custom import code_of, is_custom
+from malt_fast.grading.report import GradeReport, report
+from malt_fast.grading.verdicts import RIGHT, grade_outputs
+from malt_fast.sampling.setup import Setup
+from malt_fast.tasks.task import Question
+from malt_fast.utils import interrupt
+
+GRADED = 1 << 16  # outputs whose texts are in memory at once
+
+
+def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
+    """Of what outcomes depend on beside the samples."""
+    grader = setup.task.grader
+    parts = [
+        __version__,
+        code_of(grader) if is_custom(grader) else grader,
+        setup.config.task.min_score,
+        [(question.gold, question.row) for question in questions],
+    ]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) -> dict[str, Any]:
+    """Set the outcome of every finished output of the last role; a report of the verdicts."""
+    leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
+    trees = forest.roots()[leaves] // (len(forest) // max(1, len(questions)))
+    total = GradeReport(setup.task.grader)
+    for begin in range(0, len(leaves), GRADED):
+        some = leaves[begin : begin + GRADED]
+        texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in some]
+        asked = [questions[int(tree)] for tree in trees[begin : begin + GRADED]]
+        golds, rows = [question.gold for question in asked], [question.row for question in asked]
+        verdicts = grade_outputs(setup.task.grader, texts, golds, rows, setup.config.task.min_score)
+        forest.set_outcomes(some.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
+        total += report(setup.task.grader, texts, golds, verdicts)
+        interrupt.check()
+    return total.figures()

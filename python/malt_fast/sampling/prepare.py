@@ -1,0 +1,91 @@
+"""From settings to a set-up whose parts fit together."""
+
+from typing import Any
+
+import numpy as np
+
+from malt_fast.config.schema import Config
+from malt_fast.models.tokenizer import load_tokenizer
+from malt_fast.sampling.engine_choice import check_engine
+from malt_fast.sampling.setup import Setup, context_of
+from malt_fast.tasks.load import load_task
+from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.task import Task
+from malt_fast.utils import distributed
+from malt_fast.utils.errors import MaltError
+
+
+def load_setup(config: Config, *, questions: bool = True, task: Task | None = None) -> Setup:
+    """Load the task, the tokenizer and the prompts, and check that they fit the models.
+
+    questions: whether to read the task's own; who answers others does without. task: one that is
+    made already, instead of that which the config names.
+    """
+    side_by_side = len(config.chain) if config.train.side_by_side else 1
+    workers = max(distributed.count(), config.engine.replicas, side_by_side)
+    check_device(config.model.device, workers)
+    task = task or load_task(config, questions=questions)
+    prompts = load_prompts(config, task)
+    setup = Setup(config, task, prompts)
+    check_lengths(setup)
+    check_engine(setup)
+    return setup
+
+
+def load_prompts(config: Config, task: Task) -> Prompts:
+    """The tokenizer, and the prompts of the chain. Raises MaltError if models have several."""
+    name = config.base_model()
+    trusted = config.model.trust_remote_code
+    tokenizer = load_tokenizer(name, config.model.chat_template, trusted)
+    vocabulary = tokenizer.get_vocab()
+    ends: list[int] = []  # roles read each other: a token that ends one's output ends all
+    for base, role in {config.base_model(role): role for role in config.chain}.items():
+        own = tokenizer if base == name else load_tokenizer(base, None, trusted)
+        if own.get_vocab() != vocabulary:
+            raise MaltError(
+                f"model.roles.{role} = '{base}' has another tokenizer than '{name}', and roles "
+                "pass tokens to each other: choose base models of one family"
+            )
+        ends += end_ids(base, own)
+    return Prompts(config.chain, task.prompts, tokenizer, chat=task.chat, extra_end_ids=ends)
+
+
+def check_device(device: str, workers: int) -> None:
+    """Raises MaltError for a device that this machine lacks."""
+    import torch
+
+    if device.startswith("cuda:") and workers > 1:
+        raise MaltError(
+            f"model.device = '{device}' names one GPU for {workers} processes: use auto"
+        )
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise MaltError(f"model.device = '{device}', but there is no GPU here: use cpu or auto")
+
+
+def end_ids(model: str, tokenizer: Any) -> list[int]:
+    """End tokens that the tokenizer and the model's generation config name, if they do."""
+    from transformers import GenerationConfig
+
+    try:
+        ids = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:
+        ids = None
+    named = [tokenizer.eos_token_id, *(ids if isinstance(ids, list) else [ids])]
+    return [i for i in named if i is not None]
+
+
+def check_lengths(setup: Setup) -> None:
+    """Raises MaltError for a question that leaves some role no room to answer."""
+    wordings, context = setup.wordings, context_of(setup)
+    model, nothing = setup.config.base_model(setup.config.chain[0]), np.empty(0, np.int32)
+    for question in [*setup.task.train, *setup.task.test]:
+        tokens = wordings.encode_question(question.text)
+        length = max(
+            len(wordings.build(number, tokens, [nothing] * len(wordings.sources(number))))
+            for number in wordings.numbers.values()
+        )
+        if length >= context:
+            raise MaltError(
+                f"question '{question.id}' makes a prompt of {length} tokens, but '{model}' reads "
+                f"{context}: remove the question or choose a model with a longer context"
+            )

@@ -1,0 +1,129 @@
+"""From a config to what sampling needs: task, prompts, engine; sampling and grading with them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from functools import cache
+from tempfile import TemporaryFile
+
+import numpy as np
+
+from malt_fast.config.schema import Config
+from malt_fast.engines import (
+    Completion,
+    Engine,
+    Policy,
+)
+from malt_fast.engines.stored import StoredEngine
+from malt_fast.forest.forest import Forest, build_forest
+from malt_fast.models.identity import adapter_identity, content, model_identity
+from malt_fast.sampling.engine_choice import open_engine
+from malt_fast.sampling.expand import Slot, grow
+from malt_fast.sampling.setup import Setup
+from malt_fast.store.store import Ints, Samples, Store
+from malt_fast.tasks.task import Question
+from malt_fast.utils import interrupt
+from malt_fast.utils.errors import MaltError
+
+# Given what was settled since the last time: completions, and all nodes that failed.
+OnDone = Callable[[list[Completion], list[int], Engine], None]
+
+
+def sample(
+    setup: Setup,
+    samples: Samples,
+    questions: Sequence[Question],
+    shape: Sequence[Slot],
+    seed: str,
+    *,
+    evaluating: bool = False,
+    on_done: OnDone | None = None,
+) -> tuple[Forest, Ints, dict[str, float]]:
+    """Sample a shape under every question, nothing that is known already.
+
+    Returns the forest, the store's row of every node (-1: none), and what the engine has to say.
+    Outputs are in the store as they come, so that the same call goes on after whatever stops it.
+    Raises MaltError when the engine cannot go on, KeyboardInterrupt when a stop was asked for.
+    """
+    params, store = setup.params(evaluating=evaluating), samples.store
+    policies = {slot.policy: slot.role for slot in shape}
+    with row_map(store, len(questions) * (1 + len(shape))) as rows:
+        engine = StoredEngine(
+            store,
+            samples.others,
+            lambda: open_engine(setup, policies, params),
+            identify(setup.config),
+            setup.prompts.fingerprint,
+            rows,
+        )
+        try:
+            with closing(engine):
+                for settled in grow(questions, shape, setup.wordings, params, engine, seed):
+                    if any(settled) and on_done is not None:
+                        on_done(*settled, engine)
+                    interrupt.check()
+                figures = engine.figures()
+        except MaltError:
+            interrupt.check()  # engines in other processes hear of it first
+            raise
+        finally:
+            store.commit_all()
+        parents = [slot.parent for slot in shape]
+        forest = build_forest(parents, len(questions), rows, store)
+        if forest is None:
+            raise MaltError(
+                f"{store.folder} does not give back what was written to it: check the disk"
+            )
+        return forest, np.array(rows), figures
+
+
+@contextmanager
+def row_map(store: Store, nodes: int) -> Iterator[Ints]:
+    """int64[nodes] of -1, in a file without a name: it takes no memory that others need."""
+    with TemporaryFile(dir=store.folder) as file:
+        try:  # a full disk is told here, and not by a signal at the first write
+            os.posix_fallocate(file.fileno(), 0, 8 * max(nodes, 1))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(store.folder)) from None
+        rows = np.memmap(file, np.int64, "w+", shape=(max(nodes, 1),))[:nodes]
+        rows[:] = -1
+        yield rows
+
+
+def identify(config: Config) -> Callable[[Policy], str]:
+    """What tells the weights of a policy from any others, recordings being such weights."""
+    if config.engine.name == "replay":
+        assert config.engine.path is not None
+        recorded = f"recorded {content(config.engine.path)}"
+        return lambda policy: recorded
+    dtype = config.model.dtype
+    return cache(
+        lambda policy: (
+            f"{model_identity(policy.base)} {dtype} {adapter_identity(policy.adapter)}".strip()
+        )
+    )
+
+
+def fingerprint(
+    setup: Setup,
+    questions: Sequence[Question],
+    shape: Sequence[Slot],
+    seed: str,
+    *,
+    evaluating: bool = False,
+) -> str:
+    """Of all that the tokens of a forest depend on."""
+    weights = identify(setup.config)
+    wordings = setup.wordings if evaluating else setup.prompts
+    parts = [
+        wordings.as_json(),
+        setup.prompts.fingerprint,
+        seed,
+        [(question.id, question.text) for question in questions],
+        [(s.parent, s.role, s.path, s.reads, weights(s.policy)) for s in shape],
+        [asdict(p) for p in setup.params(evaluating=evaluating)],
+    ]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

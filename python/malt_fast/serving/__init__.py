@@ -1,0 +1,1 @@
+"""Requests of OpenAI's clients, answered by the chain."""

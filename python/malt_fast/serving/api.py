@@ -1,0 +1,241 @@
+"""What OpenAI's interface asks and answers, as plain values.
+
+Of a chat, the last message is the question and must be the user's. System messages stand before it
+as they are; where there are earlier turns, all turns are opened by their speaker:
+
+    You answer briefly.
+
+    User: How much is 1 + 1?
+
+    Assistant: 2
+
+    User: And 2 + 2?
+
+Fields that are not named here are ignored, but for those that ask for log-probabilities: an answer
+that was voted on has none.
+"""
+
+import json
+import time
+import uuid
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from malt_fast.config.mistakes import sentence
+from malt_fast.serving.pipeline import Answer
+from malt_fast.utils.errors import MaltError
+
+PIECE = 32  # characters of a streamed piece
+SPEAKERS = {"user": "User", "assistant": "Assistant"}
+
+
+def joined(content: object) -> object:
+    """The text of a message: its parts joined, nothing for null."""
+    if not isinstance(content, list):
+        return "" if content is None else content
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts):
+        raise PydanticCustomError("parts", "parts of text and nothing else")
+    return "".join(texts)
+
+
+def single(prompt: object) -> object:
+    """A lone text, or the one in a list."""
+    if not isinstance(prompt, list):
+        return prompt
+    if not all(isinstance(item, str) for item in prompt):
+        raise PydanticCustomError("prompt", "text, not token ids")
+    if len(prompt) != 1:
+        raise PydanticCustomError("prompt", "one prompt, and more in requests beside this one")
+    return prompt[0]
+
+
+def listed(stop: object) -> object:
+    return [stop] if isinstance(stop, str) else stop
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class StreamOptions(Part):
+    include_usage: bool = False
+
+
+class MaltOptions(Part):
+    turns: bool = False
+
+
+class Message(Part):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(joined)] = ""
+
+
+class Body(Part):
+    """What both kinds of requests have in common."""
+
+    model: str | None = None
+    n: Literal[1] | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=10)
+    seed: int | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(listed)] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | int | None = None
+    echo: bool | None = None
+    malt: MaltOptions | None = None
+
+    @property
+    @abstractmethod
+    def question(self) -> str: ...
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of the final role's output."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class ChatBody(Body):
+    messages: list[Message]
+
+    @property
+    def question(self) -> str:
+        if not self.messages:
+            raise MaltError("messages is empty: send one with the question")
+        *before, last = self.messages
+        if last.role != "user":
+            raise MaltError(
+                f"the last message is the {last.role}'s, but the question must come last: "
+                "end with a user message"
+            )
+        if not last.content.strip():
+            raise MaltError("the last message is empty: ask something")
+        parts = [m.content for m in before if m.role not in SPEAKERS]
+        turns = [m for m in before if m.role in SPEAKERS]
+        spoken = [f"{SPEAKERS[m.role]}: {m.content}" for m in [*turns, last]]
+        return "\n\n".join([*parts, *(spoken if turns else [last.content])])
+
+
+class TextBody(Body):
+    prompt: Annotated[str, BeforeValidator(single)]
+
+    @property
+    def question(self) -> str:
+        return self.prompt
+
+
+B = TypeVar("B", bound=Body)
+
+
+def parse(kind: type[B], data: bytes) -> B:
+    """The request in a body. Raises MaltError for what cannot be read or is not served."""
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise MaltError("the body is not a JSON object: send one as OpenAI's clients do")
+    try:
+        body = kind.model_validate(values)
+    except ValidationError as error:
+        raise MaltError(sentence(kind, error)) from None
+    if body.echo or (body.logprobs is not None and body.logprobs is not False):
+        raise MaltError(
+            "echo and logprobs are not served, since answers are voted on: use tasks that generate"
+        )
+    return body
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answers to one request, whole or in chunks."""
+
+    body: Body
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def chat(self) -> bool:
+        return isinstance(self.body, ChatBody)
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        text, reason = self._text(answer)
+        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        out = self._envelope([_choice(said, reason)], chunk=False)
+        return out | {"usage": usage(answer)} | self._malt(answer)
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Chunks that can be sent before there is an answer."""
+        return [self._chunk({"role": "assistant", "content": ""})] if self.chat else []
+
+    def chunks(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        text, reason = self._text(answer)
+        for begin in range(0, len(text), PIECE):
+            piece = text[begin : begin + PIECE]
+            yield self._chunk({"content": piece} if self.chat else {"text": piece})
+        yield self._chunk({} if self.chat else {"text": ""}, reason) | self._malt(answer)
+        if self._counts:
+            yield self._envelope([], chunk=True) | {"usage": usage(answer)}
+
+    @property
+    def _counts(self) -> bool:
+        return bool(self.body.stream_options and self.body.stream_options.include_usage)
+
+    def _chunk(self, said: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choice = _choice({"delta": said} if self.chat else said, reason)
+        return self._envelope([choice], chunk=True) | ({"usage": None} if self._counts else {})
+
+    def _envelope(self, choices: list[dict[str, Any]], *, chunk: bool) -> dict[str, Any]:
+        kind = "chat.completion" + ".chunk" * chunk if self.chat else "text_completion"
+        return {
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.token}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def _text(self, answer: Answer) -> tuple[str, str]:
+        """(the final text, cut at the first stop; why it ends)."""
+        text = cut(answer.text, self.body.stop or [])
+        return text, answer.finish_reason if text == answer.text else "stop"
+
+    def _malt(self, answer: Answer) -> dict[str, Any]:
+        if not (self.body.malt and self.body.malt.turns):
+            return {}
+        return {
+            "malt": {
+                "answer": answer.answer,
+                "votes": answer.votes,
+                "passes": len(answer.turns),
+                "turns": answer.turns,
+            }
+        }
+
+
+def _choice(said: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": 0, **said, "logprobs": None, "finish_reason": reason}
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the first of `stops` in it."""
+    return text[: min((i for stop in stops if stop and (i := text.find(stop)) >= 0), default=None)]
+
+
+def usage(answer: Answer) -> dict[str, int]:
+    """Tokens of all roles and passes."""
+    prompt, sampled = answer.prompt_tokens, answer.completion_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": sampled,
+        "total_tokens": prompt + sampled,
+    }

@@ -1,0 +1,260 @@
+"""The HTTP side: routes, the token, streams, and errors as OpenAI words them.
+
+Everything here runs in one event loop, and waits on the futures of jobs that the engine's thread
+resolves. A client that leaves takes its job with it.
+"""
+
+import asyncio
+import hmac
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from malt_fast.serving.api import (
+    Body,
+    ChatBody,
+    Reply,
+    TextBody,
+    parse,
+)
+from malt_fast.serving.thread import EngineThread, Job, Unavailable
+from malt_fast.utils.errors import MaltError
+
+T = TypeVar("T")
+
+MAX_BODY = 4 << 20  # bytes
+KEEP_ALIVE = 10.0  # seconds between comments in a stream that waits for its answer
+GRACE = 3.0  # seconds in which what is under way may finish when the server stops
+TOLD = 500  # characters of an error
+
+
+class ApiError(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code = status, message, code
+
+
+class Endpoint:
+    """Serves one model, `name`; requests need `token` if there is one."""
+
+    def __init__(
+        self, thread: EngineThread, name: str, *, token: str | None = None, max_waiting: int = 256
+    ) -> None:
+        self.thread, self.name, self.token, self.max_waiting = thread, name, token, max_waiting
+        self.live: set[Job] = set()  # whose clients wait
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/health", self.health),
+                Route("/v1/models", self.models),
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/v1/completions", self.text, methods=["POST"]),
+            ],
+            exception_handlers={
+                ApiError: lambda _, error: refusal(error),
+                MaltError: lambda _, error: refusal(ApiError(400, str(error))),
+                Unavailable: lambda _, error: refusal(ApiError(503, str(error))),
+                HTTPException: _no_route,
+                ClientDisconnect: lambda _, error: Response(status_code=499),  # nobody reads it
+                Exception: lambda _, error: refusal(ApiError(500, "the server has a bug")),
+            },
+        )
+
+    async def health(self, request: Request) -> Response:
+        failure = self.thread.failure
+        if not failure:
+            return as_json({"status": "ok"})
+        told = {"error": failure} if self._is_known(request) else {}  # it may name files of ours
+        return as_json({"status": "failed", **told}, 503)
+
+    async def models(self, request: Request) -> Response:
+        self._check_token(request)
+        model = {"id": self.name, "object": "model", "created": 0, "owned_by": "malt-fast"}
+        return as_json({"object": "list", "data": [model]})
+
+    async def chat(self, request: Request) -> Response:
+        return await self._complete(request, ChatBody)
+
+    async def text(self, request: Request) -> Response:
+        return await self._complete(request, TextBody)
+
+    async def _complete(self, request: Request, kind: type[Body]) -> Response:
+        self._check_token(request)
+        body = parse(kind, await read_body(request))
+        if body.model not in (None, self.name):
+            raise ApiError(
+                404,
+                f"there is no model '{body.model}' here: ask for '{self.name}'",
+                "model_not_found",
+            )
+        if len(self.live) >= self.max_waiting:
+            raise ApiError(429, f"{len(self.live)} questions are under way: ask again later")
+        job = Job(body.question, body.seed, body.temperature, body.limit)
+        reply = Reply(body, self.name)
+        with ExitStack() as leaving:
+            self.live.add(job)
+            leaving.callback(self._leave, job)
+            self.thread.ask(job)
+            await present(request, job.accepted)
+            if body.stream:
+                return Events(events(job, reply), leaving.pop_all())
+            answer = await present(request, job.answer)
+        if answer.error:
+            raise ApiError(500, answer.error)
+        return as_json(reply.whole(answer))
+
+    def _leave(self, job: Job) -> None:
+        self.live.discard(job)
+        self.thread.drop(job)
+
+    def _is_known(self, request: Request) -> bool:
+        """Whether it brings the token, if one is wanted."""
+        if self.token is None:
+            return True
+        given = request.headers.get("authorization", "").encode("latin-1")
+        return hmac.compare_digest(given, os.fsencode(f"Bearer {self.token}"))
+
+    def _check_token(self, request: Request) -> None:
+        if not self._is_known(request):
+            raise ApiError(
+                401,
+                "the token is missing or wrong: send the server's MALT_FAST_API_KEY as the API key",
+                "invalid_api_key",
+            )
+
+
+async def present(request: Request, future: "Future[T]") -> T:
+    """What a future holds. Raises ClientDisconnect if the client leaves first."""
+    wanted: asyncio.Future[Any] = asyncio.wrap_future(future)
+    gone: asyncio.Future[Any] = asyncio.ensure_future(
+        request.receive()
+    )  # after the body: only that it has left
+    try:
+        await asyncio.wait({wanted, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+    if not wanted.done():
+        raise ClientDisconnect
+    out: T = wanted.result()
+    return out
+
+
+async def read_body(request: Request) -> bytes:
+    """The request's body. Raises ApiError for one that is too long."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY:
+            raise ApiError(413, f"the body is longer than {MAX_BODY:,} bytes: send less")
+    return bytes(data)
+
+
+# ---- streams ----
+
+
+class Events(StreamingResponse):
+    """Server-sent events; `leaving` is closed when they end, or the client leaves."""
+
+    def __init__(self, content: AsyncIterator[bytes], leaving: ExitStack) -> None:
+        super().__init__(
+            content, media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+        self.leaving = leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.leaving:
+            await super().__call__(scope, receive, send)
+
+
+async def events(job: Job, reply: Reply) -> AsyncIterator[bytes]:
+    """The opening at once, comments while the roles work, then the answer in pieces."""
+    for chunk in reply.opening():
+        yield event(chunk)
+    wanted = asyncio.wrap_future(job.answer)
+    while not (await asyncio.wait({wanted}, timeout=KEEP_ALIVE))[0]:
+        yield b": the roles are at work\n\n"
+    try:
+        answer = wanted.result()
+    except Unavailable as error:
+        yield event(worded(ApiError(503, str(error))))
+    else:
+        if answer.error:
+            yield event(worded(ApiError(500, answer.error)))
+        else:
+            for chunk in reply.chunks(answer):
+                yield event(chunk)
+    yield b"data: [DONE]\n\n"
+
+
+def event(values: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(values)}\n\n".encode()
+
+
+# ---- plain answers ----
+
+
+def as_json(values: dict[str, Any], status: int = 200, **headers: str) -> Response:
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    return Response(json.dumps(values), status, named, "application/json")
+
+
+def refusal(error: Any) -> Response:
+    headers = {"retry_after": "1"} if error.status in (429, 503) else {}
+    if error.status == 401:
+        headers = {"www_authenticate": "Bearer"}
+    return as_json(worded(error), error.status, **headers)
+
+
+def worded(error: ApiError) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = kinds.get(
+        error.status, "server_error" if error.status >= 500 else "invalid_request_error"
+    )
+    message = error.message if len(error.message) <= TOLD else f"{error.message[:TOLD]} ..."
+    return {"error": {"message": message, "type": kind, "param": None, "code": error.code}}
+
+
+def _no_route(request: Request, error: Any) -> Response:
+    routes = "/v1/chat/completions, /v1/completions, /v1/models and /health"
+    told = f"{request.method} {request.url.path} is not served: there are {routes}"
+    return refusal(ApiError(error.status_code, told))
+
+
+# ---- the server ----
+
+
+class Server(uvicorn.Server):
+    """Gives what is under way GRACE seconds when it stops, then calls `stop`."""
+
+    def __init__(self, app: Starlette, stop: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_keep_alive=75,  # s: clients that ask now and then keep their connection
+                timeout_graceful_shutdown=int(2 * GRACE) + 1,
+            )
+        )
+        self.stop = stop
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        asyncio.get_running_loop().call_later(GRACE, self.stop)
+        await super().shutdown(sockets)

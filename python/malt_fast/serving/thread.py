@@ -1,0 +1,135 @@
+"""The thread that owns a pipeline: others hand it questions and hold futures.
+
+Engines are not thread-safe, so nobody else touches the pipeline once the thread runs. When the
+engine cannot go on, or the server stops, every job that waits or is still to come fails with that
+reason; the thread itself lives as long as the process.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from malt_fast.serving.pipeline import Answer, Pipeline
+from malt_fast.utils.errors import MaltError, first_line
+
+log = logging.getLogger(__name__)
+
+STOPPING = "the server is stopping: ask again when it is back"
+
+
+class Unavailable(Exception):
+    """No answer will come, for a reason that is not the question's."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A question with its own settings, and what becomes of it."""
+
+    question: str
+    seed: int | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    accepted: "Future[None]" = field(default_factory=Future)  # fails by MaltError or Unavailable
+    answer: "Future[Answer]" = field(default_factory=Future)  # fails by Unavailable
+
+
+class EngineThread:
+    """Answers jobs until `stop`, or until the engine raises."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.failure = ""  # why no more questions are answered
+        self.closed = threading.Event()  # set once the engine is
+        self.jobs: dict[int, Job] = {}  # by ticket
+        self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="engine", daemon=True).start()
+
+    def ask(self, job: Job) -> None:
+        """Hand over a job."""
+        self.inbox.put(partial(self._take, job))
+
+    def drop(self, job: Job) -> None:
+        """Nobody waits for this job any more."""
+        self.inbox.put(partial(self._drop, job))
+
+    def stop(self) -> None:
+        """Fail what is not answered yet, and close the engine; `closed` tells when."""
+        self.inbox.put(partial(self._fail, STOPPING))
+
+    # ---- in the thread ----
+
+    def _run(self) -> None:
+        while not self.failure:
+            self._read()
+            if not self.failure:
+                self._work()
+        try:
+            self.pipeline.close()
+        except Exception:  # a dead engine may not even close
+            log.exception("the engine was not closed")
+        self.closed.set()
+        while True:
+            self.inbox.get()()
+
+    def _read(self) -> None:
+        """What others want; wait for it while there is nothing to do."""
+        if not self.pipeline.busy:
+            self.inbox.get()()
+        while not self.inbox.empty():
+            self.inbox.get()()
+
+    def _work(self) -> None:
+        try:
+            done = self.pipeline.poll()
+        except MaltError as error:
+            self._fail(str(error))
+            return
+        except Exception as error:  # a bug, a broken device: told, so that nobody waits for ever
+            log.exception("the engine failed")
+            self._fail(f"the engine failed ({first_line(error)}): see the server's log")
+            return
+        for ticket, answer in done:
+            _resolve(self.jobs.pop(ticket).answer, answer)
+
+    def _take(self, job: Job) -> None:
+        if self.failure:
+            _resolve(job.accepted, error=Unavailable(self.failure))
+            return
+        try:
+            ticket = self.pipeline.submit(
+                job.question,
+                seed=job.seed,
+                temperature=job.temperature,
+                max_tokens=job.max_tokens,
+            )
+        except MaltError as error:
+            _resolve(job.accepted, error=error)
+            return
+        self.jobs[ticket] = job
+        _resolve(job.accepted, None)
+
+    def _drop(self, job: Job) -> None:
+        for ticket in [ticket for ticket, held in self.jobs.items() if held is job]:
+            del self.jobs[ticket]
+            self.pipeline.drop(ticket)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
+        for job in self.jobs.values():
+            _resolve(job.answer, error=Unavailable(self.failure))
+        self.jobs.clear()
+
+
+def _resolve(future: "Future[Any]", value: Any = None, error: Exception | None = None) -> None:
+    """Set a future unless its owner has gone."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)

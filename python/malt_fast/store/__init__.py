@@ -1,0 +1,1 @@
+"""Sampled outputs on disk, each by what it depends on."""

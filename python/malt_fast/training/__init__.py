@@ -1,0 +1,1 @@
+"""Training of one role on packed trees."""

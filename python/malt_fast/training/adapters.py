@@ -1,0 +1,286 @@
+"""A frozen base model under a LoRA adapter: load it, ask it for log-probs of tokens, save it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from malt_fast.config.schema import LoraConfig
+from malt_fast.kernels import linear_logprob, lora_linear
+from malt_fast.models.adapter_files import no_adapter
+from malt_fast.models.loading import check_adapter, load_causal, load_config
+from malt_fast.training.packing import Batch, Layout
+from malt_fast.training.tree_attention import (
+    BLOCK,
+    TREE,
+    Tree,
+    make_tree,
+)
+from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.utils.files import replacing_folder
+from malt_fast.utils.seals import seal
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")  # of an adapter
+
+
+class LogProbModel(nn.Module):
+    """A PEFT causal LM whose forward gives log-probs of target tokens; what DDP wraps whole."""
+
+    accepts_loss_kwargs = True  # tells Trainer that losses come divided by num_items_in_batch
+
+    def __init__(self, peft_model: peft.PeftModel) -> None:
+        super().__init__()
+        self.peft_model = peft_model
+        base = peft_model.get_base_model()
+        self._no_split_modules = getattr(base, "_no_split_modules", None)  # FSDP's units: layers
+        config = base.config.get_text_config()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+
+    def hidden(
+        self, input_ids: Tensor, position_ids: Tensor | None = None, tree: Tree | None = None
+    ) -> Tensor:
+        """Final hidden states [B, L, H]. Causal attention never looks right, where padding is."""
+        decoder = self.peft_model.get_base_model().get_decoder()
+        packed = {} if tree is None else {"position_ids": position_ids, "tree": tree}
+        output: Tensor = decoder(input_ids=input_ids, use_cache=False, **packed).last_hidden_state
+        return output
+
+    def forward(self, batch: Batch) -> Tensor:
+        """float32 [M]: log-prob of targets[m] after position rows[m] of flattened input_ids."""
+        head = self.peft_model.get_base_model().get_output_embeddings()
+        hidden = self.hidden(batch.input_ids, batch.position_ids, batch.tree).flatten(0, 1)
+        return linear_logprob(
+            hidden,
+            head.weight,
+            batch.rows,
+            batch.targets,
+            bias=head.bias,
+            logit_softcap=self.softcap,
+            check=False,  # data is checked once, before training
+        )
+
+
+def load_model(
+    base: str,
+    init_adapter: Path | None,
+    lora: LoraConfig,
+    *,
+    dtype: str,
+    seed: int,
+    layout: Layout = "rows",
+    four_bit_on: torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> LogProbModel:
+    """`base`, frozen, under a trainable copy of `init_adapter` or a fresh seeded LoRA.
+
+    `layout`: what its batches will be. `four_bit_on`: for QLoRA, the device that holds the base
+    weights, in 4 bits. Raises MaltError for a model that cannot be trained so.
+    """
+    config = load_config(base, trust_remote_code)
+    quantised: dict[str, Any] = {}
+    if four_bit_on is not None:
+        quantised = {"quantization_config": _four_bit(dtype), "device_map": {"": four_bit_on}}
+    causal = load_causal(
+        base,
+        trust_remote_code,
+        config=config,
+        dtype=getattr(torch, dtype),
+        attn_implementation="eager" if _caps_scores(config) else None,
+        **quantised,
+    )
+    if init_adapter is not None:
+        check_adapter(init_adapter)
+    torch.manual_seed(seed)  # a fresh adapter's A matrices are random
+    try:
+        if init_adapter is None:
+            peft_model = peft.get_peft_model(causal, _peft_config(lora))
+        else:
+            peft_model = _with_adapter(causal, str(init_adapter))
+    except (OSError, ValueError) as error:
+        raise MaltError(f"cannot put the adapter on {base}: {first_line(error)}") from None
+    model = LogProbModel(peft_model)
+    _check_head(model)
+    if layout == "trees":
+        _use_trees(model)
+    return model
+
+
+def _with_adapter(causal: Any, adapter: str) -> peft.PeftModel:
+    try:
+        return peft.PeftModel.from_pretrained(causal, adapter, is_trainable=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # PEFT, safetensors and torch raise many kinds
+        raise no_adapter(adapter, error) from None
+
+
+def _four_bit(dtype: str) -> transformers.BitsAndBytesConfig:
+    """QLoRA's (arXiv 2305.14314): 4-bit normal floats, their scales quantised too."""
+    computed = getattr(torch, dtype)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=computed,
+        bnb_4bit_quant_storage=computed,  # FSDP2 slices floats only
+    )
+
+
+def _caps_scores(config: Any) -> bool:
+    """Whether attention scores are capped (Gemma 2), which transformers' SDPA leaves out."""
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+
+
+def save_adapter(model: LogProbModel, folder: Path, *, write: bool = True) -> None:
+    """Write the adapter as PEFT and `vllm serve --enable-lora` read it.
+
+    Every process calls this, to hand in its slices; those that lead (`write`) write.
+    """
+    peft_model = model.peft_model
+    trained = {n: p.detach() for n, p in peft_model.named_parameters() if p.requires_grad}
+    whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in trained.items()}
+    if write:
+        peft_model.save_pretrained(str(folder), state_dict=whole, save_embedding_layers=False)
+
+
+def load_adapter(model: LogProbModel, folder: Path) -> None:
+    """Put saved weights into the adapter that `model` has, sliced as its own are."""
+    weights = load_file(folder / "adapter_model.safetensors")
+    for name, parameter in model.peft_model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        value = weights[name.replace(".default.", ".")].to(parameter.device)
+        if isinstance(parameter, DTensor):
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        parameter.data.copy_(value)
+
+
+def replace_adapter(model: LogProbModel, out: Path, note: str, *, write: bool = True) -> None:
+    """Save to `out`, which appears whole or not at all, sealed with `note` (seals.py).
+
+    Called by every process as save_adapter is.
+    """
+    if not write:
+        save_adapter(model, out, write=False)
+        return
+    with saving(out), replacing_folder(out) as folder:
+        save_adapter(model, folder)
+        seal(folder, note, FILES)
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """What safetensors and torch raise where a disk takes no more becomes a MaltError."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        raise MaltError(
+            f"{folder} cannot be written ({first_line(error)}): make room there and give the same "
+            "command again"
+        ) from None
+
+
+def disable_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def speed_up_lora(model: LogProbModel) -> None:
+    """Let float32 layers run as `lora_linear`."""
+    for module in model.modules():
+        if isinstance(module, peft.tuners.lora.Linear) and not module.lora_bias["default"]:
+            whole = module.base_layer.weight.dtype == torch.float32
+            if whole and isinstance(module.base_layer, nn.Linear):
+                module.forward = partial(_lora_forward, module, module.forward)
+
+
+def _lora_forward(module: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    dropout = getattr(module.lora_dropout["default"], "p", 0.0)
+    lower = torch.is_autocast_enabled(x.device.type)
+    if module.disable_adapters or (module.training and dropout) or lower:
+        return plain(x)
+    base, scaling = module.base_layer, module.scaling["default"]
+    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+    return lora_linear(x, base.weight, base.bias, a, b, scaling)
+
+
+def _peft_config(lora: LoraConfig) -> peft.LoraConfig:
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.target_modules,
+        use_rslora=lora.use_rslora,
+    )
+
+
+def _check_head(model: LogProbModel) -> None:
+    """Refuse a head that `linear_logprob` would get wrong: adapted, or scaled."""
+    causal = model.peft_model.get_base_model()
+    head, embedding = causal.get_output_embeddings(), causal.get_input_embeddings()
+    if isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer):
+        raise MaltError(
+            "LoRA on lm_head or embed_tokens is not supported: leave it out of lora.target_modules"
+        )
+    model.eval()  # dropout would tell two forwards apart
+    ids = torch.arange(min(8, len(head.weight)), device=head.weight.device)[None]
+    with torch.no_grad():
+        logits = causal(input_ids=ids, use_cache=False).logits.float()
+        ours = nn.functional.linear(model.hidden(ids), head.weight, head.bias).float()
+    if model.softcap:
+        ours = model.softcap * torch.tanh(ours / model.softcap)
+    if not logits.isfinite().all():
+        raise MaltError(
+            f"the outputs of {type(causal).__name__} are not finite: its weights or its adapter "
+            "are damaged, or too large for model.dtype"
+        )
+    if (ours - logits).abs().max() > 0.02 * logits.abs().max():
+        raise MaltError(
+            f"the head of {type(causal).__name__} is more than a linear map and a soft cap, "
+            "which is not supported: use another base model"
+        )
+
+
+@torch.no_grad()
+def _use_trees(model: LogProbModel) -> None:
+    """Switch attention to TREE; refuse a model in which siblings then see each other."""
+    causal = model.peft_model.get_base_model()
+    name, device = type(causal).__name__, next(causal.parameters()).device
+    model.eval()
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]], device=device)
+    alone = model.hidden(ids)
+    rows = [0, 1, 2, 3, 6, 7]  # of the flattened ids: both begin alike
+    padding = BLOCK - len(rows)  # trees of one token, up to what a GPU takes
+    end = np.append([6, 6, 4, 4, 6, 6], np.arange(len(rows) + 1, BLOCK + 1)).astype(np.int32)
+    position = torch.tensor([[0, 1, 2, 3, 2, 3] + padding * [0]], device=device)
+    tree = make_tree(end, 4, device.type).to(device)
+    pack = nn.functional.pad(ids.flatten()[rows], (0, padding))[None]
+    try:
+        causal.set_attn_implementation(TREE)
+        packed = model.hidden(pack, position, tree)[0, : len(rows)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MaltError(
+            f"{name} cannot be trained on packs ({first_line(error)}): use --train.packing rows"
+        ) from None
+    alone = alone.flatten(0, 1)[rows]
+    tolerance = 1e-4 if alone.dtype == torch.float32 else 0.05
+    if not (packed - alone).abs().max() <= tolerance * alone.abs().max():
+        raise MaltError(
+            f"{name} lets the branches of a pack see each other, or counts positions its own way: "
+            "use --train.packing rows"
+        )

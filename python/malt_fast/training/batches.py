@@ -1,0 +1,95 @@
+"""What a stage trains on: its data, in which order, and what makes data unfit to train on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from malt_fast.forest.role_data import Ints, RoleData, Stage
+from malt_fast.utils.errors import MaltError
+
+
+class TreeSampler(torch.utils.data.Sampler[int]):
+    """Shuffled examples, trees together, steps of similar length; one order a (seed, epoch).
+
+    length, tree [n]: of each example. A window of a few steps is sorted by the longest example of
+    the tree and cut into steps, which are shuffled again.
+    """
+
+    WINDOW = 8  # steps
+
+    def __init__(self, length: Ints, tree: Ints, step_size: int, seed: int) -> None:
+        longest = np.zeros(tree.max(initial=-1) + 1, dtype=np.int64)
+        np.maximum.at(longest, tree, length)
+        self.lengths, self.trees = longest[tree], tree
+        self.step_size, self.seed, self.epoch = step_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = np.argsort(rng.permutation(self.trees.max() + 1)[self.trees], kind="stable")
+        width = self.WINDOW * self.step_size
+        for start in range(0, len(order), width):
+            window = order[start : start + width]
+            window[:] = window[np.argsort(self.lengths[window], kind="stable")]
+        full = len(order) // self.step_size * self.step_size
+        steps = rng.permutation(order[:full].reshape(-1, self.step_size))
+        return iter([*steps.ravel().tolist(), *order[full:].tolist()])
+
+
+def examples_of(stage: Stage, data: RoleData) -> tuple[Ints, Ints]:
+    """Length in tokens and tree of every example (SFT: a completion, DPO: a pair)."""
+    length = np.array(
+        [len(p) + len(c) for p, c in zip(data.prompts, data.completions, strict=True)]
+    )
+    if stage == "sft":
+        return length, data.trees
+    return length[data.pairs].max(1), data.trees[data.pairs[:, 0]]
+
+
+def check_data(stage: Stage, data: RoleData) -> None:
+    """Something to train on, no empty sequence, and pairs that share their prompt to the token."""
+    lengths = {len(data.prompts), len(data.completions), len(data.trees), len(data.nodes)}
+    if len(lengths) != 1:
+        raise ValueError(f"prompts, completions, trees and nodes differ in length: {lengths}")
+    if not len(data.completions if stage == "sft" else data.pairs):
+        what = "examples" if stage == "sft" else "pairs"
+        raise MaltError(f"nothing to train on, {stage} got no {what}: sample more questions")
+    for node, prompt, completion in zip(data.nodes, data.prompts, data.completions, strict=True):
+        if not len(prompt) or not len(completion):
+            raise MaltError(
+                f"node {node} has {len(prompt)} prompt and {len(completion)} own tokens, "
+                "and cannot be trained on: leave it out"
+            )
+    for chosen, rejected in data.pairs if stage == "dpo" else ():
+        a, b = data.prompts[chosen], data.prompts[rejected]
+        if a is not b and not np.array_equal(a, b):
+            raise MaltError(
+                f"nodes {data.nodes[chosen]} and {data.nodes[rejected]} are a pair of different "
+                "prompts: pairs are siblings"
+            )
+
+
+def check_lengths(data: RoleData, config: Any, max_length: int | None) -> None:
+    """Every sequence fits `max_length` and the model's context, every token its vocabulary."""
+    context = getattr(config, "max_position_embeddings", None)
+    limit = min(n for n in (max_length, context, 1 << 62) if n is not None)
+    source = "the model's context" if limit == context else "max_length"
+    for node, prompt, completion in zip(data.nodes, data.prompts, data.completions, strict=True):
+        if len(prompt) + len(completion) > limit:
+            raise MaltError(
+                f"node {node} has {len(prompt)} prompt and {len(completion)} own tokens, more "
+                f"than {source} of {limit}: raise that, or sample with a lower max_tokens"
+            )
+        top = max(int(prompt.max()), int(completion.max()))
+        if top >= config.vocab_size:
+            raise MaltError(
+                f"node {node} holds token {top}, but the model knows {config.vocab_size}: "
+                "use the tokenizer that belongs to the base model"
+            )

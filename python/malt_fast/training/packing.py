@@ -1,0 +1,276 @@
+"""From what a stage trains on to what goes through the model: packs of prefix trees, or plain rows.
+
+A batch is a token layout and a list of (row, target, owner): position `rows[m]` of the flattened
+`input_ids` predicts token `targets[m]` of the batch's completion `owner[m]`. Losses see that list
+only, so both layouts train to the same weights:
+
+    trees   prefix trees depth first in one sequence, every shared prefix once; one prompt row
+            predicts the first token of several completions (csrc/packing/tree_layout.hpp)
+    rows    a completion a row, padded on the right
+
+An optimiser step is cut into as many batches as it needs; `items` of the whole step divide its
+loss, so that the gradient depends neither on the cut nor on how many processes share it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from malt_fast import _core
+from malt_fast.forest.role_data import Ints, RoleData, Stage
+from malt_fast.kernels.linear_dpo import per_completion
+from malt_fast.training.tree_attention import BLOCK, Tree, make_tree
+from malt_fast.utils.errors import MaltError
+
+Layout = Literal["trees", "rows"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass over K completions with M target tokens in all."""
+
+    input_ids: Tensor  # int64 [B, L]; trees: [1, N]
+    rows: Tensor  # int64 [M]
+    targets: Tensor  # int64 [M]
+    owner: Tensor  # int64 [M]
+    lengths: Tensor  # int64 [K]: targets of each completion
+    completions: Tensor  # int64 [K]: which of the data's they are
+    pairs: Tensor  # int64 [P, 2]: indices into the batch's completions; SFT: [0, 2]
+    num_tokens: int  # without padding
+    position_ids: Tensor | None = None  # trees: int64 [1, N], from the root
+    tree: Tree | None = None
+    counts: bool = True  # False: runs only so that every process has as many batches
+
+    def to(self, device: torch.device) -> "Batch":
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved, tree=None if self.tree is None else self.tree.to(device))
+
+
+class Step(NamedTuple):
+    """An optimiser step: this process's batches, and what divides the loss of all of them."""
+
+    batches: list[Batch]
+    items: Tensor  # int64: [targets] for SFT, [pairs, chosen tokens] for DPO
+    num_tokens: int  # of all processes' batches, without padding
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How steps are cut into batches, and which of them are this process's."""
+
+    layout: Layout
+    pack_tokens: int  # trees: most tokens of a batch
+    batch_size: int  # rows: most examples or pairs of a batch
+    device: str  # "cpu" or "cuda"
+    rank: int = 0
+    world: int = 1
+
+
+class Packer:
+    """Indices of examples (SFT) or pairs (DPO), the same in every process, -> a Step."""
+
+    def __init__(self, stage: Stage, data: RoleData, packing: Packing) -> None:
+        self.stage, self.data, self.packing = stage, data, packing
+        self.lengths = np.array([len(c) for c in data.completions], dtype=np.int64)
+        self.arena = _Arena(data)
+        self.row_lengths = self.arena.prompt_len + self.lengths - 1  # the last token predicts none
+        if packing.layout == "trees":
+            self._check_capacity()
+
+    def __len__(self) -> int:
+        return len(self.data if self.stage == "sft" else self.data.pairs)
+
+    def __call__(self, indices: Sequence[int]) -> Step:
+        chosen = np.asarray(indices)
+        if self.stage == "sft":
+            completions, pairs = chosen, np.zeros((0, 2), np.int64)
+            items = [int(self.lengths[chosen].sum())]
+        else:
+            pairs = self.data.pairs[chosen]
+            items = [len(pairs), int(self.lengths[pairs[:, 0]].sum())]
+            completions, local = np.unique(pairs, return_inverse=True)
+            pairs = local.reshape(-1, 2)
+        batches, num_tokens = self.cut(completions, pairs)
+        return Step(batches, torch.tensor(items), num_tokens)
+
+    def cut(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+        """This process's batches, of which all get equally many, and the tokens of all batches.
+
+        pairs [P, 2] index `completions`.
+        """
+        if self.packing.layout == "trees":
+            return self._packs(completions, pairs)
+        return self._padded(completions, pairs)
+
+    def _padded(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+        size, parts = self.packing.batch_size, []
+        for start in range(0, len(pairs) or len(completions), size):
+            part, linked = np.arange(start, min(start + size, len(completions))), pairs[:0]
+            if len(pairs):
+                part, local = np.unique(pairs[start : start + size], return_inverse=True)
+                linked = local.reshape(-1, 2)
+            parts.append((completions[part], linked))
+        sizes = [int(self.row_lengths[part].sum()) for part, _ in parts]
+        mine = [
+            right_padded(self.arena, *parts[i], counts=counts)
+            for i, counts in share(sizes, self.packing.rank, self.packing.world)
+        ]
+        return mine, sum(sizes)
+
+    def _packs(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+        layout = self._layout(completions, pairs, self.packing.pack_tokens)
+        packs, world = len(layout.begin) - 1, self.packing.world
+        if packs % world:  # smaller ones may come out even
+            even = -(-packs // world) * world
+            need = int(self.needs(completions, pairs).max())
+            even_size = max(need, int(1.05 * len(layout.token) / even))
+            finer = self._layout(completions, pairs, min(even_size, self.packing.pack_tokens))
+            layout = finer if len(finer.begin) - 1 <= even else layout
+        mine = [
+            to_batch(layout, i, completions, pairs, self.lengths, self.packing.device, counts)
+            for i, counts in share(np.diff(layout.begin).tolist(), self.packing.rank, world)
+        ]
+        return mine, len(layout.token)
+
+    def _layout(self, completions: Ints, pairs: Ints, capacity: int) -> _core.Packs:
+        arena = self.arena
+        return _core.lay_out(
+            arena.tokens,
+            arena.prompt_begin[completions],
+            arena.prompt_len[completions],
+            arena.completion_begin[completions],
+            arena.completion_len[completions],
+            pairs.ravel(),
+            capacity,
+        )
+
+    def needs(self, completions: Ints, pairs: Ints) -> Ints:
+        """Tokens that each pair, or each completion where there is none, lays out at most."""
+        own = (self.arena.completion_len - 1)[completions].astype(np.int64)
+        prompt = self.arena.prompt_len[completions].astype(np.int64)
+        return prompt[pairs[:, 0]] + own[pairs].sum(1) if len(pairs) else prompt + own
+
+    def _check_capacity(self) -> None:
+        needs = self.needs(np.arange(len(self.data)), self.data.pairs)
+        worst, capacity = int(needs.argmax()), self.packing.pack_tokens
+        if needs[worst] > capacity:
+            which = self.data.pairs[worst] if self.stage == "dpo" else [worst]
+            nodes = " with ".join(str(self.data.nodes[i]) for i in which)
+            raise MaltError(
+                f"node {nodes} does not fit a pack: it has {needs[worst]} tokens with its prompt, "
+                f"and train.pack_tokens is {capacity}: raise that"
+            )
+
+
+class _Arena:
+    """All prompts, each once, and completions in one array; slices of it for C++."""
+
+    def __init__(self, data: RoleData) -> None:
+        prompts = {id(prompt): prompt for prompt in data.prompts}  # equal ones are mostly one array
+        place = {key: i for i, key in enumerate(prompts)}
+        which = np.array([place[id(prompt)] for prompt in data.prompts], np.int64)
+        pieces = [*prompts.values(), *data.completions]
+        length = np.array([len(piece) for piece in pieces], np.int32)
+        begin = np.cumsum(length, dtype=np.int64) - length
+        self.tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+        self.prompt_begin, self.prompt_len = begin[which], length[which]
+        self.completion_begin = begin[len(prompts) :]
+        self.completion_len = length[len(prompts) :]
+
+    def row(self, i: int) -> np.ndarray:
+        parts = ((self.prompt_begin, self.prompt_len), (self.completion_begin, self.completion_len))
+        return np.concatenate([self.tokens[begin[i] : begin[i] + n[i]] for begin, n in parts])
+
+
+def to_batch(
+    layout: _core.Packs,
+    pack: int,
+    completions: Ints,
+    pairs: Ints,
+    lengths: Ints,
+    device: str,
+    counts: bool = True,
+) -> Batch:
+    """Pack number `pack` of a layout of `completions`; on a GPU padded to whole blocks."""
+    columns = (layout.begin, layout.target_begin, layout.member_begin, layout.link_begin)
+    tokens, targets, members, links = (slice(*x[pack : pack + 2].tolist()) for x in columns)
+    member, link = layout.member[members], layout.link[links]
+    n = tokens.stop - tokens.start
+    padding = -n % BLOCK if device == "cuda" else 0
+    position = layout.position[tokens]
+    end = np.append(layout.end[tokens], np.arange(n + 1, n + padding + 1, dtype=np.int32))
+    return Batch(
+        input_ids=_row(layout.token[tokens], padding),
+        position_ids=_row(position, padding),
+        tree=make_tree(end, int(position.max(initial=-1)) + 1, device),
+        rows=_long(layout.row[targets]),
+        targets=_long(layout.target[targets]),
+        owner=_long(np.searchsorted(member, layout.owner[targets])),
+        lengths=_long(lengths[completions[member]]),
+        completions=_long(completions[member]),
+        pairs=_long(np.searchsorted(member, pairs[link])),
+        num_tokens=n,
+        counts=counts,
+    )
+
+
+def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool = True) -> Batch:
+    """A completion a row, without its last token, which predicts nothing.
+
+    Padding is any token: causal attention never looks right.
+    """
+    rows = [arena.row(i) for i in completions]
+    lengths = arena.completion_len[completions].astype(np.int64)
+    sizes = np.array([len(row) for row in rows])
+    width = int(sizes.max()) - 1
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    for line, row in zip(ids, rows, strict=True):
+        line[: len(row) - 1] = row[:-1]
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    first = np.arange(len(rows)) * width + sizes - 1 - lengths  # predicts a row's first target
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    targets = [row[len(row) - n :] for row, n in zip(rows, lengths, strict=True)]
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        rows=_long(first[owner] + step),
+        targets=_long(np.concatenate(targets)),
+        owner=_long(owner),
+        lengths=_long(lengths),
+        completions=_long(completions),
+        pairs=_long(pairs),
+        num_tokens=int((sizes - 1).sum()),
+        counts=counts,
+    )
+
+
+def share(sizes: Sequence[int], rank: int, world: int) -> list[tuple[int, bool]]:
+    """(batch, whether it counts) of a process, larger ones first: processes work alike.
+
+    And equally often, as gradients are exchanged by all: who has a batch too few repeats one.
+    """
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    mine = [(i, True) for i in order[rank::world]]
+    if len(mine) < -(-len(sizes) // world):
+        mine.append((order[-1], False))
+    return mine
+
+
+def completion_logps(token_logp: Tensor, batch: Batch) -> Tensor:
+    """[K]: token log-probs [M] summed over the targets of each completion."""
+    return per_completion(token_logp, batch.owner, len(batch.lengths))
+
+
+def _row(values: np.ndarray, padding: int) -> Tensor:
+    return _long(np.pad(values, (0, padding)))[None]
+
+
+def _long(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.int64))

@@ -1,0 +1,69 @@
+"""Reference log-probs of DPO: once per distinct completion, kept on disk by what they depend on.
+
+A key hashes the reference model, the prompt and the completion, so a stage that is stopped, or
+given more pairs, computes only what it lacks.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast.forest.role_data import Ints, RoleData
+from malt_fast.models.identity import adapter_identity, model_identity
+from malt_fast.utils.files import replacing
+
+Source = tuple[str, Path | None, tuple[object, ...]]  # base, adapter, precision
+
+
+class References:
+    """`logp` float32 [M] of a stage's completions; NaN where unknown, or in no pair."""
+
+    def __init__(self, path: Path, data: RoleData, source: Source) -> None:
+        self.path = path
+        self.bare = source[1] is None  # of the model without an adapter
+        self.used: Ints = np.unique(data.pairs)
+        model = model_digest(source)
+        self.keys = [_key(model, data.prompts[i], data.completions[i]) for i in self.used.tolist()]
+        self.known = load(path)
+        self.logp = np.full(len(data), np.nan, np.float32)
+        self.logp[self.used] = [self.known.get(key, np.nan) for key in self.keys]
+
+    def missing(self) -> Ints:
+        """Completions still to be computed, ascending."""
+        return self.used[np.isnan(self.logp[self.used])]
+
+    def add(self, completions: Ints, logp: npt.NDArray[np.float32]) -> None:
+        self.logp[completions] = logp
+
+    def save(self) -> None:
+        """Those of before and these."""
+        values = self.logp[self.used].tolist()
+        self.known |= dict(zip(self.keys, values, strict=True))
+        keys = np.frombuffer(b"".join(self.known), np.uint8).reshape(-1, 16)
+        with replacing(self.path) as beside, beside.open("wb") as file:
+            np.savez(file, keys=keys, logp=np.array(list(self.known.values()), np.float32))
+
+
+def load(path: Path) -> dict[bytes, float]:
+    """Log-prob by key; nothing if the file is missing or damaged: they can be computed again."""
+    try:
+        with np.load(path) as file:
+            keys, logp = file["keys"], file["logp"]
+        return dict(zip((key.tobytes() for key in keys), logp.tolist(), strict=True))
+    except Exception:  # NumPy, zipfile and zlib raise many kinds
+        return {}
+
+
+def model_digest(source: Source) -> bytes:
+    base, adapter, precision = source
+    parts = (model_identity(base), adapter_identity(adapter), precision)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+
+
+def _key(model: bytes, prompt: npt.NDArray[np.int32], completion: npt.NDArray[np.int32]) -> bytes:
+    digest = hashlib.blake2b(model + len(prompt).to_bytes(8, "little"), digest_size=16)
+    digest.update(np.ascontiguousarray(prompt).data)
+    digest.update(np.ascontiguousarray(completion).data)
+    return digest.digest()

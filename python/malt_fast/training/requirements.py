@@ -1,0 +1,32 @@
+"""Checks of the training settings before any work."""
+
+from importlib.util import find_spec
+
+from malt_fast.config.schema import Config
+from malt_fast.utils import distributed
+from malt_fast.utils.errors import MaltError
+from malt_fast.utils.ray_cluster import check_ray
+
+
+def check_training(config: Config) -> None:
+    """Raises MaltError for ways of training that exclude each other, or lack their package."""
+    settings = config.train
+    for folder in config.reuse:
+        if not (folder / "samples").is_dir():
+            raise MaltError(f"reuse: {folder} holds no samples: give a run directory that does")
+    if settings.side_by_side and settings.regenerate == "sequential":
+        raise MaltError(
+            "train.side_by_side and train.regenerate = sequential exclude each other, since there "
+            "a role waits for those before it: choose one"
+        )
+    if settings.side_by_side and distributed.count() > 1:
+        raise MaltError(
+            "train.side_by_side starts its own processes: start it by python, not by a launcher"
+        )
+    if settings.side_by_side:
+        check_ray()
+    if settings.load_in_4bit and find_spec("bitsandbytes") is None:
+        raise MaltError(
+            "train.load_in_4bit needs bitsandbytes, which is not installed: "
+            "pip install 'malt-fast[qlora]'"
+        )

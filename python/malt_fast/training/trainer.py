@@ -1,0 +1,314 @@
+"""Train one role: LoRA by SFT on completions, or by DPO on pairs of completions.
+
+    RoleData --Packer--> steps of batches --LogProbModel--> log-probs --losses--> loss
+
+`StageTrainer` is the loop, a `transformers.Trainer` whose model returns log-probs of target tokens
+and nothing else; `train_stage` is one stage, from data to a saved adapter. A batch forwards each of
+its completions once, however many pairs share it, and reference log-probs are computed once per
+completion (references.py). A thread lays the next step out while one runs.
+
+Under `accelerate launch` or `torchrun` all processes call `train_stage` with the same arguments,
+and share every step: whole copies of the model, or slices of it (FSDP2).
+
+Not here: evaluation during training, full fine-tuning, resuming in another number of processes.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate.data_loader import prepare_data_loader
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from malt_fast.config.schema import DPOStageConfig, StageConfig
+from malt_fast.forest.role_data import Ints
+from malt_fast.kernels import dpo_loss
+from malt_fast.training.adapters import (
+    LogProbModel,
+    disable_dropout,
+    load_adapter,
+    save_adapter,
+    saving,
+    speed_up_lora,
+)
+from malt_fast.training.batches import (
+    TreeSampler,
+    examples_of,
+)
+from malt_fast.training.losses import dpo_metrics, sft_loss
+from malt_fast.training.packing import (
+    Batch,
+    Packer,
+    Step,
+    completion_logps,
+)
+from malt_fast.training.references import References
+from malt_fast.utils import interrupt
+from malt_fast.utils.errors import MaltError
+from malt_fast.utils.files import sync_folder, sync_tree
+from malt_fast.utils.seals import seal
+
+log = logging.getLogger(__name__)
+
+REFERENCES = 4096  # completions after which reference log-probs are kept
+OnLog = Callable[[dict[str, float]], None]
+
+
+class StageTrainer(transformers.Trainer):
+    """The loop. Checkpoints hold the adapter and what resuming needs, and appear only complete."""
+
+    def __init__(
+        self,
+        packer: Packer,
+        model: LogProbModel,
+        settings: StageConfig | DPOStageConfig,
+        args: transformers.TrainingArguments,
+        on_log: OnLog | None = None,
+        note: str = "",
+    ) -> None:
+        """note: what its checkpoints are sealed with."""
+        if packer.stage == "dpo":
+            disable_dropout(model)  # as TRL: the policy equals its reference at step 0
+        if not settings.bf16:
+            speed_up_lora(model)
+        if settings.gradient_checkpointing:
+            model.peft_model.gradient_checkpointing_enable({"use_reentrant": False})
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=range(len(packer)),
+            callbacks=[_Lines(on_log), _Begin(self)],
+        )
+        self.remove_callback(transformers.PrinterCallback)
+        if self.is_fsdp_enabled:
+            _own_precision(self.accelerator.state.fsdp_plugin)
+        self.packer = packer
+        self.settings = settings
+        self.note = note
+        self.references: References | None = None  # DPO: set before training
+        self._ref_logp = torch.empty(0)  # [completions] on the device
+        self._thread = ThreadPoolExecutor(1)  # lays out the step after the one that runs
+        self._sums: dict[str, Tensor] = {}  # per-pair metrics since the last log line
+
+    def training_step(
+        self, model: nn.Module, inputs: "Future[Step]", num_items_in_batch: Any = None
+    ) -> Tensor:
+        """All of an optimiser step: processes meet in its last batch only."""
+        if not model.training:
+            model.train()  # visits every module
+        batches, items, num_tokens = inputs.result()
+        items, total = items.to(self.args.device), torch.zeros((), device=self.args.device)
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = self.batch_loss(model, batch.to(self.args.device), items)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.state.num_input_tokens_seen += num_tokens
+        return total
+
+    def batch_loss(self, model: nn.Module, batch: Batch, items: Tensor) -> Tensor:
+        """The batch's part of the step's loss, a scalar; gradients are averaged over processes."""
+        token_logp = model(batch)
+        if self.packer.stage == "sft":
+            loss = sft_loss(token_logp, items[0])
+        else:
+            loss = self._dpo_loss(token_logp, batch, items)
+        if not torch.isfinite(loss):
+            self._refuse(loss, batch)
+        return loss * self.accelerator.num_processes * batch.counts
+
+    def _dpo_loss(self, token_logp: Tensor, batch: Batch, items: Tensor) -> Tensor:
+        assert isinstance(self.settings, DPOStageConfig)
+        logp = completion_logps(token_logp, batch)
+        out = dpo_loss(
+            logp,
+            self._ref_logp[batch.completions],
+            batch.pairs,
+            batch.lengths,
+            beta=self.settings.beta,
+            loss_type=self.settings.loss_type,
+            label_smoothing=self.settings.label_smoothing,
+            rpo_alpha=self.settings.rpo_alpha,
+            mean_chosen_length=items[1] / items[0],
+            check=False,
+        )
+        metrics = dpo_metrics(out, logp, batch.pairs) | {"pairs": torch.ones_like(out.losses)}
+        for name, values in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + values.sum() * batch.counts
+        return out.losses.sum() / items[0]
+
+    def _refuse(self, loss: Tensor, batch: Batch) -> None:
+        """Say which nodes made a loss that is not finite; the last checkpoint stays."""
+        path = Path(self.args.output_dir).parent / "not-finite.json"
+        nodes = self.packer.data.nodes[batch.completions.cpu()].tolist()
+        path.write_text(json.dumps({"step": self.state.global_step, "nodes": nodes}) + "\n")
+        raise MaltError(
+            f"the {self.packer.stage} loss became {loss.item()} at step {self.state.global_step} "
+            f"(its nodes are in {path}): lower the learning rate, or train in float32"
+        )
+
+    def set_references(self, model: nn.Module) -> None:
+        """Reference log-probs of all completions in pairs: those on disk, and the rest computed.
+
+        Precision and code are training's, so step 0 has margin 0; draws no random number.
+        """
+        references = self.references
+        assert references is not None
+        for begin in range(0, len(references.used), REFERENCES):  # the same parts, if stopped
+            some = references.used[begin : begin + REFERENCES]
+            missing = np.intersect1d(some, references.missing())
+            if len(missing):
+                references.add(missing, self._reference_logps(model, missing, references.bare))
+                if self.is_world_process_zero():
+                    references.save()
+        self._ref_logp = torch.from_numpy(references.logp).to(self.args.device)
+
+    @torch.no_grad()
+    def _reference_logps(self, model: nn.Module, completions: Ints, bare_model: bool) -> Any:
+        out = torch.zeros(len(self.packer.data), device=self.args.device)
+        peft_model = self.accelerator.unwrap_model(model).peft_model
+        bare = peft_model.disable_adapter() if bare_model else nullcontext()
+        model.eval()
+        with bare, self.accelerator.autocast():
+            for batch in self.packer.cut(completions, np.zeros((0, 2), np.int64))[0]:
+                batch = batch.to(self.args.device)
+                logp = completion_logps(model(batch), batch)
+                if batch.counts:
+                    out[batch.completions] = logp
+                if self.args.world_size == 1:
+                    interrupt.check()
+        return self.accelerator.reduce(out, "sum").cpu().numpy()[completions]
+
+    # What follows are hooks that Trainer calls.
+
+    def get_train_dataloader(self) -> Any:
+        """Futures of steps; every process is given all indices and takes its share of batches."""
+        length, tree = examples_of(self.packer.stage, self.packer.data)
+        size = self.args.train_batch_size * self.args.world_size
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_size=size,
+            sampler=TreeSampler(length, tree, size, self.args.seed),
+            collate_fn=lambda indices: self._thread.submit(self.packer, indices),
+        )
+        return prepare_data_loader(loader, num_processes=1, process_index=0, put_on_device=False)
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
+        return None  # a Step brings its own
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # Trainer would look for input_ids in a Future
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._sums:
+            sums = {k: v.item() for k, v in self.accelerator.reduce(self._sums, "sum").items()}
+            pairs = sums.pop("pairs")
+            logs |= {name: value / pairs for name, value in sums.items()}
+            self._sums = {}
+        logs["num_tokens"] = float(self.state.num_input_tokens_seen)
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        save_adapter(self.model, folder, write=self.args.should_save)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer fills a staging folder (`output_dir`); the complete one replaces the older."""
+        with saving(Path(self.args.output_dir).parent):
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            staging, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+            older = list(staging.parent.glob("checkpoint-*"))
+            seal(staging / name, self.note, [file.name for file in (staging / name).iterdir()])
+            sync_tree(staging / name)
+            (staging / name).replace(staging.parent / name)
+            sync_folder(staging.parent)
+            for folder in older:
+                shutil.rmtree(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_adapter(self.model, Path(resume_from_checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Whole, of the adapter only, however the model is sliced."""
+        state = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=WHOLE)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir, "optimizer.pt"))
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler.pt"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint, name), map_location="cpu", weights_only=True)
+            for name in ("optimizer.pt", "scheduler.pt")
+        )
+        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=WHOLE)
+        self.lr_scheduler.load_state_dict(schedule)
+
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+
+
+def _own_precision(plugin: Any) -> None:
+    """Let FSDP keep every dtype: accelerate would round log-probs and gradients to bfloat16."""
+    if plugin.fsdp_version != 2:
+        raise MaltError("FSDP of version 1 is not supported: set fsdp_config.fsdp_version to 2")
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
+
+
+class _Begin(transformers.TrainerCallback):
+    """Reference log-probs come from the prepared model, sharded as it is, before any step."""
+
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.references is not None:
+            self.trainer.set_references(self.trainer.model_wrapped)
+
+
+class _Lines(transformers.TrainerCallback):
+    """Hands every log line to the caller, the last step's too; the end needs no checkpoint."""
+
+    def __init__(self, on_log: OnLog | None) -> None:
+        self.hand_over = on_log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.hand_over is not None and logs and state.is_world_process_zero:
+            self.hand_over({**logs, "step": state.global_step, "max_steps": state.max_steps})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log, control.should_save = True, False
+        elif _all_asked(args):
+            control.should_save = control.should_training_stop = True
+
+
+def _all_asked(args: transformers.TrainingArguments) -> bool:
+    """Whether a stop was asked of any process: all end after the same step."""
+    if args.world_size == 1:
+        return interrupt.asked()
+    told = torch.tensor(float(interrupt.asked()), device=args.device)
+    torch.distributed.all_reduce(told)
+    return bool(told)
+
+
+# ---- resume ----

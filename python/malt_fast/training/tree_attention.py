@@ -1,0 +1,181 @@
+"""Attention over a pack: token q sees token k exactly when k <= q < end[k].
+
+A pack holds prefix trees depth first (packing.py); `end[k]` is where the subtree of k's segment
+ends, so one integer a token is the whole mask. transformers calls `tree_attention` for models whose
+implementation is set to TREE: on a CPU C++ (csrc/packing/tree_attention.hpp), on a GPU
+FlexAttention. Both cost what is visible, not N^2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from transformers import AttentionInterface
+
+from malt_fast import _core
+from malt_fast.utils.errors import MaltError
+
+TREE = "malt_tree"  # the name by which transformers knows tree_attention
+BLOCK = 128  # FlexAttention's
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What the N tokens of a pack see, ready for one kind of device."""
+
+    end: Tensor  # int32 [N]
+    depth: int  # tokens of the longest path
+    block_mask: BlockMask | None = None  # GPU
+
+    def to(self, device: torch.device) -> "Tree":
+        if self.block_mask is None:
+            return self
+        end = self.end.to(device, non_blocking=True)
+        return replace(self, end=end, block_mask=_block_mask(end, self.block_mask))
+
+
+def make_tree(end: npt.NDArray[np.int32], depth: int, device: str) -> Tree:
+    """The tree of a pack for "cpu" or "cuda", still in main memory: see Tree.to."""
+    ends = torch.from_numpy(end)
+    if device == "cpu":
+        return Tree(ends, depth)
+    count, index, full_count, full_index = (
+        torch.from_numpy(array)[None, None] for array in _core.block_map(end, BLOCK)
+    )
+    mask = BlockMask.from_kv_blocks(
+        count, index, full_count, full_index, BLOCK_SIZE=BLOCK, seq_lengths=(len(end), len(end))
+    )
+    return Tree(ends, depth, block_mask=mask)
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    tree: Tree | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query [1, H, N, D], key and value [1, G, N, D], H a multiple of G -> [1, N, H, D].
+
+    Raises MaltError for what the rule k <= q < end[k] cannot express.
+    """
+    name = type(module).__name__
+    if tree is None:
+        raise MaltError(f"{name} was called without a tree: its model drops what it does not know")
+    if dropout or kwargs.get("s_aux") is not None:
+        what = "attention sinks" if not dropout else "attention_dropout"
+        raise MaltError(f"{name} has {what}, which packs cannot have: use --train.packing rows")
+    if sliding_window is not None and tree.depth > sliding_window:
+        raise MaltError(
+            f"{name} sees {sliding_window} tokens, but a path has {tree.depth}: "
+            "use --train.packing rows"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if tree.block_mask is not None:
+        out = flex(query, key, value, tree, scale, softcap)
+    else:
+        q, k, v = (x[0].float() for x in (query, key, value))
+        out = _Blocked.apply(q, k, v, tree.end, scale, softcap or 0.0)[None].to(query.dtype)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(TREE, tree_attention)
+
+
+# ---- CPU ----
+
+_attend: Callable[..., None] = _core.tree_attention
+_attend_gradient: Callable[..., None] = _core.tree_attention_gradient
+
+
+class _Blocked(torch.autograd.Function):
+    """csrc/packing/tree_attention.hpp on q [H, N, D], k and v [G, N, D], in float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, end: Tensor, scale: float, cap: float
+    ) -> Tensor:
+        q, k, v = (_rows_side_by_side(x) for x in (q, k, v))
+        out, log_sum = _like(q), torch.empty(q.shape[:2])
+        arrays = (x.detach().numpy() for x in (q, k, v, end))
+        _attend(*arrays, scale, cap, out.numpy(), log_sum.numpy())
+        ctx.save_for_backward(q, k, v, end, out, log_sum)
+        ctx.settings = scale, cap
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, end, out, log_sum = ctx.saved_tensors
+        changes = [_like(x) for x in (q, k, v)]
+        inputs = (x.detach().numpy() for x in (q, k, v, end))
+        arrays = (x.numpy() for x in (out, log_sum, _rows_side_by_side(grad), *changes))
+        _attend_gradient(*inputs, *ctx.settings, *arrays)
+        return *changes, None, None, None
+
+
+def _rows_side_by_side(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _like(x: Tensor) -> Tensor:
+    """Room for [H, N, D] in which a token's values lie together, as neighbouring layers do."""
+    return x.new_empty(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
+
+
+# ---- GPU ----
+
+
+def flex(
+    query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float, softcap: float | None
+) -> Tensor:
+    """FlexAttention, compiled on a GPU once for all lengths."""
+    run, device = _compiled_flex() if query.is_cuda else flex_attention, query.device.type
+    # autocast does not know it, and rotary embedding may have made float32 of all but the values
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    out: Tensor = run(
+        *(x.to(kind) for x in (query, key, value)),
+        score_mod=None if softcap is None else _softcap_mod(softcap, query.device),
+        block_mask=tree.block_mask,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return out
+
+
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@cache  # one function object a cap, or every call would be compiled anew
+def _softcap_mod(cap: float, device: torch.device) -> Any:
+    limit = torch.tensor(cap, device=device)  # of a number torch.compile would make a variable
+
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return limit * torch.tanh(score / limit)
+
+    return score_mod
+
+
+def _block_mask(end: Tensor, blocks: BlockMask) -> BlockMask:
+    """The blocks on `end`'s device, with the rule for those that are seen in part."""
+
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k <= q) & (q < end[k])
+
+    moved = blocks.to(end.device)
+    moved.mask_mod = mask_mod
+    return moved

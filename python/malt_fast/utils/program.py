@@ -1,0 +1,71 @@
+"""How a program ends: exit status, and one line for a user's mistake."""
+
+import argparse
+import errno
+import io
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from malt_fast.utils import interrupt
+from malt_fast.utils.errors import MaltError, first_line, one_line
+from malt_fast.utils.quiet import hush
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+
+
+def exit_status(program: Callable[[], object]) -> int:
+    """Run a program; a user's mistake, or a disk's, becomes one line on stderr and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no letter is worth a run
+    hush()
+    try:
+        with interrupt.two_steps():
+            program()
+    except MaltError as error:
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return 2
+    except OSError as error:
+        file, reason = _file_of(error)
+        if file is None and error.errno not in FULL:  # of a connection, say
+            raise
+        where = "a file" if file is None else str(file)
+        where = where if error.errno != errno.ENAMETOOLONG else f"...{where[-60:]}"
+        told = f"error: {where} cannot be used ({reason})"
+        todo = "check what is there, its rights and the disk; the same command goes on from here"
+        print(one_line(f"{told}: {todo}"), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        how = [f"{_command(folder)} goes on from here" for folder in stop.args]
+        print(": ".join(["stopped", *how]), file=sys.stderr)
+        return 130
+    return 0
+
+
+def _file_of(error: OSError) -> tuple[str | None, str]:
+    """The file that an error is about, and what is wrong with it."""
+    if isinstance(error, shutil.Error):  # (from, to, why) of every file that was not copied
+        file, _, why = error.args[0][0]
+        return file, why.partition("] ")[2].partition(": ")[0] or why
+    return error.filename, first_line(error)
+
+
+def _command(folder: Path) -> str:
+    """The command that was given, with its run directory."""
+    words = [word for word in sys.argv[1:]]
+    if not any(word == "--run" or word.startswith("--run=") for word in words):
+        words += ["--run", str(folder)]
+    module = sys.modules["__main__"].__spec__
+    program = ["python", sys.argv[0]]
+    if module:
+        program = ["python", "-m", module.name.removesuffix(".__main__")]
+    return f"`{shlex.join([*program, *words])}`"
+
+
+class Arguments(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise MaltError(f"{message} (--help tells more)")
