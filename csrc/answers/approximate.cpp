@@ -1,4 +1,4 @@
-// Approximate values with bounds on their errors, symbols being random points.
+// Approximate values with error bounds; every symbol has a random value.
 #include <array>
 #include <cmath>
 #include <limits>
@@ -12,7 +12,7 @@ namespace {
 using Complex = std::complex<double>;
 constexpr double kEps = 4e-16;
 
-// The value of a symbol at a point: the same for the same name.
+// The value of a symbol at a point, a function of its name.
 double point_of(std::string_view name, int point) {
     std::uint64_t h = 0x9e3779b97f4a7c15u + static_cast<std::uint64_t>(point) * 0x100000001b3u;
     for (const char c : name)
@@ -78,7 +78,8 @@ std::optional<Approximation> power_value(const Approximation& a, const Approxima
     const double n = b.value.real();
     const bool whole =
         b.error == 0 && b.value.imag() == 0 && n == std::round(n) && std::abs(n) < 1e4;
-    // The real root of a negative number may be what its author meant: not for us to say.
+    // The author of a fractional power of a negative number may have meant the real root:
+    // undecided.
     if (!whole && a.value.imag() == 0 && a.value.real() < 0) return {};
     if (n * std::log(std::abs(a.value)) > 700)
         return Approximation{std::numeric_limits<double>::infinity(), 0};
@@ -89,101 +90,130 @@ std::optional<Approximation> power_value(const Approximation& a, const Approxima
     return Approximation{value, std::abs(value) * relative};
 }
 
+Approximation sum(const Approximation& a, const Approximation& b) {
+    const Complex value = a.value + b.value;
+    return {value, a.error + b.error + kEps * std::abs(value)};
+}
+
+Approximation product(const Approximation& a, const Approximation& b) {
+    const Complex value = a.value * b.value;
+    return {value, std::abs(a.value) * b.error + std::abs(b.value) * a.error + a.error * b.error +
+                       kEps * std::abs(value)};
+}
+
+Approximation number_value(const std::string& digits) {
+    const double x = std::strtod(digits.c_str(), nullptr);
+    const bool exactly = digits.size() < 16 && digits.find('.') == std::string::npos;
+    return {x, exactly ? 0 : kEps * x};
+}
+
+Approximation symbol_value(const std::string& name, int point) {
+    if (name == "pi") return {std::numbers::pi, kEps};
+    if (name == "e") return {std::numbers::e, kEps};
+    if (name == "i") return {Complex(0, 1), 0};
+    return {point_of(name, point), 0};
+}
+
+Approximation square_root(const Approximation& x) {
+    const Complex root = std::sqrt(x.value);
+    return {root, x.error / std::abs(root) + kEps * std::abs(root)};
+}
+
+std::optional<Approximation> root_value(const Approximation& x, const Approximation& index) {
+    if (x.value.real() < 0 && x.value.imag() == 0) {  // a real cube root
+        if (index.value != 3.0) return {};
+        const double root = std::cbrt(x.value.real());
+        return Approximation{root, std::abs(root) * (x.error / std::abs(x.value) + kEps)};
+    }
+    const auto exponent = quotient({1.0, 0}, index);
+    return exponent ? power_value(x, *exponent) : std::nullopt;
+}
+
 struct Evaluator {
     const Expression& in;
     int point, sign;
 
-    std::optional<Approximation> operator()(Node node) const {
+    using Value = std::optional<Approximation>;
+
+    Value operator()(Node node) const {
         const auto& [op, text, parts] = in[node];
         switch (op) {
-            case Op::kNumber: {
-                const double x = std::strtod(text.c_str(), nullptr);
-                const bool exactly = text.size() < 16 && text.find('.') == std::string::npos;
-                return Approximation{x, exactly ? 0 : kEps * x};
-            }
+            case Op::kNumber:
+                return number_value(text);
             case Op::kSymbol:
-                if (text == "pi") return Approximation{std::numbers::pi, kEps};
-                if (text == "e") return Approximation{std::numbers::e, kEps};
-                if (text == "i") return Approximation{Complex(0, 1), 0};
-                return Approximation{point_of(text, point), 0};
-            case Op::kDegrees: {
-                const auto x = (*this)(parts[0]);
-                if (!x) return {};
-                constexpr double degree = std::numbers::pi / 180;
-                return Approximation{x->value * degree,
-                                     (x->error + kEps * std::abs(x->value)) * degree};
-            }
-            case Op::kAbs: {
-                const auto x = (*this)(parts[0]);
-                if (!x) return {};
-                return Approximation{std::abs(x->value), x->error};
-            }
-            case Op::kNegate: {
-                const auto x = (*this)(parts[0]);
-                if (!x) return {};
-                return Approximation{-x->value, x->error};
-            }
-            case Op::kRoot: {
-                const auto x = (*this)(parts[0]);
-                const auto n = parts.size() > 1 ? (*this)(parts[1]) : Approximation{2.0, 0};
-                if (!x || !n) return {};
-                if (parts.size() == 1 && x->value != 0.0) {
-                    const Complex root = std::sqrt(x->value);
-                    return Approximation{root, x->error / std::abs(root) + kEps * std::abs(root)};
-                }
-                if (x->value.real() < 0 && x->value.imag() == 0) {  // a real cube root
-                    if (n->value != 3.0) return {};
-                    const double root = std::cbrt(x->value.real());
-                    return Approximation{root,
-                                         std::abs(root) * (x->error / std::abs(x->value) + kEps)};
-                }
-                const auto index = quotient({1.0, 0}, *n);
-                return index ? power_value(*x, *index) : std::nullopt;
-            }
-            case Op::kCall: {
-                const auto x = (*this)(parts[0]);
-                auto value = x ? call_value(text, *x) : std::nullopt;
-                if (parts.size() == 1 || !value) return value;
-                const auto base = (*this)(parts[1]);
-                const auto scale = base ? call_value("ln", *base) : std::nullopt;
-                return scale ? quotient(*value, *scale) : std::nullopt;
-            }
-            case Op::kFactorial: {
-                const auto n = exact(in, parts[0]);
-                if (!n || n->den != 1 || n->num < 0 || n->num > 170) return {};
-                const double value = std::tgamma(static_cast<double>(n->num) + 1);
-                return Approximation{value, 16 * kEps * value};
-            }
-            case Op::kSigns: {
-                auto x = (*this)(parts.back());
-                if (!x) return {};
-                x->value *= sign;
-                if (parts.size() == 1) return x;
-                const auto first = (*this)(parts[0]);
-                return first ? add(*first, *x) : std::nullopt;
-            }
+                return symbol_value(text, point);
+            case Op::kDegrees:
+            case Op::kAbs:
+            case Op::kNegate:
+                return unary(op, parts[0]);
             case Op::kAdd:
             case Op::kMultiply:
             case Op::kDivide:
-            case Op::kPower: {
-                const auto a = (*this)(parts[0]), b = (*this)(parts[1]);
-                if (!a || !b) return {};
-                if (op == Op::kAdd) return add(*a, *b);
-                if (op == Op::kDivide) return quotient(*a, *b);
-                if (op == Op::kPower) return power_value(*a, *b);
-                return Approximation{a->value * b->value, std::abs(a->value) * b->error +
-                                                              std::abs(b->value) * a->error +
-                                                              a->error * b->error +
-                                                              kEps * std::abs(a->value * b->value)};
-            }
+            case Op::kPower:
+                return binary(op, parts[0], parts[1]);
+            case Op::kRoot:
+                return root(parts);
+            case Op::kCall:
+                return call(text, parts);
+            case Op::kFactorial:
+                return factorial(parts[0]);
+            case Op::kSigns:
+                return signs(parts);
             default:
                 return {};
         }
     }
 
-    static std::optional<Approximation> add(const Approximation& a, const Approximation& b) {
-        const Complex value = a.value + b.value;
-        return Approximation{value, a.error + b.error + kEps * std::abs(value)};
+    [[nodiscard]] Value unary(Op op, Node part) const {
+        const auto x = (*this)(part);
+        if (!x) return {};
+        if (op == Op::kAbs) return Approximation{std::abs(x->value), x->error};
+        if (op == Op::kNegate) return Approximation{-x->value, x->error};
+        constexpr double degree = std::numbers::pi / 180;
+        return Approximation{x->value * degree, (x->error + kEps * std::abs(x->value)) * degree};
+    }
+
+    [[nodiscard]] Value binary(Op op, Node left, Node right) const {
+        const auto a = (*this)(left), b = (*this)(right);
+        if (!a || !b) return {};
+        if (op == Op::kAdd) return sum(*a, *b);
+        if (op == Op::kDivide) return quotient(*a, *b);
+        if (op == Op::kPower) return power_value(*a, *b);
+        return product(*a, *b);
+    }
+
+    [[nodiscard]] Value root(const std::vector<Node>& parts) const {
+        const auto x = (*this)(parts[0]);
+        const auto index = parts.size() > 1 ? (*this)(parts[1]) : Approximation{2.0, 0};
+        if (!x || !index) return {};
+        if (parts.size() == 1 && x->value != 0.0) return square_root(*x);
+        return root_value(*x, *index);
+    }
+
+    // Of a function of one argument; parts[1] is the base of a logarithm.
+    [[nodiscard]] Value call(const std::string& name, const std::vector<Node>& parts) const {
+        const auto x = (*this)(parts[0]);
+        auto value = x ? call_value(name, *x) : std::nullopt;
+        if (parts.size() == 1 || !value) return value;
+        const auto base = (*this)(parts[1]);
+        const auto scale = base ? call_value("ln", *base) : std::nullopt;
+        return scale ? quotient(*value, *scale) : std::nullopt;
+    }
+
+    [[nodiscard]] Value factorial(Node part) const {
+        const auto n = exact(in, part);
+        if (!n || n->den != 1 || n->num < 0 || n->num > 170) return {};
+        const double value = std::tgamma(static_cast<double>(n->num) + 1);
+        return Approximation{value, 16 * kEps * value};
+    }
+
+    [[nodiscard]] Value signs(const std::vector<Node>& parts) const {
+        auto x = (*this)(parts.back());
+        if (!x) return {};
+        x->value *= sign;
+        if (parts.size() == 1) return x;
+        const auto first = (*this)(parts[0]);
+        return first ? Value(sum(*first, *x)) : std::nullopt;
     }
 };
 

@@ -1,4 +1,4 @@
-// Parsing by recursive descent, whose depth is capped.
+// A recursive-descent parser with a cap on its depth. One class, as its rules call each other.
 #include "answers/expression.hpp"
 
 #include <array>
@@ -25,7 +25,7 @@ std::optional<std::string_view> scale_of(std::string_view word) {
     return found == scales.end() ? std::nullopt : std::optional(found->second);
 }
 
-// What changes the number before it, or takes it back, is not dropped as a unit is.
+// Words that change the number before them, or retract it: not dropped as units are.
 bool is_no_unit(std::string_view word) {
     constexpr std::array words = std::to_array<std::string_view>(
         {"pair", "pairs", "half", "halves", "thirds", "quarters", "tenths", "squared", "cubed",
@@ -66,9 +66,10 @@ class Parser {
         out_.all.push_back({op, std::move(text), std::move(parts)});
         return static_cast<Node>(out_.all.size() - 1);
     }
+    Expression::Part& part(Node node) { return out_.all[static_cast<std::size_t>(node)]; }
     [[nodiscard]] Op op(Node node) const { return out_[node].op; }
 
-    // ---- what may stand between brackets, or alone ----
+    // ---- rules, from the loosest to the tightest ----
 
     Node list(Kind end) {
         std::vector<Node> items;
@@ -90,7 +91,7 @@ class Parser {
             const auto sign = kind();
             ++at_;
             const Node next = sets();
-            if (sign == Kind::kApprox) {  // a = b ~ c says b; x ~ c says c
+            if (sign == Kind::kApprox) {  // a = b ~ c means b; x ~ c means c
                 if (operands.size() == 1 && op(operands[0]) == Op::kSymbol) operands[0] = next;
                 continue;
             }
@@ -111,7 +112,7 @@ class Parser {
             ++at_;
             const Node right = ratio();
             if (joined == Op::kUnion && op(left) == Op::kUnion) {
-                out_.all[static_cast<std::size_t>(left)].parts.push_back(right);
+                part(left).parts.push_back(right);
             } else {
                 left = make(joined, {left, right});
             }
@@ -152,7 +153,7 @@ class Parser {
 
     [[nodiscard]] bool begins_factor() const {
         switch (kind()) {
-            case Kind::kNumber:  // 2 3 is no product
+            case Kind::kNumber:  // 2 3 is not a product
                 return tokens_[at_ - 1].kind != Kind::kNumber &&
                        tokens_[at_ - 1].kind != Kind::kWord &&
                        tokens_[at_ - 1].kind != Kind::kCloseGroup;
@@ -206,7 +207,7 @@ class Parser {
         return factor();
     }
 
-    // Words behind a quantity: cm^2, square feet, miles/hour.
+    // Words after a quantity: cm^2, square feet, miles/hour.
     void unit() {
         while (kind() == Kind::kWord && !is_no_unit(token().text)) {
             ++at_;
@@ -246,7 +247,7 @@ class Parser {
         return argument();
     }
 
-    // One token or a group, as LaTeX takes arguments: \frac12 is 1/2.
+    // A group or one token, as LaTeX reads arguments: with `single`, \frac12 is 1/2.
     Node argument(bool single = false) {
         if (++depth_ > kMaxDepth) return fail();
         Node node = -1;
@@ -283,29 +284,21 @@ class Parser {
             case Kind::kFunction:
                 node = call(now);
                 break;
-            case Kind::kFrac: {
-                const Node top = argument(now.command);
-                node = make(Op::kDivide, {top, argument(now.command)});
+            case Kind::kFrac:
+                node = two_arguments(Op::kDivide, now.command);
                 break;
-            }
-            case Kind::kBinom: {
-                const Node top = argument(true);
-                node = make(Op::kBinomial, {top, argument(true)});
+            case Kind::kBinom:
+                node = two_arguments(Op::kBinomial, true);
                 break;
-            }
             case Kind::kSqrt:
                 node = root(now);
                 break;
             case Kind::kMinus:
                 node = make(Op::kNegate, {primary()});
                 break;
-            case Kind::kBar: {
-                ++bars_;
-                node = make(Op::kAbs, {sum()});
-                --bars_;
-                expect(Kind::kBar);
+            case Kind::kBar:
+                node = absolute();
                 break;
-            }
             case Kind::kOpen:
             case Kind::kOpenSquare:
                 node = brackets(now.kind);
@@ -313,20 +306,10 @@ class Parser {
             case Kind::kOpenGroup:
                 node = list(Kind::kCloseGroup);
                 expect(Kind::kCloseGroup);
-                if (op(node) == Op::kList) out_.all[static_cast<std::size_t>(node)].op = Op::kSet;
+                if (op(node) == Op::kList) part(node).op = Op::kSet;
                 break;
             case Kind::kOpenSet:
-                node = make(Op::kSet, {});
-                if (kind() != Kind::kCloseSet) {
-                    const Node items = list(Kind::kCloseSet);
-                    if (op(items) == Op::kList) {
-                        node = items;
-                        out_.all[static_cast<std::size_t>(node)].op = Op::kSet;
-                    } else {
-                        node = make(Op::kSet, {items});
-                    }
-                }
-                expect(Kind::kCloseSet);
+                node = set();
                 break;
             case Kind::kBeginMatrix:
                 node = matrix();
@@ -335,6 +318,34 @@ class Parser {
                 node = fail();
         }
         --depth_;
+        return node;
+    }
+
+    Node two_arguments(Op made, bool single) {
+        const Node top = argument(single);
+        return make(made, {top, argument(single)});
+    }
+
+    Node absolute() {
+        ++bars_;
+        const Node node = make(Op::kAbs, {sum()});
+        --bars_;
+        expect(Kind::kBar);
+        return node;
+    }
+
+    Node set() {
+        Node node = make(Op::kSet, {});
+        if (kind() != Kind::kCloseSet) {
+            const Node items = list(Kind::kCloseSet);
+            if (op(items) == Op::kList) {
+                node = items;
+                part(node).op = Op::kSet;
+            } else {
+                node = make(Op::kSet, {items});
+            }
+        }
+        expect(Kind::kCloseSet);
         return node;
     }
 
@@ -358,7 +369,7 @@ class Parser {
                token.text.size() <= 9;
     }
 
-    // Numerator and denominator of a proper fraction at the next tokens, and how many they are.
+    // Number of tokens of the proper fraction that comes next; 0 if none does.
     [[nodiscard]] std::size_t proper_fraction() const {
         const auto less = [&](std::size_t top, std::size_t bottom) {
             return whole(token(top)) && whole(token(bottom)) &&

@@ -1,4 +1,4 @@
-// Finding answers in completions.
+// Boxes, then markers, then what looks like an answer.
 #include "answers/extraction.hpp"
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 #include <cctype>
 #include <vector>
 
+#include "answers/choices.hpp"
 #include "answers/latex.hpp"
 
 namespace malt {
@@ -13,7 +14,7 @@ namespace {
 
 constexpr auto npos = std::string_view::npos;
 
-// Where the braces that open at `at` close; npos if they never do.
+// Where the brace that opens at `at` closes; npos if it never does.
 std::size_t closing(std::string_view text, std::size_t at) {
     int depth = 0;
     for (; at < text.size(); ++at) {
@@ -33,7 +34,8 @@ struct Box {
     std::string_view inside;
 };
 
-// The last box before `before`. A word stands for braces: \boxed 2. One walk back over the text.
+// The last box before `before`; without braces it holds a word: \boxed 2. One walk back over the
+// text.
 std::optional<Box> last_box(std::string_view text, std::size_t before) {
     while (before > 0) {
         const std::size_t name = before = text.rfind('\\', before - 1);
@@ -60,7 +62,7 @@ std::optional<Box> last_box(std::string_view text, std::size_t before) {
     return {};
 }
 
-// Does nothing stand between two boxes but `,`, `and` or `or`, perhaps behind one word (a unit)?
+// Is there nothing between two boxes but `,`, `and` or `or`, perhaps after one word (a unit)?
 bool joins(std::string_view between) {
     if (between.size() > 64) return false;
     std::vector<std::string> words(1);
@@ -80,6 +82,7 @@ bool joins(std::string_view between) {
     return words.size() <= 2 && (words.back() == "and" || words.back() == "or");
 }
 
+// The last box and those that are joined to it.
 std::string boxed(std::string_view text, Box last) {
     std::string all(last.inside);
     for (int boxes = 1; boxes < 32; ++boxes) {
@@ -87,7 +90,7 @@ std::string boxed(std::string_view text, Box last) {
         if (!before || before->inside.empty() || before->end > last.begin ||
             !joins(text.substr(before->end, last.begin - before->end)))
             break;
-        if (before->end == last.begin && before->inside == last.inside) break;  // said twice
+        if (before->end == last.begin && before->inside == last.inside) break;  // repeated
         all.insert(0, std::string(before->inside) + ", ");
         last = *before;
     }
@@ -104,14 +107,14 @@ bool is_prose(std::string_view text) {
     return words > 3 || (words > 1 && mixed && (aside || tokens[0].kind == Kind::kWord));
 }
 
-// Where the formula that begins at `begin` ends: at a dollar sign that is no \$.
+// Where the formula that begins at `begin` ends: at a dollar sign other than \$.
 std::size_t dollar(std::string_view text, std::size_t begin) {
     std::size_t end = begin == npos ? npos : text.find('$', begin);
     while (end != npos && text[end - 1] == '\\') end = text.find('$', end + 1);
     return end;
 }
 
-// The inside of the last $...$, \(...\) or \[...\] that is no prose between two prices.
+// The inside of the last $...$, \(...\) or \[...\] that is not prose between two prices.
 std::optional<std::string_view> last_formula(std::string_view text) {
     std::vector<std::string_view> all;
     const auto keep = [&](std::string_view formula) {
@@ -161,7 +164,7 @@ std::optional<std::string_view> last_number(std::string_view text) {
     return text.substr(begin, end - begin);
 }
 
-// Of a sentence that begins with its answer: 5 cars passed in the first 15 minutes.
+// The number of a sentence that begins with its answer: 5 cars passed in the first 15 minutes.
 std::optional<std::string_view> leading_number(std::string_view text) {
     const std::size_t end = text.find_first_not_of("-$0123456789.,");
     if (end == npos || end == 0 || text.size() > kMaxAnswer) return {};
@@ -179,7 +182,7 @@ char lower(char c) {
     return static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
 }
 
-// Does `text` end with `word`, in any case? Then without it.
+// Removes `word` from the end of `text`, in any case; false if it is not there.
 bool cut(std::string_view& text, std::string_view word) {
     if (text.size() < word.size()) return false;
     if (!std::ranges::equal(text.substr(text.size() - word.size()), word, {}, lower)) return false;
@@ -191,7 +194,7 @@ void cut_all(std::string_view& text, std::string_view characters) {
     text = text.substr(0, text.find_last_not_of(characters) + 1);
 }
 
-// Does a colon behind `before` open an answer? Final Answer:  **Answer is**:  A: on a new line
+// Does a colon after `before` open an answer? Final Answer:  **Answer is**:  A: on a new line
 bool is_marker(std::string_view before) {
     cut_all(before, " *_");
     std::string_view line = before;
@@ -203,8 +206,8 @@ bool is_marker(std::string_view before) {
     return cut(before, "answer");
 }
 
-// #### opens a heading too: a mathematical answer on the last line, or where a number or a formula
-// follows.
+// #### may also open a heading. It opens a mathematical answer on the last line, or before a number
+// or a formula.
 bool opens_answer(std::string_view after, Grader grader, bool on_last_line) {
     if (on_last_line || grader == Grader::kChoice || grader == Grader::kExact) return true;
     const std::string_view near = after.substr(0, 16);
@@ -223,15 +226,7 @@ bool is_statement(std::string_view before, std::string_view after, Grader grader
     return cut(before, "answer i") && grader != Grader::kExact;
 }
 
-std::string_view last_line(std::string_view text) {
-    const std::size_t end = text.find_last_not_of(" \t\r\n");
-    if (end == npos) return {};
-    text = text.substr(0, end + 1);
-    const std::size_t line = text.rfind('\n');
-    return line == npos ? text : text.substr(line + 1);
-}
-
-// What follows the last marker, to the end of its line. One walk back over the text.
+// The text after the last marker, to the end of its line. One walk back over the text.
 std::optional<std::string_view> after_marker(std::string_view text, Grader grader) {
     std::size_t at = text.size();
     const std::string_view line = last_line(text);
@@ -253,7 +248,7 @@ std::optional<std::string_view> after_marker(std::string_view text, Grader grade
     return {};
 }
 
-// The formula that opens a text and has no other behind it: $6$ (six), $$x$$.
+// The formula that opens a text, if no other follows: $6$ (six), $$x$$.
 std::optional<std::string_view> only_formula(std::string_view text) {
     if (!text.starts_with('$')) return {};
     const std::size_t begin = text.find_first_not_of('$'), end = dollar(text, begin);
@@ -263,7 +258,7 @@ std::optional<std::string_view> only_formula(std::string_view text) {
 }
 
 std::optional<std::string> answer_in(std::string_view text) {
-    text = trimmed(text.substr(0, text.find("<|")));  // a template's end of turn, and what follows
+    text = trimmed(text.substr(0, text.find("<|")));  // the chat template's end of turn
     for (const std::string_view lead : {"So", "Thus", "Therefore", "Hence", "Then"}) {
         const std::string_view rest = text.substr(text.starts_with(lead) ? lead.size() : 0);
         if (rest.size() < text.size() && (rest.starts_with(' ') || rest.starts_with(',')))
@@ -277,7 +272,7 @@ std::optional<std::string> answer_in(std::string_view text) {
     if (const auto formula = last_formula(text)) {
         const auto end = static_cast<std::size_t>(formula->data() - text.data()) + formula->size();
         const bool display = text.substr(end).starts_with("$$ ");
-        const std::size_t sentence = display ? end : text.find(". ", end);  // may say a number
+        const std::size_t sentence = display ? end : text.find(". ", end);  // may hold a number
         const auto later = sentence == npos ? std::nullopt : last_number(text.substr(sentence));
         return std::string(later ? *later : trimmed(*formula));
     }
@@ -285,12 +280,13 @@ std::optional<std::string> answer_in(std::string_view text) {
     if (const std::size_t aside = text.find(" ("); aside != npos)  // 7 (not 6)
         if (can_read(Grader::kNumber, text.substr(0, aside)))
             return std::string(text.substr(0, aside));
-    if (!prose && text.find('\\') != npos) return std::string(text);  // a formula beyond us
+    if (!prose && text.find('\\') != npos)
+        return std::string(text);  // a formula that cannot be parsed
     if (const auto number = last_number(text)) return std::string(*number);
     return {};
 }
 
-// A number after a marker: 72 clips (48 in April), 72 (48 + 24). A bound is none.
+// A number after a marker: 72 clips (48 in April), 72 (48 + 24). A bound is no number.
 std::optional<std::string> number_in(std::string_view region) {
     for (const std::string_view bound :
          {"between ", "not ", "more than ", "less than ", "at least ", "at most ", "> ", "< "})
@@ -299,108 +295,6 @@ std::optional<std::string> number_in(std::string_view region) {
     const std::size_t aside = region.find(" (");
     if (aside == npos || (found && can_read(Grader::kNumber, *found))) return found;
     return answer_in(region.substr(0, aside));
-}
-
-// ---- letters ----
-
-// Text as it is read: without commands, braces, emphasis and dollar signs.
-std::string spoken(std::string_view text) {
-    std::string out;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        if (text[i] == '\\') {
-            const auto letter = [&] {
-                return i + 1 < text.size() && std::isalpha(static_cast<unsigned char>(text[i + 1]));
-            };
-            if (!letter()) ++i;
-            while (letter()) ++i;
-            out += ' ';
-        } else if (std::string_view("{}*_`$").find(text[i]) == npos) {
-            out += text[i];
-        }
-    }
-    return out;
-}
-
-bool is_word(char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || static_cast<unsigned char>(c) >= 0x80 ||
-           c == '\'';
-}
-
-// The word that comes next, without it and what stands before it.
-std::string_view next_word(std::string_view& text) {
-    while (!text.empty() && !is_word(text.front())) text.remove_prefix(1);
-    std::size_t n = 0;
-    while (n < text.size() && is_word(text[n])) ++n;
-    const std::string_view word = text.substr(0, n);
-    text.remove_prefix(n);
-    return word;
-}
-
-bool is_letter(std::string_view word) {
-    return word.size() == 1 && std::isalpha(static_cast<unsigned char>(word[0]));
-}
-
-// A dog; not: A is, A because.
-bool is_article(std::string_view after) {
-    if (!after.starts_with(' ')) return false;
-    constexpr std::array verbs = std::to_array<std::string_view>(
-        {"is", "because", "since", "as", "was", "for", "and", "or", "but"});
-    const std::string_view word = next_word(after);
-    return !word.empty() && std::islower(static_cast<unsigned char>(word[0])) &&
-           std::ranges::find(verbs, word) == verbs.end();
-}
-
-// Is it said that the letter is wrong, or is a second one named: `or B`, `, B`, `(B)`, `B.`?
-bool names_another(std::string_view after) {
-    constexpr std::array joins = std::to_array<std::string_view>(
-        {"or", "and", "but", "possibly", "maybe", "also", "then", "plus", "vs"});
-    std::string before;  // the word before, lower case
-    while (true) {
-        const std::string_view text = after;
-        const std::string_view word = next_word(after);
-        if (word.empty()) return false;
-        const auto gap = text.substr(0, static_cast<std::size_t>(word.data() - text.data()));
-        const bool label = is_letter(word) && word[0] >= 'A' && word[0] <= 'H';
-        const bool closed = after.starts_with(')') || after.starts_with(':') ||
-                            (after.starts_with('.') && after.size() > 1);
-        const bool joined = gap.find_first_of("(,;&/|+~=-?\\") != std::string_view::npos;
-        const bool linked = std::ranges::find(joins, std::string_view(before)) != joins.end();
-        const bool article = word == "A" && is_article(after);
-        if (label && !article && (closed || joined || linked || before.empty())) return true;
-        const bool denied = before == "not";
-        before.assign(word);
-        std::ranges::transform(before, before.begin(), lower);
-        if (before == "wrong" || before == "incorrect") return true;
-        if (denied && (before == "right" || before == "correct")) return true;
-    }
-}
-
-// The letter that opens a text; nothing if it names two or merely begins with a word.
-std::optional<std::string> opening_letter(std::string_view region) {
-    constexpr std::array lead{"the",    "correct", "final", "answer",
-                              "option", "choice",  "is",    "letter"};
-    const std::string text = spoken(region.substr(0, kMaxAnswer));
-    std::string_view rest = text;
-    for (std::size_t words = 0; words < lead.size(); ++words) {
-        const std::string_view word = next_word(rest);
-        if (is_letter(word)) {
-            const bool upper = std::isupper(static_cast<unsigned char>(word[0]));
-            if (word == "A" && is_article(rest)) return {};
-            const bool closed = rest.find_first_not_of(" .)]\"'") == npos || rest.starts_with(')');
-            if ((!upper && !closed) || names_another(rest)) return {};
-            return std::string(1, static_cast<char>(std::toupper(word[0])));
-        }
-        std::string small(word);
-        std::ranges::transform(small, small.begin(), lower);
-        if (std::ranges::find(lead, small) == lead.end()) return {};
-    }
-    return {};
-}
-
-std::optional<std::string> unmarked_letter(std::string_view text) {
-    const std::string_view line = last_line(text);
-    if (line.size() > 16 || !can_read(Grader::kChoice, line)) return {};
-    return opening_letter(line);
 }
 
 std::string one_spaced(std::string_view text) {

@@ -78,7 +78,7 @@ void attend(const Array& q, const Array& k, const Array& v, const ArrayLike& end
     const Heads result = heads_of(out, "out", q);
     float* sums = log_sums_of(log_sum, attention);
     const py::gil_scoped_release release;
-    tree_attention(attention, result, sums, simd);
+    tree_attention(attention, {result, sums}, simd);
 }
 
 void attend_gradient(const Array& q, const Array& k, const Array& v, const ArrayLike& end,
@@ -91,9 +91,9 @@ void attend_gradient(const Array& q, const Array& k, const Array& v, const Array
     const Heads result = heads_of(out, "out", q), upstream = heads_of(grad, "grad", q);
     const Heads to_q = heads_of(dq, "dq", q), to_k = heads_of(dk, "dk", k);
     const Heads to_v = heads_of(dv, "dv", k);
-    const float* sums = log_sums_of(log_sum, attention);
+    float* sums = log_sums_of(log_sum, attention);
     const py::gil_scoped_release release;
-    tree_attention_gradient(attention, result, sums, upstream, to_q, to_k, to_v, simd);
+    tree_attention_gradient(attention, {result, sums}, upstream, {to_q, to_k, to_v}, simd);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/signatures.hpp"
 #include "packing/binpack.hpp"
+#include "packing/block_map.hpp"
 #include "packing/tree_layout.hpp"
 
 namespace malt::bindings {

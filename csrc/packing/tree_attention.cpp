@@ -10,7 +10,7 @@
 namespace malt {
 namespace {
 
-constexpr std::size_t kQueries = 32;  // of a block: more see more keys that most of them do not
+constexpr std::size_t kQueries = 32;  // per block; larger blocks waste more work on hidden keys
 
 const AttentionKernels& kernels_for(std::string_view simd) {
     if (simd.empty()) simd = simd_levels().front();
@@ -39,7 +39,7 @@ std::vector<std::vector<Block>> blocks_of_trees(const Attention& attention) {
 
 }  // namespace
 
-void tree_attention(const Attention& attention, Heads out, float* log_sum, std::string_view simd) {
+void tree_attention(const Attention& attention, const Attended& to, std::string_view simd) {
     const AttentionKernels& kernels = kernels_for(simd);
     std::vector<Block> blocks;
     for (const std::vector<Block>& tree : blocks_of_trees(attention))
@@ -50,14 +50,14 @@ void tree_attention(const Attention& attention, Heads out, float* log_sum, std::
         Scratch scratch;
 #pragma omp for schedule(dynamic)
         for (std::ptrdiff_t i = 0; i < n; ++i)
-            kernels.forward(attention, blocks[static_cast<std::size_t>(i)], out, log_sum, scratch);
+            kernels.forward(attention, blocks[static_cast<std::size_t>(i)], to, scratch);
     }
 }
 
-void tree_attention_gradient(const Attention& attention, Heads out, const float* log_sum,
-                             Heads grad, Heads dq, Heads dk, Heads dv, std::string_view simd) {
+void tree_attention_gradient(const Attention& attention, const Attended& forward, Heads grad,
+                             const AttentionGradient& to, std::string_view simd) {
     const AttentionKernels& kernels = kernels_for(simd);
-    // Blocks of a tree add to the same keys, so they stay on one thread, in order.
+    // Blocks of a tree add to the gradients of the same keys: one thread takes them in order.
     const std::vector<std::vector<Block>> trees = blocks_of_trees(attention);
     const auto n = static_cast<std::ptrdiff_t>(trees.size());
 #pragma omp parallel
@@ -67,11 +67,11 @@ void tree_attention_gradient(const Attention& attention, Heads out, const float*
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             const std::vector<Block>& blocks = trees[static_cast<std::size_t>(i)];
             for (std::size_t row = blocks.front().first; row < blocks.back().stop; ++row) {
-                std::fill_n(dk.row(blocks.front().group, row), attention.width, 0.0F);
-                std::fill_n(dv.row(blocks.front().group, row), attention.width, 0.0F);
+                std::fill_n(to.dk.row(blocks.front().group, row), attention.width, 0.0F);
+                std::fill_n(to.dv.row(blocks.front().group, row), attention.width, 0.0F);
             }
             for (const Block& block : blocks)
-                kernels.gradient(attention, block, out, log_sum, grad, dq, dk, dv, scratch);
+                kernels.gradient(attention, block, forward, grad, to, scratch);
         }
     }
 }

@@ -3,10 +3,10 @@
 //
 //     s = cap(scale q k^T),   p = softmax over the rows that q sees,   out = p v
 //
-// It works through blocks of queries within a tree, each against the keys that one of them sees, so
-// that the cost follows what is visible; subtrees that have ended are stepped over. `groups` key
-// heads serve heads / groups query heads each, which share a block's keys. Arithmetic is float32,
-// results do not depend on the number of threads. The caller validates.
+// Works through blocks of queries within a tree, each against the keys that any of its queries
+// sees, so that the cost follows what is visible; subtrees that have ended are skipped. `groups`
+// key heads serve heads / groups query heads each, which share a block's keys. Arithmetic is
+// float32; results do not depend on the number of threads. The caller validates.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@
 
 namespace malt {
 
-// [heads, rows, width]; the values of a row lie side by side.
+// [heads, rows, width]; the values of a row are contiguous.
 struct Heads {
     float* data;
     std::ptrdiff_t head_stride, row_stride;
@@ -35,11 +35,20 @@ struct Attention {
     float softcap;  // 0: none
 };
 
-// out as q; log_sum [heads, rows] = log sum exp s, which the gradient needs.
-void tree_attention(const Attention& attention, Heads out, float* log_sum, std::string_view simd);
+// The result, and what the gradient needs of it.
+struct Attended {
+    Heads out;       // as q
+    float* log_sum;  // [heads, rows]: log sum exp s
+};
 
-// dq as q, dk and dv as k: of sum(grad * out). `out` and `log_sum` are what tree_attention gave.
-void tree_attention_gradient(const Attention& attention, Heads out, const float* log_sum,
-                             Heads grad, Heads dq, Heads dk, Heads dv, std::string_view simd);
+struct AttentionGradient {
+    Heads dq, dk, dv;  // as q, k, v
+};
+
+void tree_attention(const Attention& attention, const Attended& to, std::string_view simd);
+
+// Of sum(grad * out), where `forward` is the result of tree_attention and grad is as out.
+void tree_attention_gradient(const Attention& attention, const Attended& forward, Heads grad,
+                             const AttentionGradient& to, std::string_view simd);
 
 }  // namespace malt

@@ -1,7 +1,7 @@
 // Vector code of tree_attention.hpp, compiled once per instruction set (simd.hpp).
 //
-// Scores are kept transposed, [keys, queries]: queries of all heads of a group lie side by side in
-// the lanes, keys are read where they are, and a softmax is lane by lane.
+// Scores are kept transposed, [keys, queries]: the queries of all heads of a group fill the lanes,
+// keys are read where they are, and a softmax runs lane by lane.
 #include "packing/tree_attention_blocks.hpp"
 
 #include <cmath>
@@ -13,65 +13,69 @@ namespace {
 
 // ---- a small matrix product ----
 
-// c [m, n] (+)= a [m, k] b [k, n]; a(i, p) = a[i * row + p * column].
-struct Operand {
-    const float* data;
-    std::ptrdiff_t row, column;
-};
-
-constexpr std::size_t kRows = 6;  // with two vectors a row: twelve sums and three operands
 using Size = std::size_t;
 
+// c [m, n] (+)= a [m, k] b [k, n]. Rows of b and c are contiguous.
+struct Product {
+    const float* a;
+    std::ptrdiff_t a_row, a_column;
+    const float* b;
+    std::ptrdiff_t b_row;
+    float* c;
+    std::ptrdiff_t c_row;
+    Size k;
+    bool add;
+};
+
+constexpr Size kRows = 6;  // with two vectors per row: twelve sums and three operands
+
+// `last` columns of c are there in the only vector, kLanes in each of several.
 template <Size Rows, Size Vectors>
-void tile(Operand a, const float* b, std::ptrdiff_t b_row, Size k, Size last, float* c,
-          std::ptrdiff_t c_row, bool add) {
+void tile(Product x, Size last) {
     Vec sums[Rows][Vectors] = {};
-    for (Size p = 0; p < k; ++p, a.data += a.column, b += b_row) {
+    for (Size p = 0; p < x.k; ++p, x.a += x.a_column, x.b += x.b_row) {
         Vec right[Vectors];
         for (Size j = 0; j < Vectors; ++j)
-            right[j] = load<Vec>(b + j * kLanes, Vectors == 1 ? last : kLanes, 0.0F);
+            right[j] = load<Vec>(x.b + j * kLanes, Vectors == 1 ? last : kLanes, 0.0F);
         for (Size i = 0; i < Rows; ++i) {
-            const float left = a.data[static_cast<std::ptrdiff_t>(i) * a.row];
+            const float left = x.a[static_cast<std::ptrdiff_t>(i) * x.a_row];
             for (Size j = 0; j < Vectors; ++j) sums[i][j] += left * right[j];
         }
     }
-    for (Size i = 0; i < Rows; ++i, c += c_row)
+    for (Size i = 0; i < Rows; ++i, x.c += x.c_row)
         for (Size j = 0; j < Vectors; ++j) {
             const Size count = Vectors == 1 ? last : kLanes;
-            float* to = c + j * kLanes;
-            store(to, count, add ? sums[i][j] + load<Vec>(to, count, 0.0F) : sums[i][j]);
+            float* to = x.c + j * kLanes;
+            store(to, count, x.add ? sums[i][j] + load<Vec>(to, count, 0.0F) : sums[i][j]);
         }
 }
 
 template <Size Vectors>
-void column(Operand a, const float* b, std::ptrdiff_t b_row, Size m, Size k, Size last, float* c,
-            std::ptrdiff_t c_row, bool add) {
+void column(Product x, Size m, Size last) {
     constexpr auto kStep = static_cast<std::ptrdiff_t>(kRows);
-    for (; m >= kRows; m -= kRows, a.data += kStep * a.row, c += kStep * c_row)
-        tile<kRows, Vectors>(a, b, b_row, k, last, c, c_row, add);
+    for (; m >= kRows; m -= kRows, x.a += kStep * x.a_row, x.c += kStep * x.c_row)
+        tile<kRows, Vectors>(x, last);
     switch (m) {
         case 5:
-            return tile<5, Vectors>(a, b, b_row, k, last, c, c_row, add);
+            return tile<5, Vectors>(x, last);
         case 4:
-            return tile<4, Vectors>(a, b, b_row, k, last, c, c_row, add);
+            return tile<4, Vectors>(x, last);
         case 3:
-            return tile<3, Vectors>(a, b, b_row, k, last, c, c_row, add);
+            return tile<3, Vectors>(x, last);
         case 2:
-            return tile<2, Vectors>(a, b, b_row, k, last, c, c_row, add);
+            return tile<2, Vectors>(x, last);
         case 1:
-            return tile<1, Vectors>(a, b, b_row, k, last, c, c_row, add);
+            return tile<1, Vectors>(x, last);
         default:
             return;
     }
 }
 
-void multiply(Operand a, const float* b, std::ptrdiff_t b_row, Size m, Size n, Size k, float* c,
-              std::ptrdiff_t c_row, bool add) {
-    Size j = 0;
-    for (; j + 2 * kLanes <= n; j += 2 * kLanes)
-        column<2>(a, b + j, b_row, m, k, kLanes, c + j, c_row, add);
-    for (; j < n; j += kLanes)
-        column<1>(a, b + j, b_row, m, k, std::min(kLanes, n - j), c + j, c_row, add);
+void multiply(Product x, Size m, Size n) {
+    for (; n >= 2 * kLanes; n -= 2 * kLanes, x.b += 2 * kLanes, x.c += 2 * kLanes)
+        column<2>(x, m, kLanes);
+    for (; n > 0; n -= std::min(kLanes, n), x.b += kLanes, x.c += kLanes)
+        column<1>(x, m, std::min(kLanes, n));
 }
 
 // ---- a block ----
@@ -135,8 +139,16 @@ class Work {
     // to [keys, lanes] = the keys' rows of x times right [width, lanes].
     void against_keys(const Heads& x, const float* right, float* to) const {
         for_runs([&](Size key, Size n, Size place) {
-            multiply({x.row(block_.group, key), x.row_stride, 1}, right, signed_lanes(), n, lanes,
-                     attention_.width, to + place * lanes, signed_lanes(), false);
+            multiply({.a = x.row(block_.group, key),
+                      .a_row = x.row_stride,
+                      .a_column = 1,
+                      .b = right,
+                      .b_row = signed_lanes(),
+                      .c = to + place * lanes,
+                      .c_row = signed_lanes(),
+                      .k = attention_.width,
+                      .add = false},
+                     n, lanes);
         });
     }
     // Row r of `to` = sum over keys of weights(key, r) x(key).
@@ -144,9 +156,16 @@ class Work {
         const Size width = attention_.width;
         float* sums = scratch_.rows.data();
         for_runs([&](Size key, Size n, Size place) {
-            multiply({weights + place * lanes, 1, signed_lanes()}, x.row(block_.group, key),
-                     x.row_stride, rows, width, n, sums, static_cast<std::ptrdiff_t>(width),
-                     place > 0);
+            multiply({.a = weights + place * lanes,
+                      .a_row = 1,
+                      .a_column = signed_lanes(),
+                      .b = x.row(block_.group, key),
+                      .b_row = x.row_stride,
+                      .c = sums,
+                      .c_row = static_cast<std::ptrdiff_t>(width),
+                      .k = n,
+                      .add = place > 0},
+                     rows, width);
         });
         for (Size r = 0; r < rows; ++r) {
             float* out = row_of(to, r);
@@ -158,12 +177,20 @@ class Work {
     void over_queries(const float* weights, const float* right, const Heads& to) const {
         const auto width = static_cast<std::ptrdiff_t>(attention_.width);
         for_runs([&](Size key, Size n, Size place) {
-            multiply({weights + place * lanes, signed_lanes(), 1}, right, width, n,
-                     attention_.width, rows, to.row(block_.group, key), to.row_stride, true);
+            multiply({.a = weights + place * lanes,
+                      .a_row = signed_lanes(),
+                      .a_column = 1,
+                      .b = right,
+                      .b_row = width,
+                      .c = to.row(block_.group, key),
+                      .c_row = to.row_stride,
+                      .k = rows,
+                      .add = true},
+                     n, attention_.width);
         });
     }
 
-    // Scores of row `key` for queries from lane r on, -inf for those that do not see it.
+    // Scores of row `key` for the queries from lane r on, -inf for queries that do not see it.
     [[nodiscard]] Vec hide(Vec scores, Size key, Size r) const {
         if (key < block_.first && static_cast<Size>(attention_.end[key]) >= block_.stop)
             return scores;
@@ -172,7 +199,7 @@ class Work {
         const Int seen = (query >= row) & (query < attention_.end[key]);
         return seen ? scores : constant(-kInf);
     }
-    // Raw scores to capped ones; the slope of that goes to `slopes` if there is one.
+    // Capped scores of raw ones; `slope`, if given, takes their derivative.
     [[nodiscard]] Vec cap(Vec raw, float* slope) const {
         const float cap = attention_.softcap, scale = attention_.scale;
         if (cap == 0.0F) return raw * scale;
@@ -182,8 +209,8 @@ class Work {
     }
 
   private:
-    // Keys that any query of the block sees. A key whose subtree ends before the block hides all
-    // of that subtree.
+    // Keys that any query of the block sees. Where the subtree of a key ends before the block, the
+    // whole subtree is skipped.
     void find_runs() {
         auto& runs = scratch_.runs;
         runs.clear();
@@ -212,8 +239,7 @@ class Work {
     Size keys = 0;
 };
 
-void forward(const Attention& attention, const Block& block, Heads out, float* log_sum,
-             Scratch& scratch) {
+void forward(const Attention& attention, const Block& block, const Attended& to, Scratch& scratch) {
     Work work(attention, block, scratch);
     float *weights = scratch.weights.data(), *sums = scratch.sums.data();
     work.against_keys(attention.k, work.transpose(attention.q), weights);
@@ -236,22 +262,22 @@ void forward(const Attention& attention, const Block& block, Heads out, float* l
         }
         store(sums + r, kLanes, 1.0F / total);
         for (Size i = 0; i < kLanes && r + i < work.rows; ++i)
-            log_sum[work.sum_of(r + i)] = top[i] + std::log(total[i]);
+            to.log_sum[work.sum_of(r + i)] = top[i] + std::log(total[i]);
     }
-    work.over_keys(weights, attention.v, out, sums);
+    work.over_keys(weights, attention.v, to.out, sums);
 }
 
-void gradient(const Attention& attention, const Block& block, Heads out, const float* log_sum,
-              Heads grad, Heads dq, Heads dk, Heads dv, Scratch& scratch) {
+void gradient(const Attention& attention, const Block& block, const Attended& forward, Heads grad,
+              const AttentionGradient& to, Scratch& scratch) {
     Work work(attention, block, scratch);
     scratch.slopes.resize(2 * work.keys * work.lanes);
     float *weights = scratch.weights.data(), *slopes = scratch.slopes.data();
     float *changes = slopes + work.keys * work.lanes, *sums = scratch.sums.data();
-    float* dots = sums + work.lanes;  // of grad and out, a query
+    float* dots = sums + work.lanes;  // of grad and out, per query
     std::fill_n(sums, 2 * work.lanes, 0.0F);
     for (Size r = 0; r < work.rows; ++r) {
-        sums[r] = log_sum[work.sum_of(r)];
-        const float *g = work.row_of(grad, r), *o = work.row_of(out, r);
+        sums[r] = forward.log_sum[work.sum_of(r)];
+        const float *g = work.row_of(grad, r), *o = work.row_of(forward.out, r);
         for (Size d = 0; d < attention.width; ++d) dots[r] += g[d] * o[d];
     }
     work.against_keys(attention.k, work.transpose(attention.q), weights);
@@ -271,9 +297,9 @@ void gradient(const Attention& attention, const Block& block, Heads out, const f
                       weight * (change - load<Vec>(dots + r, kLanes, 0.0F)) * slope);
             }
     });
-    work.over_queries(weights, work.gather(grad), dv);
-    work.over_queries(changes, work.gather(attention.q), dk);
-    work.over_keys(changes, attention.k, dq, nullptr);
+    work.over_queries(weights, work.gather(grad), to.dv);
+    work.over_queries(changes, work.gather(attention.q), to.dk);
+    work.over_keys(changes, attention.k, to.dq, nullptr);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ struct Block {
     std::size_t group, first, stop;
 };
 
-// What a thread keeps from block to block.
+// Memory that a thread reuses from block to block.
 struct Scratch {
     std::vector<std::int32_t> runs;     // first and last + 1 of each run of keys
     std::vector<std::int32_t> queries;  // row of each lane
@@ -22,11 +22,10 @@ struct Scratch {
 };
 
 struct AttentionKernels {
-    void (*forward)(const Attention& attention, const Block& block, Heads out, float* log_sum,
+    void (*forward)(const Attention& attention, const Block& block, const Attended& to,
                     Scratch& scratch);
-    void (*gradient)(const Attention& attention, const Block& block, Heads out,
-                     const float* log_sum, Heads grad, Heads dq, Heads dk, Heads dv,
-                     Scratch& scratch);
+    void (*gradient)(const Attention& attention, const Block& block, const Attended& forward,
+                     Heads grad, const AttentionGradient& to, Scratch& scratch);
 };
 
 namespace portable {

@@ -1,0 +1,23 @@
+// The letter that a completion chooses.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace malt {
+
+// The letter that opens a text; none if the text names two, or merely begins with a word.
+[[nodiscard]] std::optional<std::string> opening_letter(std::string_view region);
+
+// A last line that is a lone letter.
+[[nodiscard]] std::optional<std::string> unmarked_letter(std::string_view text);
+
+// ---- helpers shared with extraction.cpp ----
+
+[[nodiscard]] char lower(char c);
+
+// The last line that is not blank, without white space at its end.
+[[nodiscard]] std::string_view last_line(std::string_view text);
+
+}  // namespace malt
