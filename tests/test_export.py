@@ -23,7 +23,7 @@ from malt_fast import __main__, export
 from malt_fast.config.load import make_config
 from malt_fast.config.schema import LoraConfig
 from malt_fast.config.yaml_files import read_yaml
-from malt_fast.forest.credit import propagate
+from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.preferences import select_pairs
 from malt_fast.results.cards import Facts, model_card
 from malt_fast.results.export_rows import as_texts
@@ -91,7 +91,7 @@ def every_file(folder: Path) -> dict[str, bytes]:
 def test_pairs_are_those_that_were_trained_on_with_their_values(home):
     config = make_config(read_yaml(home / "run" / "config.yaml"))
     forest = load_forest(home / "run")
-    credit = propagate(config, forest)
+    credit = assign_credit(config.tree, forest)
     for level, role in enumerate(CHAIN, 1):
         chosen, rejected = select_pairs(forest, credit, level, config.preferences, config.seed)
         table = rows(home, role, "dpo")
@@ -113,7 +113,7 @@ def test_pairs_are_those_that_were_trained_on_with_their_values(home):
 def test_kto_rows_and_steps_hold_every_label_and_value(home):
     config = make_config(read_yaml(home / "run" / "config.yaml"))
     forest = load_forest(home / "run")
-    credit = propagate(config, forest)
+    credit = assign_credit(config.tree, forest)
     for level, role in enumerate(CHAIN, 1):
         nodes = np.flatnonzero((forest.level == level) & (credit.label >= 0)).tolist()
         kto, prm = rows(home, role, "kto"), rows(home, role, "prm")

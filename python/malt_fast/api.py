@@ -35,7 +35,7 @@ from malt_fast.engines import Policies, Policy
 from malt_fast.evaluation.design import compare, measure, sample_systems
 from malt_fast.evaluation.tables import as_terminal, describe, main_table
 from malt_fast.forest import forest as core
-from malt_fast.forest.credit import propagate
+from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.datasets import as_dataset
 from malt_fast.forest.forest import DONE, Credit
 from malt_fast.forest.role_data import role_data
@@ -288,7 +288,7 @@ def credit(forest: Forest, *, threshold: float | None = None) -> Credit:
     if threshold is not None:
         tree = config.tree.model_copy(update={"threshold": float(Fraction(str(threshold)))})
         config = config.model_copy(update={"tree": tree})
-    return propagate(config, forest.nodes)
+    return assign_credit(config.tree, forest.nodes)
 
 
 # ---- what a role learns from ----

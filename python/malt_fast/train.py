@@ -49,7 +49,7 @@ def train(config: Config, planning: int | None = None) -> Run:
 
     loggers_of(config.report_to)
     check_training(config)
-    if config.run is not None and distributed.leads():
+    if config.run is not None and distributed.is_leader():
         check_folder(config.run)
     setup = load_setup(config)
     with open_run(config, "train") as run:
@@ -68,7 +68,7 @@ def train(config: Config, planning: int | None = None) -> Run:
         sft, final = base, base
         for index in range(config.train.rounds):
             sft, final = train_round(run, setup, index, final)
-        distributed.part()
+        distributed.leave_process_group()
         if not run.leads:
             return run
         publish(run, sft, final)

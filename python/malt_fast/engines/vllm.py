@@ -335,7 +335,7 @@ def _prepare() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if runs_on_cpu():
         for name, value in (
-            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if distributed.count() == 1 else "1"),
+            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if distributed.process_count() == 1 else "1"),
             ("VLLM_CPU_KVCACHE_SPACE", "1"),  # GiB
             ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
             ("TORCHDYNAMO_DISABLE", "1"),  # compiling takes longer than a small model saves

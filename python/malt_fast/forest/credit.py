@@ -1,19 +1,12 @@
-"""Values and labels of all nodes under a run's settings."""
+"""Credit: the value and the label of every node, under a run's settings."""
 
 from fractions import Fraction
 
-from malt_fast.config.schema import Config
+from malt_fast.config.schema import TreeConfig
 from malt_fast.forest.forest import Credit, Forest, credit
 
 
-def propagate(config: Config, forest: Forest) -> Credit:
-    """Values and labels of every node under the config's threshold and means."""
-    tree = config.tree
-    threshold = Fraction(str(tree.threshold))
-    return credit(
-        forest,
-        (threshold.numerator, threshold.denominator),
-        tree.inclusive,
-        mean=tree.mean,
-        pooling=tree.pooling,
-    )
+def assign_credit(tree: TreeConfig, forest: Forest) -> Credit:
+    """Values (NaN where a node has none) and labels (1 positive, 0 negative, -1 none) by node."""
+    threshold = Fraction(str(tree.threshold)).as_integer_ratio()
+    return credit(forest, threshold, tree.inclusive, mean=tree.mean, pooling=tree.pooling)

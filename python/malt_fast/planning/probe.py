@@ -86,7 +86,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
     sampled = time.monotonic()
     grade_leaves(setup, forest, some)
     grading = time.monotonic() - sampled
-    from malt_fast.forest.credit import propagate  # which plans long runs
+    from malt_fast.forest.credit import assign_credit  # which plans long runs
 
     rate = steady_rate(clock)
     start = max(0.0, clock[0][0] - begun - clock[0][1] / rate) if rate else 0.0
@@ -97,7 +97,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
     return Probe(
         setup=setup,
         forest=forest,
-        values=propagate(config, forest),
+        values=assign_credit(config.tree, forest),
         questions=[setup.prompts.encode_question(question.text) for question in some],
         rate=rate,
         start=start,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from malt_fast.config.load import differences, load_config
 from malt_fast.config.schema import Config
-from malt_fast.forest.credit import propagate
+from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest
 from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.role_data import role_data
@@ -177,8 +177,10 @@ def open_trees(run: Path, config: Config, task: Task, lacking: Lacking) -> list[
         for level, role in enumerate(config.chain, 1):
             path = run / f"round-{index}" / forest_name(config, role)
             if path not in opened:
+                opened[path] = None
                 forest = _open_forest(path, store, questions, lacking)
-                opened[path] = None if forest is None else (forest, propagate(config, forest))
+                if forest is not None:
+                    opened[path] = forest, assign_credit(config.tree, forest)
             made = opened[path]
             if made is not None:
                 trees = Trees(role, level, index, *made, questions, segments, prompts, config)

@@ -65,9 +65,11 @@ class Run:
 
     folder: Path
     config: Config
-    leads: bool = field(default_factory=distributed.leads)
+    leads: bool = field(default_factory=distributed.is_leader)
     reports: bool = True  # hands figures on to loggers
-    console: Console = field(default_factory=lambda: open_console(quiet=not distributed.leads()))
+    console: Console = field(
+        default_factory=lambda: open_console(quiet=not distributed.is_leader())
+    )
 
     def path(self, *parts: str) -> Path:
         return self.folder.joinpath(*parts)
@@ -160,13 +162,14 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
     Raises MaltError where it holds something else, another program writes there, or it cannot be
     written.
     """
-    if config.run is None and distributed.count() > 1:
+    if config.run is None and distributed.process_count() > 1:
         raise MaltError(
-            f"{distributed.count()} processes need one run directory between them: give --run DIR"
+            f"{distributed.process_count()} processes need one run directory between them: "
+            "give --run DIR"
         )
     folder = config.run or _fresh_folder(config)
     saved = folder / "config.yaml"
-    if not distributed.leads():
+    if not distributed.is_leader():
         distributed.wait_for(saved)
         yield Run(folder, config)
         return

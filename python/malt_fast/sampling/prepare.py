@@ -22,7 +22,7 @@ def load_setup(config: Config, *, questions: bool = True, task: Task | None = No
     made already, instead of that which the config names.
     """
     side_by_side = len(config.chain) if config.train.side_by_side else 1
-    workers = max(distributed.count(), config.engine.replicas, side_by_side)
+    workers = max(distributed.process_count(), config.engine.replicas, side_by_side)
     check_device(config.model.device, workers)
     task = task or load_task(config, questions=questions)
     prompts = load_prompts(config, task)

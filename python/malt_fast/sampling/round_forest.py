@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_fast.engines import Policies
-from malt_fast.forest.credit import propagate
+from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest, save_forest
 from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.yields import tree_yield, yield_rows, yield_table
@@ -33,7 +33,7 @@ def look(
     """
     first = index == 0 and not any(policy.adapter for policy in policies.values())
     forest = grow(run, setup, index, name, policies)
-    values = propagate(setup.config, forest)
+    values = assign_credit(setup.config.tree, forest)
     rows = yield_rows(forest, values, setup.config)
     run.console.print(yield_table(rows))
     lengths = [int(forest.token_len[forest.level == i + 1].sum()) for i in range(len(rows))]
@@ -86,7 +86,7 @@ def sample_trees(
     watch = Growth(
         *(questions, shape, config.chain, setup.prompts, setup.task.grader),
         tell=lambda kind, text: run.warn(text, kind),
-        count=lambda forest: tree_yield(forest, propagate(config, forest), config),
+        count=lambda forest: tree_yield(forest, assign_credit(config.tree, forest), config),
     )
     facts = SamplingFacts(len(shape), watch)
     where = {"round": index, "forest": name}

@@ -11,7 +11,7 @@ from malt_fast.config.schema import Config
 from malt_fast.engines import Policies, Policy, SamplingParams
 from malt_fast.models.loading import load_config
 from malt_fast.tasks.evaluation_prompts import Wordings
-from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.prompts import Prompts, Tokens
 from malt_fast.tasks.task import Task
 
 
@@ -26,6 +26,11 @@ class Setup:
     def base(self) -> Policies:
         """Every role as its bare base model."""
         return {role: Policy(self.config.base_model(role)) for role in self.config.chain}
+
+    @cached_property
+    def question_tokens(self) -> list[Tokens]:
+        """The training questions as tokens, in order: the segments of the forest's roots."""
+        return [self.prompts.encode_question(question.text) for question in self.task.train]
 
     @cached_property
     def wordings(self) -> Wordings:

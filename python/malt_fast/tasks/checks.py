@@ -39,7 +39,7 @@ def tell(report: "Report", total: int) -> None:
 
 def warn(ids: Sequence[str], what: str) -> None:
     more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
-    if distributed.leads():
+    if distributed.is_leader():
         log.warning(
             "%s of %s: %s%s", f"{len(ids):,}", what, printable(", ".join(ids[:SHOWN])), more
         )

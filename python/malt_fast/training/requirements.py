@@ -19,7 +19,7 @@ def check_training(config: Config) -> None:
             "train.side_by_side and train.regenerate = sequential exclude each other, since there "
             "a role waits for those before it: choose one"
         )
-    if settings.side_by_side and distributed.count() > 1:
+    if settings.side_by_side and distributed.process_count() > 1:
         raise MaltError(
             "train.side_by_side starts its own processes: start it by python, not by a launcher"
         )

@@ -113,7 +113,7 @@ def _train_role(
 
 
 def _stages(run: Run, index: int, level: int, start: Policy) -> Stages:
-    from malt_fast.forest.credit import propagate
+    from malt_fast.forest.credit import assign_credit
     from malt_fast.forest.file import forest_of, read_forest
     from malt_fast.sampling.prepare import load_setup
     from malt_fast.training.train_role import train_stages
@@ -124,5 +124,5 @@ def _stages(run: Run, index: int, level: int, start: Policy) -> Stages:
     forest = None if file is None else forest_of(file, store)
     if forest is None:
         raise MaltError(f"{run.folder} cannot be read here: all machines must see it")
-    values = propagate(run.config, forest)
+    values = assign_credit(run.config.tree, forest)
     return train_stages(run, setup, index, level, forest, values, start)

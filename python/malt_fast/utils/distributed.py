@@ -1,8 +1,8 @@
-"""Several processes, as `accelerate launch` and `torchrun` start them.
+"""The processes that `accelerate launch` or `torchrun` starts.
 
-All of them train. The first one, the leader, does the rest: it samples, writes and reports. What
-the others need they read from the run directory, where they wait for it; if a process fails, the
-launcher ends the others.
+All of them train. The first, the leader, does everything else: it samples, writes and reports. The
+others wait for the files they need in the run directory; if one process fails, the launcher ends
+the rest.
 """
 
 import os
@@ -14,28 +14,28 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def count() -> int:
+def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def leads() -> bool:
+def is_leader() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
 def wait_for(path: Path) -> None:
-    """Until the leader has written a file, which appears whole."""
+    """Wait until the leader has written `path`, which appears complete."""
     wait_until(lambda: path.exists() or None)
 
 
 def wait_until(find: Callable[[], T | None]) -> T:
-    """What `find` finds, once it finds something."""
+    """Call `find` until it returns something other than None, and return that."""
     while (found := find()) is None:
         time.sleep(0.2)
     return found
 
 
-def part() -> None:
-    """Leave the group in which roles were trained, if there is one: the leader goes on alone."""
+def leave_process_group() -> None:
+    """Leave the process group of training, if there is one: the leader goes on alone."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
