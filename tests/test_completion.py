@@ -52,7 +52,8 @@ def test_settings(offered):
     assert offered("malt-fast", "train", "--tree.b") == ["--tree.branching"]
     assert offered("malt-fast", "train", "--seed", "3", "--tree.b") == ["--tree.branching"]
     assert offered("malt-fast", "evaluate", "--tree.b") == []  # which cannot be changed there
-    assert offered("malt-fast", "evaluate", "--s") == ["--suite", "--sweep"]
+    assert offered("malt-fast", "evaluate", "--s") == ["--suite"]
+    assert offered("malt-fast", "sweep", "--s") == ["--sweep"]
     assert offered("malt-fast", "serve", "--serve.p") == ["--serve.port"]
     assert "--merged" in offered("malt-fast", "export", "--m")
 

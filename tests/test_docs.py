@@ -113,7 +113,7 @@ def check_program(name: str, words: list[str]) -> None:
     words = list(words)
     if name == "train":
         take_plan(words)
-    if name == "evaluate":
+    if name in ("evaluate", "sweep"):
         for option in ("--suite", "--sweep"):
             take(words, option)
     if any(word in ("-h", "--help") for word in words):

@@ -22,12 +22,19 @@ from malt_fast import (
     evaluate,
     export,
     report,
+    sweep,
     train,
 )
 from tests.small_run import FAST, write_model
 from tests.test_docs import PAGES, ROOT, blocks, commands
 
-PROGRAMS = {"train": train, "evaluate": evaluate, "report": report, "export": export}
+PROGRAMS = {
+    "train": train,
+    "evaluate": evaluate,
+    "sweep": sweep,
+    "report": report,
+    "export": export,
+}
 SMALL = [  # what stands for a large model, for the hub, and for its GPU
     *("--engine.name", "hf", "--engine.replicas", "1", "--train.side_by_side", "false"),
     *("--model.device", "cpu", "--train.load_in_4bit", "false", "--train.pack_tokens", "1024"),

@@ -729,13 +729,6 @@ def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.Mon
         (["--run", "RUN", "--suite", "papers"], "evaluate.suite = 'papers' is not possible"),
         (["--run", "RUN", "--suite"], "--suite needs a value"),
         (["--run", "RUN", "--suite="], "--suite needs a value"),
-        (["--run", "RUN", "--sweep", "tree.treshold=0.3"], "did you mean 'tree.threshold'"),
-        (["--run", "RUN", "--sweep", "tree.threshold=0.3,2"], "tree.threshold = 2 is not possible"),
-        (["--run", "RUN", "--sweep=tree.threshold"], "names no values"),
-        (["--run", "RUN", "--sweep", "tree.threshold="], "names no values"),
-        (["--run", "RUN", "--sweep", "task.limit=3"], "cannot be swept"),
-        (["--run", "RUN", "--sweep", "run=a"], "cannot be swept"),
-        (["--run", "RUN", "--sweep", "tree.branching=3,3"], "[3] has 1 numbers"),
         (["--run", "RUN", "--lora.r", "8", "--seed", "9"], "seed, lora.r cannot differ"),
     ],
 )

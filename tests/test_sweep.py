@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from malt_fast import evaluate, sweep
+from malt_fast import sweep
 from malt_fast.config.load import make_config
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.sampling import sample
@@ -40,7 +40,7 @@ def test_a_sweep_over_a_threshold_samples_no_tree_and_goes_on(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--run", str(finished), "--sweep", "tree.threshold=0.3,0.6"]
-    assert evaluate.main(words) == 0
+    assert sweep.main(words) == 0
     assert "tree.threshold = 0.6" in capsys.readouterr().out
     rows = list(csv.DictReader((finished / "tables/sweep-tree.threshold.csv").open()))
     assert [row["tree.threshold"] for row in rows] == ["0.3", "0.6"]
@@ -66,21 +66,21 @@ def test_a_sweep_over_a_threshold_samples_no_tree_and_goes_on(
     # finished values are only read
     before = {f: f.stat().st_mtime_ns for f in finished.glob("sweeps/*/round-0/*/*/*")}
     monkeypatch.setattr(sample, "open_engine", None)
-    assert evaluate.main(words) == 0
+    assert sweep.main(words) == 0
     assert {f: f.stat().st_mtime_ns for f in finished.glob("sweeps/*/round-0/*/*/*")} == before
     assert list(csv.DictReader((finished / "tables/sweep-tree.threshold.csv").open())) == rows
 
 
 def test_smaller_trees_are_taken_from_larger_ones(finished: Path) -> None:
     words = ["--run", str(finished), "--sweep=tree.branching=[2,2,2]"]
-    assert evaluate.main(words) == 0
+    assert sweep.main(words) == 0
     folder = finished / "sweeps" / "tree.branching=2,2,2"
     forest = small_run.load_forest(folder)
     assert (forest.level == 1).sum() == 2 * (forest.level == 0).sum()
     told = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     first = next(line for line in told if line["stage"] == "sample round 0")
     assert first["reused"] == first["outputs"]  # of the larger trees
-    assert evaluate.main([*words, "--evaluate.votes=1"]) == 0
+    assert sweep.main([*words, "--evaluate.votes=1"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,13 @@ def test_smaller_trees_are_taken_from_larger_ones(finished: Path) -> None:
     [
         ("tree.treshold=0.3", "did you mean 'tree.threshold'"),
         ("tree.threshold=0.3,high", "tree.threshold = 'high' is not possible"),
+        ("tree.threshold=0.3,2", "tree.threshold = 2 is not possible"),
+        ("tree.threshold", "names no values"),
+        ("tree.threshold=", "names no values"),
         ("tree.branching=[2,2]", "2 numbers for a chain of 3"),
+        ("tree.branching=3,3", "[3] has 1 numbers"),
+        ("task.limit=3", "cannot be swept"),
+        ("run=a", "cannot be swept"),
         ("model.dtype=float32", "cannot be swept"),
         ("train.load_in_4bit=true", "bitsandbytes"),
         ("sampling=1", "sampling = 1 is not possible"),
@@ -99,7 +105,7 @@ def test_mistakes_are_told_before_any_work(
 ) -> None:
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     before = sorted(finished.rglob("*"))
-    assert evaluate.main(["--run", str(finished), "--sweep", text]) == 2
+    assert sweep.main(["--run", str(finished), "--sweep", text]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
     assert sorted(finished.rglob("*")) == before

@@ -13,7 +13,8 @@ from malt_fast.utils.errors import nearest, one_line
 
 COMMANDS = {
     "train": "sample trees, train the roles, evaluate; goes on where it stopped",
-    "evaluate": "measure a run once more, with every table of the paper, or over a sweep",
+    "evaluate": "evaluate a finished run again, with every table of the paper",
+    "sweep": "train and evaluate a run for each value of a setting",
     "report": "one page of a run's results and trees",
     "export": "take adapters and data elsewhere: vLLM, PEFT, TRL, the Hugging Face hub",
     "serve": "answer by the trained roles, for OpenAI's clients",

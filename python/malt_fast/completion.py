@@ -46,7 +46,8 @@ def options_of(command: str) -> list[Option]:
     more = [Option("config", "settings in a YAML file", "file"), Option("help", "", "text")]
     if command == "evaluate":
         more.append(Option("suite", "tables", "choices", ("standard", "paper")))
-        more.append(Option("sweep", "KEY=V1,V2: a run for each value"))
+    if command == "sweep":
+        more.append(Option("sweep", "KEY=V1,V2: a setting and its values"))
     allowed = _may_change(command)
     kept = [s for s in settings(Config) if s[0] == "run" or s[0].startswith(allowed)]
     return more + [_of_setting(name, info.annotation, info.description) for name, info, _ in kept]
@@ -54,7 +55,8 @@ def options_of(command: str) -> list[Option]:
 
 def _may_change(command: str) -> tuple[str, ...]:
     """How the settings begin that a command takes."""
-    module = {"evaluate": "malt_fast.evaluate", "serve": "malt_fast.serving.pipeline"}.get(command)
+    modules = dict.fromkeys(("evaluate", "sweep"), "malt_fast.runs.saved")
+    module = (modules | {"serve": "malt_fast.serving.pipeline"}).get(command)
     allowed: tuple[str, ...] = import_module(module).MAY_CHANGE if module else ("",)
     return allowed
 

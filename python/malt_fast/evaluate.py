@@ -7,8 +7,7 @@ differences between systems come from their weights. Figures have 95 % intervals
 fully trained, voting system are paired by question.
 
 `--suite paper` adds what the paper has beside (chains of some roles, a debate, its protocol),
-curves over calls, and files of all tables: tables/, curves.svg. `--sweep KEY=V1,V2` trains and
-evaluates a run for each value of a setting (sweep.py).
+curves over calls, and files of all tables: tables/, curves.svg.
 
 A run's own evaluation is repeated with the settings of its config.yaml; only those below `evaluate`
 and `engine`, the device and the test set may be changed, and evaluation.json tells what they were.
@@ -19,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from malt_fast.evaluation.run import evaluate_run
+from malt_fast.results.report import finish
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, writing
 from malt_fast.runs.saved import MAY_CHANGE, saved_config, saved_policies
@@ -45,18 +45,11 @@ def take(words: list[str], name: str) -> str | None:
 
 def reevaluate(argv: Sequence[str]) -> None:
     words = list(argv)
-    suite, swept = take(words, "--suite"), take(words, "--sweep")
+    suite = take(words, "--suite")
     words += ["--evaluate.suite", suite] if suite else []
     config = saved_config(words, PROGRAM, (*MAY_CHANGE, "report_to"))
     assert config.run is not None
     loggers_of(config.report_to)
-    if swept is not None:
-        from malt_fast.sweep import sweep  # it trains, and training evaluates
-
-        sweep(config, swept)
-        return
-    from malt_fast.results.report import finish  # which reads what is made here
-
     # Nothing is trained here, so that training questions may be asked again.
     task = config.task.model_copy(update={"decontaminate": False})
     setup, run = load_setup(config.model_copy(update={"task": task})), Run(config.run, config)

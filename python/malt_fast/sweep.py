@@ -1,12 +1,14 @@
-"""One setting, several values: `malt_fast.evaluate --run DIR --sweep tree.threshold=0.3,0.7`.
+"""One setting, several values: `malt_fast.sweep --run DIR --sweep tree.threshold=0.3,0.7`.
 
-Each value has a run of its own, DIR/sweeps/KEY=VALUE, with the config of DIR and that one setting;
-a finished one is only read. What DIR has sampled is not sampled again. Then all stand in
-tables/sweep-KEY and sweep-KEY.svg.
+Each value gets a run of its own, DIR/sweeps/KEY=VALUE, with the settings of DIR and that one value.
+Outputs that DIR has already sampled are reused, and a finished run is only read. The runs are
+compared in tables/sweep-KEY and sweep-KEY.svg.
 """
 
 import json
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +16,9 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 
 from malt_fast.config.arguments import merge, parse_arguments
-from malt_fast.config.load import flat, make_config
+from malt_fast.config.load import make_config
 from malt_fast.config.schema import Config
+from malt_fast.evaluate import take
 from malt_fast.evaluation.plots import plot_sweep
 from malt_fast.evaluation.tables import (
     INTERVAL,
@@ -24,16 +27,19 @@ from malt_fast.evaluation.tables import (
     as_terminal,
     write_tables,
 )
+from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, check_folder, reading
+from malt_fast.runs.saved import MAY_CHANGE, saved_config
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.setup import questions_text
 from malt_fast.train import train
 from malt_fast.training.requirements import check_training
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import read_checked
+from malt_fast.utils.program import exit_status
 
-REFUSED = ("task.", "model.")  # what answers other questions, or is another model, compares nothing
-UNTRAINED = ("evaluate.", "serve.", "engine.")  # what training does not depend on
+REFUSED = ("task.", "model.")  # other questions or another model: nothing to compare
+UNTRAINED = ("evaluate.", "serve.", "engine.")  # settings that training does not depend on
 
 
 def sweep(config: Config, text: str) -> None:
@@ -49,7 +55,7 @@ def sweep(config: Config, text: str) -> None:
     results = {}
     for word, one in configs.items():
         main.say(f"sweep: {key} = {word}")
-        results[word] = figures(evaluated(train(one).folder, one))
+        results[word] = figures(train(one).folder)
     table = sweep_table(config.task.name, key, results)
     main.console.print(as_terminal(table))
     write_tables(main.path("tables"), [table])
@@ -101,19 +107,6 @@ def check(config: Config) -> None:
     load_setup(config)
 
 
-def evaluated(folder: Path, config: Config) -> Path:
-    """A finished run; evaluated once more if that was done with other settings since."""
-    from malt_fast.evaluate import reevaluate  # which starts sweeps
-
-    path, settings = folder / "evaluation.json", flat(config)
-    with reading(path):
-        before = read_checked(path)["settings"]
-        changed = any(settings[key] != value for key, value in before.items())
-    if changed:
-        reevaluate(["--run", str(folder)])
-    return folder
-
-
 def figures(folder: Path) -> dict[str, Any]:
     """Of a finished run: accuracies with intervals, and what each role was trained on."""
     path = folder / "evaluation.json"
@@ -155,3 +148,22 @@ def sweep_table(task: str, key: str, results: dict[str, dict[str, Any]]) -> Tabl
         for (word, one), line in zip(results.items(), points, strict=True)
     ]
     return Table(f"sweep-{key}", f"{task}: {key}", columns, rows)
+
+
+def run_program(argv: Sequence[str]) -> None:
+    words = list(argv)
+    text = take(words, "--sweep")
+    config = saved_config(words, "malt_fast.sweep", (*MAY_CHANGE, "report_to"))
+    if text is None:
+        raise MaltError("no setting was named: give --sweep KEY=V1,V2")
+    loggers_of(config.report_to)
+    sweep(config, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    return exit_status(lambda: run_program(words))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

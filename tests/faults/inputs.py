@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from common import environment, write_json
 from hypothesis import HealthCheck, Phase, given, settings
 
-from malt_fast import evaluate, serve, train
+from malt_fast import evaluate, serve, sweep, train
 from malt_fast.utils.errors import MaltError
 from tests.faults.input_cases import AGAIN, FOLDER, KINDS, OTHER, RUN, Case, Content, Damage, Depth
 from tests.small_run import write_model, write_questions
@@ -51,7 +51,7 @@ PYTHON = re.compile(r"Traceback|object has no attribute|NoneType|<class |object 
 MAINS = {
     "train": train.main,
     "evaluate": evaluate.main,
-    "sweep": evaluate.main,
+    "sweep": sweep.main,
     "serve": serve.main,
 }
 
@@ -86,7 +86,7 @@ def world() -> tempfile.TemporaryDirectory[str]:
         Path("questions.jsonl").write_text("".join(lines[:6]))
         assert train.main(RUN) == 0
         shutil.copytree("run", "swept")
-        assert evaluate.main(AGAIN["sweep"]) == 0
+        assert sweep.main(AGAIN["sweep"]) == 0
     return home
 
 
@@ -278,7 +278,7 @@ def complaint(err: str) -> str:
 # ---- many cases ----
 
 
-def sweep(kind: str, cases: int) -> dict[str, Any]:
+def run_cases(kind: str, cases: int) -> dict[str, Any]:
     """Outcomes of a number of cases; the first case of every finding is printed."""
     outcomes: Counter[str] = Counter()
     slowest = 0.0
@@ -324,7 +324,7 @@ def main() -> int:
     args = parser.parse_args()
     world()
     shares = {args.kind: 1.0} if args.kind else SHARES
-    kinds = {kind: sweep(kind, round(args.cases * share)) for kind, share in shares.items()}
+    kinds = {kind: run_cases(kind, round(args.cases * share)) for kind, share in shares.items()}
     for kind, found in kinds.items():
         print(kind, {key: value for key, value in found.items() if key != "outcomes"})
     if args.json:

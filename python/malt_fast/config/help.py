@@ -54,15 +54,21 @@ PROGRAMS = {
         (
             "--run runs/gsm8k",
             "--run runs/gsm8k --suite paper",
-            "--run runs/gsm8k --sweep tree.threshold=0.3,0.5,0.7",
         ),
         ("run", "evaluate.votes", "evaluate.limit", "evaluate.sampling.temperature",
          "task.test_path", "engine.name"),
+        (("--suite standard|paper", "short for --evaluate.suite"),),
+    ),
+    "malt_fast.sweep": Program(
+        "Trains and evaluates a run for each value of one setting, in DIR/sweeps/KEY=VALUE, with "
+        "the other settings of the finished run DIR, and compares them in one table and plot. "
+        "Outputs that DIR has already sampled are reused.",
         (
-            ("--suite standard|paper", "short for --evaluate.suite"),
-            ("--sweep KEY=V1,V2", "a run of its own for each value of a setting, side by side in "
-             "DIR/sweeps"),
+            "--run runs/gsm8k --sweep tree.threshold=0.3,0.5,0.7",
+            "--run runs/gsm8k --sweep tree.branching=[2,2,2],[3,3,3]",
         ),
+        ("run", "evaluate.votes", "evaluate.limit", "engine.name"),
+        (("--sweep KEY=V1,V2", "the setting and its values; a list is one value in brackets"),),
     ),
     "malt_fast.serve": Program(
         "Answers by the roles of a finished run, as one OpenAI-compatible model. Settings below "
