@@ -26,8 +26,8 @@ docs: .venv/.test
 # The core in a Python without a GIL, with the newest packages that are built for it. Of polars and safetensors there is none, so
 # that models cannot be loaded there yet.
 FREE_THREADED ?= python3.13t
-TESTS_free_threaded = $(TESTS_tsan) tests/test_free_threaded.py tests/test_math_answers.py tests/test_grading.py \
-    tests/test_store.py
+TESTS_free_threaded = $(TESTS_tsan) tests/core/test_free_threaded.py tests/grading/test_math_answers.py tests/grading/test_grading.py \
+    tests/store/test_store.py
 
 test-free-threaded:
 	$(FREE_THREADED) -m venv build/free-threaded
@@ -64,9 +64,9 @@ constraints:
 # The C++ core under the address and undefined-behaviour sanitizers, and under the thread sanitizer.
 sanitize: asan tsan
 
-TESTS_tsan := tests/test_core_forest.py tests/test_core_credit.py tests/test_core_pairs.py tests/test_core_packing.py
-TESTS_asan := $(TESTS_tsan) tests/test_core_threads.py tests/test_logprob_from_logits.py tests/test_linear_logprob.py \
-    tests/test_dpo_loss.py tests/test_math_answers.py tests/test_grading.py tests/test_tree_attention.py
+TESTS_tsan := tests/core/test_forest.py tests/core/test_credit.py tests/core/test_pairs.py tests/core/test_packing.py
+TESTS_asan := $(TESTS_tsan) tests/core/test_threads.py tests/kernels/test_logprob_from_logits.py tests/kernels/test_linear_logprob.py \
+    tests/kernels/test_dpo_loss.py tests/grading/test_math_answers.py tests/grading/test_grading.py tests/training/test_tree_attention.py
 LIBRARIES_asan := libasan.so libubsan.so
 LIBRARIES_tsan := libtsan.so
 

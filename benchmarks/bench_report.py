@@ -39,7 +39,7 @@ from malt_fast.sampling.prepare import load_prompts  # noqa: E402
 from malt_fast.store.segments import Sample  # noqa: E402
 from malt_fast.store.store import open_store  # noqa: E402
 from malt_fast.tasks.load import load_task  # noqa: E402
-from tests.browser import Browser, open_browser  # noqa: E402
+from tests.results.browser import Browser, open_browser  # noqa: E402
 
 WORDS = {1: 75, 2: 60, 3: 90}  # of an output, by level
 PARENTS = [-1] * 3 + [i // 3 for i in range(9)] + [3 + i // 3 for i in range(27)]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything worth running on a machine with a GPU, in under 8 minutes and without a network:
 # installs the package unless it is there, checks the kernels against float64, then measures them,
-# and the training of a role. (pytest tests/test_gpu.py checks packs and whole runs.)
+# and the training of a role. (pytest tests/training/test_gpu.py checks packs and whole runs.)
 #
 #     benchmarks/gpu.sh [RESULTS [RIVALS]]
 #

@@ -31,7 +31,7 @@ from malt_fast.store import store
 from malt_fast.store.segments import LOST, scan_parts
 from malt_fast.utils import files
 from malt_fast.utils.errors import MaltError
-from tests.stored import fill, known, open_small, sample_of
+from tests.store.stored import fill, known, open_small, sample_of
 
 FAULTS = ("none", "short writes", "no space", "disk error", "death", "death before the sync")
 N = 120  # samples in a case

@@ -21,7 +21,7 @@ import numpy as np
 
 from malt_fast.store import arrow_batches, segments, store
 from malt_fast.utils.errors import MaltError
-from tests.stored import fill, known, open_small
+from tests.store.stored import fill, known, open_small
 
 N = 24
 SMALL = {"batch": 4, "segment_bytes": 2_000}

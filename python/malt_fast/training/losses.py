@@ -1,7 +1,7 @@
 """What a stage minimises and logs, as pure functions of log-probs that somebody else computed.
 
 Names, signs and normalisation are TRL's (1.16, dpo_trainer.py and sft_trainer.py), so that figures
-can be compared; tests/test_trl_parity.py holds the two side by side. The preference loss itself is
+can be compared; tests/training/test_trl_parity.py compares the two. The preference loss itself is
 malt_fast.kernels.dpo_loss.
 """
 

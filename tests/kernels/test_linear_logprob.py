@@ -1,0 +1,424 @@
+"""linear_logprob against log_softmax and gather written out in float64."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from malt_fast.kernels import checks, linear_logprob, softmax_rows, tiles, which
+from malt_fast.kernels.head_rows import make_plan
+from torch.utils.checkpoint import checkpoint
+
+from tests.kernels.heads import Case, cases, make_case, upstream, written_out
+
+
+def run(case, **more):
+    return linear_logprob(
+        case.hidden, case.weight, case.rows, case.targets, **case.settings, **more
+    )
+
+
+def assert_right(case, head):
+    case = case.with_gradients(head=head)
+    ours, truth = run(case), written_out(case)[0]
+    dtype = case.hidden.dtype
+    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    small = 1e-12 if dtype == torch.float64 else 2e-5
+    torch.testing.assert_close(ours.double(), truth, rtol=small, atol=small)
+    g = upstream(case)
+    grads = torch.autograd.grad(ours, case.leaves(), g.to(ours.dtype))
+    truths = torch.autograd.grad(truth, case.leaves(), g.double())
+    for mine, other in zip(grads, truths, strict=True):
+        assert mine.dtype == dtype and mine.shape == other.shape
+        # Gradients, and what is kept for them, are rounded to the leaf's dtype, and may be what is
+        # left of terms as large as `scale`. test_error_is_at_most_twice... is strict about that.
+        scale = g.abs().max().item() * case.weight.detach().abs().max().item() if len(g) else 0.0
+        error = float((mine.double() - other.double()).abs().max()) if other.numel() else 0.0
+        largest = float(other.abs().max()) if other.numel() else 0.0
+        eps = max(torch.finfo(dtype).eps, small)
+        assert error <= 2 * eps * largest + 0.1 * eps * scale
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    case=cases, head=st.booleans(), tile=st.sampled_from([(1, 1), (10, 5), (192, 64), (9999, 999)])
+)
+def test_values_and_gradients(case, head, tile):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiles.TILE, "cpu", tile)
+        assert_right(case, head)
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(7, 31, 4099, 13), (1, 1, 1, 1), (3, 5, 2048, 3), (2, 3, 2049, 5)]
+)
+def test_odd_shapes_and_borders_of_tiles(shape, head):
+    t, h, v, m = shape
+    case = make_case(t, h, v, m, bias=True, temperature="rows", softcap=3.0)
+    border = torch.tensor([0, 2047, 2048, 4095, 4096, 1023, v - 1]).clamp(max=v - 1)
+    targets = border[torch.arange(m) % len(border)]
+    assert_right(replace(case, targets=targets), head)
+
+
+@settings(max_examples=50, deadline=None)
+@given(case=cases, head=st.booleans(), tile=st.sampled_from([(10, 5), (9999, 999)]))
+def test_rows_in_order_with_a_target_each(case, head, tile):
+    """The usual layout, which is not sorted again."""
+    n = min(len(case.hidden), len(case.targets))
+    wide = torch.stack([torch.arange(n), case.targets[:n]], 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiles.TILE, "cpu", tile)
+        assert_right(replace(case, rows=wide[:, 0], targets=wide[:, 1]), head)
+
+
+def test_several_targets_of_one_row_and_the_same_twice():
+    case = make_case(2, 6, 40, 6)
+    rows, targets = torch.tensor([1, 1, 0, 1, 1, 0]), torch.tensor([5, 5, 5, 39, 0, 5])
+    for head in (False, True):
+        assert_right(replace(case, rows=rows, targets=targets), head)
+
+
+def test_only_the_rows_named_are_multiplied(monkeypatch):
+    multiplied = []
+    monkeypatch.setattr(
+        tiles, "multiply", lambda a, b, out: multiplied.append(len(a)) or torch.mm(a, b, out=out)
+    )
+    case = make_case(50, 4, 30, 6)
+    run(replace(case, rows=torch.tensor([3, 3, 3, 9, 9, 40])))
+    assert sum(multiplied) == 3
+
+
+def test_a_frozen_head_takes_two_products_and_a_trained_one_four(monkeypatch):
+    products = []
+    for name in ("multiply", "add_product"):
+        real = getattr(tiles, name)
+        monkeypatch.setattr(
+            tiles, name, lambda *args, real=real: (products.append(1), real(*args))[1]
+        )
+    for head, expected in ((False, 2), (True, 4)):
+        products.clear()
+        run(make_case(5, 4, 30, 6).with_gradients(head=head)).sum().backward()
+        assert len(products) == expected
+    products.clear()
+    with torch.no_grad():
+        run(make_case(5, 4, 30, 6).with_gradients(head=False))
+    assert len(products) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("confident", [False, True])
+def test_error_is_at_most_twice_that_of_plain_torch(dtype, confident):
+    """Both against float64; a floor of a few roundings keeps luck out of the ratio."""
+    case = make_case(64, 96, 5000, 64, dtype=dtype)
+    weight = case.weight / 96**0.5
+    hidden = case.hidden
+    if confident:  # log-probs near 0, where gradients nearly cancel
+        hidden = hidden + 3 * weight[case.targets][: len(hidden)]
+        case = replace(case, rows=torch.arange(64))
+    case = replace(case, hidden=hidden, weight=weight).with_gradients(head=False)
+    g = upstream(case)
+    truth, _ = written_out(case)
+    ours, (plain, _) = run(case), written_out(case, dtype)
+    (d_truth,) = torch.autograd.grad(truth, case.hidden, g.double())
+    (d_ours,) = torch.autograd.grad(ours, case.hidden, g)
+    (d_plain,) = torch.autograd.grad(plain, case.hidden, g.to(dtype))
+
+    def error(x, y):
+        return (x.double() - y.double()).abs().max().item()
+
+    assert error(ours, truth) <= 2 * error(plain, truth) + 1e-6
+    # Gradients are stored in float64's truth rounded to dtype by autograd.
+    floor = torch.finfo(dtype).eps * float(d_truth.abs().max())
+    assert error(d_ours, d_truth) <= 2 * error(d_plain, d_truth) + floor
+
+
+def test_low_precision_storage_keeps_float32_logits():
+    for dtype in (torch.bfloat16, torch.float16):
+        case = make_case(6, 64, 50, 20, dtype=dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours = run(case)
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), written_out(case)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_dtypes_may_differ():
+    case = make_case(4, 8, 9, 5)
+    mixed = replace(case, weight=case.weight.bfloat16())
+    torch.testing.assert_close(run(mixed).double(), written_out(mixed)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_huge_logits_do_not_overflow():
+    hidden, weight = torch.full((1, 1), 1e4), torch.tensor([[1.0], [-1.0]])
+    rows, targets = torch.zeros(2, dtype=torch.long), torch.tensor([0, 1])
+    assert linear_logprob(hidden, weight, rows, targets).tolist() == [0.0, -2e4]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_logits_that_keep_rising_or_falling_across_tiles(order, monkeypatch):
+    monkeypatch.setitem(tiles.TILE, "cpu", (8, 4))
+    weight = order * torch.linspace(-1e4, 1e4, 23)[:, None]
+    case = replace(make_case(3, 1, 23, 23), hidden=torch.ones(3, 1), weight=weight)
+    assert_right(replace(case, targets=torch.arange(23)), head=False)
+    entropy = run(case, return_entropy=True).entropy
+    torch.testing.assert_close(entropy.double(), written_out(case)[1], rtol=1e-5, atol=1e-6)
+
+
+def test_identical_logits_are_uniform():
+    case = replace(make_case(2, 3, 1000, 4), weight=torch.ones(1000, 3))
+    out = run(case, return_entropy=True)
+    expected = torch.full((4,), 1000.0).log()
+    torch.testing.assert_close(-out.logp, expected)
+    torch.testing.assert_close(out.entropy, expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(case=cases)
+def test_entropy(case):
+    small = 1e-10 if case.hidden.dtype == torch.float64 else 2e-5
+    out = run(case, return_entropy=True)
+    torch.testing.assert_close(out.entropy.double(), written_out(case)[1], rtol=small, atol=small)
+
+
+def test_masked_logits_have_no_probability():
+    bias = torch.zeros(9)
+    bias[:4] = -torch.inf
+    case = replace(make_case(3, 2, 9, 6), bias=bias, targets=torch.tensor([4, 5, 6, 7, 8, 4]))
+    assert_right(case, head=False)
+    assert run(replace(case, targets=torch.zeros(6, dtype=torch.long))).tolist() == [-torch.inf] * 6
+    entropy = run(case, return_entropy=True).entropy
+    torch.testing.assert_close(entropy.double(), written_out(case)[1], rtol=1e-5, atol=1e-5)
+
+
+def test_nan_stays_in_its_row():
+    case = make_case(3, 4, 50, 3)
+    case.hidden[1, 2] = torch.nan
+    case = replace(case, rows=torch.arange(3)).with_gradients(head=False)
+    logp = run(case)
+    logp.sum().backward()
+    assert logp.isnan().tolist() == [False, True, False]
+    assert case.hidden.grad.isnan().any(1).tolist() == [False, True, False]
+
+
+def test_views_that_are_not_contiguous():
+    case = make_case(6, 8, 30, 12, bias=True)
+    hidden = torch.empty(8, 6).T.copy_(case.hidden)
+    weight = torch.empty(60, 16)[::2, ::2].copy_(case.weight)
+    wide = torch.stack([case.rows, case.targets], 1)
+    views = replace(case, hidden=hidden, weight=weight, rows=wide[:, 0], targets=wide[:, 1])
+    torch.testing.assert_close(run(views), run(case))
+    assert_right(views, head=True)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_empty_inputs_give_their_shapes_back(head):
+    for t, h, v in ((4, 3, 5), (0, 3, 5), (4, 0, 5), (0, 0, 1)):
+        case = make_case(max(t, 1), h, v, 0).with_gradients(head=head)
+        case = replace(case, hidden=case.hidden.detach()[:t].requires_grad_())
+        out = run(case)
+        assert out.shape == (0,)
+        grads = torch.autograd.grad(out.sum(), case.leaves())
+        assert all(g.shape == x.shape and not g.any() for g, x in zip(grads, case.leaves()))  # noqa: B905
+    assert run(make_case(3, 0, 5, 4)).tolist() == pytest.approx([-1.6094379] * 4)
+
+
+# ---- as a citizen of torch ----
+
+
+def test_opcheck():
+    case = make_case(4, 3, 11, 6, bias=True, temperature="rows").with_gradients(head=False)
+    for keep, head in ((True, False), (False, True)):
+        case = case.with_gradients(head=head)
+        args = (case.hidden, case.weight, case.rows, case.targets, case.bias, case.temperature)
+        torch.library.opcheck(
+            torch.ops.malt_fast.linear_logprob,
+            (*args, 2.0, True, keep),
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_opcheck_of_the_gradients(keep):
+    """A bias of another type and a weight whose columns lie together come back as announced."""
+    case = make_case(4, 3, 11, 6, bias=True, dtype=torch.bfloat16)
+    weight = case.weight.T.contiguous().T
+    _, _, log_total, residual = torch.ops.malt_fast.linear_logprob(
+        case.hidden, weight, case.rows, case.targets, case.bias, None, 0.0, False, keep
+    )
+    logp = written_out(case)[0].float()
+    args = (case.hidden, weight, case.rows, case.targets, case.bias.float(), None)
+    torch.library.opcheck(
+        torch.ops.malt_fast.linear_logprob_backward,
+        (logp, *args, logp, log_total, residual, 0.0, keep, True, not keep, not keep),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_targets_out_of_range_give_no_number_where_nobody_looks():
+    case = make_case(4, 3, 11, 4)
+    rows, targets = torch.arange(4), torch.tensor([1, -100, 2, 99])
+    out = linear_logprob(case.hidden, case.weight, rows, targets, check=False)
+    assert out.isnan().tolist() == [False, True, False, True]
+
+
+def test_a_row_with_every_token_as_target_is_taken_in_parts():
+    case = replace(
+        make_case(2, 5, 3000, 3000), rows=torch.zeros(3000).long(), targets=torch.arange(3000)
+    ).with_gradients(head=False)
+    g = upstream(case)
+    (mine,) = torch.autograd.grad(run(case), case.hidden, g)
+    (other,) = torch.autograd.grad(written_out(case)[0], case.hidden, g.double())
+    torch.testing.assert_close(mine, other.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_compiles_whole(head):
+    case = make_case(7, 5, 40, 9, bias=True).with_gradients(head=head)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for c in (case, make_case(9, 5, 40, 11, bias=True).with_gradients(head=head)):  # new shapes too
+        ours, theirs = compiled(c), run(c)
+        torch.testing.assert_close(ours, theirs)
+        g = upstream(c)
+        for mine, other in zip(
+            torch.autograd.grad(ours, c.leaves(), g),
+            torch.autograd.grad(theirs, c.leaves(), g),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, other)
+
+
+def test_gradient_checkpointing():
+    case = make_case(5, 4, 30, 6).with_gradients(head=True)
+    out = checkpoint(run, case, use_reentrant=False)
+    again = torch.autograd.grad(out.sum(), case.leaves())
+    once = torch.autograd.grad(run(case).sum(), case.leaves())
+    for mine, other in zip(again, once, strict=True):
+        assert torch.equal(mine, other)
+
+
+UNDER_DDP = """
+import os, torch
+from malt_fast.kernels import linear_logprob
+
+class Head(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 9, bias=False)
+
+    def forward(self, x, rows, targets):
+        return linear_logprob(self.body(x), self.head.weight, rows, targets)
+
+store = torch.distributed.HashStore()
+torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+plain, wrapped = Head(), torch.nn.parallel.DistributedDataParallel(Head())
+x, rows, targets = torch.randn(5, 4), torch.arange(6) % 5, torch.arange(6)
+for module in (plain, wrapped):
+    module(x, rows, targets).sum().backward()
+for a, b in zip(plain.parameters(), wrapped.module.parameters(), strict=True):
+    assert a.grad.abs().sum() > 0
+    torch.testing.assert_close(a.grad, b.grad)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow  # test_distributed trains through it under DDP
+def test_under_ddp():
+    """In a process that ends by _exit: gloo's destructor waits, with the GIL, for who wants it."""
+    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([sys.executable, "-c", UNDER_DDP], env=env, timeout=120)
+    assert done.returncode == 0
+
+
+def test_double_backward_is_refused():
+    case = make_case(3, 4, 9, 5).with_gradients(head=False)
+    (dx,) = torch.autograd.grad(run(case).sum(), case.hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        dx.sum().backward()
+
+
+def test_a_second_backward_over_a_kept_graph():
+    case = make_case(3, 4, 9, 5).with_gradients(head=True)
+    out = run(case).sum()
+    first = torch.autograd.grad(out, case.leaves(), retain_graph=True)
+    for mine, other in zip(torch.autograd.grad(out, case.leaves()), first, strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_which_says_what_runs_and_why():
+    assert which("cpu", torch.float32).startswith("cpp: ")
+    assert which("cpu", torch.float64).startswith("torch: ")
+    assert which("cuda", torch.bfloat16).startswith("triton: ")
+    assert which("cpu", torch.int32).startswith("nothing: ")
+
+
+def test_a_gpu_without_triton_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(softmax_rows.importlib.util, "find_spec", lambda name: None)
+    assert which("cuda", torch.float32).startswith("nothing: ")
+    with pytest.raises(RuntimeError, match="pip install triton, or move the tensors to the CPU"):
+        softmax_rows.choose(torch.device("cuda"), torch.float32)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": torch.zeros(5, 3)}, "must agree in H"),
+        ({"hidden": torch.zeros(5, 4, dtype=torch.int32)}, "hidden must be float32"),
+        ({"rows": torch.zeros(10, dtype=torch.long)}, "must both be .M."),
+        ({"rows": torch.zeros(11)}, "rows must be integers"),
+        ({"rows": torch.full((11,), 5)}, "rows must be in .0, 5., got 5 to 5"),
+        ({"targets": torch.full((11,), -100)}, "targets must be in .0, 7., got -100"),
+        ({"targets": torch.full((11,), 7)}, "targets must be in"),
+        ({"bias": torch.zeros(6)}, "bias must be .7."),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": torch.zeros(5)}, "temperature must be positive"),
+        ({"temperature": torch.ones(4)}, "temperature must be .5."),
+        ({"softcap": -1.0}, "logit_softcap must be positive"),
+        ({"weight": torch.zeros(7, 4, device="meta")}, "weight is on meta"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        run(replace(make_case(5, 4, 7, 11), **change))
+
+
+def test_the_check_of_values_can_be_left_out(monkeypatch):
+    looked = []
+    monkeypatch.setattr(checks, "in_range", lambda *given: looked.append(given))
+    run(make_case(5, 4, 7, 11), check=False)
+    assert not looked
+    run(make_case(5, 4, 7, 11))
+    assert looked
+
+
+def test_row_numbers_beyond_32_bits():
+    """(row, token) pairs are sorted by one 64-bit key."""
+    rows, targets = torch.tensor([2**44, 3, 2**44, 3]), torch.tensor([262_143, 7, 0, 7])
+    plan = make_plan(rows, targets, 262_144)
+    assert plan.rows.tolist() == [3, 2**44]
+    assert plan.targets.start.tolist() == [0, 1, 3]
+    assert plan.targets.token.tolist() == [7, 0, 262_143] and plan.index.tolist() == [2, 0, 1, 0]
+
+
+@pytest.mark.slow
+def test_millions_of_rows():
+    """More logits than 32 bits can count."""
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(7, 3, generator=g)
+    weight = torch.randn(800, 3, generator=g)
+    rows = torch.arange(7).repeat(400_001)
+    out = linear_logprob(hidden.repeat(400_001, 1), weight, torch.arange(len(rows)), rows)
+    case = Case(hidden, weight, torch.arange(7), torch.arange(7))
+    torch.testing.assert_close(out.view(-1, 7).double(), written_out(case)[0].expand(400_001, 7))
+
+
+def test_a_vocabulary_of_a_quarter_million():
+    case = make_case(3, 16, 262_144, 6)
+    assert_right(replace(case, targets=torch.tensor([0, 262_143, 131_072, 5, 9, 262_142])), False)

@@ -1,0 +1,475 @@
+"""The trainer against plain forwards, itself split otherwise, and itself killed and resumed."""
+
+import copy
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+
+from malt_fast.config.schema import DPOStageConfig, LoraConfig, StageConfig
+from malt_fast.forest.role_data import RoleData
+from malt_fast.training import trainer
+from malt_fast.training.adapters import load_model
+from malt_fast.training.packing import Packer, Packing
+from malt_fast.training.stage import stage_fingerprint, train_stage
+from malt_fast.training.trainer import StageTrainer
+from malt_fast.utils.errors import MaltError
+from tests.tiny import tiny_llama
+
+END = 2  # </s> of the byte tokenizer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("base"), max_position_embeddings=64))
+
+
+def role_data(questions=3, n=3, seed=0):
+    """`n` siblings a question, the first chosen over all others; every completion ends on END."""
+    rng = np.random.default_rng(seed)
+    prompts, completions, pairs, trees = [], [], [], []
+    for tree in range(questions):
+        prompt = rng.integers(3, 259, rng.integers(1, 9)).astype(np.int32)
+        for k in range(n):
+            if k:
+                pairs.append((len(prompts) - k, len(prompts)))
+            prompts.append(prompt)
+            trees.append(tree)
+            completions.append(
+                np.append(rng.integers(3, 259, rng.integers(0, 12)), END).astype(np.int32)
+            )
+    return RoleData(
+        prompts,
+        completions,
+        np.array(pairs, dtype=np.int64),
+        np.array(trees, dtype=np.int64),
+        np.arange(len(prompts)),
+    )
+
+
+def train(
+    stage,
+    data,
+    base,
+    out,
+    *,
+    init=None,
+    reference="sft",
+    on_log=None,
+    lora=None,
+    layout="trees",
+    pack_tokens=4096,
+    load_in_4bit=False,
+    device="cpu",
+    **settings,
+):
+    defaults = {"learning_rate": 1e-2, "logging_steps": 1, "per_device_train_batch_size": 4}
+    config = StageConfig if stage == "sft" else DPOStageConfig
+    weights = {
+        "base": base,
+        "init_adapter": init,
+        "lora": lora or LoraConfig(r=4),
+        "args": config(**(defaults | settings)),
+        "reference": reference,
+        "dtype": "float32",
+        "load_in_4bit": load_in_4bit,
+        "seed": 7,
+    }
+    return train_stage(
+        stage,
+        data,
+        **weights,
+        out=out,
+        fingerprint=stage_fingerprint(stage, data, **weights),
+        layout=layout,
+        pack_tokens=pack_tokens,
+        device=device,
+        on_log=on_log,
+    )
+
+
+def logps(base, adapter, data):
+    """Summed log-prob of each completion by a plain forward of PEFT's model, one row at a time."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model = peft.PeftModel.from_pretrained(model, adapter).eval() if adapter else model
+    out = []
+    for prompt, completion in zip(data.prompts, data.completions, strict=True):
+        ids = torch.from_numpy(np.concatenate([prompt, completion])).long()
+        with torch.no_grad():
+            table = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        picked = table[:-1].gather(1, ids[1:, None]).squeeze(1)
+        out.append(picked[len(prompt) - 1 :].sum().item())
+    return out
+
+
+def weights(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **tolerance)
+
+
+@pytest.fixture(scope="module")
+def sft(base, tmp_path_factory):
+    """(data, lines, Trained) of an SFT stage."""
+    data, lines = role_data(), []
+    out = tmp_path_factory.mktemp("sft") / "adapter"
+    trained = train("sft", data, base, out, on_log=lines.append, num_train_epochs=3)
+    return data, lines, trained
+
+
+# ---- the model ----
+
+
+def test_a_capped_head_gives_the_models_own_log_probs(tmp_path):
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=1, head_dim=16,
+        num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5,
+    )  # fmt: skip
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), None, LoraConfig(r=2), dtype="float32", seed=0)
+    data = RoleData(
+        [np.array([4, 9], np.int32)] * 2,
+        [np.array([4, 49], np.int32), np.array([0], np.int32)],
+        np.zeros((0, 2), np.int64),
+        np.zeros(2, np.int64),
+        np.arange(2),
+    )
+    (batch,) = Packer("sft", data, Packing("rows", 0, 8, "cpu"))([0, 1]).batches
+    table = model.peft_model(input_ids=batch.input_ids).logits.log_softmax(-1).flatten(0, 1)
+    torch.testing.assert_close(model(batch), table[batch.rows, batch.targets])
+
+
+# ---- training ----
+
+
+def test_adapter_loads_in_peft_alone_and_changes_log_probs(base, sft):
+    data, lines, trained = sft
+    before, after = logps(base, None, data), logps(base, trained.adapter, data)
+    assert sum(after) > sum(before) + 1
+    settings = json.loads((trained.adapter / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == base
+    assert (
+        settings["peft_type"] == "LORA"
+        and settings["task_type"] == "CAUSAL_LM"
+        and settings["bias"] == "none"
+    )
+    assert (
+        not settings["modules_to_save"]
+        and not settings["use_dora"]
+        and not settings["rank_pattern"]
+    )
+    assert not any("lm_head" in name or "embed" in name for name in weights(trained.adapter))
+    assert not [
+        p for p in trained.adapter.parent.iterdir() if p != trained.adapter
+    ]  # no checkpoints left
+    assert lines[-1]["step"] == lines[-1]["max_steps"] == 9
+
+
+def test_sft_loss_is_the_mean_negative_log_prob_of_completion_tokens(base, sft, tmp_path):
+    data, _, _ = sft
+    lines = []
+    settings = {"per_device_train_batch_size": 9, "layout": "rows"}
+    train("sft", data, base, tmp_path / "a", on_log=lines.append, **settings)
+    expected = -sum(logps(base, None, data)) / sum(map(len, data.completions))
+    assert lines[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert lines[0]["num_tokens"] == sum(
+        len(p) + len(c) - 1 for p, c in zip(data.prompts, data.completions, strict=True)
+    )
+
+
+def test_dpo_starts_at_ln_2_and_widens_margins(base, sft, tmp_path):
+    data, _, start = sft
+    lines, held = [], copy.deepcopy(weights(start.adapter))
+    torch.manual_seed(5)
+    trained = train(
+        "dpo",
+        data,
+        base,
+        tmp_path / "a",
+        init=start.adapter,
+        on_log=lines.append,
+        num_train_epochs=4,
+        per_device_train_batch_size=6,
+    )
+    first = lines[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    log_probs = logps(base, start.adapter, data)
+    assert first["logps/chosen"] == pytest.approx(
+        np.mean([log_probs[c] for c, _ in data.pairs]), rel=1e-5
+    )
+    assert trained.metrics["first_loss"] == first["loss"]
+    assert lines[-2]["rewards/margins"] > 0.1 and lines[-2]["rewards/accuracies"] > 0.6
+    assert_same(weights(start.adapter), held)  # the SFT adapter itself is left alone
+
+
+def test_base_reference_measures_from_the_bare_model(base, sft, tmp_path):
+    data, _, start = sft
+    lines = []
+    train(
+        "dpo",
+        data,
+        base,
+        tmp_path / "a",
+        init=start.adapter,
+        reference="base",
+        on_log=lines.append,
+        per_device_train_batch_size=6,
+        beta=0.5,
+        max_steps=1,
+    )
+    bare, tuned = logps(base, None, data), logps(base, start.adapter, data)
+    expected = np.mean([0.5 * (tuned[c] - bare[c]) for c, _ in data.pairs])
+    assert lines[0]["rewards/chosen"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_accumulation_changes_nothing(stage, base, tmp_path):
+    data = role_data(questions=4, n=2)  # 8 completions, 4 pairs
+    size = len(data.completions) if stage == "sft" else len(data.pairs)
+    extra = {"rpo_alpha": 1.0} if stage == "dpo" else {}
+    found = [
+        train(
+            stage,
+            data,
+            base,
+            tmp_path / str(steps),
+            num_train_epochs=3,
+            learning_rate=1e-3,
+            per_device_train_batch_size=size // steps,
+            gradient_accumulation_steps=steps,
+            **extra,
+        )
+        for steps in (1, 4)
+    ]
+    assert found[0].metrics["loss"] == pytest.approx(found[1].metrics["loss"], rel=1e-5)
+    assert found[0].metrics["grad_norm"] == pytest.approx(found[1].metrics["grad_norm"], rel=1e-4)
+    assert_same(*(weights(t.adapter) for t in found), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("stage", "stop"), [("sft", 3), ("sft", 5), ("dpo", 5)])
+def test_a_killed_stage_resumes_to_the_same_weights(stage, stop, base, sft, tmp_path):
+    data, _, start = sft
+    settings = {
+        "init": start.adapter,
+        "num_train_epochs": 3,
+        "save_steps": 1,
+        "per_device_train_batch_size": 3,
+        "warmup_steps": 2,
+        "lr_scheduler_type": "cosine",
+        "gradient_accumulation_steps": 1,
+    }
+    whole = train(stage, data, base, tmp_path / "whole", **settings)
+
+    def kill(line):
+        if line["step"] == stop:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, data, base, out, on_log=kill, **settings)
+    assert not out.exists()
+    (
+        tmp_path / "killed.checkpoints" / "staging" / "checkpoint-99"
+    ).mkdir()  # half-written ones do not count
+    lines = []
+    resumed = train(stage, data, base, out, on_log=lines.append, **settings)
+    assert lines[0]["step"] == stop
+    assert_same(weights(whole.adapter), weights(resumed.adapter), rtol=0, atol=0)
+    assert resumed.metrics["num_tokens"] == whole.metrics["num_tokens"]
+
+
+@pytest.mark.parametrize("how", ["flip", "empty", "remove"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"]
+)
+def test_a_damaged_checkpoint_is_left_out(name, how, base, tmp_path, caplog):
+    data, settings = role_data(questions=2), {"save_steps": 1, "num_train_epochs": 3}
+    whole = train("sft", data, base, tmp_path / "whole", **settings)
+
+    def kill(line):
+        if line["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", data, base, tmp_path / "a", on_log=kill, **settings)
+    (file,) = (tmp_path / "a.checkpoints").glob(f"checkpoint-*/{name}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if how == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(content if how == "flip" else b"")
+    lines = []
+    again = train("sft", data, base, tmp_path / "a", on_log=lines.append, **settings)
+    assert lines[0]["step"] == 1 and "is damaged" in caplog.text
+    assert_same(weights(whole.adapter), weights(again.adapter), rtol=0, atol=0)
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_older_one_goes(base, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(trainer, "sync_tree", lambda folder: synced.append(folder.name))
+    monkeypatch.setattr(trainer, "sync_folder", lambda folder: synced.append(folder.name))
+    rmtree = trainer.shutil.rmtree
+
+    def remove(folder, *more, **named):
+        if folder.name.startswith("checkpoint-"):
+            assert synced[-2:] == [f"checkpoint-{int(folder.name[11:]) + 1}", "a.checkpoints"]
+        rmtree(folder, *more, **named)
+
+    monkeypatch.setattr(trainer.shutil, "rmtree", remove)
+    train("sft", role_data(questions=2), base, tmp_path / "a", save_steps=1, num_train_epochs=3)
+    assert len(synced) >= 4
+
+
+def test_references_are_kept_as_they_come(base, sft, tmp_path, monkeypatch):
+    """A stage stopped among them computes those it lacks, and ends the same."""
+    data, _, start = sft
+    monkeypatch.setattr(trainer, "REFERENCES", 3)
+    whole = train("dpo", data, base, tmp_path / "whole", init=start.adapter)
+    compute, computed = StageTrainer._reference_logps, []
+
+    def counted(self, model, completions, bare):
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        computed.append(len(completions))
+        return compute(self, model, completions, bare)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageTrainer, "_reference_logps", counted)
+        with pytest.raises(KeyboardInterrupt):
+            train("dpo", data, base, tmp_path / "a" / "x", init=start.adapter)
+    seen = []
+    monkeypatch.setattr(
+        StageTrainer, "_reference_logps",
+        lambda self, model, some, bare: seen.append(len(some)) or compute(self, model, some, bare),
+    )  # fmt: skip
+    again = train("dpo", data, base, tmp_path / "a" / "x", init=start.adapter)
+    used = len(np.unique(data.pairs))
+    assert sum(computed) == 6 and sum(seen) == used - 6 > 0
+    assert_same(weights(whole.adapter), weights(again.adapter), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_other_settings_is_not_resumed(base, tmp_path):
+    data = role_data(questions=2)
+
+    def kill(line):
+        if line["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", data, base, tmp_path / "a", on_log=kill, save_steps=1, num_train_epochs=3)
+    lines = []
+    train("sft", data, base, tmp_path / "a", on_log=lines.append, save_steps=1, num_train_epochs=2)
+    assert lines[0]["step"] == 1
+
+
+def test_bf16_checkpointing_and_dropout_run(base, tmp_path):
+    data, lora = role_data(questions=1), LoraConfig(r=4, lora_dropout=0.1, use_rslora=True)
+    lines = []
+    train(
+        "dpo",
+        data,
+        base,
+        tmp_path / "a",
+        lora=lora,
+        on_log=lines.append,
+        bf16=True,
+        gradient_checkpointing=True,
+    )
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_four_bit_base_weights(base, tmp_path):
+    """QLoRA: close to the whole weights, and trained as well."""
+    pytest.importorskip("bitsandbytes")
+    data, lines = role_data(), {True: [], False: []}
+    for four_bit, told in lines.items():
+        folder = tmp_path / str(four_bit)
+        settings = {"on_log": told.append, "num_train_epochs": 6, "load_in_4bit": four_bit}
+        train("sft", data, base, folder, per_device_train_batch_size=9, **settings)
+    assert lines[True][0]["loss"] == pytest.approx(lines[False][0]["loss"], rel=0.02)
+    assert lines[True][0]["loss"] != lines[False][0]["loss"]
+    assert lines[True][-2]["loss"] < lines[True][0]["loss"] - 0.3
+    trained = train(
+        "dpo", data, base, tmp_path / "dpo", init=tmp_path / "True", load_in_4bit=True,
+        per_device_train_batch_size=6,
+    )  # fmt: skip
+    assert trained.metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+# ---- mistakes ----
+
+
+def token(*ids):
+    return np.array(ids, dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "says"),
+    [
+        (token(*[5] * 60), token(*[5] * 5), "context of 64"),
+        (token(5), token(), "leave it out"),
+        (token(), token(5), "leave it out"),
+        (token(5), token(999), "token 999"),
+    ],
+)
+def test_sequences_that_cannot_be_trained_on_are_named(prompt, completion, says, base, tmp_path):
+    data = role_data(questions=1)
+    data = RoleData(
+        [*data.prompts, prompt],
+        [*data.completions, completion],
+        data.pairs,
+        np.append(data.trees, 0),
+        np.append(data.nodes, 77),
+    )
+    with pytest.raises(MaltError, match="node 77 .*" + says):
+        train("sft", data, base, tmp_path / "a")
+
+
+def test_other_mistakes_are_one_sentence(base, tmp_path):
+    data = role_data(questions=1)
+    none = replace(data, pairs=np.zeros((0, 2), dtype=np.int64))
+    with pytest.raises(MaltError, match="no pairs"):
+        train("dpo", none, base, tmp_path / "a")
+    with pytest.raises(MaltError, match="label_smoothing"):
+        train("dpo", data, base, tmp_path / "a", loss_type="ipo", label_smoothing=0.1)
+    with pytest.raises(MaltError, match="max_length of 4"):
+        train("sft", data, base, tmp_path / "a", max_length=4)
+    with pytest.raises(MaltError, match="lm_head"):
+        train("sft", data, base, tmp_path / "a", lora=LoraConfig(r=4, target_modules=["lm_head"]))
+    with pytest.raises(MaltError, match="adapter"):
+        train("sft", data, base, tmp_path / "a", lora=LoraConfig(r=4, target_modules=["nowhere"]))
+    with pytest.raises(MaltError, match="cannot be loaded"):
+        train("sft", data, str(tmp_path / "missing"), tmp_path / "a")
+
+
+def test_a_loss_that_is_not_finite_names_its_nodes(base, tmp_path, monkeypatch):
+    data = role_data()
+    monkeypatch.setattr(trainer, "sft_loss", lambda logp, items: logp.sum() * math.nan)
+    with pytest.raises(MaltError, match=r"sft loss became nan at step 0 .* lower the"):
+        train("sft", data, base, tmp_path / "a")
+    left = json.loads((tmp_path / "a.checkpoints" / "not-finite.json").read_text())
+    assert left["step"] == 0 and set(left["nodes"]) <= set(data.nodes.tolist())
+
+
+def test_weights_that_give_no_numbers_are_refused(base, sft, tmp_path):
+    data, _, start = sft
+    broken = tmp_path / "broken"
+    shutil.copytree(start.adapter, broken)
+    huge = {name: 1e30 * weight for name, weight in weights(broken).items()}
+    save_file(huge, broken / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MaltError, match="not finite"):
+        train("sft", data, base, tmp_path / "a", init=broken)
