@@ -26,15 +26,15 @@ from rich.live import Live
 
 from malt_fast import report, train
 from malt_fast.runs.live import View
-from malt_fast.runs.loggers import Board
+from malt_fast.runs.loggers import Loggers
 from malt_fast.sampling.progress import SamplingFacts
 
 PARTS: list[tuple[str, Any, str]] = [
     ("counting what came", SamplingFacts, "see"),
     ("counting steps", View, "advance"),
     ("drawing the view", Live, "refresh"),
-    ("loggers", Board, "follow"),
-    ("loggers", Board, "close"),
+    ("loggers", Loggers, "log"),
+    ("loggers", Loggers, "close"),
     ("facts of the plan", train, "fill_facts"),
     ("the report", report, "finish"),
 ]

@@ -27,8 +27,9 @@ from malt_fast.evaluation.tables import (
     as_terminal,
     write_tables,
 )
+from malt_fast.runs.directory import check_folder
 from malt_fast.runs.loggers import loggers_of
-from malt_fast.runs.run import Run, check_folder, reading
+from malt_fast.runs.run import Run, reading
 from malt_fast.runs.saved import MAY_CHANGE, saved_config
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.setup import questions_text

@@ -26,8 +26,9 @@ from malt_fast.engines import Policies
 from malt_fast.evaluation.run import evaluate_run
 from malt_fast.planning.plan import LONG, PROBE, make_plan
 from malt_fast.planning.plan_file import fill_facts, planned
+from malt_fast.runs.directory import check_folder
 from malt_fast.runs.loggers import loggers_of
-from malt_fast.runs.run import Run, check_folder, open_run
+from malt_fast.runs.run import Run, open_run
 from malt_fast.sampling.engine_choice import choose
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.round_forest import look

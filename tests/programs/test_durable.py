@@ -355,7 +355,7 @@ def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with writing(Run(tmp_path, make_config({}))):
-        assert "can be locked" in capsys.readouterr().out
+        assert "has no locks" in capsys.readouterr().out
 
 
 # ---- disks and clocks ----

@@ -32,7 +32,7 @@ def in_tensorboard(folder: Path) -> dict[str, list[float]]:
 
 def check(folder: Path, found: dict[str, list[float]]) -> None:
     """What a logger has is what metrics.jsonl says."""
-    lines = read_lines(folder / "metrics.jsonl", [])
+    lines = read_lines(folder / "metrics.jsonl")[0]
     sampled = next(line for line in lines if line["stage"] == "sample round 0")
     assert found["perf/sample_round_0/outputs"] == [sampled["outputs"]]
     (told,) = [line for line in lines if line["stage"] == "evaluation"]
@@ -220,8 +220,7 @@ def test_a_torn_line_harms_no_other(tmp_path: Path, before: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(before)
     for n in range(2):
         Run(tmp_path, make_config({})).log("b", n=n)
-    lacking: list[str] = []
-    lines = read_lines(tmp_path / "metrics.jsonl", lacking)
+    lines, problems = read_lines(tmp_path / "metrics.jsonl")
     assert [line["n"] for line in lines if line["stage"] == "b"] == [0, 1]
-    assert len(lacking) == before.endswith("to")
+    assert len(problems) == before.endswith("to")
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["n"] == 1

@@ -86,7 +86,7 @@ def fill_facts(run: Run) -> None:
 
     rows = read_rows(run.folder)
     if rows and run.leads:
-        facts = facts_of(read_lines(run.path("metrics.jsonl"), []))
+        facts = facts_of(read_lines(run.path("metrics.jsonl"))[0])
         stored = sum(file.stat().st_size for file in run.path("samples").glob("samples-*.arrows"))
         facts["disk", "", "samples"] = stored / 1e6
         filled = [

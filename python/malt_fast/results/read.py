@@ -59,7 +59,8 @@ def read_run(run: Path) -> Found:
     found = Found(run, run.resolve().name)
     lacking = found.lacking
     found.config, found.task = read_config(run, lacking)
-    found.metrics = read_lines(run / "metrics.jsonl", lacking)
+    found.metrics, torn = read_lines(run / "metrics.jsonl")
+    lacking += torn
     found.environment = _json(run / "environment.json", lacking, "environment") or {}
     found.evaluation = _evaluation(run / "evaluation.json", lacking)
     plan = _json(run / "plan.json", lacking, "plan", needed=False)

@@ -1,4 +1,4 @@
-"""The terminal of a run."""
+"""The terminal of a run, or the log file in its place."""
 
 import sys
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from rich.segment import Segment
 
 from malt_fast.utils.errors import printable
 
-WIDTH = 160  # characters of a line where it is no terminal that shows it
+WIDTH = 160  # characters per line of a log file, which has room for wide tables
 
 
 class Terminal(Console):
-    """Shows control characters in what it is given, and obeys none."""
+    """Prints control characters of the texts it is given in escaped form."""
 
     def render(self, *args: Any, **options: Any) -> Iterator[Segment]:
         for text, style, control in super().render(*args, **options):
@@ -21,5 +21,4 @@ class Terminal(Console):
 
 
 def open_console(quiet: bool) -> Console:
-    """The terminal, or a log file, which has room for wide tables."""
     return Terminal(quiet=quiet, width=None if sys.stdout.isatty() else WIDTH)

@@ -1,10 +1,10 @@
-"""What a terminal shows while a stage works: one view, at its bottom, until the stage is done.
+"""The live view of a stage, at the bottom of the terminal until the stage is done.
 
     sample round 0         ━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━  15,402/39,000  0:00:21
       12,871 tokens/s · 64 % of prompt tokens cached · trees: 120 open, 380 done
       so far about 255 generator examples, 316 verifier pairs, 570 refiner pairs
 
-Where there is no terminal, a line a minute says the same.
+Where there is no terminal, the same is printed as one line per minute.
 """
 
 import time
@@ -16,12 +16,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-MINUTE = 60.0  # s between two lines of a log
-Facts = Callable[[], Sequence[str]]  # lines; called by another thread
+MINUTE = 60.0  # s between two lines of a log file
+Facts = Callable[[], Sequence[str]]  # status lines; called by the thread that draws
 
 
 class View:
-    """How far a stage is, and its facts."""
+    """Progress of a stage, and its facts."""
 
     def __init__(
         self,
@@ -43,34 +43,34 @@ class View:
         )
         self.steps = self.progress.add_task(name, total=total, count="")
         self.tokens = self.progress.add_task("tokens", total=None, count="", visible=False)
-        self.told = clock()
+        self.printed = clock()  # s, when the last line was
 
     def advance(
         self, steps: int = 0, *, at: int | None = None, total: int | None = None, tokens: int = 0
     ) -> None:
-        """So many steps more, or to step `at`; `tokens` were sampled, or trained on."""
+        """Count `steps` more, or go to step `at`; `tokens` were sampled, or trained on."""
         self.progress.update(
             self.steps, advance=steps if at is None else None, completed=at, total=total
         )
         self.progress.update(self.steps, count=_count(self._task()))
         if tokens:
             self.progress.advance(self.tokens, tokens)
-        if not self.console.is_terminal and self.clock() - self.told >= MINUTE:
-            self.told = self.clock()
+        if not self.console.is_terminal and self.clock() - self.printed >= MINUTE:
+            self.printed = self.clock()
             self.console.print(
                 self.line(), markup=False, highlight=False, soft_wrap=True, style="dim"
             )
 
     def lines(self) -> list[str]:
-        """The facts, speed first; each line's facts stand between dots."""
+        """The facts, with the speed at the front of the first line."""
         speed = self.progress.tasks[self.tokens].speed
         facts = list(self.facts())
         if speed:
-            facts[:1] = [" · ".join([f"{speed:,.0f} tokens/s", *(one for one in facts[:1] if one)])]
+            facts[:1] = [" · ".join([f"{speed:,.0f} tokens/s", *filter(None, facts[:1])])]
         return [line for line in facts if line]
 
     def line(self) -> str:
-        """All of it, for a log."""
+        """Progress and facts in one line, for a log file."""
         task = self._task()
         left = "" if task.time_remaining is None else f", {_clock(task.time_remaining)} left"
         return " · ".join([f"{task.description}: {_count(task)}{left}", *self.lines()])
@@ -84,7 +84,7 @@ class View:
 
 @contextmanager
 def view(console: Console, name: str, total: int | None, facts: Facts = tuple) -> Iterator[View]:
-    """Show a stage while it works."""
+    """Show the progress of a stage while it works."""
     shown = View(console, name, total, facts)
     if not console.is_terminal:
         yield shown

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from malt_fast.utils.errors import MaltError, first_line
 
@@ -20,11 +20,11 @@ def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[str]:
     """Keep every other writer out of a run directory.
 
     Yields the owner that died while it held the lock, or "". The lock belongs to the operating
-    system and ends with the process, however that ends. warn: called where the file system has no
-    locks. Raises MaltError where another process holds the lock, naming it.
+    system and ends with the process, however that ends. warn: called if the file system has no
+    locks. Raises MaltError if another process holds the lock.
     """
-    here = folder.resolve()
-    if here in _held:  # a process is not kept out by its own lock
+    resolved = folder.resolve()
+    if resolved in _held:  # the system's lock does not keep a process out of its own directory
         raise MaltError(f"{folder} is in use by this very process: give another --run DIR")
     try:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -39,15 +39,15 @@ def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[str]:
                     f"{folder} is in use by {file.read().strip() or 'another process'}: wait "
                     "for it, stop it, or give another --run DIR"
                 ) from None
-            warn(f"{folder} lies where nothing can be locked: let one program write there")
+            warn(f"the file system of {folder} has no locks: let only one program write there")
         died = file.read().strip()
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         _write_owner(file, f"process {os.getpid()} on {socket.gethostname()} since {now}")
-        _held.add(here)
+        _held.add(resolved)
         try:
             yield died
         finally:
-            _held.remove(here)
+            _held.remove(resolved)
             _write_owner(file, "")
 
 
@@ -57,14 +57,14 @@ def is_held(folder: Path) -> bool:
 
 
 def owner_of(folder: Path) -> str:
-    """Who writes there, or died doing so; empty for nobody."""
+    """The process that writes to a run directory, or died while it did; "" if there is none."""
     try:
         return folder.joinpath("lock").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 
 
-def _write_owner(file: Any, text: str) -> None:
+def _write_owner(file: IO[str], text: str) -> None:
     file.seek(0)
     file.truncate()
     file.write(text)

@@ -1,12 +1,14 @@
-"""A run's figures for TensorBoard, always, and for the loggers of `report_to`.
+"""A run's figures in TensorBoard, always, and in the loggers that `report_to` names.
 
-perf/STAGE/...            of a stage: seconds, outputs, tokens, peak_memory_mb, ...
-data/ROLE/...             of a forest: positives, mixed, examples, pairs, ...
-eval/TASK/SYSTEM          share of right answers
-STAGE/ROLE/...            of training, by step; after the first round, round-N/STAGE/ROLE/...
+    perf/STAGE/...    of a stage: seconds, outputs, tokens, peak_memory_mb, ...
+    data/ROLE/...     of a forest: positives, mixed, examples, pairs, ...
+    eval/TASK/SYSTEM  accuracy
+    STAGE/ROLE/...    of training, by step; after the first round, round-N/STAGE/ROLE/...
 
-They are read from metrics.jsonl, where processes that train side by side write, too. A run that
-goes on goes on in its loggers.
+A run that goes on goes on in its loggers: loggers.json keeps its ids there.
+
+accelerate's trackers are not used: they pass the same ids to the same calls, so nothing becomes
+shorter, but ignore MLFLOW_EXPERIMENT_ID and start accelerate's process state.
 """
 
 import json
@@ -25,59 +27,61 @@ from malt_fast.utils.files import write_text
 
 log = logging.getLogger(__name__)
 
-PROJECT = "malt-fast"  # where the environment names none
+PROJECT = "malt-fast"  # unless an environment variable of the logger names another
 
-Config = Mapping[str, Any]  # settings by their dotted names
+FlatSettings = Mapping[str, Any]  # settings by their dotted names
 
 
 @dataclass(frozen=True)
 class Logger:
-    """log: (what trains, or "" for another stage; values by tag; step)."""
+    """log: (STAGE/ROLE that trains, or ""; values by tag; step)."""
 
     log: Callable[[str, dict[str, float], int], object]
     close: Callable[[], object]
 
 
 def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """(tag, value, step) of what a line of metrics.jsonl says."""
+    """(tag, value, step) of every number in a line of metrics.jsonl."""
     stage = str(line["stage"])
     step = int(line.get("step", line.get("round", 0)))
     if stage == "yield":
-        for one in line["roles"]:  # of one's own forest, where each role has one
-            if line.get("forest", "forest") in ("forest", f"forest-{one['role']}"):
-                yield from _numbers(f"data/{one['role']}", one, step)
+        for role in line["roles"]:  # of its own forest, where each role has one
+            if line.get("forest", "forest") in ("forest", f"forest-{role['role']}"):
+                yield from _numbers(f"data/{role['role']}", role, step)
     elif stage == "evaluation":
-        for system, share in line["right"].items():
-            yield f"eval/{line['task']}/{system}", float(share), 0
-    elif "/" in stage:
-        yield from _numbers(_training(line), line, step)
+        for system, accuracy in line["right"].items():
+            yield f"eval/{line['task']}/{system}", float(accuracy), 0
+    elif training := _training(line):
+        yield from _numbers(training, line, step)
     elif "seconds" in line:
         forest = line.get("forest", "forest")
-        whose = "" if forest == "forest" else f"/{forest}"
-        yield from _numbers(f"perf/{stage.replace(' ', '_')}{whose}", line, step)
+        suffix = "" if forest == "forest" else f"/{forest}"
+        yield from _numbers(f"perf/{stage.replace(' ', '_')}{suffix}", line, step)
 
 
 def _training(line: Mapping[str, Any]) -> str:
-    """A stage that trains a role, and the round, since the next one counts steps from 1 again."""
-    round = line.get("round", 0)
-    return f"round-{round}/{line['stage']}" if round else str(line["stage"])
+    """STAGE/ROLE of a training step, with the round, as each counts steps from 1; else ""."""
+    stage, round = str(line["stage"]), line.get("round", 0)
+    if "/" not in stage:
+        return ""
+    return f"round-{round}/{stage}" if round else stage
 
 
 def _numbers(prefix: str, values: Mapping[str, Any], step: int) -> Iterator[tuple[str, float, int]]:
     for key, value in values.items():
-        plain = isinstance(value, int | float) and not isinstance(value, bool)
-        if plain and key not in ("time", "step", "max_steps", "round"):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and key not in ("time", "step", "max_steps", "round"):
             yield f"{prefix}/{key}", float(value), step
 
 
 def loggers_of(report_to: Sequence[str]) -> list[str]:
-    """What `report_to` names beside TensorBoard; `all` is whatever is installed.
+    """The loggers that `report_to` names beside TensorBoard; `all` means all that are installed.
 
-    Raises MaltError for a name that is unknown and a package that is missing.
+    Raises MaltError for an unknown name and for a package that is missing.
     """
-    there = [name for name in OPEN if find_spec(name) is not None]
+    installed = [name for name in OPEN if find_spec(name) is not None]
     if "all" in report_to or report_to == ["none"]:
-        return there if "all" in report_to else []
+        return installed if "all" in report_to else []
     names = [name for name in dict.fromkeys(report_to) if name != "tensorboard"]
     for name in names:
         if name not in OPEN:
@@ -85,87 +89,81 @@ def loggers_of(report_to: Sequence[str]) -> list[str]:
                 f"report_to: '{name}' is no logger: choose from {', '.join(OPEN)}, or all, or none "
                 "alone"
             )
-        if name not in there:
+        if name not in installed:
             raise MaltError(f"report_to: {name} is not installed: pip install {name}")
     return names
 
 
-class Board:
-    """Hands on what a run's metrics.jsonl gets from now on; opened by the first line."""
+class Loggers:
+    """The open loggers of a run; its first line opens them."""
 
-    def __init__(self, run: Path, report_to: Sequence[str], config: Config) -> None:
-        self.run, self.report_to, self.config = run, report_to, config
-        self.file = run / "metrics.jsonl"
-        self.read = self.file.stat().st_size if self.file.is_file() else 0  # bytes
-        self.writer: Any = None  # TensorBoard's
-        self.loggers: dict[str, Logger] = {}
+    def __init__(self, run: Path, report_to: Sequence[str], settings: FlatSettings) -> None:
+        self.run, self.report_to, self.settings = run, report_to, settings
+        self.open: dict[str, Logger] = {}
 
-    def open(self) -> None:
+    def _open(self) -> None:
         """Raises MaltError for a logger that cannot be opened."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(self.run / "tensorboard"), flush_secs=10)
+        self.open["tensorboard"] = _open_tensorboard(self.run)
         for name in loggers_of(self.report_to):
             try:
-                self.loggers[name] = OPEN[name](self.run, self.config)
+                self.open[name] = OPEN[name](self.run, self.settings)
             except Exception as error:  # each raises its own kind
-                reason = first_line(error)
                 raise MaltError(
-                    f"report_to: {name} cannot be opened ({reason}): mend that, or leave it out"
+                    f"report_to: {name} cannot be opened ({first_line(error)}): mend that, or "
+                    "leave it out"
                 ) from None
 
-    def follow(self) -> None:
-        """Hand on lines that are new, and whole."""
-        if self.writer is None:
-            self.open()
-        with self.file.open("rb") as file:
-            file.seek(self.read)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self.read += len(whole) + len(newline)
-        for text in whole.splitlines():
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Hand the numbers of a line to every logger; one that fails is dropped with a warning."""
+        if not self.open:
+            self._open()
+        points = list(scalars(line))
+        if not points:
+            return
+        values, step = {tag: value for tag, value, _ in points}, points[0][2]
+        for name in list(self.open):
             try:
-                line = json.loads(text)
-            except ValueError:  # torn by a kill
-                continue
-            self._add(line)
-
-    def _add(self, line: Mapping[str, Any]) -> None:
-        values = {}
-        for tag, value, step in scalars(line):
-            self.writer.add_scalar(tag, value, step)
-            values[tag] = value
-        training = _training(line) if "/" in str(line["stage"]) else ""
-        for name in list(self.loggers) if values else []:
-            try:
-                self.loggers[name].log(training, values, step)
+                self.open[name].log(_training(line), values, step)
             except Exception as error:  # no logger is worth a run
                 log.warning("%s gets no more figures: %s", name, first_line(error))
-                del self.loggers[name]
+                del self.open[name]
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        for name, logger in self.loggers.items():
+        for name, logger in self.open.items():
             try:
                 logger.close()
             except Exception as error:
-                log.warning("%s did not end well: %s", name, first_line(error))
+                log.warning("%s did not close: %s", name, first_line(error))
 
 
-# ---- loggers ----
+# ---- how each is opened ----
 
 
-def _open_wandb(run: Path, config: Config) -> Logger:
+def _open_tensorboard(run: Path) -> Logger:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(run / "tensorboard"), flush_secs=10)
+
+    def log(training: str, values: dict[str, float], step: int) -> None:
+        for tag, value in values.items():
+            writer.add_scalar(tag, value, step)
+
+    return Logger(log, writer.close)
+
+
+def _open_wandb(run: Path, settings: FlatSettings) -> Logger:
     import wandb
 
     project = os.environ.get("WANDB_PROJECT", PROJECT)
-    one = _id_of(run, "wandb") or uuid.uuid4().hex
-    opened = wandb.init(project=project, name=run.name, id=one, resume="allow", config=dict(config))
-    _keep_id(run, "wandb", one)
+    id = _ids(run).get("wandb") or uuid.uuid4().hex
+    opened = wandb.init(
+        project=project, name=run.name, id=id, resume="allow", config=dict(settings)
+    )
+    _keep_id(run, "wandb", id)
     axes: set[str] = set()
 
     def log(training: str, values: dict[str, float], step: int) -> None:
-        if training and training not in axes:  # its own step only counts calls
+        if training and training not in axes:  # wandb's own step only counts calls
             axes.add(training)
             opened.define_metric(f"{training}/*", step_metric=f"{training}/step")
         opened.log(values | ({f"{training}/step": step} if training else {}))
@@ -173,16 +171,16 @@ def _open_wandb(run: Path, config: Config) -> Logger:
     return Logger(log, opened.finish)
 
 
-def _open_mlflow(run: Path, config: Config) -> Logger:
+def _open_mlflow(run: Path, settings: FlatSettings) -> Logger:
     import mlflow
 
     if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & set(os.environ):
         mlflow.set_experiment(PROJECT)
-    known = _id_of(run, "mlflow")
-    opened = mlflow.start_run(run_id=known, run_name=run.name)
-    if known is None:  # its parameters never change
-        items = [(key, str(value)[:500]) for key, value in config.items()]
-        for begin in range(0, len(items), 100):  # as many as it takes at once
+    id = _ids(run).get("mlflow")
+    opened = mlflow.start_run(run_id=id, run_name=run.name)
+    if id is None:  # parameters of a run cannot be changed later
+        items = [(key, str(value)[:500]) for key, value in settings.items()]
+        for begin in range(0, len(items), 100):  # the most that mlflow takes at once
             mlflow.log_params(dict(items[begin : begin + 100]))
     _keep_id(run, "mlflow", opened.info.run_id)
 
@@ -193,28 +191,27 @@ def _open_mlflow(run: Path, config: Config) -> Logger:
     return Logger(log, mlflow.end_run)
 
 
-def _open_trackio(run: Path, config: Config) -> Logger:
+def _open_trackio(run: Path, settings: FlatSettings) -> Logger:
     import trackio
 
     project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-    one = _id_of(run, "trackio") or f"{run.name}-{uuid.uuid4().hex[:6]}"  # it knows runs by name
-    opened = trackio.init(project=project, name=one, resume="allow", config=dict(config))
-    _keep_id(run, "trackio", one)
+    name = _ids(run).get("trackio") or f"{run.name}-{uuid.uuid4().hex[:6]}"  # its names are ids
+    opened = trackio.init(project=project, name=name, resume="allow", config=dict(settings))
+    _keep_id(run, "trackio", name)
     return Logger(lambda _, values, step: opened.log(values, step=step), opened.finish)
 
 
 OPEN = {"wandb": _open_wandb, "mlflow": _open_mlflow, "trackio": _open_trackio}
 
 
-def _id_of(run: Path, logger: str) -> str | None:
-    """The run's, in a logger that knows it by one."""
+def _ids(run: Path) -> dict[str, str]:
+    """The id of a run in each logger that knows it."""
     try:
-        return str(json.loads((run / "loggers.json").read_text())[logger])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+        ids = json.loads((run / "loggers.json").read_text())
+        return {name: str(ids[name]) for name in OPEN if ids.get(name) is not None}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
-def _keep_id(run: Path, logger: str, one: str) -> None:
-    known = {name: _id_of(run, name) for name in OPEN} | {logger: one}
-    ids = {name: one for name, one in known.items() if one is not None}
-    write_text(run / "loggers.json", json.dumps(ids) + "\n")
+def _keep_id(run: Path, logger: str, id: str) -> None:
+    write_text(run / "loggers.json", json.dumps(_ids(run) | {logger: id}) + "\n")

@@ -1,67 +1,71 @@
-"""metrics.jsonl: how lines are read, and the memory and figures they hold."""
+"""metrics.jsonl: one JSON object per line, for every stage, training step and warning."""
 
 import json
 import math
-import resource
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
-Lacking = list[str]  # a line for people on each part that is not there
+from malt_fast.utils.errors import Problems
+
+Lacking = Problems
+Line = dict[str, Any]  # "time" in s, "stage", and the figures
 
 
-def _peaks() -> dict[str, int]:
-    """Memory of this process, MB: its most so far; on its GPU, if it has one, of this stage.
-
-    What a child holds, such as vLLM's on its GPU, is in neither.
-    """
-    peaks = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}  # kB
-    if gpus := _gpus():
-        cuda = sys.modules["torch"].cuda
-        most = max(cuda.max_memory_reserved(gpu) for gpu in gpus)
-        peaks["peak_gpu_memory_mb"] = most // 2**20
-    return peaks
+def append_line(path: Path, line: Line) -> None:
+    """Append one line; where a kill left a torn last line, the new one still starts afresh."""
+    with path.open("ab+") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        torn = file.read(1) not in (b"\n", b"")
+        file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
 
 
-def _forget_gpu_peak() -> None:
-    for gpu in _gpus():
-        sys.modules["torch"].cuda.reset_peak_memory_stats(gpu)
+class NewLines:
+    """The lines that other processes append to a file from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = path.stat().st_size if path.is_file() else 0  # bytes
+
+    def read(self) -> list[Line]:
+        """The complete lines since the last call; torn ones are skipped."""
+        if not self.path.is_file():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        self.offset += len(complete) + len(newline)
+        return [line for text in complete.splitlines() if (line := _parse(text)) is not None]
 
 
-def _gpus() -> range:
-    """Those that this process has begun to use; asking does not begin it."""
-    torch = sys.modules.get("torch")
-    used = torch is not None and torch.cuda.is_initialized()
-    return range(torch.cuda.device_count() if used and torch else 0)
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def read_lines(path: Path, lacking: Lacking) -> list[dict[str, Any]]:
-    """Lines of JSON; those that a crash tore, or that are none, are counted."""
+def read_lines(path: Path) -> tuple[list[Line], Problems]:
+    """All lines of a metrics.jsonl that can be read."""
+    what = "progress, curves and timings: metrics.jsonl"
     try:
-        raw = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        lacking.append("progress, curves and timings: metrics.jsonl is missing")
-        return []
-    lines, torn = [], 0
-    for text in raw:
-        try:
-            line = json.loads(text)
-            lines.append(line | {"stage": str(line["stage"])})
-        except (ValueError, TypeError, LookupError):
-            torn += 1
-    if not raw:
-        lacking.append("progress, curves and timings: metrics.jsonl is empty")
-    if torn:
-        lacking.append(f"metrics.jsonl: {torn:,} of its lines cannot be read")
-    return lines
+        return [], [f"{what} is missing"]
+    if not texts:
+        return [], [f"{what} is empty"]
+    lines = [line for text in texts if (line := _parse(text)) is not None]
+    torn = len(texts) - len(lines)
+    return lines, [f"metrics.jsonl: {torn:,} of its lines cannot be read"] if torn else []
+
+
+def _parse(text: str | bytes) -> Line | None:
+    try:
+        line = json.loads(text)
+        return line | {"stage": str(line["stage"])}
+    except (ValueError, TypeError, LookupError):
+        return None
 
 
 def is_number(value: Any) -> bool:
-    """Not NaN, nor infinite."""
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def format_figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,30 +1,8 @@
-"""The run directory, and what a run tells its user while it works.
+"""A run while it works: its directory, terminal, metrics and samples.
 
-    config.yaml            the resolved config
-    questions.jsonl        training questions, in the order of the forest's trees
-    prompts.json           what prompts are made of, as tokens
-    samples/               everything ever sampled here, by what it depends on (store.py)
-    round-0/forest.arrows  the trees (one file a role under `regenerate: sequential`)
-    round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them
-    round-0/ROLE/          sft, dpo: adapters
-    adapters/ROLE/         sft, final: the adapters of the last round, ready to serve
-    evaluation.arrows      the trees of the evaluation
-    evaluation.json        its result
-    tables/, curves.svg    the same as files, under `evaluate.suite: paper`
-    sweeps/KEY=VALUE/      runs that differ in one setting
-    export/                what export.py takes elsewhere
-    metrics.jsonl          a line per stage and log step
-    tensorboard/
-    loggers.json           the run's ids in loggers of `report_to`
-    lock                   who writes here
-
-Every result is written beside its place and renamed, with a fingerprint of what it was made from. A
-run pointed at its directory again goes on where it stopped, and does again what another config, or
-other data, changes; what was sampled is never sampled twice.
+What lies in the directory: directory.py.
 """
 
-import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,37 +14,29 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from malt_fast.config.load import (
-    differences,
-    dump,
-    flat,
-    make_config,
-)
+from malt_fast.config.load import dump, flat
 from malt_fast.config.schema import Config
-from malt_fast.config.yaml_files import read_yaml
 from malt_fast.runs.console import open_console
+from malt_fast.runs.directory import WITH_OWN_WRITERS, changes, check_folder, new_folder
 from malt_fast.runs.live import Facts, View, view
 from malt_fast.runs.lock import locked, unwritable
-from malt_fast.runs.loggers import Board
-from malt_fast.runs.metrics import _figure, _forget_gpu_peak, _peaks
+from malt_fast.runs.loggers import Loggers
+from malt_fast.runs.memory import peak_memory, reset_gpu_peak
+from malt_fast.runs.metrics import append_line, format_figure
 from malt_fast.store.store import Samples, Store, open_store
 from malt_fast.utils import distributed, interrupt
-from malt_fast.utils.errors import (
-    MaltError,
-)
+from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import make_folder, remove_leftovers, write_text
-
-OTHERS = ("sweeps", "export")  # in a run directory, but with writers of their own
 
 
 @dataclass
 class Run:
-    """A run directory and the terminal; of several processes only the leader uses them."""
+    """A run directory and its terminal; of several processes only the leader writes to them."""
 
     folder: Path
     config: Config
     leads: bool = field(default_factory=distributed.is_leader)
-    reports: bool = True  # hands figures on to loggers
+    reports: bool = True  # whether lines go to the loggers, too
     console: Console = field(
         default_factory=lambda: open_console(quiet=not distributed.is_leader())
     )
@@ -76,7 +46,7 @@ class Run:
 
     @cached_property
     def samples(self) -> Samples:
-        """The run's store, and those it takes from. Raises MaltError where one cannot be used."""
+        """The run's store, and the stores of `reuse`. Raises MaltError if one cannot be used."""
         folders = [run / "samples" for run in self.config.reuse]
         others = [open_store(folder, writable=False) for folder in folders if folder.is_dir()]
         settings = self.config.store
@@ -88,44 +58,39 @@ class Run:
         )
         return Samples(store, others)
 
-    @cached_property
-    def board(self) -> Board:
-        return Board(self.folder, self.config.report_to, flat(self.config))
-
     def read_samples(self) -> Store:
-        """The run's store as it is now, for who does not lead."""
+        """The run's store as it is now, read-only: for processes that do not lead."""
         return open_store(self.path("samples"), writable=False)
 
+    @cached_property
+    def loggers(self) -> Loggers:
+        return Loggers(self.folder, self.config.report_to, flat(self.config))
+
     def log(self, stage: str, **figures: Any) -> None:
-        """Append a line to metrics.jsonl."""
-        if not self.leads:
-            return
-        line = {"time": round(time.time(), 3), "stage": stage, **figures}
-        board = self.board if self.reports else None  # which knows what is there already
-        with self.path("metrics.jsonl").open("ab+") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            torn = file.read(1) not in (b"\n", b"")  # by a kill: its line stays one
-            file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
-        if board is not None:
-            board.follow()
+        """Append a line to metrics.jsonl, and hand it to the loggers."""
+        if self.leads:
+            line = {"time": round(time.time(), 3), "stage": stage, **figures}
+            append_line(self.path("metrics.jsonl"), line)
+            if self.reports:
+                self.loggers.log(line)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str, kind: str = "") -> None:
-        """Tell the user, and the report. kind: what it is about, for programs."""
+        """Print a warning, and log it for the report. kind: a key for programs."""
         if self.folder.is_dir():
             self.log("warning", kind=kind, text=text)
         self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def note(self, name: str, text: str) -> None:
-        """Write a file for people, and for `expect`, unless it says so already."""
+        """Write a text file, unless it holds this text already."""
         path = self.path(name)
         if self.leads and not (path.is_file() and path.read_bytes() == text.encode()):
             write_text(path, text)
 
     def expect(self, name: str, text: str) -> None:
-        """Raises MaltError unless a file that `note` wrote is as it was when roles were trained."""
+        """Raises MaltError if a file written by `note` exists and holds another text."""
         path = self.path(name)
         if path.is_file() and path.read_bytes() != text.encode():
             raise MaltError(
@@ -137,29 +102,29 @@ class Run:
     def stage(
         self, name: str, total: int | None = None, facts: Facts = tuple, **where: Any
     ) -> Iterator[tuple[View, dict[str, Any]]]:
-        """Show how a stage stands while it works, and what it cost when it is done.
+        """Show the progress of a stage while it works; print and log its figures when it is done.
 
-        Yields the view, to be told of steps, and the dict of figures to print and log, which then
-        has the costs, too. facts: lines on how it stands; where: logged, and not printed.
+        Yields the view, to advance, and the dict of figures, to fill; afterwards this holds the
+        seconds and the peak memory, too. facts: status lines; where: extra log fields.
         """
         interrupt.check()
         figures: dict[str, Any] = {}
         start = time.monotonic()
-        _forget_gpu_peak()
+        reset_gpu_peak()
         with view(self.console, name, total, facts) as shown:
             yield shown, figures
         seconds = time.monotonic() - start
-        told = "  ".join(f"{_figure(value)} {key}" for key, value in figures.items())
-        figures |= {"seconds": round(seconds, 3), **_peaks()}
+        summary = "  ".join(f"{format_figure(value)} {key}" for key, value in figures.items())
+        figures |= {"seconds": round(seconds, 3), **peak_memory()}
         self.log(name, **where, **figures)
-        self.say(f"{name:<22} {seconds:6.1f} s  {told}")
+        self.say(f"{name:<22} {seconds:6.1f} s  {summary}")
 
 
 @contextmanager
 def open_run(config: Config, program: str) -> Iterator[Run]:
-    """The run directory of a config, made or found again; Ctrl-C within tells its name.
+    """Make the run directory of a config, or open it again; Ctrl-C within carries its name.
 
-    Raises MaltError where it holds something else, another program writes there, or it cannot be
+    Raises MaltError if it holds something else, another program writes there, or it cannot be
     written.
     """
     if config.run is None and distributed.process_count() > 1:
@@ -167,19 +132,19 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
             f"{distributed.process_count()} processes need one run directory between them: "
             "give --run DIR"
         )
-    folder = config.run or _fresh_folder(config)
+    folder = config.run or new_folder(config.task.name)
     saved = folder / "config.yaml"
-    if not distributed.is_leader():
+    run = Run(folder, config)
+    if not run.leads:
         distributed.wait_for(saved)
-        yield Run(folder, config)
+        yield run
         return
     check_folder(folder)
-    run = Run(folder, config)
     try:
         make_folder(folder)
     except OSError as error:
         raise unwritable(folder, error) from None
-    changed = changes(saved, config)  # before anything is touched: it may be no config of a run
+    changed = changes(saved, config)  # first of all: the file may be no config of a run
     with writing(run):
         run.say(f"{program}: run directory {folder}")
         if changed:
@@ -193,51 +158,22 @@ def open_run(config: Config, program: str) -> Iterator[Run]:
 
 @contextmanager
 def writing(run: Run) -> Iterator[None]:
-    """Lock a run directory and clear what a killed program left; Ctrl-C within carries its name."""
+    """Lock a run directory and remove leftovers of a killed program; Ctrl-C carries its name."""
     with locked(run.folder, run.warn) as died:
         if died:
             run.say(f"goes on after {died}, which died")
-        remove_leftovers(run.folder, besides=OTHERS)
+        remove_leftovers(run.folder, besides=WITH_OWN_WRITERS)
         try:
             yield
         except KeyboardInterrupt:
             raise KeyboardInterrupt(run.folder) from None
         finally:
-            run.board.close()
-
-
-def _fresh_folder(config: Config) -> Path:
-    """A name that is not taken, whatever the clock says."""
-    name = time.strftime(f"{config.task.name}-%Y%m%d-%H%M%S")
-    folders = (Path("runs") / f"{name}{more}" for more in ("", *(f"-{i}" for i in range(2, 10**6))))
-    return next(folder for folder in folders if not folder.exists())
-
-
-def check_folder(folder: Path) -> None:
-    """Raises MaltError where a folder holds something else than a run."""
-    if not (folder / "config.yaml").is_file() and folder.exists() and not _is_empty(folder):
-        raise MaltError(f"{folder} exists and is no run directory: give another --run DIR")
-
-
-def changes(saved: Path, config: Config) -> list[str]:
-    """What a run is given otherwise than the last time, for people."""
-    if not saved.is_file():
-        return []
-    before = make_config(read_yaml(saved))
-    then, now = flat(before), flat(config)
-    keys = differences(before, config)
-    return [f"{key} {then.get(key, 'unset')} -> {now.get(key, 'unset')}" for key in keys]
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether it holds nothing but what a program killed at its very start left behind."""
-    left = (".config.yaml.new", "lock")
-    return folder.is_dir() and all(path.name.startswith(left) for path in folder.iterdir())
+            run.loggers.close()
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What fails on a damaged result within is a MaltError that names it."""
+    """Turn what fails within on the content of a damaged result into a MaltError that names it."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

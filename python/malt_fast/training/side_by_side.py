@@ -13,6 +13,7 @@ from rich.console import Console
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policy
+from malt_fast.runs.metrics import NewLines
 from malt_fast.runs.run import Run
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, first_line
@@ -47,6 +48,7 @@ def _gather(run: Run, tasks: list[Any]) -> list[Stages]:
     import ray
 
     waiting, stopping = tasks, False
+    lines = NewLines(run.path("metrics.jsonl"))  # of the workers, whose own runs have no loggers
     outcomes: dict[Any, Stages] = {}
     try:
         while waiting:
@@ -55,7 +57,8 @@ def _gather(run: Run, tasks: list[Any]) -> list[Stages]:
                 for task in waiting:
                     ray.cancel(task)  # a Ctrl-C in its worker
             done, waiting = ray.wait(waiting, timeout=1)
-            run.board.follow()
+            for line in lines.read():
+                run.loggers.log(line)
             for task in done:
                 outcome = _outcome(run, task, run.config.chain[tasks.index(task)])
                 if outcome is not None:

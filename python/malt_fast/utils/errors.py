@@ -12,6 +12,9 @@ CONTROL = re.compile(
 )
 
 
+Problems = list[str]  # a sentence for people on each thing that is missing or cannot be read
+
+
 class MaltError(Exception):
     """A user's mistake. Programs print it as `error: ...` and exit with status 2."""
 

@@ -1,0 +1,65 @@
+"""The run directory: what lies in it, how it is named and checked.
+
+    config.yaml            the resolved config
+    questions.jsonl        training questions, in the order of the forest's trees
+    prompts.json           the tokens that prompts are made of
+    samples/               every output ever sampled here, by key (store/)
+    round-0/forest.arrows  the trees (one file per role under `regenerate: sequential`)
+    round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them
+    round-0/ROLE/          sft, dpo: adapters
+    adapters/ROLE/         sft, final: the adapters of the last round, ready to serve
+    evaluation.arrows      the trees of the evaluation
+    evaluation.json        its result
+    tables/, curves.svg    the same as files, under `evaluate.suite: paper`
+    sweeps/KEY=VALUE/      runs that differ in one setting
+    export/                what export.py made
+    metrics.jsonl          one line per stage and log step
+    tensorboard/
+    loggers.json           ids of the run in the loggers of `report_to`
+    lock                   the process that writes here
+
+Every result is written beside its place and renamed, with a fingerprint of what it was made from. A
+program that is given the directory again goes on where the last one stopped, and redoes only what
+a change of settings or data affects; no output is sampled twice.
+"""
+
+import time
+from pathlib import Path
+
+from malt_fast.config.load import differences, flat, make_config
+from malt_fast.config.schema import Config
+from malt_fast.config.yaml_files import read_yaml
+from malt_fast.utils.errors import MaltError
+
+WITH_OWN_WRITERS = ("sweeps", "export")  # folders that other programs may be writing to
+
+
+def new_folder(task: str) -> Path:
+    """runs/TASK-DATE-TIME, with a number behind it where that exists already."""
+    name = time.strftime(f"{task}-%Y%m%d-%H%M%S")
+    folders = (Path("runs") / f"{name}{more}" for more in ("", *(f"-{i}" for i in range(2, 10**6))))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def check_folder(folder: Path) -> None:
+    """Raises MaltError for a folder that holds anything but a run."""
+    if not (folder / "config.yaml").is_file() and folder.exists() and not _is_empty(folder):
+        raise MaltError(f"{folder} exists and is no run directory: give another --run DIR")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds only leftovers of a program that was killed at its start."""
+    leftovers = (".config.yaml.new", "lock")
+    return folder.is_dir() and all(path.name.startswith(leftovers) for path in folder.iterdir())
+
+
+def changes(saved: Path, config: Config) -> list[str]:
+    """`KEY OLD -> NEW` for every setting that differs from the saved config."""
+    if not saved.is_file():
+        return []
+    before = make_config(read_yaml(saved))
+    old, new = flat(before), flat(config)
+    return [
+        f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        for key in differences(before, config)
+    ]

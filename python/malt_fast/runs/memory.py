@@ -1,0 +1,29 @@
+"""Peak memory of this process, for the figures of a stage."""
+
+import resource
+import sys
+
+
+def peak_memory() -> dict[str, int]:
+    """Peak memory of this process in MB, without its children (vLLM's engine, say).
+
+    peak_memory_mb: since the process started. peak_gpu_memory_mb: of its fullest GPU, if it uses
+    any, since the last `reset_gpu_peak`.
+    """
+    peaks = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}  # kB
+    if gpus := _gpus_in_use():
+        cuda = sys.modules["torch"].cuda
+        peaks["peak_gpu_memory_mb"] = max(map(cuda.max_memory_reserved, gpus)) // 2**20
+    return peaks
+
+
+def reset_gpu_peak() -> None:
+    for gpu in _gpus_in_use():
+        sys.modules["torch"].cuda.reset_peak_memory_stats(gpu)
+
+
+def _gpus_in_use() -> range:
+    """GPU numbers, if this process has initialised CUDA; asking does not initialise it."""
+    torch = sys.modules.get("torch")
+    in_use = torch is not None and torch.cuda.is_initialized()
+    return range(torch.cuda.device_count() if in_use and torch else 0)
