@@ -1,4 +1,4 @@
-"""Random heads and their log-probs written out: the independent twin of the kernels' tests."""
+"""Random heads, and their log-probs written out independently of the kernels."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +29,7 @@ class Case:
         }
 
     def with_gradients(self, *, head: bool) -> "Case":
-        """Leaves that want gradients: hidden, and with `head` weight and bias."""
+        """Leaves that require gradients: hidden, and with `head` weight and bias."""
         return replace(
             self,
             hidden=self.hidden.clone().requires_grad_(),
@@ -99,5 +99,5 @@ def written_out(case: Case, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
 
 
 def upstream(case: Case, seed: int = 0) -> Tensor:
-    """Another number for every target."""
+    """A different number for every target."""
     return torch.randn(len(case.rows), generator=torch.Generator().manual_seed(seed + 1))

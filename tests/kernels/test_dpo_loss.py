@@ -74,7 +74,7 @@ def run(case, **more):
 
 
 def written_out(case):
-    """Losses and rewards as the papers have them, in float64."""
+    """Losses and rewards by the papers' formulas, in float64."""
     case, settings = case.to(torch.float64), case.settings
     beta, e = settings["beta"], settings.get("label_smoothing", 0.0)
     alpha, mean_length = settings.get("rpo_alpha"), settings.get("mean_chosen_length")
@@ -259,7 +259,7 @@ def test_the_same_bits_every_time(kernel):
         assert torch.equal(once, torch.autograd.grad(losses.sum(), case.logp, retain_graph=True)[0])
 
 
-# ---- as a citizen of torch ----
+# ---- with the rest of torch ----
 
 
 def test_opcheck():
@@ -303,7 +303,7 @@ def test_double_backward_is_refused():
         grad.sum().backward()
 
 
-def test_a_gpu_without_triton_says_what_to_do(monkeypatch):
+def test_a_gpu_without_triton_is_an_error(monkeypatch):
     monkeypatch.setattr(softmax_rows.importlib.util, "find_spec", lambda name: None)
     on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
     with pytest.raises(RuntimeError, match="pip install triton, or move the tensors to the CPU"):
@@ -371,14 +371,14 @@ def test_ipo_needs_tokens_where_there_are_pairs():
         run(replace(case, lengths=torch.tensor([1, 0, 1])))
 
 
-def test_values_need_not_be_looked_at(monkeypatch):
-    looked = []
+def test_checks_of_values_can_be_left_out(monkeypatch):
+    verified = []
     for name in ("in_range", "positive"):
-        monkeypatch.setattr(MODULE.checks, name, lambda *given: looked.append(given))
+        monkeypatch.setattr(MODULE.checks, name, lambda *given: verified.append(given))
     run(make_case(5, 4, loss_type="ipo"), check=False)
-    assert not looked
+    assert not verified
     run(make_case(5, 4, loss_type="ipo"))
-    assert len(looked) == 2
+    assert len(verified) == 2
 
 
 def test_the_core_never_reads_outside_of_its_arrays():

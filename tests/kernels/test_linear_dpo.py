@@ -13,7 +13,7 @@ from tests.kernels.heads import cases, make_case, written_out
 
 
 def completions(case, count, pairs, seed=0):
-    """Deals the case's targets out to `count` completions; pairs of them; reference log-probs."""
+    """Owners of the case's targets among `count` completions, pairs, reference log-probs."""
     g = torch.Generator().manual_seed(seed)
     owner = torch.randint(count, (len(case.rows),), generator=g)
     owner[: min(count, len(owner))] = torch.arange(min(count, len(owner)))
@@ -138,7 +138,7 @@ def test_the_loss_at_step_0_is_ln_2():
 
 
 def products(monkeypatch, head, **more):
-    """How many products of matrices one loss and its gradient take, in units of G."""
+    """How many matrix products one loss and its gradient take."""
     done = []
     for name in ("multiply", "add_product"):
         real = getattr(tiles, name)

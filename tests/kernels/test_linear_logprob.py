@@ -34,8 +34,8 @@ def assert_right(case, head):
     truths = torch.autograd.grad(truth, case.leaves(), g.double())
     for mine, other in zip(grads, truths, strict=True):
         assert mine.dtype == dtype and mine.shape == other.shape
-        # Gradients, and what is kept for them, are rounded to the leaf's dtype, and may be what is
-        # left of terms as large as `scale`. test_error_is_at_most_twice... is strict about that.
+        # Gradients, and what is kept for them, are rounded to the leaf's dtype, and may be the
+        # difference of terms as large as `scale`. test_error_is_at_most_twice... bounds that.
         scale = g.abs().max().item() * case.weight.detach().abs().max().item() if len(g) else 0.0
         error = float((mine.double() - other.double()).abs().max()) if other.numel() else 0.0
         largest = float(other.abs().max()) if other.numel() else 0.0
@@ -68,7 +68,7 @@ def test_odd_shapes_and_borders_of_tiles(shape, head):
 @settings(max_examples=50, deadline=None)
 @given(case=cases, head=st.booleans(), tile=st.sampled_from([(10, 5), (9999, 999)]))
 def test_rows_in_order_with_a_target_each(case, head, tile):
-    """The usual layout, which is not sorted again."""
+    """The usual layout, which needs no sorting."""
     n = min(len(case.hidden), len(case.targets))
     wide = torch.stack([torch.arange(n), case.targets[:n]], 1)
     with pytest.MonkeyPatch.context() as patch:
@@ -113,7 +113,7 @@ def test_a_frozen_head_takes_two_products_and_a_trained_one_four(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("confident", [False, True])
 def test_error_is_at_most_twice_that_of_plain_torch(dtype, confident):
-    """Both against float64; a floor of a few roundings keeps luck out of the ratio."""
+    """Both against float64; a floor of a few roundings keeps chance out of the ratio."""
     case = make_case(64, 96, 5000, 64, dtype=dtype)
     weight = case.weight / 96**0.5
     hidden = case.hidden
@@ -132,7 +132,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(dtype, confident):
         return (x.double() - y.double()).abs().max().item()
 
     assert error(ours, truth) <= 2 * error(plain, truth) + 1e-6
-    # Gradients are stored in float64's truth rounded to dtype by autograd.
+    # The true gradient is rounded to dtype by autograd.
     floor = torch.finfo(dtype).eps * float(d_truth.abs().max())
     assert error(d_ours, d_truth) <= 2 * error(d_plain, d_truth) + floor
 
@@ -166,6 +166,18 @@ def test_logits_that_keep_rising_or_falling_across_tiles(order, monkeypatch):
     assert_right(replace(case, targets=torch.arange(23)), head=False)
     entropy = run(case, return_entropy=True).entropy
     torch.testing.assert_close(entropy.double(), written_out(case)[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_entropy_follows_an_offset_that_moves(dtype, monkeypatch):
+    """Both sides of the move have weight: 28 logits of 0, then one just above the margin."""
+    monkeypatch.setitem(tiles.TILE, "cpu", (8, 10))
+    bias = torch.zeros(29, dtype=dtype)
+    bias[-1] = 8.5
+    case = replace(make_case(1, 2, 29, 1, dtype=dtype), hidden=torch.zeros(1, 2, dtype=dtype))
+    case = replace(case, bias=bias)
+    out, truth = run(case, return_entropy=True).entropy.double(), written_out(case)[1]
+    torch.testing.assert_close(out, truth, rtol=1e-5, atol=0)
 
 
 def test_identical_logits_are_uniform():
@@ -226,7 +238,7 @@ def test_empty_inputs_give_their_shapes_back(head):
     assert run(make_case(3, 0, 5, 4)).tolist() == pytest.approx([-1.6094379] * 4)
 
 
-# ---- as a citizen of torch ----
+# ---- with the rest of torch ----
 
 
 def test_opcheck():
@@ -243,7 +255,7 @@ def test_opcheck():
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_opcheck_of_the_gradients(keep):
-    """A bias of another type and a weight whose columns lie together come back as announced."""
+    """Gradients of a bias of another dtype and a column-major weight match the fake ones."""
     case = make_case(4, 3, 11, 6, bias=True, dtype=torch.bfloat16)
     weight = case.weight.T.contiguous().T
     _, _, log_total, residual = torch.ops.malt_fast.linear_logprob(
@@ -258,7 +270,7 @@ def test_opcheck_of_the_gradients(keep):
     )
 
 
-def test_targets_out_of_range_give_no_number_where_nobody_looks():
+def test_targets_out_of_range_give_nan_if_unchecked():
     case = make_case(4, 3, 11, 4)
     rows, targets = torch.arange(4), torch.tensor([1, -100, 2, 99])
     out = linear_logprob(case.hidden, case.weight, rows, targets, check=False)
@@ -328,7 +340,7 @@ os._exit(0)
 
 @pytest.mark.slow  # test_distributed trains through it under DDP
 def test_under_ddp():
-    """In a process that ends by _exit: gloo's destructor waits, with the GIL, for who wants it."""
+    """In a process that ends by _exit: gloo's destructor deadlocks on the GIL."""
     env = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run([sys.executable, "-c", UNDER_DDP], env=env, timeout=120)
     assert done.returncode == 0
@@ -349,7 +361,7 @@ def test_a_second_backward_over_a_kept_graph():
         assert torch.equal(mine, other)
 
 
-def test_which_says_what_runs_and_why():
+def test_which_names_the_implementation_and_the_reason():
     assert which("cpu", torch.float32).startswith("cpp: ")
     assert which("cpu", torch.float64).startswith("torch: ")
     assert which("cuda", torch.bfloat16).startswith("triton: ")
@@ -390,12 +402,12 @@ def test_what_does_not_fit_is_refused(change, message):
 
 
 def test_the_check_of_values_can_be_left_out(monkeypatch):
-    looked = []
-    monkeypatch.setattr(checks, "in_range", lambda *given: looked.append(given))
+    verified = []
+    monkeypatch.setattr(checks, "in_range", lambda *given: verified.append(given))
     run(make_case(5, 4, 7, 11), check=False)
-    assert not looked
+    assert not verified
     run(make_case(5, 4, 7, 11))
-    assert looked
+    assert verified
 
 
 def test_row_numbers_beyond_32_bits():

@@ -92,7 +92,7 @@ def test_an_unknown_instruction_set_is_refused():
         )  # fmt: skip
 
 
-def test_every_half_number_is_read_and_written_rightly():
+def test_every_16_bit_number_is_read_and_written_correctly():
     """All bit patterns of both types: an identity, once by reading, once by rounding."""
     bits = torch.arange(1 << 16).to(torch.int32).to(torch.uint16)
     for dtype in (torch.bfloat16, torch.float16):
@@ -103,8 +103,8 @@ def test_every_half_number_is_read_and_written_rightly():
         ours = logprob_from_logits(pair, zero)
         truth, _ = written_out(pair, zero)
         torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=1e-6)
-        # d logp / d logit of the other token, times g: -g / 2 where logits are equal, so that
-        # any float32 can be made to be rounded.
+        # The gradient of the other token's logit is -g / 2 if logits are equal, so that any
+        # float32 g can be written.
         g = torch.randn(4096, generator=torch.Generator().manual_seed(0)) * torch.logspace(
             -9, 4, 4096
         )

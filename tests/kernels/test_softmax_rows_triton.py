@@ -286,6 +286,14 @@ def test_the_offset_moves_by_margins(triton_rows, step, rising):
         compare(triton_rows, case, 32, weights=weights)
 
 
+@pytest.mark.parametrize("weights", [None, "tile"])
+def test_entropy_follows_an_offset_that_moves(triton_rows, weights):
+    """Both sides of the move have weight: 28 logits of 0, then one just above the margin."""
+    case = make(1, 29, 1)
+    case.raw.zero_()[0, -1] = 8.5
+    assert compare(triton_rows, case, 10, weights=weights).entropy() > 0.04
+
+
 def test_narrow_weights_stay_finite(triton_rows):
     """The first block, whose largest logit is the offset, is far below what follows."""
     case = make(2, 24, 1)
