@@ -11,7 +11,7 @@ run: .venv/.run
 test: .venv/.test lint
 	$(BIN)/python -m pytest -q -n 2
 
-# More of the same: what is too slow for every change.
+# Tests that are too slow for every change.
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -q -n 2 -m slow
 

@@ -43,17 +43,15 @@ class Case:
 
 
 def make_case(
-    t: int,
-    h: int,
-    v: int,
-    m: int,
+    *shape: int,
     seed: int = 0,
-    *,
     dtype: torch.dtype = torch.float32,
     bias: bool = False,
     temperature: float | str = 1.0,
     softcap: float | None = None,
 ) -> Case:
+    """shape: T, H, V, M."""
+    t, h, v, m = shape
     g = torch.Generator().manual_seed(seed)
     return Case(
         hidden=torch.randn(t, h, generator=g).to(dtype),
@@ -67,11 +65,8 @@ def make_case(
 
 
 cases = st.builds(
-    make_case,
-    t=st.integers(1, 9),
-    h=st.integers(1, 17),
-    v=st.integers(1, 70),
-    m=st.integers(0, 40),
+    lambda shape, **options: make_case(*shape, **options),
+    shape=st.tuples(*(st.integers(*ends) for ends in ((1, 9), (1, 17), (1, 70), (0, 40)))),
     seed=st.integers(0, 99),
     dtype=st.sampled_from(DTYPES),
     bias=st.booleans(),

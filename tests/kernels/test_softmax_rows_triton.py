@@ -51,19 +51,16 @@ def triton_rows(monkeypatch):
 # ---- problems ----
 
 
-def make(
-    rows=3,
-    vocabulary=37,
-    targets=2,
-    *,
-    spread=3.0,
-    bias=False,
-    temperature=False,
-    softcap=0.0,
-    dtype=torch.float32,
-    seed=0,
-):
-    """Raw logits in a wider tensor, a head, up to `targets` a row, and upstream gradients."""
+def make_transform(g, rows, vocabulary, *, bias=False, temperature=False, softcap=0.0):
+    return Transform(
+        torch.randn(vocabulary, generator=g).to(DEVICE) if bias else None,
+        (torch.rand(rows, generator=g) + 0.5).to(DEVICE) if temperature else None,
+        softcap,
+    )
+
+
+def make(rows=3, vocabulary=37, targets=2, *, spread=3.0, dtype=torch.float32, seed=0, **head):
+    """Raw logits in a wider tensor, a head, up to `targets` per row, upstream gradients."""
     g = torch.Generator().manual_seed(seed)
     wide = torch.randn(rows, vocabulary + 5, generator=g) * spread
     lengths = torch.randint(targets + 1, (rows,), generator=g).clamp(max=vocabulary)
@@ -74,11 +71,7 @@ def make(
     token = torch.cat([torch.zeros(0, dtype=torch.long), *token])
     return SimpleNamespace(
         raw=wide.to(DEVICE, dtype)[:, :vocabulary],
-        transform=Transform(
-            torch.randn(vocabulary, generator=g).to(DEVICE) if bias else None,
-            (torch.rand(rows, generator=g) + 0.5).to(DEVICE) if temperature else None,
-            softcap,
-        ),
+        transform=make_transform(g, rows, vocabulary, **head),
         targets=Targets(start.to(DEVICE), token.to(DEVICE)),
         grad_target=grad.to(DEVICE),
         grad_row=torch.zeros(rows).index_add_(0, row, grad).to(DEVICE),
