@@ -52,7 +52,7 @@ from malt_fast.runs.run import Run
 from malt_fast.sampling import sample
 from malt_fast.sampling.expand import Slot, expand, node_seed
 from malt_fast.sampling.setup import Setup
-from malt_fast.tasks.evaluation_prompts import Wordings
+from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.prompts import Prompts, RolePrompt
 from malt_fast.tasks.task import Question, Task
 from malt_fast.utils.errors import MaltError
@@ -134,7 +134,7 @@ def policies_of(chain: Sequence[str]) -> Policies:
     return made
 
 
-def wordings_of(chain: Sequence[str]) -> Wordings:
+def wordings_of(chain: Sequence[str]) -> EvaluationPrompts:
     return make_wordings(tuple(chain))
 
 
@@ -146,9 +146,9 @@ def texts_of(chain: Sequence[str]) -> dict[str, RolePrompt]:
 
 
 @cache
-def make_wordings(chain: tuple[str, ...]) -> Wordings:
+def make_wordings(chain: tuple[str, ...]) -> EvaluationPrompts:
     prompts = Prompts(chain, texts_of(chain), TOKENIZER, chat=False)
-    return Wordings(prompts, EXTRA, chat=False)
+    return EvaluationPrompts(prompts, EXTRA, chat=False)
 
 
 def questions_of(n: int) -> list[Question]:

@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 
 from malt_fast.engines import Completion, Policy
 from malt_fast.forest.forest import Forest
-from malt_fast.sampling import monitor
+from malt_fast.sampling import monitor, signs
 from malt_fast.sampling.expand import shape_from_branching
-from malt_fast.sampling.monitor import (
-    BLOCKS,
-    SEEN,
-    Growth,
-    truncated,
-    unanswered,
-    unmixed,
-)
+from malt_fast.sampling.monitor import TreeMonitor
+from malt_fast.sampling.sampled_trees import SampledTrees
+from malt_fast.sampling.signs import BLOCKS, ENOUGH, truncated, unanswered, unmixed
 from malt_fast.tasks.task import Question
 from malt_fast.training.alarms import collapsing
 from tests.small_run import run, write_model, write_questions
@@ -29,7 +24,7 @@ from tests.small_run import run, write_model, write_questions
 @given(st.integers(0, 1000), st.integers(0, 1000))
 def test_a_share_is_told_once_most_of_enough_are_so(part: int, whole: int) -> None:
     part = min(part, whole)
-    most = whole >= SEEN and part > whole / 2
+    most = whole >= ENOUGH and part > whole / 2
     assert bool(truncated("refiner", part, whole)) == most == bool(unanswered(part, whole))
     assert bool(unmixed("refiner", part, whole, 0.2)) == (whole >= BLOCKS and part == 0)
 
@@ -61,12 +56,12 @@ def leaves_right(forest: Forest) -> dict[str, int]:
     return {"right": int((forest.outcome == 1).sum()), "tokens": int(forest.token_len.sum())}
 
 
-def growth(questions: int, told: list[str]) -> Growth:
+def watching(questions: int, warned: list[str]) -> TreeMonitor:
     asked = [Question(f"q{i}", "?", "7", {}) for i in range(questions)]
     shape = shape_from_branching([2, 2], [Policy("m")] * 2)
     words: Any = Words()
-    tell = lambda kind, _: told.append(kind)  # noqa: E731
-    return Growth(asked, shape, ["a", "b"], words, "number", tell, leaves_right)
+    trees = SampledTrees(asked, shape, ["a", "b"], words, "number")
+    return TreeMonitor(trees, lambda _, kind: warned.append(kind), leaves_right)
 
 
 def completion(node: int, value: int, finish: Any = "stop") -> Completion:
@@ -76,7 +71,7 @@ def completion(node: int, value: int, finish: Any = "stop") -> Completion:
 @given(st.integers(0, 2**32), st.floats(0, 1), st.floats(0, 1))
 def test_counts_are_those_of_plain_counting(seed: int, right: float, cut: float) -> None:
     rng, told, n = np.random.default_rng(seed), list[str](), 60
-    watch = growth(n, told)
+    watch = watching(n, told)
     nodes = [t * 7 + 1 + i for t in range(n) for i in range(6)]
     values = {v: 7 if rng.random() < right else 8 for v in nodes}
     finish = {v: "length" if rng.random() < cut else "stop" for v in nodes}
@@ -88,34 +83,36 @@ def test_counts_are_those_of_plain_counting(seed: int, right: float, cut: float)
     pairs = [
         (values[t * 7 + 3 + 2 * d], values[t * 7 + 4 + 2 * d]) for t in range(n) for d in (0, 1)
     ]
-    assert (watch.whole, watch.mixed) == (2 * n, sum(a != b for a, b in pairs))
-    assert watch.right == sum(7 in p for p in pairs) + sum(p == (7, 7) for p in pairs)
-    assert watch.outputs == {1: 2 * n, 2: 4 * n}
-    assert watch.cut[2] == sum(finish[v] == "length" for v in nodes if v % 7 >= 3)
+    assert (watch.signs.blocks, watch.signs.mixed) == (2 * n, sum(a != b for a, b in pairs))
+    assert watch.signs.right == sum(7 in p for p in pairs) + sum(p == (7, 7) for p in pairs)
+    assert watch.signs.outputs == {1: 2 * n, 2: 4 * n}
+    assert watch.signs.cut[2] == sum(finish[v] == "length" for v in nodes if v % 7 >= 3)
     assert len(told) == len(set(told))
-    assert ("unmixed" in told) <= (right in (0.0, 1.0) or watch.mixed == 0 or watch.whole > BLOCKS)
-    if watch.mixed > BLOCKS:
+    assert ("unmixed" in told) <= (
+        right in (0.0, 1.0) or watch.signs.mixed == 0 or watch.signs.blocks > BLOCKS
+    )
+    if watch.signs.mixed > BLOCKS:
         assert "unmixed" not in told
 
 
 def test_only_some_leaves_are_graded_and_trees_counted(monkeypatch) -> None:
-    monkeypatch.setattr(monitor, "GRADED", 50)
+    monkeypatch.setattr(signs, "GRADED", 50)
     monkeypatch.setattr(monitor, "COUNTED", 30)  # every third
-    watch = growth(100, [])
+    watch = watching(100, [])
     for t in range(100):
         watch.see([completion(t * 7 + 1 + i, 7) for i in range(6)])
         watch.end(t)
-    assert watch.leaves == 50 and watch.outputs[2] == 400
-    assert watch.counted == 34 and watch.found == {"right": 136, "tokens": 204}
-    assert not watch.trees and not watch.outcomes
-    assert watch.shown(100) == "so far about 400 right, 600 tokens · 0 % of groups mixed"
+    assert watch.signs.leaves == 50 and watch.signs.outputs[2] == 400
+    assert watch.yields.counted == 34 and watch.yields.counts == {"right": 136, "tokens": 204}
+    assert not watch.yields.growing and not watch.yields.grown
+    assert watch.summary(100) == "so far about 400 right, 600 tokens · 0 % of groups mixed"
 
 
 @given(st.integers(0, 2**32), st.floats(0, 1))
 def test_what_trees_yield_is_added_up_as_they_end(seed: int, right: float) -> None:
     """Whatever the order; a tree with an output that failed is left out."""
     rng, n = np.random.default_rng(seed), 20
-    watch = growth(n, [])
+    watch = watching(n, [])
     nodes = [t * 7 + 1 + i for t in range(n) for i in range(6)]
     values = {v: 7 if rng.random() < right else 8 for v in nodes}
     failed = {v for v in nodes if v % 7 >= 3 and rng.random() < 0.05}
@@ -127,10 +124,12 @@ def test_what_trees_yield_is_added_up_as_they_end(seed: int, right: float) -> No
             watch.end(v // 7)
     whole = [t for t in range(n) if not any(v // 7 == t for v in failed)]
     good = sum(values[t * 7 + i] == 7 for t in whole for i in (3, 4, 5, 6))
-    assert (watch.counted, watch.trees) == (len(whole), {})
-    assert watch.found == ({"right": good, "tokens": 6 * len(whole)} if whole else {})
+    assert (watch.yields.counted, watch.yields.growing) == (len(whole), {})
+    assert watch.yields.counts == ({"right": good, "tokens": 6 * len(whole)} if whole else {})
     if whole:
-        assert watch.shown(len(whole)).startswith(f"so far {good:,} right, {6 * len(whole):,} tok")
+        assert watch.summary(len(whole)).startswith(
+            f"so far {good:,} right, {6 * len(whole):,} tok"
+        )
 
 
 # ---- whole runs ----
@@ -160,7 +159,7 @@ def test_what_a_run_warns_of(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch, options: list[str], kinds: set[str]
 ) -> None:
     monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
-    monkeypatch.setattr(monitor, "BLOCKS", 30)
+    monkeypatch.setattr(signs, "BLOCKS", 30)
     if kinds == {"collapsing"}:
         always = lambda role, first, now: "x" if "rewards/margins" in first else ""  # noqa: E731
         monkeypatch.setattr("malt_fast.training.alarms.collapsing", always)
@@ -174,7 +173,7 @@ def test_what_a_run_warns_of(
 
 def test_outputs_that_are_cut_off_or_say_nothing(made, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
-    monkeypatch.setattr(monitor, "SEEN", 20)
+    monkeypatch.setattr(signs, "ENOUGH", 20)
     rows = [{"question": f"a or b? {i}", "answer": "A"} for i in range(20)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(tmp_path / "q.jsonl", made[1], tmp_path / "run", "--task.grader", "choice")

@@ -280,7 +280,7 @@ def test_a_run_answers_as_its_evaluation_would(run: Path) -> None:
         sft = final | {"refiner": Policy(name, f"{where}/refiner/sft")}
         systems = systems_of(CHAIN, 3)
         kinds = {"base": base, "sft": sft, "final": final}
-        shape, used = build_shape(systems, setup.wordings.numbers, kinds)
+        shape, used = build_shape(systems, setup.evaluation_prompts.numbers, kinds)
         params = setup.params(evaluating=True)
         forest = expand(asked, shape, setup.prompts, params, engine, "3/answer")
     judged = judge(forest, shape, asked, setup.prompts.decode, "number")

@@ -7,7 +7,7 @@ from malt_fast.config.load import make_config
 from malt_fast.engines import SamplingParams
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.setup import longest
-from malt_fast.tasks.evaluation_prompts import Wordings
+from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts, RolePrompt
 from malt_fast.utils.errors import MaltError
@@ -21,22 +21,32 @@ PAPER = BUNDLED | {"sampling": SAMPLING, "evaluate": {"suite": "paper"}}
 
 def test_extra_wordings_come_after_the_chain_and_are_sampled_as_their_role_is():
     setup = load_setup(make_config(PAPER))
-    assert setup.wordings.names == ["generator", "verifier", "refiner", "direct", "debater"]
-    assert [setup.wordings.role(i) for i in (2, 4, 5)] == ["verifier", "refiner", "generator"]
+    assert setup.evaluation_prompts.names == [
+        "generator",
+        "verifier",
+        "refiner",
+        "direct",
+        "debater",
+    ]
+    assert [setup.evaluation_prompts.role(i) for i in (2, 4, 5)] == [
+        "verifier",
+        "refiner",
+        "generator",
+    ]
     assert [p.max_tokens for p in setup.params(evaluating=True)] == [7, 7, 5, 5, 7]
     assert len(setup.params()) == 3
-    assert load_setup(make_config(BUNDLED)).wordings.names == setup.config.chain
+    assert load_setup(make_config(BUNDLED)).evaluation_prompts.names == setup.config.chain
 
 
 def test_their_prompts_hold_what_they_read():
     setup = load_setup(make_config(PAPER))
     encode = setup.prompts.encode_question
     question, said = encode("11+11"), [encode(text) for text in ("22", "33", "44")]
-    prompt = setup.wordings.build(5, question, said)
+    prompt = setup.evaluation_prompts.build(5, question, said)
     assert setup.prompts.decode(prompt) == "11+11\nDraft:22\nCheck:3344\nFinal:"
-    prompt = setup.wordings.build(4, question, said[:1])
+    prompt = setup.evaluation_prompts.build(4, question, said[:1])
     assert setup.prompts.decode(prompt) == "11+11\nDraft:22\nCheck:\nFinal:"
-    assert setup.wordings.build(2, question, said[:1]).tolist() == (
+    assert setup.evaluation_prompts.build(2, question, said[:1]).tolist() == (
         setup.prompts.build(2, question, said[:1]).tolist()
     )
 
@@ -46,7 +56,7 @@ def test_a_debater_needs_room_for_three_whole_outputs():
     question = setup.prompts.encode_question(setup.task.train[0].text)
     params = [SamplingParams(max_tokens=n) for n in (20, 1, 1, 1, 2)]
     three = [np.full(20, 5, np.int32)] * 3
-    assert longest(setup, params) == len(setup.wordings.build(5, question, three)) + 2
+    assert longest(setup, params) == len(setup.evaluation_prompts.build(5, question, three)) + 2
     assert longest(setup, params[:3]) < longest(setup, params)
 
 
@@ -73,4 +83,4 @@ def test_a_wording_that_leaves_no_room_is_told_at_the_start(monkeypatch):
 def test_wordings_that_cannot_serve_are_told(extra, says):
     prompts = Prompts(["a"], {"a": RolePrompt(None, "{question}")}, byte_tokenizer(), chat=False)
     with pytest.raises(MaltError, match=says):
-        Wordings(prompts, extra, chat=False)
+        EvaluationPrompts(prompts, extra, chat=False)

@@ -52,7 +52,7 @@ def compare(setup: Setup, policies: dict[Training, Policies]) -> Compared:
     if config.evaluate.suite == "paper":
         systems = paper_systems(chain, votes, list(setup.task.extra), rounds)
         curves = pools(chain, config.evaluate.calls)
-    shape, slots = build_shape([*systems, *curves], setup.wordings.numbers, policies)
+    shape, slots = build_shape([*systems, *curves], setup.evaluation_prompts.numbers, policies)
     return Compared(questions, systems, curves, shape, slots)
 
 
@@ -95,7 +95,7 @@ def measure(setup: Setup, compared: Compared, forest: Forest) -> dict[str, Any]:
     graded = (setup.task.grader, config.task.min_score)
     judged = judge(forest, compared.shape, questions, setup.prompts.decode, *graded)
     result = summarise(judged, systems, used, questions, config) | {"task": setup.task.name}
-    names = setup.wordings.names
+    names = setup.evaluation_prompts.names
     result["grading"] = {names[n - 1]: told for n, told in judged.grading.items()}
     if config.evaluate.suite == "paper":
         curves, extra = list(zip(compared.pools, pooled, strict=True)), list(setup.task.extra)

@@ -1,1 +1,1 @@
-"""From settings to a graded forest."""
+"""From settings to a graded forest: set-up, engine, tree expansion, grading."""

@@ -1,26 +1,23 @@
-"""Which engine a config means: told and checked before work is spent, opened when it is time."""
+"""The engine of a config: chosen and checked before any work, opened when it is needed."""
 
 import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Engine, Policy, SamplingParams
 from malt_fast.engines.spec import EngineSpec
-from malt_fast.sampling.setup import context_of, longest
+from malt_fast.sampling.setup import Setup, context_of, longest
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.ray_cluster import check_ray
-
-if TYPE_CHECKING:
-    from malt_fast.sampling.setup import Setup
 
 Name = Literal["hf", "vllm", "openai", "replay"]
 INSTALL = "pip install 'malt-fast[vllm]'"
 
 
 def choose(config: Config) -> tuple[Name, str]:
-    """The engine that samples, and why this one."""
+    """The engine that samples, and the reason for it."""
     if config.engine.name != "auto":
         return config.engine.name, "as engine.name says"
     if config.model.roles:
@@ -41,7 +38,8 @@ def _has_gpu(config: Config) -> bool:
 
 
 def gpus_of_engine(config: Config, name: Literal["hf", "vllm"]) -> int:
-    """GPUs that one engine takes where there are any: a cluster may have what is missing here."""
+    """GPUs that one engine takes, if there are any: a cluster may have them where this machine has
+    none."""
     if config.model.device == "cpu":
         return 0
     if name == "hf":
@@ -52,15 +50,15 @@ def gpus_of_engine(config: Config, name: Literal["hf", "vllm"]) -> int:
     return 0 if runs_on_cpu() else math.prod(parallel)
 
 
-def check_engine(setup: "Setup") -> None:
-    """Raises MaltError for an engine that cannot do what the config asks of it."""
+def check_engine(setup: Setup) -> None:
+    """Raises MaltError if the engine cannot do what the config asks for."""
     config = setup.config
     name, _ = choose(config)
     if config.engine.replicas > 1:
         if name not in ("hf", "vllm"):
             raise MaltError(
-                f"engine.replicas = {config.engine.replicas} is for engines of this program, not "
-                f"for {name}: leave it out"
+                f"engine.replicas = {config.engine.replicas} needs an engine that runs here, not "
+                f"{name}: leave it out"
             )
         check_ray()
     if name == "vllm":
@@ -71,7 +69,7 @@ def check_engine(setup: "Setup") -> None:
         check_server(config.engine, config.base_model())
 
 
-def _check_vllm(setup: "Setup") -> None:
+def _check_vllm(setup: Setup) -> None:
     config = setup.config
     if find_spec("vllm") is None:
         raise MaltError(f"vLLM is not installed: {INSTALL}, or sample with --engine.name hf")
@@ -92,14 +90,14 @@ def _check_vllm(setup: "Setup") -> None:
 
 
 def open_engine(
-    setup: "Setup",
+    setup: Setup,
     policies: Mapping[Policy, int],
     params: Sequence[SamplingParams],
     question_tokens: int | None = None,
 ) -> Engine:
-    """The engine that the config names, for `policies`, each with a wording that it answers.
+    """The engine of the config, for `policies`, each with the number of a prompt that it answers.
 
-    question_tokens: of the longest question that will be asked; unset: the task's own.
+    question_tokens: of the longest question that will be asked; None: of the task's questions.
     """
     config = setup.config
     settings, (name, _) = config.engine, choose(config)
@@ -112,9 +110,9 @@ def open_engine(
         from malt_fast.engines.openai import OpenAIEngine
 
         return OpenAIEngine(settings, list(policies))
-    some = setup.task.train[0].text if setup.task.train else "How much is 12 + 34?"
-    text = setup.prompts.encode_question(some)
-    wordings = setup.wordings
+    question = setup.task.train[0].text if setup.task.train else "How much is 12 + 34?"
+    text = setup.prompts.encode_question(question)
+    prompts = setup.evaluation_prompts
     spec = EngineSpec(
         name=name,
         settings=settings,
@@ -123,7 +121,7 @@ def open_engine(
         policies=tuple(policies),
         max_model_len=longest(setup, params, question_tokens) if name == "vllm" else None,
         probes={
-            policy: wordings.build(number, text, [text[:1]] * len(wordings.sources(number)))
+            policy: prompts.build(number, text, [text[:1]] * len(prompts.sources(number)))
             for policy, number in policies.items()
         },
         gpus=gpus_of_engine(config, name),

@@ -1,22 +1,22 @@
 """Tree expansion without barriers: as soon as an output is finished, its children are requested.
 
 A new tree is begun only when the engine would otherwise run short, and requests of older trees go
-first: so started trees finish early, and however many questions there are, no more trees are open
-than requests keep the engine busy. A straggler holds up what stands below it and nothing else.
+first: so trees finish early, and no more of them are open than keep the engine busy. A slow output
+delays only its own descendants.
 
-A shape says what is sampled under every question. Training uses the full tree of a branching,
-evaluation one trie in which all systems share what they have in common:
+A shape lists what is sampled under every question. Training uses the full tree of a branching,
+evaluation one trie in which all systems share their common prefixes:
 
     shape    slot 0: draft        parent -1    path (0,)
              slot 1: critique     parent  0    path (0, 0)
              slot 2: critique     parent  0    path (0, 1)   ...
 
 A slot may read more than its ancestors, as in a debate: the shape is then a directed acyclic graph,
-and a slot is asked for once all that it reads is there.
+and a slot is requested once everything it reads is there.
 
-Slot s of tree t is node t * (1 + S) + 1 + s, whatever order the engine answers in. A node's seed is
-a hash of the run's seed, its question and its path. Only open trees are held in memory: what is
-settled is handed on, to a forest or to the store.
+Slot s of tree t is node t * (1 + S) + 1 + s, in whatever order the engine answers. A node's seed is
+a hash of the run's seed, its question and its path. Only open trees are held in memory; finished
+outputs go to a forest or to the store.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from malt_fast.forest.forest import (
     DONE,
     Forest,
 )
-from malt_fast.tasks.evaluation_prompts import Wordings
+from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.prompts import Prompts, Tokens
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
@@ -51,19 +51,19 @@ class Slot:
     """One node of a shape."""
 
     parent: int  # index of its parent in the shape; -1 is the question
-    role: int  # number of its wording: its level in the chain, 1-based
+    role: int  # number of its prompt: its level in the chain, 1-based
     policy: Policy  # who samples it
-    path: tuple[int, ...]  # what its seed is made from; equal paths share random numbers
+    path: tuple[int, ...]  # its seed depends on it: equal paths share random numbers
     reads: tuple[int, ...] | None = None  # earlier slots, its parent among them; None: ancestors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Siblings:
-    """Slots of one parent that are asked for together, with one prompt."""
+    """Slots of one parent that are requested together, with one prompt."""
 
     role: int
     reads: tuple[int, ...]  # slots whose outputs the prompt holds, in order
-    waits: bool  # for more than the parent
+    waits: bool  # for other slots than the parent
     slots: list[int] = field(default_factory=list)
 
 
@@ -79,13 +79,13 @@ def shape_from_branching(branching: Sequence[int], policies: Sequence[Policy]) -
 
 
 def node_seed(seed: int | str, question: str, path: Sequence[int]) -> int:
-    """64 bits that depend on nothing but the run, the question and the place in its tree."""
+    """64-bit hash of the run's seed, the question's id and the path in its tree."""
     text = "\0".join([str(seed), question, *map(str, path)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def slot_nodes(forest: Forest, shape: Sequence[Slot]) -> npt.NDArray[np.int64]:
-    """int64[questions, S]: node id of every slot, -1 where it or an ancestor failed."""
+    """int64[questions, S]: the node of every slot, -1 if it or an ancestor failed."""
     stride = 1 + len(shape)
     nodes = np.arange(len(forest), dtype=np.int64).reshape(-1, stride)[:, 1:]
     return np.where(forest.state.reshape(-1, stride)[:, 1:] == DONE, nodes, -1)
@@ -104,28 +104,28 @@ def add_trees(forest: Forest, trees: int, shape: Sequence[Slot]) -> None:
 
 @dataclass(slots=True, eq=False)
 class OpenTree:
-    """A question with outputs still to come; of each slot what is known."""
+    """A question with outputs still to come."""
 
     question: Tokens
     left: int  # slots that are not settled
-    outputs: list[Tokens | None]  # None where there is none, or none yet
+    outputs: list[Tokens | None]  # by slot; None: failed, or still to come
     failed: set[int] = field(default_factory=set)
 
 
 @dataclass
 class Expansion:
-    """The state of one expansion: the trees that are open, and what may be asked for."""
+    """The state of one expansion: which trees are open, and what can be requested."""
 
-    questions: Sequence[Question] | Mapping[int, Question]  # by number of the tree
+    questions: Sequence[Question] | Mapping[int, Question]  # by tree
     shape: Sequence[Slot]
-    prompts: Prompts | Wordings
-    params: Sequence[SamplingParams]  # one a role
+    prompts: Prompts | EvaluationPrompts
+    params: Sequence[SamplingParams]  # by prompt number - 1
     seed: int | str
     open: dict[int, OpenTree] = field(default_factory=dict)
 
     @cached_property
     def readers(self) -> list[list[Siblings]]:
-        """What each slot's output may be the last missing piece of; the question's at index -1."""
+        """For each slot the groups that read its output; for the question (-1) those below it."""
         found: dict[object, Siblings] = {}
         readers: list[list[Siblings]] = [[] for _ in range(len(self.shape) + 1)]
         for s, slot in enumerate(self.shape):
@@ -155,7 +155,7 @@ class Expansion:
         return tree * (1 + len(self.shape)) + 1 + slot
 
     def begin(self, tree: int) -> list[Request]:
-        """Requests of a tree for all that can be asked at once."""
+        """Open a tree; its first requests."""
         slots = len(self.shape)
         if not slots:
             return []
@@ -164,7 +164,7 @@ class Expansion:
         return [request for group in self.readers[-1] for request in self.requests(tree, group)]
 
     def ready(self, tree: int, slot: int) -> list[Siblings]:
-        """What can be asked for now that `slot` is done."""
+        """The groups that can be requested now that `slot` is done."""
         outputs = self.open[tree].outputs
         return [
             group
@@ -173,7 +173,7 @@ class Expansion:
         ]
 
     def requests(self, tree: int, group: Siblings) -> Iterator[Request]:
-        """One request for each of `group`; they share their prompt."""
+        """One request per slot of a group; they share their prompt."""
         known = self.open[tree]
         segments = [tokens for s in group.reads if (tokens := known.outputs[s]) is not None]
         prompt = self.prompts.build(group.role, known.question, segments)
@@ -202,7 +202,7 @@ class Expansion:
         return lost
 
     def settle(self, completions: Sequence[Completion]) -> tuple[list[Request], list[int]]:
-        """Take finished outputs; what can be asked for now, and nodes that will never be."""
+        """Take finished outputs; returns the requests they allow, and all nodes that failed."""
         good = [c for c in completions if c.finish_reason != "error"]
         places = [self.place(c.id) for c in good]
         for (tree, slot), completion in zip(places, good, strict=True):
@@ -213,7 +213,7 @@ class Expansion:
             if c.finish_reason == "error"
             for node in self._fail(*self.place(c.id))
         ]
-        # Once each, though several outputs that it reads may have come together.
+        # Each group once, even if several outputs that it reads came together.
         ready = dict.fromkeys((tree, g) for tree, slot in places for g in self.ready(tree, slot))
         requests = [request for tree, group in ready for request in self.requests(tree, group)]
         for tree, _ in places:
@@ -223,14 +223,14 @@ class Expansion:
         return requests, failed
 
     def _fail(self, tree: int, slot: int) -> list[int]:
-        """Give up on a slot and all that needs it, of which another failure may have been told."""
+        """Give up on a slot and all that depend on it; returns those that had not failed before."""
         known = self.open[tree]
         lost = sorted(self.lost(slot) - known.failed)
         known.failed.update(lost)
         return [self.node(tree, s) for s in lost]
 
     def _count(self, tree: int) -> None:
-        """One more slot is settled; what is finished needs its question no more."""
+        """One more slot is settled; a tree without open slots is closed."""
         self.open[tree].left -= 1
         if not self.open[tree].left:
             del self.open[tree]
@@ -251,32 +251,31 @@ def complete(forest: Forest, completions: Sequence[Completion]) -> None:
 def grow(
     questions: Sequence[Question],
     shape: Sequence[Slot],
-    prompts: Prompts | Wordings,
+    prompts: Prompts | EvaluationPrompts,
     params: Sequence[SamplingParams],
     engine: Engine,
     seed: int | str,
 ) -> Iterator[tuple[list[Completion], list[int]]]:
-    """Sample `shape` under every question; yields what is settled as it comes.
+    """Sample `shape` under every question; yields (completions, failed nodes) as they come.
 
-    That is, completions whose id is their node, failed ones among them, and all nodes that failed:
-    a request that the engine could not answer takes everything below it along. Raises MaltError
-    when none could be answered.
+    A completion's id is its node. Where the engine could not answer, the completion says why, and
+    the node fails with everything below it. Raises MaltError if no request could be answered.
     """
-    growth = Expansion(questions, shape, prompts, params, seed)
+    expansion = Expansion(questions, shape, prompts, params, seed)
     trees = iter(range(len(questions)))
     requests: list[Request] = []
     error, answers = "", 0
     while True:
         room = engine.wants - engine.pending
         while len(requests) < room and (tree := next(trees, None)) is not None:
-            requests += growth.begin(tree)
+            requests += expansion.begin(tree)
         engine.submit(requests)
         if not engine.pending:
             break
         completions = engine.poll()
         errors = [c.error for c in completions if c.finish_reason == "error"]
         error, answers = error or "".join(errors[:1]), answers + len(completions) - len(errors)
-        requests, failed = growth.settle(completions)
+        requests, failed = expansion.settle(completions)
         yield completions, failed
     if error and not answers:
         raise MaltError(f"the engine answered no request: {error}")
@@ -285,15 +284,15 @@ def grow(
 def expand(
     questions: Sequence[Question],
     shape: Sequence[Slot],
-    prompts: Prompts | Wordings,
+    prompts: Prompts | EvaluationPrompts,
     params: Sequence[SamplingParams],
     engine: Engine,
     seed: int | str,
     on_progress: OnProgress | None = None,
 ) -> Forest:
-    """Sample `shape` under every question, in memory; roots are the questions in order.
+    """Sample `shape` under every question, in memory; the roots are the questions in order.
 
-    Raises MaltError as `grow` does, and when the engine cannot go on.
+    Raises MaltError as `grow` does, and if the engine cannot go on.
     """
     forest = reserve(len(questions), shape)
     for completions, failed in grow(questions, shape, prompts, params, engine, seed):
@@ -306,5 +305,5 @@ def expand(
 
 
 def answered(forest: Forest) -> int:
-    """How many outputs were sampled."""
+    """Number of outputs that were sampled."""
     return int(np.count_nonzero((forest.state == DONE) & (forest.level > 0)))

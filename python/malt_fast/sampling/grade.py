@@ -1,4 +1,4 @@
-"""Grading of the leaves of a forest."""
+"""Grades the leaves of a forest."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ GRADED = 1 << 16  # outputs whose texts are in memory at once
 
 
 def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
-    """Of what outcomes depend on beside the samples."""
+    """Hash of everything the outcomes depend on, except the samples."""
     grader = setup.task.grader
     parts = [
         __version__,
@@ -31,7 +31,7 @@ def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
 
 
 def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) -> dict[str, Any]:
-    """Set the outcome of every finished output of the last role; a report of the verdicts."""
+    """Set the outcome of every finished output of the last role; returns a report of verdicts."""
     leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
     trees = forest.roots()[leaves] // (len(forest) // max(1, len(questions)))
     total = GradeReport(setup.task.grader)

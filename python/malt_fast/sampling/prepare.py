@@ -1,4 +1,4 @@
-"""From settings to a set-up whose parts fit together."""
+"""Makes a set-up from a config, and checks that its parts fit together."""
 
 from typing import Any
 
@@ -18,8 +18,7 @@ from malt_fast.utils.errors import MaltError
 def load_setup(config: Config, *, questions: bool = True, task: Task | None = None) -> Setup:
     """Load the task, the tokenizer and the prompts, and check that they fit the models.
 
-    questions: whether to read the task's own; who answers others does without. task: one that is
-    made already, instead of that which the config names.
+    questions: whether to read the task's questions. task: used instead of the config's task.
     """
     side_by_side = len(config.chain) if config.train.side_by_side else 1
     workers = max(distributed.process_count(), config.engine.replicas, side_by_side)
@@ -33,12 +32,12 @@ def load_setup(config: Config, *, questions: bool = True, task: Task | None = No
 
 
 def load_prompts(config: Config, task: Task) -> Prompts:
-    """The tokenizer, and the prompts of the chain. Raises MaltError if models have several."""
+    """The prompts of the chain. Raises MaltError if its base models have different tokenizers."""
     name = config.base_model()
     trusted = config.model.trust_remote_code
     tokenizer = load_tokenizer(name, config.model.chat_template, trusted)
     vocabulary = tokenizer.get_vocab()
-    ends: list[int] = []  # roles read each other: a token that ends one's output ends all
+    ends: list[int] = []  # roles read each other: the end token of one ends the output of all
     for base, role in {config.base_model(role): role for role in config.chain}.items():
         own = tokenizer if base == name else load_tokenizer(base, None, trusted)
         if own.get_vocab() != vocabulary:
@@ -51,7 +50,7 @@ def load_prompts(config: Config, task: Task) -> Prompts:
 
 
 def check_device(device: str, workers: int) -> None:
-    """Raises MaltError for a device that this machine lacks."""
+    """Raises MaltError for a device that this machine does not have."""
     import torch
 
     if device.startswith("cuda:") and workers > 1:
@@ -63,7 +62,7 @@ def check_device(device: str, workers: int) -> None:
 
 
 def end_ids(model: str, tokenizer: Any) -> list[int]:
-    """End tokens that the tokenizer and the model's generation config name, if they do."""
+    """End tokens named by the tokenizer and by the model's generation config."""
     from transformers import GenerationConfig
 
     try:
@@ -76,13 +75,13 @@ def end_ids(model: str, tokenizer: Any) -> list[int]:
 
 def check_lengths(setup: Setup) -> None:
     """Raises MaltError for a question that leaves some role no room to answer."""
-    wordings, context = setup.wordings, context_of(setup)
+    prompts, context = setup.evaluation_prompts, context_of(setup)
     model, nothing = setup.config.base_model(setup.config.chain[0]), np.empty(0, np.int32)
     for question in [*setup.task.train, *setup.task.test]:
-        tokens = wordings.encode_question(question.text)
+        tokens = prompts.encode_question(question.text)
         length = max(
-            len(wordings.build(number, tokens, [nothing] * len(wordings.sources(number))))
-            for number in wordings.numbers.values()
+            len(prompts.build(number, tokens, [nothing] * len(prompts.sources(number))))
+            for number in prompts.numbers.values()
         )
         if length >= context:
             raise MaltError(

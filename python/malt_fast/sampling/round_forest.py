@@ -13,9 +13,10 @@ from malt_fast.grading.report import sentence
 from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import Slot, answered, shape_from_branching
 from malt_fast.sampling.grade import grade_leaves, grading_fingerprint
-from malt_fast.sampling.monitor import Growth
+from malt_fast.sampling.monitor import TreeMonitor
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import fingerprint, sample
+from malt_fast.sampling.sampled_trees import SampledTrees
 from malt_fast.sampling.setup import Setup
 from malt_fast.store.store import Ints, Store
 from malt_fast.utils import distributed
@@ -83,12 +84,9 @@ def sample_trees(
 ) -> tuple[Forest, Ints]:
     """The trees of all training questions, and the store's row of every node."""
     questions, config = setup.task.train, setup.config
-    watch = Growth(
-        *(questions, shape, config.chain, setup.prompts, setup.task.grader),
-        tell=lambda kind, text: run.warn(text, kind),
-        count=lambda forest: tree_yield(forest, assign_credit(config.tree, forest), config),
-    )
-    facts = SamplingFacts(len(shape), watch)
+    trees = SampledTrees(questions, shape, config.chain, setup.prompts, setup.task.grader)
+    count = lambda forest: tree_yield(forest, assign_credit(config.tree, forest), config)  # noqa: E731
+    facts = SamplingFacts(len(shape), TreeMonitor(trees, run.warn, count))
     where = {"round": index, "forest": name}
     stage = run.stage(f"sample round {index}", len(questions) * len(shape), facts, **where)
     with stage as (shown, figures):

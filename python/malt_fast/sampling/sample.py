@@ -1,4 +1,4 @@
-"""From a config to what sampling needs: task, prompts, engine; sampling and grading with them."""
+"""Samples a forest, with every output in the store as it comes, and none sampled twice."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from malt_fast.tasks.task import Question
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
 
-# Given what was settled since the last time: completions, and all nodes that failed.
+# Called with what was settled since the last call: completions, and all nodes that failed.
 OnDone = Callable[[list[Completion], list[int], Engine], None]
 
 
@@ -42,13 +42,14 @@ def sample(
     evaluating: bool = False,
     on_done: OnDone | None = None,
 ) -> tuple[Forest, Ints, dict[str, float]]:
-    """Sample a shape under every question, nothing that is known already.
+    """Sample a shape under every question; outputs that the store holds are not sampled again.
 
-    Returns the forest, the store's row of every node (-1: none), and what the engine has to say.
-    Outputs are in the store as they come, so that the same call goes on after whatever stops it.
-    Raises MaltError when the engine cannot go on, KeyboardInterrupt when a stop was asked for.
+    Returns the forest, the store's row of every node (-1: none), and the engine's figures. However
+    it is stopped, the same call goes on from the outputs that are in the store. Raises MaltError if
+    the engine cannot go on, KeyboardInterrupt if the user asked for a stop.
     """
     params, store = setup.params(evaluating=evaluating), samples.store
+    prompts = setup.evaluation_prompts
     policies = {slot.policy: slot.role for slot in shape}
     with row_map(store, len(questions) * (1 + len(shape))) as rows:
         engine = StoredEngine(
@@ -61,7 +62,7 @@ def sample(
         )
         try:
             with closing(engine):
-                for settled in grow(questions, shape, setup.wordings, params, engine, seed):
+                for settled in grow(questions, shape, prompts, params, engine, seed):
                     if any(settled) and on_done is not None:
                         on_done(*settled, engine)
                     interrupt.check()
@@ -82,9 +83,9 @@ def sample(
 
 @contextmanager
 def row_map(store: Store, nodes: int) -> Iterator[Ints]:
-    """int64[nodes] of -1, in a file without a name: it takes no memory that others need."""
+    """int64[nodes] of -1, mapped from an unnamed file in the store's folder to save memory."""
     with TemporaryFile(dir=store.folder) as file:
-        try:  # a full disk is told here, and not by a signal at the first write
+        try:  # a full disk is an error here, not a signal at the first write
             os.posix_fallocate(file.fileno(), 0, 8 * max(nodes, 1))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(store.folder)) from None
@@ -94,7 +95,7 @@ def row_map(store: Store, nodes: int) -> Iterator[Ints]:
 
 
 def identify(config: Config) -> Callable[[Policy], str]:
-    """What tells the weights of a policy from any others, recordings being such weights."""
+    """A text for each policy that identifies its weights; recordings count as weights."""
     if config.engine.name == "replay":
         assert config.engine.path is not None
         recorded = f"recorded {content(config.engine.path)}"
@@ -115,11 +116,11 @@ def fingerprint(
     *,
     evaluating: bool = False,
 ) -> str:
-    """Of all that the tokens of a forest depend on."""
+    """Hash of everything the sampled tokens depend on."""
     weights = identify(setup.config)
-    wordings = setup.wordings if evaluating else setup.prompts
+    prompts = setup.evaluation_prompts if evaluating else setup.prompts
     parts = [
-        wordings.as_json(),
+        prompts.as_json(),
         setup.prompts.fingerprint,
         seed,
         [(question.id, question.text) for question in questions],

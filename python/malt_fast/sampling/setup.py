@@ -10,14 +10,14 @@ import numpy as np
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies, Policy, SamplingParams
 from malt_fast.models.loading import load_config
-from malt_fast.tasks.evaluation_prompts import Wordings
+from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.prompts import Prompts, Tokens
 from malt_fast.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every stage of a run shares."""
+    """Settings, task and prompts, loaded once."""
 
     config: Config
     task: Task
@@ -33,24 +33,24 @@ class Setup:
         return [self.prompts.encode_question(question.text) for question in self.task.train]
 
     @cached_property
-    def wordings(self) -> Wordings:
-        """The prompts, and the extra ones that the evaluation needs."""
+    def evaluation_prompts(self) -> EvaluationPrompts:
+        """The prompts of the chain, and the extra ones that the evaluation needs."""
         extra = self.task.extra if self.config.evaluate.suite == "paper" else {}
-        return Wordings(self.prompts, extra, chat=self.task.chat)
+        return EvaluationPrompts(self.prompts, extra, chat=self.task.chat)
 
     def params(self, *, evaluating: bool = False) -> list[SamplingParams]:
-        """Sampling parameters of each role, in chain order; in evaluation of extra wordings too."""
-        chain, wordings = self.config.chain, self.wordings
-        extra = range(len(chain) + 1, len(wordings.names) + 1) if evaluating else ()
-        roles = [*chain, *(wordings.role(number) for number in extra)]
+        """Sampling parameters by prompt: of the chain's roles, in evaluation of extra ones too."""
+        prompts = self.evaluation_prompts
+        numbers = range(1, len(prompts.names if evaluating else self.config.chain) + 1)
+        roles = [prompts.role(number) for number in numbers]
         settings = [self.config.sampling_for(role, evaluating=evaluating) for role in roles]
         return [
             SamplingParams(**s.model_dump(), stop_token_ids=self.prompts.end_ids) for s in settings
         ]
 
 
-def context_of(setup: "Setup") -> int:
-    """Tokens that the first role's base model reads."""
+def context_of(setup: Setup) -> int:
+    """The context of the first role's base model, in tokens."""
     model = setup.config.model
     base = setup.config.base_model(setup.config.chain[0])
     config = load_config(base, model.trust_remote_code).get_text_config()
@@ -58,21 +58,21 @@ def context_of(setup: "Setup") -> int:
 
 
 def longest(
-    setup: "Setup", params: Sequence[SamplingParams], question_tokens: int | None = None
+    setup: Setup, params: Sequence[SamplingParams], question_tokens: int | None = None
 ) -> int:
-    """The longest prompt with its output that any wording may come to, cut to the context.
+    """Tokens of the longest possible prompt with its output, at most the context.
 
-    question_tokens: of the longest question; unset: the task's own.
+    question_tokens: of the longest question; None: of the task's questions.
     """
     context = context_of(setup)
     if question_tokens is None:
         texts = {question.text for question in [*setup.task.train, *setup.task.test]}
-        question_tokens = max(len(setup.wordings.encode_question(text)) for text in texts)
+        question_tokens = max(len(setup.evaluation_prompts.encode_question(text)) for text in texts)
     question = np.zeros(question_tokens, np.int32)
-    wordings = setup.wordings
+    prompts = setup.evaluation_prompts
     outputs = [np.zeros(min(p.max_tokens, context), np.int32) for p in params]
     lengths = [
-        len(wordings.build(number, question, [outputs[i - 1] for i in wordings.sources(number)]))
+        len(prompts.build(number, question, [outputs[i - 1] for i in prompts.sources(number)]))
         + len(output)
         for number, output in enumerate(outputs, 1)
     ]
@@ -80,5 +80,6 @@ def longest(
 
 
 def questions_text(setup: Setup) -> str:
+    """The training questions as JSON lines: the content of questions.jsonl."""
     rows = [{"id": q.id, "text": q.text, "gold": q.gold} for q in setup.task.train]
     return "".join(f"{json.dumps(row)}\n" for row in rows)

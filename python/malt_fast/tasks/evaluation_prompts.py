@@ -1,9 +1,10 @@
-"""What an evaluation asks with: the prompts of the chain and, numbered after them, extra ones.
+"""The prompts of an evaluation: those of the chain and, numbered after them, extra ones.
 
-Nobody is trained with an extra wording. A task gives them in the `extra:` section of its YAML file:
+No role is trained with an extra prompt. A task defines them in the `extra:` section of its YAML
+file:
 
-    direct    the last role is told that there is no verification: it reads question and draft
-    debater   an agent of a debate reads its own answer of the round before and two others'
+    direct    the last role without a verifier: it reads the question and the draft
+    debater   an agent of a debate: it reads its own answer of the last round and two others'
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,15 @@ from malt_fast.tasks.task import EXTRA
 from malt_fast.utils.errors import MaltError, nearest
 
 
-class Wordings:
-    """Builds prompts by the number of a wording: 1-based, the chain's roles come first.
+class EvaluationPrompts:
+    """Builds prompts by number: 1-based, the chain's roles come first.
 
-    Raises MaltError for an extra wording that cannot serve.
+    Raises MaltError for an extra prompt with an unknown name or an unusable text.
     """
 
     def __init__(self, prompts: Prompts, extra: Mapping[str, RolePrompt], *, chat: bool) -> None:
         self.prompts = prompts
-        self.extra = [further(prompts, name, wording, chat) for name, wording in extra.items()]
+        self.extra = extra_prompts(prompts, extra, chat)
         self.names = [*prompts.chain, *extra]
 
     @property
@@ -29,12 +30,14 @@ class Wordings:
         return {name: number for number, name in enumerate(self.names, 1)}
 
     def role(self, number: int) -> str:
-        """The role of the chain whose weights and sampling settings answer a wording."""
-        chain, name = self.prompts.chain, self.names[number - 1]
-        return {"direct": chain[-1], "debater": chain[0]}.get(name, name)
+        """The role of the chain whose weights and sampling settings answer a prompt."""
+        chain = self.prompts.chain
+        if number <= len(chain):
+            return chain[number - 1]
+        return {"direct": chain[-1], "debater": chain[0]}[self.names[number - 1]]
 
     def sources(self, number: int) -> list[int]:
-        """Numbers of the chain's roles whose outputs, or ones as long, a prompt holds in turn."""
+        """Numbers of the chain's roles whose outputs, or ones as long, a prompt contains."""
         chain = self.prompts.chain
         if number <= len(chain):
             return list(range(1, number))
@@ -44,7 +47,7 @@ class Wordings:
         return self.prompts.encode_question(text)
 
     def build(self, number: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
-        """int32[P]: the prompt of a wording over the outputs that it reads, as sampled."""
+        """int32[P]: a prompt over the outputs that it reads, as sampled."""
         beyond = number - len(self.prompts.chain)
         if beyond <= 0:
             return self.prompts.build(number, question, segments)
@@ -55,15 +58,20 @@ class Wordings:
         return "".join(prompts.as_json() for prompts in [self.prompts, *self.extra])
 
 
-def further(prompts: Prompts, name: str, wording: RolePrompt, chat: bool) -> Prompts:
-    """Prompts whose last role is an extra one, after the fields that it reads."""
-    if name not in EXTRA:
-        raise MaltError(f"the task has an extra wording '{name}': {nearest(name, EXTRA)}")
-    unasked = dict.fromkeys(EXTRA[name], RolePrompt(None, "{question}"))
-    return Prompts(
-        [*unasked, name],
-        unasked | {name: wording},
-        prompts.tokenizer,
-        chat=chat,
-        extra_end_ids=prompts.end_ids,
-    )
+def extra_prompts(prompts: Prompts, extra: Mapping[str, RolePrompt], chat: bool) -> list[Prompts]:
+    """For each extra prompt a chain that ends in it, after one role per output that it reads."""
+    found = []
+    for name, wording in extra.items():
+        if name not in EXTRA:
+            raise MaltError(f"the task has an extra prompt '{name}': {nearest(name, EXTRA)}")
+        read = dict.fromkeys(EXTRA[name], RolePrompt(None, "{question}"))
+        found.append(
+            Prompts(
+                [*read, name],
+                read | {name: wording},
+                prompts.tokenizer,
+                chat=chat,
+                extra_end_ids=prompts.end_ids,
+            )
+        )
+    return found

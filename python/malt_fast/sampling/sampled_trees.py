@@ -1,0 +1,64 @@
+"""The trees that are being sampled, as their node ids number them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from malt_fast import _core
+from malt_fast.engines import Completion
+from malt_fast.grading.custom import is_custom
+from malt_fast.grading.verdicts import EQUAL
+from malt_fast.sampling.expand import Slot
+from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.task import Question
+
+
+@dataclass(frozen=True)
+class SampledTrees:
+    """One tree of the given shape per question; the id of a completion is its node."""
+
+    questions: Sequence[Question]
+    shape: Sequence[Slot]
+    chain: Sequence[str]
+    prompts: Prompts
+    grader: str
+
+    @property
+    def size(self) -> int:
+        """Nodes of a tree."""
+        return 1 + len(self.shape)
+
+    @property
+    def can_grade(self) -> bool:
+        """Whether leaves are graded here, by the C++ core: not for a custom grader."""
+        return not is_custom(self.grader)
+
+    @cached_property
+    def children(self) -> Counter[int]:
+        """How many children each slot has."""
+        return Counter(slot.parent for slot in self.shape)
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """The level of each node of a tree."""
+        return [0, *(slot.role for slot in self.shape)]
+
+    def level(self, one: Completion) -> int:
+        return self.levels[one.id % self.size]
+
+    def leaves(self, some: Sequence[Completion]) -> list[Completion]:
+        return [one for one in some if self.level(one) == len(self.chain)]
+
+    def grade(self, leaves: Sequence[Completion]) -> tuple[int, list[bool]]:
+        """How many leaves state no answer, and which of them are right."""
+        if not leaves:
+            return 0, []
+        answers = _core.extract_answers(
+            self.grader, [self.prompts.decode(one.tokens) for one in leaves]
+        )
+        golds = [self.questions[one.id // self.size].gold for one in leaves]
+        verdicts = _core.compare_answers(self.grader, golds, [text or "" for text in answers])
+        pairs = zip(answers, verdicts.tolist(), strict=True)
+        right = [answer is not None and verdict == EQUAL for answer, verdict in pairs]
+        return answers.count(None), right
