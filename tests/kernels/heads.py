@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from malt_fast.kernels import linear_logprob
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -96,3 +97,10 @@ def written_out(case: Case, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
 def upstream(case: Case, seed: int = 0) -> Tensor:
     """A different number for every target."""
     return torch.randn(len(case.rows), generator=torch.Generator().manual_seed(seed + 1))
+
+
+def run(case: Case, **more: Any) -> Any:
+    """linear_logprob of the case."""
+    return linear_logprob(
+        case.hidden, case.weight, case.rows, case.targets, **case.settings, **more
+    )

@@ -37,8 +37,7 @@ def kernel(request, monkeypatch):
         pytest.importorskip("triton")
         if os.environ.get("TRITON_INTERPRET") != "1":
             pytest.skip("needs TRITON_INTERPRET=1; benchmarks/check_gpu.py checks a GPU")
-        triton = importlib.import_module("malt_fast.kernels.dpo_loss_triton")
-        monkeypatch.setattr(MODULE, "CPP", triton)
+        monkeypatch.setattr(MODULE, "CPP", importlib.import_module(MODULE.__name__ + "_triton"))
 
 
 @dataclass(frozen=True)
@@ -308,8 +307,7 @@ def test_a_gpu_without_triton_is_an_error(monkeypatch):
     on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
     with pytest.raises(RuntimeError, match="pip install triton, or move the tensors to the CPU"):
         MODULE._choose(on_gpu)
-    on_gpu.dtype = torch.float64
-    assert MODULE._choose(on_gpu) is MODULE.TORCH
+    assert MODULE._choose(torch.zeros(1, dtype=torch.float64)) is MODULE.TORCH
 
 
 # ---- bad input ----

@@ -1,8 +1,5 @@
 """linear_logprob against log_softmax and gather written out in float64."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,15 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from malt_fast.kernels import checks, linear_logprob, softmax_rows, tiles, which
 from malt_fast.kernels.head_rows import make_plan
-from torch.utils.checkpoint import checkpoint
 
-from tests.kernels.heads import Case, cases, make_case, upstream, written_out
-
-
-def run(case, **more):
-    return linear_logprob(
-        case.hidden, case.weight, case.rows, case.targets, **case.settings, **more
-    )
+from tests.kernels.heads import Case, cases, make_case, run, upstream, written_out
 
 
 def assert_right(case, head):
@@ -238,38 +228,6 @@ def test_empty_inputs_give_their_shapes_back(head):
     assert run(make_case(3, 0, 5, 4)).tolist() == pytest.approx([-1.6094379] * 4)
 
 
-# ---- with the rest of torch ----
-
-
-def test_opcheck():
-    case = make_case(4, 3, 11, 6, bias=True, temperature="rows").with_gradients(head=False)
-    for keep, head in ((True, False), (False, True)):
-        case = case.with_gradients(head=head)
-        args = (case.hidden, case.weight, case.rows, case.targets, case.bias, case.temperature)
-        torch.library.opcheck(
-            torch.ops.malt_fast.linear_logprob,
-            (*args, 2.0, True, keep),
-            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
-        )
-
-
-@pytest.mark.parametrize("keep", [False, True])
-def test_opcheck_of_the_gradients(keep):
-    """Gradients of a bias of another dtype and a column-major weight match the fake ones."""
-    case = make_case(4, 3, 11, 6, bias=True, dtype=torch.bfloat16)
-    weight = case.weight.T.contiguous().T
-    _, _, log_total, residual = torch.ops.malt_fast.linear_logprob(
-        case.hidden, weight, case.rows, case.targets, case.bias, None, 0.0, False, keep
-    )
-    logp = written_out(case)[0].float()
-    args = (case.hidden, weight, case.rows, case.targets, case.bias.float(), None)
-    torch.library.opcheck(
-        torch.ops.malt_fast.linear_logprob_backward,
-        (logp, *args, logp, log_total, residual, 0.0, keep, True, not keep, not keep),
-        test_utils=("test_schema", "test_faketensor"),
-    )
-
-
 def test_targets_out_of_range_give_nan_if_unchecked():
     case = make_case(4, 3, 11, 4)
     rows, targets = torch.arange(4), torch.tensor([1, -100, 2, 99])
@@ -287,78 +245,7 @@ def test_a_row_with_every_token_as_target_is_taken_in_parts():
     torch.testing.assert_close(mine, other.float(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("head", [False, True])
-def test_compiles_whole(head):
-    case = make_case(7, 5, 40, 9, bias=True).with_gradients(head=head)
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    for c in (case, make_case(9, 5, 40, 11, bias=True).with_gradients(head=head)):  # new shapes too
-        ours, theirs = compiled(c), run(c)
-        torch.testing.assert_close(ours, theirs)
-        g = upstream(c)
-        for mine, other in zip(
-            torch.autograd.grad(ours, c.leaves(), g),
-            torch.autograd.grad(theirs, c.leaves(), g),
-            strict=True,
-        ):
-            torch.testing.assert_close(mine, other)
-
-
-def test_gradient_checkpointing():
-    case = make_case(5, 4, 30, 6).with_gradients(head=True)
-    out = checkpoint(run, case, use_reentrant=False)
-    again = torch.autograd.grad(out.sum(), case.leaves())
-    once = torch.autograd.grad(run(case).sum(), case.leaves())
-    for mine, other in zip(again, once, strict=True):
-        assert torch.equal(mine, other)
-
-
-UNDER_DDP = """
-import os, torch
-from malt_fast.kernels import linear_logprob
-
-class Head(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.body, self.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 9, bias=False)
-
-    def forward(self, x, rows, targets):
-        return linear_logprob(self.body(x), self.head.weight, rows, targets)
-
-store = torch.distributed.HashStore()
-torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-plain, wrapped = Head(), torch.nn.parallel.DistributedDataParallel(Head())
-x, rows, targets = torch.randn(5, 4), torch.arange(6) % 5, torch.arange(6)
-for module in (plain, wrapped):
-    module(x, rows, targets).sum().backward()
-for a, b in zip(plain.parameters(), wrapped.module.parameters(), strict=True):
-    assert a.grad.abs().sum() > 0
-    torch.testing.assert_close(a.grad, b.grad)
-os._exit(0)
-"""
-
-
-@pytest.mark.slow  # test_distributed trains through it under DDP
-def test_under_ddp():
-    """In a process that ends by _exit: gloo's destructor deadlocks on the GIL."""
-    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run([sys.executable, "-c", UNDER_DDP], env=env, timeout=120)
-    assert done.returncode == 0
-
-
-def test_double_backward_is_refused():
-    case = make_case(3, 4, 9, 5).with_gradients(head=False)
-    (dx,) = torch.autograd.grad(run(case).sum(), case.hidden, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiable once"):
-        dx.sum().backward()
-
-
-def test_a_second_backward_over_a_kept_graph():
-    case = make_case(3, 4, 9, 5).with_gradients(head=True)
-    out = run(case).sum()
-    first = torch.autograd.grad(out, case.leaves(), retain_graph=True)
-    for mine, other in zip(torch.autograd.grad(out, case.leaves()), first, strict=True):
-        assert torch.equal(mine, other)
+# ---- which implementation ----
 
 
 def test_which_names_the_implementation_and_the_reason():
