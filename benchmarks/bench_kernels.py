@@ -2,21 +2,21 @@
 
     python benchmarks/bench_kernels.py --preset cpu|gpu|smoke [--only NAME] [--json FILE]
 
-Contenders (kernel_rivals.py) run in turns in one process, on the same inputs and with the same
+Contenders (kernel_rivals.py) take turns in one process, on the same inputs and with the same
 upstream gradient, different for every output. Measured for each:
 
-- forward: without gradients; both: with them, from the call to the gradients; backward: both from
-  the moment the result is there. Quantiles of 20, 50 and 80 %. On a GPU by its own clock, with 512
-  MB written before each call, so that nothing is left in L2;
-- TFLOP/s: the products of matrices that the result needs (G = 2 N H V forward, one more G for each
-  gradient, one for a DPO reference) by the time; what a contender computes twice does not count.
-  From logits TB/s: one read forward, one read and one write more backward;
-- memory: what the process, or the GPU, needs at most above its inputs, results included. On a CPU a
-  process of its own for every contender, after a first run that is not counted;
+- forward: without gradients; both: from the call to the gradients; backward: the part of both after
+  the result exists. Quantiles of 20, 50 and 80 %. A GPU is timed by its own clock, with 512 MB
+  written before each call so that nothing is left in L2;
+- TFLOP/s: the matrix products that the result needs (G = 2 N H V forward, another G for each
+  gradient, one for a DPO reference) over the time; what a contender computes twice does not count.
+  From logits TB/s: one read forward, one more read and one write backward;
+- memory: the peak of the process, or of the GPU, above its inputs, results included. On a CPU each
+  contender has its own process, after a first run that is not counted;
 - error: of results in nats, and of the first rows' gradient (of hidden, or logits) relative to its
   norm, against float64 (kernel_problems.py).
 
-Who cannot run is listed with the reason. The targets and what was reached come last.
+Contenders that cannot run are listed with the reason. Targets and what was reached come last.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def sweep(case: Case, tokens: list[int], vocabularies: list[int]) -> list[Case]:
     ]
 
 
-PRESETS = {  # first what targets speak of
+PRESETS = {  # the cases of targets come first
     "cpu": [
         CPU,
         CPU_LOGITS,
@@ -122,7 +122,7 @@ SECONDS = {"cpu": 600.0, "gpu": 100.0, "smoke": 2.0}
 
 
 class Clock:
-    """Seconds between marks; a GPU's own."""
+    """Seconds between marks, by the GPU's clock if there is one."""
 
     def __init__(self, device: torch.device) -> None:
         self.gpu = device.type == "cuda"
@@ -151,7 +151,7 @@ class Clock:
 def call(
     function: Function, x: Problem, *, gradients: bool, clock: Clock | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...], list[float]]:
-    """Result, gradients of the leaves, and the seconds that each took."""
+    """Result, gradients of the leaves, and the seconds for each."""
     marks = [clock.start()] if clock else []
     grads: tuple[Tensor, ...] = ()
     with torch.set_grad_enabled(gradients):
@@ -174,7 +174,7 @@ def given_to(contender: Contender, problem: Problem) -> Problem:
 
 def measure(case: Case, device: torch.device, seconds: float) -> dict[str, Any]:
     """{"case": ..., "data": facts, "contenders": {name: figures or {"unavailable": reason}}}."""
-    torch._dynamo.reset()  # beyond eight shapes torch.compile would silently give up
+    torch._dynamo.reset()  # torch.compile silently gives up after eight shapes
     problem = make_problem(case, device)
     truth = truth_of(problem)
     contenders: dict[str, dict[str, Any]] = {}
@@ -185,7 +185,7 @@ def measure(case: Case, device: torch.device, seconds: float) -> dict[str, Any]:
                 raise Unavailable("left out of sweeps, for its time")
             function = contender.load(device)
             figures = first_runs(contender, function, problem, truth, device)
-        except Exception as error:  # whatever a rival may raise is its reason
+        except Exception as error:  # a rival may raise anything; report it
             contenders[contender.name] = {"unavailable": reason(error)}
             continue
         finally:
@@ -216,7 +216,7 @@ def free(device: torch.device) -> None:
 def first_runs(
     contender: Contender, function: Function, problem: Problem, truth: Truth, device: torch.device
 ) -> dict[str, Any]:
-    """Compiles and warms up; the error, and on a GPU the memory."""
+    """Compile and warm up; return the error, and on a GPU the memory."""
     figures: dict[str, Any] = {}
     for gradients in (True, False):
         call(function, given_to(contender, problem), gradients=gradients)
@@ -242,7 +242,7 @@ def time_in_turns(
     clock: Clock,
     seconds: float,
 ) -> dict[str, dict[str, Any]]:
-    """Rounds until the time is up, each begun by another contender."""
+    """Rounds until the time is up; each starts with another contender."""
     runs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     names, end = list(functions), time.perf_counter() + seconds
     gc.disable()
@@ -271,7 +271,7 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 def rates(case: Case, timing: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """TFLOP/s where matrices are multiplied, TB/s where logits are only read."""
+    """TFLOP/s if matrices are multiplied, TB/s if logits are only read."""
     if case.product:
         done, name = case.flop, "tflop_per_s"
     elif case.operation == "logprob_from_logits":
@@ -297,10 +297,10 @@ def gpu_growth(
 
 
 def measure_memory(case: Case, contenders: dict[str, dict[str, Any]]) -> None:
-    """Adds "memory_bytes" to those that ran, each in a process of its own."""
+    """Add "memory_bytes" to the contenders that ran, each measured in its own process."""
     if sys.platform != "linux":
         return
-    # Blocks go back to the system when they are freed, so that the next ones are counted.
+    # Freed blocks return to the system, so that the next ones are counted.
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MKL_DISABLE_FAST_MM": "1"}
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     server = multiprocessing.get_context("forkserver")

@@ -1,11 +1,11 @@
-"""Are the kernels right on this machine's GPU? Everything against float64, in every dtype.
+"""Check the kernels on this machine's GPU against float64, in every dtype.
 
     python benchmarks/check_gpu.py [--device cuda|cpu]
 
-Needs torch, triton and the installed package, no pytest. A result may be off by a few roundings of
-float32 whatever the storage type; a gradient by three times what plain torch is off in that type,
-both by their norm, plus one rounding. Ends with the registers and spills of every kernel that ran,
-and with status 1 if anything was wrong.
+Needs torch, triton and the installed package, no pytest. The error of a result may be a few float32
+roundings for any storage type; the error of a gradient three times that of plain torch in that
+type, both relative to the norm, plus one rounding. Ends with the registers and spills of every
+kernel that ran, and with status 1 if anything was wrong.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def check_linear_logprob(device: torch.device) -> Iterator[Finding]:
 def gradients(
     name: str, leaves: list[Tensor], upstream: Tensor, ours: Tensor, truth: Tensor, plain: Tensor
 ) -> Iterator[Finding]:
-    """One finding a leaf."""
+    """One finding per leaf."""
     ways = [torch.autograd.grad(o, leaves, upstream.to(o.dtype)) for o in (ours, truth, plain)]
     for i, (mine, true, other) in enumerate(zip(*ways, strict=True)):
         bound = 3 * relative(other, true) + torch.finfo(mine.dtype).eps + small(mine.dtype)
@@ -195,7 +195,7 @@ def check_linear_dpo(device: torch.device) -> Iterator[Finding]:
 
 
 def check_like_a_model(device: torch.device) -> Iterator[Finding]:
-    """Data as a trained model's, at a size where sums are long; 1e-4 nats is the promise."""
+    """Data like a trained model's, at a size with long sums; the promised accuracy is 1e-4 nats."""
     size = (512, 2048, 65536) if device.type == "cuda" else (64, 256, 4096)
     for dtype in ("float32", "bfloat16", "float16"):
         case = Case("linear_logprob", *size, dtype, "frozen")

@@ -1,15 +1,15 @@
-"""What the kernels are measured and checked on: shapes, data like a trained model's, and the truth.
+"""Problems for measuring and checking the kernels: shapes, data like a trained model's, the truth.
 
-A language model's head is not fed with noise, and how fast and how exact a kernel is can depend on
+The input of a language model's head is not noise, and speed and accuracy of a kernel can depend on
 that: cut-cross-entropy skips tiles without probability, bfloat16 rounds large logits more. So:
 
-- a few channels of hidden carry half of its norm with one sign, as after the last norm of a model:
-  they give all rows a common part of the logits, a prior over tokens;
-- each row leans on the weight row of its target so far that the target's logit lies a random margin
-  above the rest's log-sum-exp: about 40 % of the tokens are nearly certain, some are surprises.
+- a few channels of hidden carry half of its norm with one sign, as after a model's last norm: they
+  give all rows a common part of the logits, a prior over tokens;
+- each row is moved towards the weight row of its target until the target's logit is a random margin
+  above the log-sum-exp of the rest: about 40 % of the tokens are nearly certain, some surprising.
 
 The constants below give mean log-probs near -1 and entropies near 1.7 nats at the sizes measured;
-`Problem.facts` says what they are.
+`Truth.facts` has the exact values.
 """
 
 import math
@@ -55,22 +55,22 @@ class Case:
 
     def flop(self, mode: str) -> int:
         """What the result needs, whoever computes it: forward G, gradient of hidden G, of the head
-        G; a DPO loss's reference another G. What a contender multiplies again does not count."""
+        G; a DPO loss's reference another G. Products that a contender repeats do not count."""
         reference = self.product if self.operation == "linear_dpo" else 0
         gradients = 2 if self.head == "trained" else 1
         return reference + self.product * (1 if mode == "forward" else 1 + gradients)
 
     def bytes_moved(self, mode: str) -> int:
-        """Of logits, at least: read once forward; read and written once backward."""
+        """The least traffic of logits: read once forward; read and written once backward."""
         size = self.rows * self.vocabulary * getattr(torch, self.dtype).itemsize
         return size if mode == "forward" else 3 * size
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Tensors of a case; which of them there are depends on the operation."""
+    """Tensors of a case; which ones are present depends on the operation."""
 
-    upstream: Tensor  # the gradient that comes back, other for every output
+    upstream: Tensor  # the upstream gradient, different for every output
     targets: Tensor = ABSENT  # [M]
     hidden: Tensor = ABSENT  # [T, H]
     weight: Tensor = ABSENT  # [V, H]
@@ -85,12 +85,12 @@ class Problem:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """The tensors that want a gradient, first the one whose gradient is compared."""
+        """The tensors that require gradients, first the one whose gradient is compared."""
         tensors = (getattr(self, field.name) for field in fields(self))
         return [t for t in tensors if t is not None and t.requires_grad]
 
     def fresh(self) -> "Problem":
-        """With logits that may be overwritten."""
+        """A copy whose logits may be overwritten."""
         return replace(self, logits=self.logits.detach().clone().requires_grad_())
 
 

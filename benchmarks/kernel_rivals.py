@@ -1,8 +1,8 @@
-"""Who computes what the kernels compute: ours, plain torch and other libraries.
+"""The contenders of bench_kernels.py: our kernels, plain torch and other libraries.
 
-A contender is a function from a problem (kernel_problems.py) to the result whose gradient is asked
-for: log-probs [M], DPO losses [P] or a DPO loss. Loading one imports its library; `Unavailable` or
-ImportError says why that cannot be. Libraries are called as their users call them, with defaults.
+A contender is a function from a problem (kernel_problems.py) to a differentiable result: log-probs
+[M], DPO losses [P] or a DPO loss. Loading one imports its library, or raises `Unavailable` or
+ImportError with the reason. Libraries are called with their defaults.
 """
 
 import sys
@@ -32,7 +32,7 @@ class Contender:
     name: str
     load: Callable[[torch.device], Function]
     destroys: bool = False  # the logits it is given
-    sweeps: bool = True  # takes part in them
+    sweeps: bool = True  # takes part in sweeps
 
 
 def needs_gpu(device: torch.device, written_in: str) -> None:
@@ -48,7 +48,7 @@ def full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def selected(logits: Tensor, targets: Tensor) -> Tensor:
-    """As in most trainers: float32 log-softmax of all logits, of which one a row is read."""
+    """As in most trainers: float32 log-softmax of all logits, of which one per row is read."""
     logp = torch.log_softmax(logits, -1, dtype=torch.float32)
     return logp.gather(1, targets[:, None]).squeeze(1)
 
@@ -60,7 +60,7 @@ def torch_linear_cross_entropy(device: torch.device) -> LogProbs:
 
     def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         if hidden.device.type == "cpu" and hidden.dtype != torch.float32:
-            raise Unavailable("emulates low-precision products on a CPU: minutes a call")
+            raise Unavailable("emulates low-precision products on a CPU: minutes per call")
         return -F.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options)
 
     return run
@@ -72,8 +72,8 @@ def trl_chunked(device: torch.device) -> LogProbs:
     try:
         import trl.trainer.utils  # noqa: F401
     except (ImportError, RuntimeError):
-        # It needs pandas, datasets and accelerate, backward only this of it, which without
-        # DeepSpeed does nothing.
+        # It needs pandas, datasets and accelerate. The backward pass uses only this function of
+        # it, which does nothing without DeepSpeed.
         module: Any = ModuleType("trl.trainer.utils")
         module.maybe_gather_lm_head_ctx = lambda *parameters: nullcontext()
         sys.modules[module.__name__] = module
@@ -116,7 +116,7 @@ def cut_cross_entropy(device: torch.device) -> LogProbs:
 
 
 def quack(device: torch.device) -> LogProbs:
-    """Its fused version knows sums and means only, so this is its GEMM and its cross entropy."""
+    """Its GEMM and its cross entropy: the fused version returns only sums and means."""
     needs_gpu(device, "CuTe DSL")
     from quack.linear_cross_entropy import linear_cross_entropy_func
 
@@ -174,7 +174,7 @@ def logsumexp(x: Problem) -> Tensor:
 
 
 def trl_from_logits(device: torch.device) -> Function:
-    """[8, M / 8, V], a batch, where that is possible: on a CPU it goes through it in a loop."""
+    """As a batch [8, M / 8, V] if possible: on a CPU TRL loops over the batch."""
     if device.type == "cuda":
         from trl.kernels.logprob_entropy import selective_log_softmax_and_entropy
 
@@ -243,7 +243,7 @@ def ours_linear_dpo(x: Problem) -> Tensor:
 
 
 def composed(load: Callable[[torch.device], LogProbs]) -> Callable[[torch.device], Function]:
-    """Log-probs of completion rows by somebody's kernel, then the loss in plain torch."""
+    """Log-probs of completion rows by a contender's kernel, then the loss in plain torch."""
 
     def loaded(device: torch.device) -> Function:
         log_probs = load(device)
@@ -262,7 +262,7 @@ def composed(load: Callable[[torch.device], LogProbs]) -> Callable[[torch.device
 
 
 def liger_dpo(device: torch.device) -> Function:
-    """All rows of all sequences, those of prompts masked; needs the chosen first, as here."""
+    """All rows of all sequences, prompts masked; expects the chosen first, as here."""
     from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
 
     loss = LigerFusedLinearDPOLoss(beta=BETA)
