@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from malt_fast.config.arguments import merge, parse_arguments
 from malt_fast.config.load import make_config
+from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
 from malt_fast.evaluate import take
 from malt_fast.evaluation.plots import plot_sweep
@@ -34,7 +35,6 @@ from malt_fast.runs.saved import MAY_CHANGE, saved_config
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.setup import questions_text
 from malt_fast.train import train
-from malt_fast.training.requirements import check_training
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import read_checked
 from malt_fast.utils.program import exit_status
@@ -103,7 +103,7 @@ def check(config: Config) -> None:
     assert config.run is not None
     if config.engine.name == "replay":
         raise MaltError("recordings cannot tell trained roles from untrained ones: no sweep")
-    check_training(config)
+    check_requirements(config)
     check_folder(config.run)
     load_setup(config)
 

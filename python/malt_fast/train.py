@@ -16,7 +16,6 @@ first one does everything else.
 Does not: tune the base model's own weights.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 
@@ -24,88 +23,63 @@ from malt_fast.config.load import load_config
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies
 from malt_fast.evaluation.run import evaluate_run
-from malt_fast.planning.plan import LONG, PROBE, make_plan
-from malt_fast.planning.plan_file import fill_facts, planned
-from malt_fast.runs.directory import check_folder
-from malt_fast.runs.loggers import loggers_of
-from malt_fast.runs.run import Run, open_run
-from malt_fast.sampling.engine_choice import choose
-from malt_fast.sampling.prepare import load_setup
-from malt_fast.sampling.round_forest import look
-from malt_fast.sampling.setup import Setup, questions_text
-from malt_fast.training.requirements import check_training
+from malt_fast.forest.credit import assign_credit
+from malt_fast.planning.plan import PROBE, make_plan, plan_long_run
+from malt_fast.planning.plan_file import fill_facts
+from malt_fast.results.report import finish
+from malt_fast.runs.run import Run
+from malt_fast.sampling.prepare import prepare, start_run
+from malt_fast.sampling.round_forest import forest_name, report_yield, round_forest
+from malt_fast.sampling.setup import Setup
+from malt_fast.training.side_by_side import train_side_by_side
 from malt_fast.training.train_role import publish, train_stages
 from malt_fast.utils import distributed
-from malt_fast.utils.environment import environment
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.program import exit_status
 
 
-def train(config: Config, planning: int | None = None) -> Run:
+def train(config: Config, plan: int | None = None) -> Run:
     """The whole method: rounds of sampling and training, then the evaluation.
 
-    planning: only say what all that will take, by a probe of so many questions.
+    plan: only estimate what all of that will take, by a probe of this many questions.
     """
-    from malt_fast.results.report import finish  # which reads what is made here
-
-    loggers_of(config.report_to)
-    check_training(config)
-    if config.run is not None and distributed.is_leader():
-        check_folder(config.run)
-    setup = load_setup(config)
-    with open_run(config, "train") as run:
-        run.note("questions.jsonl", questions_text(setup))
-        run.note("prompts.json", setup.prompts.as_json())
-        sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
-        run.log("questions", **sizes, odd=setup.task.report)
-        run.note("environment.json", json.dumps(environment(), indent=2) + "\n")
-        run.say("engine: {} ({})".format(*choose(config)))
-        long = len(setup.task.train) > LONG and not planned(run)
-        if run.leads and (planning is not None or long):
-            make_plan(run, setup, planning or PROBE)
-        if planning is not None:
+    setup = prepare(config)
+    with start_run(setup) as run:
+        if plan is not None:
+            make_plan(run, setup, plan)
             return run
-        base = setup.base()
-        sft, final = base, base
+        plan_long_run(run, setup)
+        sft = final = setup.base()
         for index in range(config.train.rounds):
             sft, final = train_round(run, setup, index, final)
         distributed.leave_process_group()
-        if not run.leads:
-            return run
-        publish(run, sft, final)
-        if config.engine.name == "replay":  # it knows questions and paths, not who answers
-            run.warn("recordings cannot tell trained roles from untrained ones: no evaluation")
-        else:
-            evaluate_run(run, setup, base, sft, final)
-        fill_facts(run)
-        finish(run)
+        if run.leads:
+            publish(run, sft, final)
+            if config.engine.name == "replay":
+                run.warn("recordings do not cover trained roles: the run is not evaluated")
+            else:
+                evaluate_run(run, setup, setup.base(), sft, final)
+            fill_facts(run)
+            finish(run)
     return run
 
 
 def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Policies, Policies]:
-    """One round from the policies `start`: those after SFT, and those after DPO where it ran.
+    """One round from the policies `start`: the policies after SFT, and those after DPO.
 
     All roles learn from one forest, or under `regenerate: sequential` each from a forest in which
     the roles before it are already trained.
     """
     config, sft, final = setup.config, dict(start), dict(start)
-    if config.train.regenerate == "sequential":
-        for level, role in enumerate(config.chain, 1):
-            forest, values = look(run, setup, index, f"forest-{role}", final)
-            stages = train_stages(run, setup, index, level, forest, values, start[role])
-            sft[role], final[role] = stages
-        return sft, final
-    forest, values = look(run, setup, index, "forest", start)
-    if config.train.side_by_side:
-        from malt_fast.training.side_by_side import train_side_by_side
-
-        trained = train_side_by_side(run, index, start)
-    else:
-        trained = [
-            train_stages(run, setup, index, level, forest, values, start[role])
-            for level, role in enumerate(config.chain, 1)
-        ]
-    for role, stages in zip(config.chain, trained, strict=True):
+    for level, role in enumerate(config.chain, 1):
+        if level == 1 or config.train.regenerate == "sequential":
+            name = forest_name(config, role)
+            forest = round_forest(run, setup, index, name, final)
+            values = assign_credit(config.tree, forest)
+            report_yield(run, index, name, forest, values)
+        if config.train.side_by_side:
+            return train_side_by_side(run, index, start)
+        stages = train_stages(run, setup, index, level, forest, values, start[role])
         sft[role], final[role] = stages
     return sft, final
 

@@ -109,14 +109,14 @@ def test_a_plan_of_some_questions_is_near(made: tuple[Path, Path], tmp_path: Pat
 
 def test_a_long_run_begins_with_its_plan(made, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
-    monkeypatch.setattr(train, "LONG", 10)
+    monkeypatch.setattr(plan, "LONG", 10)
     assert run(*made, tmp_path / "long") == 0
     assert read_rows(tmp_path / "long")
     other = ["--tree.threshold", "0.6"]
     for more, probes in (([], 1), (other, 2), (other, 2), ([*other, "--plan"], 3)):
         assert run(*made, tmp_path / "long", *more) == 0
         assert [one["stage"] for one in lines(tmp_path / "long")].count("probe") == probes, more
-    monkeypatch.setattr(train, "LONG", 100)
+    monkeypatch.setattr(plan, "LONG", 100)
     assert run(*made, tmp_path / "short") == 0
     assert not (tmp_path / "short" / "plan.json").exists()
 

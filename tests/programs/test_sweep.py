@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from malt_fast import sweep
+from malt_fast.config import requirements
 from malt_fast.config.load import make_config
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.sampling import sample
-from malt_fast.training import requirements
 from malt_fast.utils.errors import MaltError
 from tests import small_run
 

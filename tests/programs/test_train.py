@@ -11,11 +11,11 @@ import yaml
 from safetensors.torch import load
 
 from malt_fast import train
+from malt_fast.config import requirements
 from malt_fast.config.load import make_config
 from malt_fast.engines import Policy
 from malt_fast.runs.run import Run
 from malt_fast.sampling.prepare import load_setup
-from malt_fast.training import requirements
 from malt_fast.training.side_by_side import gpus_of
 from malt_fast.utils import ray_cluster
 from malt_fast.utils.ray_cluster import Cluster

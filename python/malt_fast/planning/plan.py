@@ -28,6 +28,7 @@ from malt_fast.planning.plan_file import (
     Row,
     of_settings,
     plan_table,
+    planned,
     write_plan,
 )
 from malt_fast.planning.probe import (
@@ -44,6 +45,12 @@ from malt_fast.tasks.prompts import Tokens
 
 PROBE = 250  # questions
 LONG = 2000  # questions from which a run begins with its plan
+
+
+def plan_long_run(run: Run, setup: Setup) -> None:
+    """Begin a long run with its plan, unless the run holds one made from the same settings."""
+    if run.leads and len(setup.task.train) > LONG and not planned(run):
+        make_plan(run, setup)
 
 
 def make_plan(run: Run, setup: Setup, questions: int = PROBE) -> list[Row]:

@@ -24,6 +24,7 @@ from malt_fast.models.loading import check_adapter
 from malt_fast.runs.metrics import Lacking
 from malt_fast.runs.saved import MAY_CHANGE
 from malt_fast.sampling.prepare import load_prompts
+from malt_fast.sampling.round_forest import forest_name
 from malt_fast.store.store import Store, open_store
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts, Tokens
@@ -175,7 +176,7 @@ def open_trees(run: Path, config: Config, task: Task, lacking: Lacking) -> list[
     found = []
     for index in range(config.train.rounds):
         for level, role in enumerate(config.chain, 1):
-            path = run / f"round-{index}" / forest_name(config, role)
+            path = run / f"round-{index}" / f"{forest_name(config, role)}.arrows"
             if path not in opened:
                 opened[path] = None
                 forest = _open_forest(path, store, questions, lacking)
@@ -186,10 +187,6 @@ def open_trees(run: Path, config: Config, task: Task, lacking: Lacking) -> list[
                 trees = Trees(role, level, index, *made, questions, segments, prompts, config)
                 found.append(trees)
     return found
-
-
-def forest_name(config: Config, role: str) -> str:
-    return f"forest-{role}.arrows" if config.train.regenerate == "sequential" else "forest.arrows"
 
 
 def _questions(path: Path) -> list[dict[str, Any]]:

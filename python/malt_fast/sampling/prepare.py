@@ -1,18 +1,48 @@
 """Makes a set-up from a config, and checks that its parts fit together."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
 from malt_fast.models.tokenizer import load_tokenizer
-from malt_fast.sampling.engine_choice import check_engine
-from malt_fast.sampling.setup import Setup, context_of
+from malt_fast.runs.directory import check_folder
+from malt_fast.runs.loggers import loggers_of
+from malt_fast.runs.run import Run, open_run
+from malt_fast.sampling.engine_choice import check_engine, choose
+from malt_fast.sampling.setup import Setup, context_of, questions_text
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Task
 from malt_fast.utils import distributed
+from malt_fast.utils.environment import environment
 from malt_fast.utils.errors import MaltError
+
+
+def prepare(config: Config) -> Setup:
+    """The set-up of a training run. Raises MaltError for any mistake, before a folder is made."""
+    loggers_of(config.report_to)
+    check_requirements(config)
+    if config.run is not None and distributed.is_leader():
+        check_folder(config.run)
+    return load_setup(config)
+
+
+@contextmanager
+def start_run(setup: Setup) -> Iterator[Run]:
+    """The run directory of a set-up, with everything written there that its results start from."""
+    with open_run(setup.config, "train") as run:
+        run.note("questions.jsonl", questions_text(setup))
+        run.note("prompts.json", setup.prompts.as_json())
+        sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
+        run.log("questions", **sizes, odd=setup.task.report)
+        run.note("environment.json", json.dumps(environment(), indent=2) + "\n")
+        run.say("engine: {} ({})".format(*choose(setup.config)))
+        yield run
 
 
 def load_setup(config: Config, *, questions: bool = True, task: Task | None = None) -> Setup:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from malt_fast.config.schema import Config
 from malt_fast.engines import Policies
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest, save_forest
@@ -24,32 +24,13 @@ from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import make_folder
 
 
-def look(
-    run: Run, setup: Setup, index: int, name: str, policies: Policies
-) -> tuple[Forest, Credit]:
-    """A forest of a round with its values, and on the terminal what it offers.
-
-    Raises MaltError if the first one of a run offers nothing to anybody. A later one may: a chain
-    that has become perfect has nothing more to learn.
-    """
-    first = index == 0 and not any(policy.adapter for policy in policies.values())
-    forest = grow(run, setup, index, name, policies)
-    values = assign_credit(setup.config.tree, forest)
-    rows = yield_rows(forest, values, setup.config)
-    run.console.print(yield_table(rows))
-    lengths = [int(forest.token_len[forest.level == i + 1].sum()) for i in range(len(rows))]
-    told = [vars(row) | {"tokens": n} for row, n in zip(rows, lengths, strict=True)]
-    run.log("yield", round=index, forest=name, roles=told)
-    if first and not any(row.examples or row.pairs for row in rows):
-        raise MaltError(
-            "no role has a single example or pair to learn from: use more questions, a higher "
-            "sampling temperature or an easier task, or set preferences.sft_source to all"
-        )
-    return forest, values
+def forest_name(config: Config, role: str) -> str:
+    """The forest a role learns from: one for all roles, or its own where they learn in sequence."""
+    return f"forest-{role}" if config.train.regenerate == "sequential" else "forest"
 
 
-def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> Forest:
-    """The graded trees of all training questions: loaded if they are as they would be made now."""
+def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> Forest:
+    """The graded trees of all training questions, loaded where the saved ones are still current."""
     config, questions = setup.config, setup.task.train
     shape = shape_from_branching(config.tree.branching, [policies[role] for role in config.chain])
     seed = f"{config.seed}/round-{index}"
@@ -59,24 +40,51 @@ def grow(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> F
     if not run.leads:
         distributed.wait_for(run.path("samples"))
         return distributed.wait_until(
-            lambda: _there(path, run.read_samples(), sampled, graded) if path.is_file() else None
+            lambda: (
+                current_forest(path, run.read_samples(), sampled, graded)
+                if path.is_file()
+                else None
+            )
         )
     store = run.samples.store
-    forest = _there(path, store, sampled, graded)
+    forest = current_forest(path, store, sampled, graded)
     if forest is not None:
         run.say(f"sample: {path.name} of round {index} is there already")
         return forest
     make_folder(path.parent)
-    forest, rows = _ungraded(path, store, sampled) or sample_trees(
+    forest, rows = trees_to_regrade(path, store, sampled) or sample_trees(
         run, setup, index, name, shape, seed
     )
     with run.stage(f"grade round {index}", round=index, forest=name) as (_, figures):
-        verdicts = grade_leaves(setup, forest, questions)
+        report = grade_leaves(setup, forest, questions)
         parents = [slot.parent for slot in shape]
         save_forest(path, forest, store, sampled, graded, parents, rows)
-        figures["right"] = verdicts["verdicts"]["right"] / max(1, verdicts["outputs"])
-    tell_grading(run, index, name, verdicts)
+        figures["right"] = report["verdicts"]["right"] / max(1, report["outputs"])
+    run.log("grading", round=index, forest=name, **report)
+    run.say(sentence(report))
     return forest
+
+
+def report_yield(run: Run, index: int, name: str, forest: Forest, values: Credit) -> None:
+    """Print and log how many examples and pairs a forest yields for each role.
+
+    Raises MaltError if the first forest of a run yields none for any role. A later one may: a chain
+    that answers everything correctly has nothing more to learn.
+    """
+    config = run.config
+    rows = yield_rows(forest, values, config)
+    run.console.print(yield_table(rows))
+    tokens = [
+        int(forest.token_len[forest.level == level].sum()) for level in range(1, len(rows) + 1)
+    ]
+    figures = [vars(row) | {"tokens": n} for row, n in zip(rows, tokens, strict=True)]
+    run.log("yield", round=index, forest=name, roles=figures)
+    first = index == 0 and name == forest_name(config, config.chain[0])
+    if first and not any(row.examples or row.pairs for row in rows):
+        raise MaltError(
+            "no role has a single example or pair to learn from: use more questions, a higher "
+            "sampling temperature or an easier task, or set preferences.sft_source to all"
+        )
 
 
 def sample_trees(
@@ -108,23 +116,18 @@ def sample_trees(
     return forest, rows
 
 
-def _there(path: Path, store: Store, sampled: str, graded: str) -> Forest | None:
-    """A forest that was made from all this before."""
+def current_forest(path: Path, store: Store, sampled: str, graded: str) -> Forest | None:
+    """The saved forest, if its fingerprints still match."""
     file = read_forest(path, store)
     if file is None or (file.fingerprint, file.grading) != (sampled, graded):
         return None
     return forest_of(file, store)
 
 
-def _ungraded(path: Path, store: Store, sampled: str) -> tuple[Forest, Ints] | None:
-    """The trees of a forest that was made from all this, but graded otherwise."""
+def trees_to_regrade(path: Path, store: Store, sampled: str) -> tuple[Forest, Ints] | None:
+    """The saved trees without their outcomes, if they are current and only the grading changed."""
     file = read_forest(path, store)
     if file is None or file.fingerprint != sampled:
         return None
     forest = forest_of(file, store, graded=False)
     return None if forest is None else (forest, file.rows)
-
-
-def tell_grading(run: Run, index: int, name: str, told: dict[str, Any]) -> None:
-    run.log("grading", round=index, forest=name, **told)
-    run.say(sentence(told))

@@ -80,6 +80,6 @@ def longest(
 
 
 def questions_text(setup: Setup) -> str:
-    """The training questions as JSON lines: the content of questions.jsonl."""
+    """The training questions in the order of the trees, one JSON object per line."""
     rows = [{"id": q.id, "text": q.text, "gold": q.gold} for q in setup.task.train]
     return "".join(f"{json.dumps(row)}\n" for row in rows)

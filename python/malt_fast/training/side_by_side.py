@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from malt_fast.config.schema import Config
-from malt_fast.engines import Policy
+from malt_fast.engines import Policies, Policy
 from malt_fast.runs.metrics import NewLines
 from malt_fast.runs.run import Run
 from malt_fast.utils import interrupt
@@ -22,8 +22,10 @@ from malt_fast.utils.ray_cluster import Cluster, connected
 Stages = tuple[Policy, Policy]  # a role after SFT and after DPO
 
 
-def train_side_by_side(run: Run, index: int, start: dict[str, Policy]) -> list[Stages]:
+def train_side_by_side(run: Run, index: int, start: Policies) -> tuple[Policies, Policies]:
     """Train every role of the chain from `start`, on the forest of round `index`.
+
+    Returns the policies after SFT, and those after DPO.
 
     Uses the cluster of engine.ray_address. Raises MaltError if a role does, KeyboardInterrupt once
     every role that trains has left a checkpoint, when a stop was asked for.
@@ -40,7 +42,9 @@ def train_side_by_side(run: Run, index: int, start: dict[str, Policy]) -> list[S
             worker.remote(run.config, run.folder.resolve(), index, level, start[role], cores)
             for level, role in enumerate(chain, 1)
         ]
-        return _gather(run, tasks)
+        stages = dict(zip(chain, _gather(run, tasks), strict=True))
+    sft = {role: after_sft for role, (after_sft, _) in stages.items()}
+    return sft, {role: after_dpo for role, (_, after_dpo) in stages.items()}
 
 
 def _gather(run: Run, tasks: list[Any]) -> list[Stages]:

@@ -1,4 +1,4 @@
-"""Checks of the training settings before any work."""
+"""What training asks of this machine: checked before any work."""
 
 from importlib.util import find_spec
 
@@ -8,8 +8,8 @@ from malt_fast.utils.errors import MaltError
 from malt_fast.utils.ray_cluster import check_ray
 
 
-def check_training(config: Config) -> None:
-    """Raises MaltError for ways of training that exclude each other, or lack their package."""
+def check_requirements(config: Config) -> None:
+    """Raises MaltError for settings that exclude each other, and a missing package or folder."""
     settings = config.train
     for folder in config.reuse:
         if not (folder / "samples").is_dir():
