@@ -12,7 +12,7 @@ from rich.console import Console
 
 from malt_fast import report, train
 from malt_fast.config.load import make_config
-from malt_fast.planning import plan
+from malt_fast.planning import plan, probe
 from malt_fast.planning.plan import forests_of, trie_size
 from malt_fast.planning.plan_file import Row, facts_of, read_rows
 from malt_fast.planning.probe import steady_rate
@@ -156,7 +156,7 @@ def test_ctrl_c_in_the_probe_keeps_what_was_sampled(made, tmp_path: Path, monkey
     import os
     import signal
 
-    grow, calls = plan.sample, []
+    grow, calls = probe.sample, []
 
     def stopping(*arguments: Any, on_done: Any, **named: Any) -> Any:
         def stop(*settled: Any) -> None:
@@ -167,7 +167,7 @@ def test_ctrl_c_in_the_probe_keeps_what_was_sampled(made, tmp_path: Path, monkey
 
         return grow(*arguments, on_done=stop, **named)
 
-    monkeypatch.setattr("malt_fast.planning.probe.sample", stopping)
+    monkeypatch.setattr(probe, "sample", stopping)
     assert run(*made, tmp_path / "run", "--plan", "--engine.batch_size", "8") == 130
     assert open_store(tmp_path / "run" / "samples", writable=False).next_row > 0
 
