@@ -38,6 +38,7 @@ test-free-threaded:
 
 lint: .venv/.test
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy kernels
