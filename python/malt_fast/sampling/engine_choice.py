@@ -57,8 +57,8 @@ def check_engine(setup: Setup) -> None:
     if config.engine.replicas > 1:
         if name not in ("hf", "vllm"):
             raise MaltError(
-                f"engine.replicas = {config.engine.replicas} is for engines that run here (hf, vllm), not "
-                f"for {name}: leave it out"
+                f"engine.replicas = {config.engine.replicas} is for engines that run here "
+                f"(hf, vllm), not for {name}: leave it out"
             )
         check_ray()
     if name == "vllm":
