@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-vllm test-free-threaded docs lint audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
+.PHONY: run test test-slow test-vllm test-free-threaded docs lint stubs audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -36,7 +36,20 @@ test-free-threaded:
 	build/free-threaded/bin/pip install -q --no-deps --no-build-isolation .
 	build/free-threaded/bin/python -P -m pytest -q -p no:cacheprovider $(TESTS_free_threaded)
 
-lint: .venv/.test
+# Type stubs of the core, generated from the built module. `make lint` fails where they are out of date.
+stubs: build/stubs
+	rm -rf python/malt_fast/_core
+	cp -r build/stubs/malt_fast/_core python/malt_fast/
+
+.PHONY: build/stubs
+build/stubs: .venv/.test
+	rm -rf $@
+	$(BIN)/python -m pybind11_stubgen --exit-code -o $@ malt_fast._core
+	$(BIN)/ruff format -q --no-respect-gitignore $@
+	$(BIN)/ruff check -q --no-respect-gitignore --fix $@
+
+lint: .venv/.test build/stubs
+	diff -r build/stubs/malt_fast/_core python/malt_fast/_core  # differs? `make stubs`
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/ruff format --check .

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from common import environment, interleaved, peak_bytes, print_table, resident_bytes, write_json
 
-from malt_fast._core import Forest, credit, pairs
+from malt_fast._core.forest import Forest, credit, pairs
 
 BATCH = 4096  # outputs per call
 DEPTH = 3

@@ -99,20 +99,20 @@ def core_times(pairs: Pairs) -> np.ndarray:
     for gold, text in zip(pairs.golds, pairs.texts, strict=True):
         wanted, texts = [gold_answer(pairs.grader, gold)] * ONCE, [text] * ONCE
         start = time.perf_counter()
-        answers = _core.extract_answers(pairs.grader, texts)
+        answers = _core.answers.extract_answers(pairs.grader, texts)
         half = time.perf_counter()
         said = [answer or "" for answer in answers]
         again = time.perf_counter()
-        _core.compare_answers(pairs.grader, wanted, said)
+        _core.answers.compare_answers(pairs.grader, wanted, said)
         out.append((half - start + time.perf_counter() - again) / ONCE * 1e6)
     return np.array(out)
 
 
 def decided(pairs: Pairs) -> float:
     """Share of pairs that the core decides."""
-    answers = _core.extract_answers(pairs.grader, pairs.texts)
+    answers = _core.answers.extract_answers(pairs.grader, pairs.texts)
     wanted = [gold_answer(pairs.grader, gold) for gold in pairs.golds]
-    told = _core.compare_answers(pairs.grader, wanted, [answer or "" for answer in answers])
+    told = _core.answers.compare_answers(pairs.grader, wanted, [answer or "" for answer in answers])
     return float(np.mean(told != UNKNOWN))
 
 
@@ -195,8 +195,10 @@ def survive(all_pairs: list[Pairs], number: int) -> dict[str, Any]:
     for golds, texts in mutated(all_pairs, number):
         for grader in ("math", "number", "choice", "exact"):
             start = time.perf_counter()
-            answers = _core.extract_answers(grader, texts)
-            told = _core.compare_answers(grader, golds, [answer or "" for answer in answers])
+            answers = _core.answers.extract_answers(grader, texts)
+            told = _core.answers.compare_answers(
+                grader, golds, [answer or "" for answer in answers]
+            )
             slowest = max(slowest, time.perf_counter() - start)
             if grader == "math":
                 counts += np.bincount(told, minlength=3)

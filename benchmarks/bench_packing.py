@@ -61,8 +61,8 @@ class Workload:
     def rows(self) -> np.ndarray:
         return self.slices[1].astype(np.int64) + self.slices[3]
 
-    def lay_out(self, capacity: int) -> _core.Packs:
-        return _core.lay_out(self.tokens, *self.slices, self.pairs.ravel(), capacity)
+    def lay_out(self, capacity: int) -> _core.packing.Packs:
+        return _core.packing.lay_out(self.tokens, *self.slices, self.pairs.ravel(), capacity)
 
 
 def make_workload(branching: int, questions: int) -> Workload:
@@ -192,12 +192,12 @@ def measure_block_map(work: Workload, tokens: int, repeats: int) -> dict[str, An
     p = int(np.diff(packs.begin).argmax())
     size = int(np.diff(packs.begin)[p]) // BLOCK * BLOCK
     end = np.minimum(packs.end[packs.begin[p] :][:size], size).astype(np.int32)
-    ours, theirs = _core.block_map(end, BLOCK), torch_block_map(end)
+    ours, theirs = _core.packing.block_map(end, BLOCK), torch_block_map(end)
     for count, index in ((0, 1), (2, 3)):
         np.testing.assert_array_equal(ours[count], theirs[count])
         for row, other, n in zip(ours[index], theirs[index], ours[count], strict=True):
             np.testing.assert_array_equal(row[:n], other[:n])
-    timings = interleaved({"malt_fast": lambda: _core.block_map(end, BLOCK)}, 20 * repeats)
+    timings = interleaved({"malt_fast": lambda: _core.packing.block_map(end, BLOCK)}, 20 * repeats)
     timings |= interleaved({"create_block_mask": lambda: torch_block_map(end)}, min(repeats, 3))
     return {
         "tokens": size,
@@ -266,7 +266,7 @@ def measure_bins(items: int, repeats: int) -> dict[str, Any]:
 
     packers: dict[str, tuple[Callable[[], Any], Callable[[Any], np.ndarray]]] = {
         "malt_fast": (
-            lambda: _core.best_fit_decreasing(sizes, CAPACITY),
+            lambda: _core.packing.best_fit_decreasing(sizes, CAPACITY),
             lambda bins: fills(bins, sizes),
         ),
         "multipack, numba": (lambda: multipack(sizes), lambda bins: fills(bins, sizes)),
@@ -299,9 +299,9 @@ def measure_many(what: str, sizes: np.ndarray, repeats: int) -> dict[str, Any]:
     """Ours alone, where rivals would take minutes."""
     items = sizes.size
     timings = interleaved(
-        {"malt_fast": lambda: _core.best_fit_decreasing(sizes, CAPACITY)}, repeats
+        {"malt_fast": lambda: _core.packing.best_fit_decreasing(sizes, CAPACITY)}, repeats
     )
-    bins = int(_core.best_fit_decreasing(sizes, CAPACITY).max()) + 1
+    bins = int(_core.packing.best_fit_decreasing(sizes, CAPACITY).max()) + 1
     least = -(-int(sizes.sum()) // CAPACITY)
     timings["malt_fast"] |= {
         "items_per_second": items / timings["malt_fast"]["median_s"],

@@ -278,7 +278,7 @@ def _forward_cpp(
     beta: float,
     label_smoothing: float,
 ) -> tuple[Tensor, ...]:
-    arrays = _core.dpo_losses(
+    arrays = _core.kernels.dpo_losses(
         logp.numpy(),
         ref_logp.numpy(),
         pairs.view(-1).numpy(),
@@ -293,7 +293,7 @@ def _forward_cpp(
 
 def _backward_cpp(grad: Tensor, slopes: Tensor, pairs: Tensor, completions: int) -> Tensor:
     arrays = grad.numpy(), slopes.view(-1).numpy(), pairs.view(-1).numpy()
-    return torch.from_numpy(_core.dpo_gradient(*arrays, completions))
+    return torch.from_numpy(_core.kernels.dpo_gradient(*arrays, completions))
 
 
 TORCH = SimpleNamespace(forward=_forward_torch, backward=_backward_torch)

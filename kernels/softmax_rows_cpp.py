@@ -26,7 +26,7 @@ def fold(
 ) -> None:
     """As in softmax_rows_torch.py; weights are written over the tile."""
     assert weights is None or weights is tile
-    _core.fold_rows(
+    _core.kernels.fold_rows(
         *_bits(tile),
         first,
         **_arrays(transform, targets),
@@ -49,7 +49,7 @@ def gradient(
 ) -> None:
     """As in softmax_rows_torch.py."""
     bits, dtype = _bits(tile)
-    _core.gradient_rows(
+    _core.kernels.gradient_rows(
         bits,
         _bits(out)[0],
         dtype,
@@ -63,7 +63,7 @@ def gradient(
 
 def simd_level() -> str:
     """The best instruction set that this machine runs."""
-    return _core.simd_levels()[0]
+    return _core.kernels.simd_levels()[0]
 
 
 def _arrays(transform: Transform, targets: Targets) -> dict[str, Any]:

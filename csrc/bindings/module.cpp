@@ -2,8 +2,6 @@
 // register_*.cpp per concern.
 #include <pybind11/pybind11.h>
 
-#include <string>
-
 namespace malt::bindings {
 
 void register_answers(pybind11::module_& m);
@@ -42,8 +40,4 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     auto packing = m.def_submodule("packing", "Packs of prefix trees, and attention over them.");
     register_packing(packing);
     register_attention(packing);
-
-    for (const auto& part : {answers, forest, kernels, packing})
-        for (const auto& [name, value] : pybind11::dict(part.attr("__dict__")))
-            if (!name.cast<std::string>().starts_with("_")) m.attr(name) = value;
 }

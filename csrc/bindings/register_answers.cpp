@@ -29,7 +29,9 @@ struct handle_type_name<malt::bindings::StringSequence> {
 
 template <>
 struct type_caster<malt::Grader>
-    : malt::bindings::WordCaster<malt::Grader, "grader", "number", "math", "choice", "exact"> {};
+    : malt::bindings::WordCaster<malt::Grader, "grader", "number", "math", "choice", "exact"> {
+    static constexpr auto name = const_name("str");  // settings hold any string
+};
 
 }  // namespace pybind11::detail
 

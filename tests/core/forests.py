@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from malt_fast import _core
-from malt_fast._core import DONE, FAILED, RESERVED, Forest
+from malt_fast._core.forest import DONE, FAILED, RESERVED, Forest
 
 Path = tuple[int, ...]
 
@@ -99,5 +99,7 @@ def complete(forest: Forest, ids: list[int], node_of: dict[int, Node]) -> None:
 
 
 def columns(forest: Forest) -> dict[str, np.ndarray]:
-    names = [n for n, v in vars(_core.Forest).items() if isinstance(v, property) and n != "nbytes"]
+    names = [
+        n for n, v in vars(_core.forest.Forest).items() if isinstance(v, property) and n != "nbytes"
+    ]
     return {name: getattr(forest, name) for name in names}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast._core import Forest, credit
+from malt_fast._core.forest import Forest, credit
 from tests.core.forests import Node, grow, trees
 
 THRESHOLDS = st.fractions(0, 1, max_denominator=8)

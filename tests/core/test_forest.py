@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast._core import DONE, NO_NODE, PAGE, RESERVED, UNGRADED, Forest, map_files
+from malt_fast._core.forest import DONE, NO_NODE, PAGE, RESERVED, UNGRADED, Forest, map_files
 from tests.core.forests import Node, columns, grow, trees
 
 

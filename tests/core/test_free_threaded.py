@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from malt_fast import _core
-from malt_fast._core import Forest
+from malt_fast._core.forest import Forest
 
 SHAPE = [-1, -1, 0, 0, 1, 1]  # two drafts, two critiques of each
 WRITERS, TREES = 4, 50
@@ -37,7 +37,7 @@ def test_writers_and_readers_share_a_forest():
             if size > 7:
                 tokens = forest.tokens_of(size - 7 + 1)  # there, or not completed yet
                 assert set(tokens.tolist()) <= {size - 7 + 1}
-            values = _core.credit(forest).value[:size]
+            values = _core.forest.credit(forest).value[:size]
             assert ((values >= 0) | np.isnan(values)).all()
 
     with ThreadPoolExecutor(2 * WRITERS) as pool:
@@ -47,6 +47,6 @@ def test_writers_and_readers_share_a_forest():
     nodes = np.arange(len(forest))
     assert len(nodes) == WRITERS * TREES * (1 + len(SHAPE))
     inside = nodes % (1 + len(SHAPE)) != 0
-    assert forest.state[inside].tolist() == [_core.DONE] * int(inside.sum())
+    assert forest.state[inside].tolist() == [_core.forest.DONE] * int(inside.sum())
     assert (forest.token_len[inside] == nodes[inside] % 7).all()
     assert all((forest.tokens_of(node) == node).all() for node in nodes[inside].tolist())

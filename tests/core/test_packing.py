@@ -14,7 +14,9 @@ Prefix = tuple[int, ...]
 Pack = tuple[list[int], list[int]]  # members, pairs
 
 
-def lay_out(sequences: list[Sequence], pairs: list[tuple[int, int]], capacity: int) -> _core.Packs:
+def lay_out(
+    sequences: list[Sequence], pairs: list[tuple[int, int]], capacity: int
+) -> _core.packing.Packs:
     """Through one arena in which equal prompts are one slice, as training gives them."""
     arena: list[int] = []
     place: dict[tuple[int, ...], int] = {}
@@ -27,7 +29,7 @@ def lay_out(sequences: list[Sequence], pairs: list[tuple[int, int]], capacity: i
         arena += completion
     slices = np.array(columns, np.int64).reshape(-1, 4).T
     links = np.array(pairs, np.int64).ravel()
-    return _core.lay_out(np.array(arena, np.int32), *slices, links, capacity)
+    return _core.packing.lay_out(np.array(arena, np.int32), *slices, links, capacity)
 
 
 # ---- what has to hold, on explicit prefixes ----
@@ -292,11 +294,11 @@ def test_nothing():
         ({"capacity": 0}, "capacity must be"),
         ({"prompt_len": [2, 0]}, "the prompt of sequence 1 is empty"),
         ({"completion_len": [0, 2]}, "the completion of sequence 0 is empty"),
-        ({"completion_begin": [2, 6]}, "the completion of sequence 1 lies outside of tokens"),
-        ({"prompt_begin": [-1, 0]}, "the prompt of sequence 0 lies outside of tokens"),
+        ({"completion_begin": [2, 6]}, "the completion of sequence 1 lies outside tokens"),
+        ({"prompt_begin": [-1, 0]}, "the prompt of sequence 0 lies outside tokens"),
         ({"pairs": [0, 2]}, "pairs name sequence 2 of 2"),
         ({"pairs": [0]}, "two indices each"),
-        ({"prompt_len": [2]}, "differ in number"),
+        ({"prompt_len": [2]}, "must have the same number"),
         ({"tokens": [[1]]}, "one-dimensional"),
     ],
 )
@@ -310,9 +312,9 @@ def test_bad_input_is_named(change, says):
         "pairs": [0, 1],
         "capacity": 10,
     }
-    assert len(_core.lay_out(**good)) == 1
+    assert len(_core.packing.lay_out(**good)) == 1
     with pytest.raises(ValueError, match=says):
-        _core.lay_out(**(good | change))
+        _core.packing.lay_out(**(good | change))
 
 
 # ---- blocks ----
@@ -324,7 +326,7 @@ def test_block_map_is_the_dense_mask_by_blocks(sequences, block):
     end = lay_out(sequences, [], 10**6).end
     n, rows = -(-len(end) // block), np.arange(len(end))
     dense = (rows <= rows[:, None]) & (rows[:, None] < end)
-    count, index, full_count, full_index = _core.block_map(end, block)
+    count, index, full_count, full_index = _core.packing.block_map(end, block)
     assert index.shape == full_index.shape == (n, n)
     for q in range(n):
         part, full = [], []
@@ -339,9 +341,9 @@ def test_block_map_is_the_dense_mask_by_blocks(sequences, block):
 
 
 def test_block_map_of_nothing():
-    assert [array.size for array in _core.block_map([], 4)] == [0, 0, 0, 0]
+    assert [array.size for array in _core.packing.block_map([], 4)] == [0, 0, 0, 0]
     with pytest.raises(ValueError, match="block"):
-        _core.block_map([1], 0)
+        _core.packing.block_map([1], 0)
 
 
 # ---- bins ----
@@ -365,14 +367,14 @@ def test_bins_are_those_of_the_quadratic_search(data, capacity):
     near = st.sampled_from([0, 1, capacity // 2, capacity // 3 + 1, capacity])
     drawn = data.draw(st.lists(st.integers(0, capacity) | near, max_size=40))
     sizes = drawn * data.draw(st.sampled_from([1, 3]))
-    bins = _core.best_fit_decreasing(sizes, capacity)
+    bins = _core.packing.best_fit_decreasing(sizes, capacity)
     assert bins.tolist() == quadratic(sizes, capacity)
 
 
 def test_bins_are_close_to_the_lower_bound():
     rng = np.random.default_rng(0)
     sizes = np.clip(rng.lognormal(6, 0.6, 100_000), 1, 16384).astype(np.int64)
-    bins = _core.best_fit_decreasing(sizes, 16384)
+    bins = _core.packing.best_fit_decreasing(sizes, 16384)
     assert np.bincount(bins, weights=sizes).max() <= 16384
     assert bins.max() + 1 <= 1.001 * np.ceil(sizes.sum() / 16384)
 
@@ -380,4 +382,4 @@ def test_bins_are_close_to_the_lower_bound():
 def test_items_that_fit_no_bin():
     for sizes in ([5, 11], [-1]):
         with pytest.raises(ValueError, match=r"does not fit 0\.\.10"):
-            _core.best_fit_decreasing(sizes, 10)
+            _core.packing.best_fit_decreasing(sizes, 10)

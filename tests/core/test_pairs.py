@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast._core import Credit, Forest, credit, examples, pairs
+from malt_fast._core.forest import Credit, Forest, credit, examples, pairs
 from tests.core.forests import Node, Path, grow, trees
 from tests.core.test_credit import average, tree_with_leaves, value_of
 

@@ -31,7 +31,7 @@ DIFFERENT, EQUAL, UNKNOWN = range(3)
 
 
 def compare(gold: str, answer: str) -> int:
-    return int(_core.compare_answers("math", [gold], [answer])[0])
+    return int(_core.answers.compare_answers("math", [gold], [answer])[0])
 
 
 # ---- labelled pairs ----
@@ -212,7 +212,7 @@ def test_conventions(gold: str, answer: str, verdict: int) -> None:
 def test_only_mathematics_may_be_unknown() -> None:
     assert compare("3", r"\log_2 8") == UNKNOWN
     for grader in ("number", "choice", "exact"):
-        assert _core.compare_answers(grader, ["3"], [r"\log_2 8"]).tolist() == [DIFFERENT]
+        assert _core.answers.compare_answers(grader, ["3"], [r"\log_2 8"]).tolist() == [DIFFERENT]
 
 
 def test_a_letter_behind_a_number_is_a_unit_where_the_gold_is_a_number() -> None:
@@ -310,7 +310,7 @@ def test_sums_of_roots_compare_exactly(a: list, b: list) -> None:
     ],
 )
 def test_where_the_answer_stands(completion: str, answer: str | None) -> None:
-    assert _core.extract_answers("math", [completion]) == [answer]
+    assert _core.answers.extract_answers("math", [completion]) == [answer]
 
 
 # ---- against twins ----
@@ -361,7 +361,7 @@ HOSTILE = st.lists(st.sampled_from(PIECES + SIGNS) | st.characters(), max_size=6
 @given(HOSTILE, HOSTILE)
 @example("\ud800", "\ud800")
 def test_nothing_raises_and_verdicts_are_fair(gold: str, answer: str) -> None:
-    _core.extract_answers("math", [gold])
+    _core.answers.extract_answers("math", [gold])
     assert compare(gold, answer) == compare(gold, answer)
     one, other = compare(gold, answer), compare(answer, gold)
     assert {one, other} != {EQUAL, DIFFERENT}
@@ -376,7 +376,7 @@ def test_nothing_raises_and_verdicts_are_fair(gold: str, answer: str) -> None:
     ],
 )
 def test_long_and_deep_texts_end(text: str) -> None:
-    _core.extract_answers("math", [text])
+    _core.answers.extract_answers("math", [text])
     compare(text[:1000], text[1:1000])
 
 

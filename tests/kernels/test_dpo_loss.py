@@ -394,7 +394,7 @@ def test_the_core_never_reads_outside_of_its_arrays():
         ((x, x, flat, None), "robust", "loss_type must be one of"),
     ):
         with pytest.raises(ValueError, match=message):
-            _core.dpo_losses(*args, loss_type=kind, **options)
+            _core.kernels.dpo_losses(*args, loss_type=kind, **options)
     for grad, slopes, completions in ((x[:2], flat, 4), (x[:3], flat[:4], 4), (x[:3], flat, 0)):
         with pytest.raises(ValueError, match="must "):
-            _core.dpo_gradient(grad, slopes, flat, completions)
+            _core.kernels.dpo_gradient(grad, slopes, flat, completions)

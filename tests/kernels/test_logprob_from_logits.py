@@ -61,13 +61,13 @@ def test_values_and_gradients(m, v, seed, dtype, temperature, softcap, inplace):
     torch.testing.assert_close(ours, expected, rtol=2 * torch.finfo(dtype).eps, atol=small * 4)
 
 
-@pytest.mark.parametrize("simd", _core.simd_levels())
+@pytest.mark.parametrize("simd", _core.kernels.simd_levels())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_instruction_set_gives_the_same(simd, dtype, monkeypatch):
     for name in ("fold_rows", "gradient_rows"):
-        real = getattr(_core, name)
+        real = getattr(_core.kernels, name)
         monkeypatch.setattr(
-            _core, name, lambda *args, real=real, **more: real(*args, **more, simd=simd)
+            _core.kernels, name, lambda *args, real=real, **more: real(*args, **more, simd=simd)
         )
     logits, targets, g = make(5, 2100, dtype=dtype)
     leaf = logits.requires_grad_()
@@ -84,7 +84,7 @@ def test_every_instruction_set_gives_the_same(simd, dtype, monkeypatch):
 def test_an_unknown_instruction_set_is_refused():
     one = torch.zeros(1).numpy()
     with pytest.raises(ValueError, match="simd 'mmx' cannot run"):
-        _core.fold_rows(
+        _core.kernels.fold_rows(
             one.reshape(1, 1), "float32", 0, bias=None, temperature=None, softcap=0.0,
             start=torch.tensor([0, 0]).numpy(), token=torch.zeros(0, dtype=torch.long).numpy(),
             offset=one, total=one.copy(), weighted=None,

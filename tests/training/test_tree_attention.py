@@ -72,13 +72,13 @@ def test_blocks_of_queries_equal_the_dense_mask(seed, n, longest, heads, width, 
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-5 * max(1, b.abs().max()))
 
 
-@pytest.mark.parametrize("simd", _core.simd_levels())
+@pytest.mark.parametrize("simd", _core.kernels.simd_levels())
 def test_every_instruction_set_works_on_strided_arrays(simd):
     end = random_ends(np.random.default_rng(3), 150, 30)
     exact = inputs(3, 150, 4, 2, 20)
     q, k, v = (x.detach().float().transpose(0, 1).contiguous().transpose(0, 1) for x in exact)
     out, log_sum = torch.empty(4, 150, 20), torch.empty(4, 150)
-    _core.tree_attention(q.numpy(), k.numpy(), v.numpy(), end, 0.3, 0.0, out.numpy(),
+    _core.packing.tree_attention(q.numpy(), k.numpy(), v.numpy(), end, 0.3, 0.0, out.numpy(),
                          log_sum.numpy(), simd)  # fmt: skip
     expected = dense(*exact, end, 0.3)
     torch.testing.assert_close(out.double(), expected.detach(), rtol=1e-5, atol=1e-5)
@@ -86,7 +86,7 @@ def test_every_instruction_set_works_on_strided_arrays(simd):
     changes = [torch.empty_like(x) for x in (q, k, v)]
     arrays = [x.numpy() for x in (q, k, v)]
     rest = [x.numpy() for x in (out, log_sum, grad, *changes)]
-    _core.tree_attention_gradient(*arrays, end, 0.3, 0.0, *rest, simd)
+    _core.packing.tree_attention_gradient(*arrays, end, 0.3, 0.0, *rest, simd)
     for a, b in zip(changes, torch.autograd.grad(expected, exact, grad.double()), strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-4)
 
@@ -136,9 +136,9 @@ def test_bad_arrays_are_refused(change, says):
         **zeros, "end": np.full(3, 3, np.int32), "scale": 1.0, "softcap": 0.0,
         "out": np.zeros((2, 3, 4), np.float32), "log_sum": np.zeros((2, 3), np.float32),
     }  # fmt: skip
-    _core.tree_attention(**good)
+    _core.packing.tree_attention(**good)
     with pytest.raises(ValueError, match=says):
-        _core.tree_attention(**(good | change))
+        _core.packing.tree_attention(**(good | change))
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])

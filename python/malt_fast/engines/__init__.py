@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast._core import FINISH_LENGTH, FINISH_STOP
+from malt_fast._core.forest import FINISH_LENGTH, FINISH_STOP
 
 
 @dataclass(frozen=True, slots=True)

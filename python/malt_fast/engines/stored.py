@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast._core import FINISH_STOP
+from malt_fast._core.forest import FINISH_STOP
 from malt_fast.engines import (
     Completion,
     Engine,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from malt_fast._core import UNGRADED, Forest
+from malt_fast._core.forest import UNGRADED, Forest
 from malt_fast.forest.forest import build_forest
 from malt_fast.store.arrow_batches import END, encode, encode_head, scan
 from malt_fast.store.store import Ints, Store

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from malt_fast._core import (
+from malt_fast._core.forest import (
     DONE,
     FAILED,
     FINISH_LENGTH,

@@ -69,9 +69,9 @@ def report(
     if is_custom(task):
         return GradeReport(task, counts)
     grader = grader_of(task)
-    answers = _core.extract_answers(grader, completions)
+    answers = _core.answers.extract_answers(grader, completions)
     wanted = {gold: gold_answer(grader, gold) for gold in dict.fromkeys(golds)}
-    by_core = _core.compare_answers(
+    by_core = _core.answers.compare_answers(
         grader, [wanted[gold] for gold in golds], [answer or "" for answer in answers]
     )
     decided = int(np.count_nonzero(by_core != UNKNOWN))

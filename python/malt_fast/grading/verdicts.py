@@ -43,7 +43,7 @@ def extract_answer(task: str, completion: str) -> str | None:
 
     task: a grader, or a task that has one. Raises MaltError for another name.
     """
-    return _core.extract_answers(_reader_of(task), [completion])[0]
+    return _core.answers.extract_answers(_reader_of(task), [completion])[0]
 
 
 def answers_equal(task: str, answer: str, gold: str) -> bool:
@@ -53,7 +53,7 @@ def answers_equal(task: str, answer: str, gold: str) -> bool:
 
 def can_read(task: str, gold: str) -> bool:
     """Is a gold answer one that others can be compared with?"""
-    return _core.can_read(_reader_of(task), gold)
+    return _core.answers.can_read(_reader_of(task), gold)
 
 
 def grade(
@@ -79,11 +79,11 @@ def grade_with_reasons(
     if len(completions) != len(golds):
         raise ValueError(f"{len(completions)} completions, but {len(golds)} golds")
     grader = grader_of(task)
-    answers = _core.extract_answers(grader, completions)
+    answers = _core.answers.extract_answers(grader, completions)
     gold = {text: gold_answer(grader, text) for text in dict.fromkeys(golds)}
     wanted = [gold[text] for text in golds]
     verdicts = _compare(grader, wanted, [answer or "" for answer in answers], workers)
-    unreadable = {text for text, read in gold.items() if not _core.can_read(grader, read)}
+    unreadable = {text for text, read in gold.items() if not _core.answers.can_read(grader, read)}
     if grader != "math":  # of which math-verify reads more than the core
         verdicts[[text in unreadable for text in golds]] = UNPARSEABLE
     verdicts[[answer is None for answer in answers]] = NOTHING
@@ -112,7 +112,7 @@ def gold_answer(grader: str, gold: str) -> str:
     """What a gold marks, as a solution does (a box, `#### 5`), else all of it."""
     boxed = grader == "math" and ("\\boxed" in gold or "\\fbox" in gold)
     marked = boxed or (grader == "number" and "####" in gold)
-    return (_core.extract_answers(grader, [gold])[0] or "") if marked else gold
+    return (_core.answers.extract_answers(grader, [gold])[0] or "") if marked else gold
 
 
 def number_answers(
@@ -125,7 +125,7 @@ def number_answers(
     """
     grader = _reader_of(task)
     texts = list(dict.fromkeys(text for row in completions for text in row if text is not None))
-    said = dict(zip(texts, _core.extract_answers(grader, texts), strict=True))
+    said = dict(zip(texts, _core.answers.extract_answers(grader, texts), strict=True))
     rows = [[None if text is None else said[text] for text in row] for row in completions]
     distinct = [sorted({answer for answer in row if answer is not None}) for row in rows]
     pairs = list(dict.fromkeys(pair for row in distinct for pair in combinations(row, 2)))
@@ -153,7 +153,7 @@ def _compare(
     grader: str, golds: Sequence[str], answers: Sequence[str], workers: int | None
 ) -> npt.NDArray[np.uint8]:
     """uint8[n]: an index into VERDICTS for each pair, by the core and where it must by others."""
-    told = _core.compare_answers(grader, golds, answers)
+    told = _core.answers.compare_answers(grader, golds, answers)
     verdicts = np.where(told == EQUAL, RIGHT, WRONG).astype(np.uint8)
     unknown = {int(i): (golds[i], answers[i]) for i in np.flatnonzero(told == UNKNOWN)}
     pairs = sorted(set(unknown.values()))

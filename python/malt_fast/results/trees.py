@@ -39,7 +39,7 @@ from malt_fast.tasks.task import Task
 CHUNK = 50  # trees: small enough to open while a reader waits
 MOST = 20_000  # trees of a forest that are shown
 MIXED, MENDED, SPOILT, PAIRED = 1, 2, 4, 8  # flags of a tree
-EQUAL = 1  # of _core.compare_answers
+EQUAL = 1  # of _core.answers.compare_answers
 
 Array = npt.NDArray[Any]
 
@@ -209,7 +209,7 @@ class View:
             return
         said = [d for d in set(self.draft) if answers[d] is not None]
         golds, texts = [self.golds[tree]] * len(said), [str(answers[d]) for d in said]
-        same = _core.compare_answers(self.grader, golds, texts) == EQUAL
+        same = _core.answers.compare_answers(self.grader, golds, texts) == EQUAL
         right = dict(zip(said, same.tolist(), strict=True))
         outcomes = self.outcome[tree * self.size + 1 : (tree + 1) * self.size].tolist()
         for draft, outcome in zip(self.draft, outcomes, strict=True):
@@ -231,7 +231,7 @@ def _decoder(prompts: Prompts) -> Any:
 
 
 def _extract(grader: str, texts: Sequence[str]) -> list[str | None]:
-    return _core.extract_answers(grader, list(texts))
+    return _core.answers.extract_answers(grader, list(texts))
 
 
 def _numbers(values: Array) -> list[float | None]:

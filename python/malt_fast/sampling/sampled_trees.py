@@ -54,11 +54,13 @@ class SampledTrees:
         """How many leaves state no answer, and which of them are right."""
         if not leaves:
             return 0, []
-        answers = _core.extract_answers(
+        answers = _core.answers.extract_answers(
             self.grader, [self.prompts.decode(one.tokens) for one in leaves]
         )
         golds = [self.questions[one.id // self.size].gold for one in leaves]
-        verdicts = _core.compare_answers(self.grader, golds, [text or "" for text in answers])
+        verdicts = _core.answers.compare_answers(
+            self.grader, golds, [text or "" for text in answers]
+        )
         pairs = zip(answers, verdicts.tolist(), strict=True)
         right = [answer is not None and verdict == EQUAL for answer, verdict in pairs]
         return answers.count(None), right

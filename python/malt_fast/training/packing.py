@@ -140,9 +140,9 @@ class Packer:
         ]
         return mine, len(layout.token)
 
-    def _layout(self, completions: Ints, pairs: Ints, capacity: int) -> _core.Packs:
+    def _layout(self, completions: Ints, pairs: Ints, capacity: int) -> _core.packing.Packs:
         arena = self.arena
-        return _core.lay_out(
+        return _core.packing.lay_out(
             arena.tokens,
             arena.prompt_begin[completions],
             arena.prompt_len[completions],
@@ -191,7 +191,7 @@ class _Arena:
 
 
 def to_batch(
-    layout: _core.Packs,
+    layout: _core.packing.Packs,
     pack: int,
     completions: Ints,
     pairs: Ints,

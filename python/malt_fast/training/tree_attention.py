@@ -46,7 +46,7 @@ def make_tree(end: npt.NDArray[np.int32], depth: int, device: str) -> Tree:
     if device == "cpu":
         return Tree(ends, depth)
     count, index, full_count, full_index = (
-        torch.from_numpy(array)[None, None] for array in _core.block_map(end, BLOCK)
+        torch.from_numpy(array)[None, None] for array in _core.packing.block_map(end, BLOCK)
     )
     mask = BlockMask.from_kv_blocks(
         count, index, full_count, full_index, BLOCK_SIZE=BLOCK, seq_lengths=(len(end), len(end))
@@ -96,8 +96,8 @@ AttentionInterface.register(TREE, tree_attention)
 
 # ---- CPU ----
 
-_attend: Callable[..., None] = _core.tree_attention
-_attend_gradient: Callable[..., None] = _core.tree_attention_gradient
+_attend: Callable[..., None] = _core.packing.tree_attention
+_attend_gradient: Callable[..., None] = _core.packing.tree_attention_gradient
 
 
 class _Blocked(torch.autograd.Function):

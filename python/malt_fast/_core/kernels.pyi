@@ -1,0 +1,98 @@
+"""
+CPU kernels for log-probs and DPO; call them through malt_fast.kernels.
+"""
+
+from __future__ import annotations
+
+import typing
+
+import numpy
+import numpy.typing
+
+__all__: list[str] = ["dpo_gradient", "dpo_losses", "fold_rows", "gradient_rows", "simd_levels"]
+
+def dpo_gradient(
+    grad: numpy.typing.ArrayLike,
+    slopes: numpy.typing.ArrayLike,
+    pairs: numpy.typing.ArrayLike,
+    completions: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    d loss / d logp [completions]: slopes times the upstream grad [P], added in order.
+    """
+
+def dpo_losses(
+    logp: numpy.typing.ArrayLike,
+    ref_logp: numpy.typing.ArrayLike,
+    pairs: numpy.typing.ArrayLike,
+    lengths: numpy.typing.ArrayLike | None,
+    *,
+    loss_type: typing.Literal["sigmoid", "hinge", "ipo"],
+    beta: typing.SupportsFloat | typing.SupportsIndex,
+    label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
+    nll: typing.SupportsFloat | typing.SupportsIndex,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float32],
+    numpy.typing.NDArray[numpy.float32],
+    numpy.typing.NDArray[numpy.float32],
+]:
+    """
+    Losses [P], rewards [2, P] and slopes [2, P] of P pairs; row 0 chosen, row 1
+    rejected.
+
+    pairs [2 P]: chosen and rejected of each pair, as indices of completions; lengths:
+    tokens of each completion, needed for "ipo". Formulas: csrc/kernels/dpo.hpp.
+    """
+
+def fold_rows(
+    tile: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    type: typing.Literal["float32", "bfloat16", "float16"],
+    first: typing.SupportsInt | typing.SupportsIndex,
+    *,
+    bias: numpy.typing.NDArray[numpy.float32] | None,
+    temperature: numpy.typing.NDArray[numpy.float32] | None,
+    softcap: typing.SupportsFloat | typing.SupportsIndex,
+    start: numpy.typing.NDArray[numpy.int64],
+    token: numpy.typing.NDArray[numpy.int64],
+    offset: numpy.typing.NDArray[numpy.float32],
+    total: numpy.typing.NDArray[numpy.float32],
+    weighted: numpy.typing.NDArray[numpy.float32] | None,
+    target_logit: numpy.typing.NDArray[numpy.float32],
+    residual: numpy.typing.NDArray[numpy.float32] | None,
+    weights: bool,
+    simd: str = "",
+) -> None:
+    """
+    Fold a tile [rows, n] of raw logits into the running softmax of its rows, in place.
+
+    16-bit floats are given as their bits, uint16. Arrays are used where they lie:
+    another dtype or a gap in one raises ValueError. simd: one of simd_levels(), by
+    default the best. Formulas: csrc/kernels/logprob.hpp.
+    """
+
+def gradient_rows(
+    tile: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    out: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    type: typing.Literal["float32", "bfloat16", "float16"],
+    first: typing.SupportsInt | typing.SupportsIndex,
+    *,
+    bias: numpy.typing.NDArray[numpy.float32] | None,
+    temperature: numpy.typing.NDArray[numpy.float32] | None,
+    softcap: typing.SupportsFloat | typing.SupportsIndex,
+    start: numpy.typing.NDArray[numpy.int64],
+    token: numpy.typing.NDArray[numpy.int64],
+    log_total: numpy.typing.NDArray[numpy.float32],
+    grad_target: numpy.typing.NDArray[numpy.float32],
+    grad_row: numpy.typing.NDArray[numpy.float32],
+    simd: str = "",
+) -> None:
+    """
+    Turn a tile of raw logits into d(sum g logp) / d raw; `out` may be the tile itself.
+
+    Otherwise as fold_rows().
+    """
+
+def simd_levels() -> list[str]:
+    """
+    Instruction sets that this machine runs, best first: "avx512", "avx2", "portable".
+    """
