@@ -1,6 +1,7 @@
 """LoRA adapters far from zero, for tests that must see their effect."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,3 +22,12 @@ def make_adapter(
             torch.nn.init.normal_(weight, std=0.3)
     tuned.save_pretrained(str(folder))
     return str(folder)
+
+
+def write_index(run: Path, stages: Mapping[str, str]) -> None:
+    """adapters/index.json of adapters written by hand; stages: the last stage of each role."""
+    index = {
+        role: {"sft": f"round-0/{role}/sft", "final": f"round-0/{role}/{stage}", "stage": stage}
+        for role, stage in stages.items()
+    }
+    (run / "adapters" / "index.json").write_text(json.dumps(index))

@@ -51,7 +51,6 @@ from malt_fast.store.store import Samples, open_store
 from malt_fast.tasks.checks import check_ids
 from malt_fast.tasks.prompts import RolePrompt
 from malt_fast.tasks.task import Question, Task
-from malt_fast.training.train_role import stage_weights, stage_work
 from malt_fast.utils.errors import MaltError, nearest, printable
 from malt_fast.utils.quiet import hush
 
@@ -317,7 +316,7 @@ def preferences(forest: Forest, values: Credit, role: str) -> Preferences:
     setup = forest.setup
     config, prompts = setup.config, setup.prompts
     level = config.chain.index(known_role(setup, role)) + 1
-    questions = [prompts.encode_question(question.text) for question in setup.task.train]
+    questions = setup.question_tokens
     chosen = (forest.nodes, values, level, questions, prompts, config.preferences, config.seed)
     return Preferences(setup, role, role_data(*chosen, "sft"), role_data(*chosen, "dpo"))
 
@@ -370,18 +369,11 @@ class RoleTrainer:
         on_log: Callable[[dict[str, float]], None] | None,
     ) -> Policy:
         hush()
-        from malt_fast.training.stage import (  # imports torch, peft
-            is_done,
-            stage_fingerprint,
-            train_stage,
-        )
+        from malt_fast.training.stage import StageSpec, train_stage  # imports torch and peft
 
-        config, data = self.data.setup.config, getattr(self.data, stage)
-        if not len(data.completions):
+        data: RoleData = getattr(self.data, stage)
+        if not data.rows(stage):
             return start
-        weights = stage_weights(config, self.data.role, stage, start)
-        out = (Path(self.out) / stage).absolute()
-        made_from = stage_fingerprint(stage, data, **weights)
         lines = self.logs[stage] = []
 
         def keep(line: dict[str, float]) -> None:
@@ -389,10 +381,10 @@ class RoleTrainer:
             if on_log is not None:
                 on_log(line)
 
-        if not is_done(out, made_from):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            how = {"on_log": keep, **stage_work(config)}
-            train_stage(stage, data, **weights, **how, out=out, fingerprint=made_from)
+        spec = StageSpec.of(self.data.setup.config, self.data.role, stage, start)
+        out = (Path(self.out) / stage).absolute()
+        if not spec.is_done(data, out):
+            train_stage(spec, data, out, keep)
         return Policy(start.base, str(out))
 
 

@@ -28,11 +28,12 @@ from malt_fast.planning.plan import PROBE, make_plan, plan_long_run
 from malt_fast.planning.plan_file import fill_facts
 from malt_fast.results.report import finish
 from malt_fast.runs.run import Run
+from malt_fast.runs.saved import publish
 from malt_fast.sampling.prepare import prepare, start_run
 from malt_fast.sampling.round_forest import forest_name, report_yield, round_forest
 from malt_fast.sampling.setup import Setup
 from malt_fast.training.side_by_side import train_side_by_side
-from malt_fast.training.train_role import publish, train_stages
+from malt_fast.training.train_role import train_role
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.program import exit_status
@@ -71,15 +72,15 @@ def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Po
     the roles before it are already trained.
     """
     config, sft, final = setup.config, dict(start), dict(start)
-    for level, role in enumerate(config.chain, 1):
-        if level == 1 or config.train.regenerate == "sequential":
+    for role in config.chain:
+        if role == config.chain[0] or config.train.regenerate == "sequential":
             name = forest_name(config, role)
             forest = round_forest(run, setup, index, name, final)
             values = assign_credit(config.tree, forest)
             report_yield(run, index, name, forest, values)
         if config.train.side_by_side:
             return train_side_by_side(run, index, start)
-        stages = train_stages(run, setup, index, level, forest, values, start[role])
+        stages = train_role(run, setup, index, role, forest, values, start[role])
         sft[role], final[role] = stages
     return sft, final
 

@@ -189,6 +189,10 @@ def test_settings_do_not_change_later() -> None:
         ("--preferences.dedup maybe", ["preferences.dedup", "true or false"]),
         ("--train.dpo.loss_type x", ["train.dpo.loss_type", "sigmoid, ipo or hinge"]),
         ("--train.dpo.loss_type ipo --train.dpo.label_smoothing 0.1", ["label_smoothing", "ipo"]),
+        (
+            "--train.dpo.label_smoothing 0.1 --train.dpo.roles.verifier.loss_type ipo",
+            ["label_smoothing", "ipo"],
+        ),
         ("--task.name gsmk", ["task.name", "arithmetic, gsm8k, math, csqa or jsonl"]),
         ("--task 3", ["task = '3'", "group of keys"]),
         ("--run.x 3", ["run", "a path"]),

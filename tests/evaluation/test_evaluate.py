@@ -56,6 +56,7 @@ from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.prompts import Prompts, RolePrompt
 from malt_fast.tasks.task import Question, Task
 from malt_fast.utils.errors import MaltError
+from tests.adapters import write_index
 from tests.small_run import load_forest
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -605,6 +606,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         adapter.mkdir(parents=True)
         (adapter / "adapter_config.json").write_text("{}")
         (adapter / "adapter_model.safetensors").write_text(f"{role} {kind}")
+    write_index(tmp_path / "run", {"generator": "dpo", "verifier": "sft"})
     (tmp_path / "run" / "config.yaml").write_text(dump(config))
 
     monkeypatch.setattr(sample, "open_engine", lambda *_: FakeEngine())

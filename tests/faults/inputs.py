@@ -71,7 +71,7 @@ def passed(*_: Any, **__: Any) -> NoReturn:
 # What is not begun, by how far a case goes.
 HEAVY: dict[Depth, tuple[str, ...]] = {
     "checks": ("train.train_round", "evaluate.evaluate_run", "sweep.train", "serve.run_server"),
-    "sampling": ("train.train_stages",),
+    "sampling": ("train.train_role",),
     "all": ("serve.run_server",),
 }
 

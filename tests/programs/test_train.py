@@ -14,6 +14,7 @@ from malt_fast import train
 from malt_fast.config import requirements
 from malt_fast.config.load import make_config
 from malt_fast.engines import Policy
+from malt_fast.runs import saved
 from malt_fast.runs.run import Run
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.training.side_by_side import gpus_of
@@ -252,7 +253,7 @@ def test_adapters_are_published_whole_or_not_at_all(tmp_path, monkeypatch):
                 (folder / "adapter_config.json").write_text(content)
                 policies[role] = Policy("m", str(folder))
             kinds.append(policies)
-        train.publish(Run(tmp_path, make_config({})), *kinds)
+        saved.publish(Run(tmp_path, make_config({})), *kinds)
 
     def killed(source, target):
         if "verifier/final" in str(target):
@@ -268,6 +269,11 @@ def test_adapters_are_published_whole_or_not_at_all(tmp_path, monkeypatch):
         assert [f.read_text() for f in tmp_path.glob("adapters/*/*/*.json")] == before
         publish(text)
         assert [f.read_text() for f in tmp_path.glob("adapters/*/*/*.json")] == [text] * 4
+    index = saved.published_adapters(tmp_path)
+    assert index["verifier"] == saved.PublishedRole(
+        "round-0/verifier/sft", "round-0/verifier/dpo", "dpo"
+    )
+    assert index.keys() == {"generator", "verifier"}
 
 
 def test_a_question_longer_than_the_context_is_named(data, tmp_path, capsys):

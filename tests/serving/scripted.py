@@ -20,7 +20,7 @@ from malt_fast.serving.pipeline import Pipeline
 from malt_fast.serving.thread import EngineThread
 from malt_fast.tasks.prompts import Prompts, RolePrompt
 from malt_fast.tasks.task import Task
-from tests.adapters import make_adapter
+from tests.adapters import make_adapter, write_index
 from tests.small_run import write_model, write_questions
 from tests.tiny import byte_tokenizer
 
@@ -54,6 +54,7 @@ def make_run(folder: Path) -> Path:
     adapters = run / "adapters"
     for seed, place in enumerate(["generator/sft", "refiner/sft", "refiner/final"]):
         make_adapter(str(model), adapters / place, seed)
+    write_index(run, {"generator": "sft", "refiner": "dpo"})
     (run / "config.yaml").write_text(dump(make_config(values)))
     return run
 

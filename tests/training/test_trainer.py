@@ -18,7 +18,7 @@ from malt_fast.forest.role_data import RoleData
 from malt_fast.training import trainer
 from malt_fast.training.adapters import load_model
 from malt_fast.training.packing import Packer, Packing
-from malt_fast.training.stage import stage_fingerprint, train_stage
+from malt_fast.training.stage import StageSpec, train_stage
 from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils.errors import MaltError
 from tests.tiny import tiny_llama
@@ -72,27 +72,22 @@ def train(
 ):
     defaults = {"learning_rate": 1e-2, "logging_steps": 1, "per_device_train_batch_size": 4}
     config = StageConfig if stage == "sft" else DPOStageConfig
-    weights = {
-        "base": base,
-        "init_adapter": init,
-        "lora": lora or LoraConfig(r=4),
-        "args": config(**(defaults | settings)),
-        "reference": reference,
-        "dtype": "float32",
-        "load_in_4bit": load_in_4bit,
-        "seed": 7,
-    }
-    return train_stage(
-        stage,
-        data,
-        **weights,
-        out=out,
-        fingerprint=stage_fingerprint(stage, data, **weights),
+    spec = StageSpec(
+        stage=stage,
+        role="refiner",
+        base=base,
+        init_adapter=init,
+        lora=lora or LoraConfig(r=4),
+        args=config(**(defaults | settings)),
+        reference=reference,
+        dtype="float32",
+        load_in_4bit=load_in_4bit,
+        seed=7,
         layout=layout,
         pack_tokens=pack_tokens,
         device=device,
-        on_log=on_log,
     )
+    return train_stage(spec, data, out, on_log)
 
 
 def logps(base, adapter, data):

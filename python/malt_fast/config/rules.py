@@ -36,11 +36,12 @@ def check(config: "Config") -> None:
     _check_roles(config)
     _check_sources(config)
     _check_secrets(config)
-    if config.train.dpo.loss_type != "sigmoid" and config.train.dpo.label_smoothing > 0:
-        raise MaltError(
-            f"train.dpo.label_smoothing has no meaning for the {config.train.dpo.loss_type} loss: "
-            "set it to 0 or train.dpo.loss_type to sigmoid"
-        )
+    for dpo in (config.train.dpo, *(config.train.dpo.for_role(role) for role in chain)):
+        if dpo.loss_type != "sigmoid" and dpo.label_smoothing > 0:
+            raise MaltError(
+                f"train.dpo.label_smoothing has no meaning for the {dpo.loss_type} loss: set it to "
+                "0 or train.dpo.loss_type to sigmoid"
+            )
 
 
 def _check_roles(config: "Config") -> None:

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from malt_fast.forest.preferences import Stage
-from malt_fast.forest.role_data import RoleData
+from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.tasks.prompts import Prompts, Tokens
 from malt_fast.utils.files import replacing
 
 
-def write_datasets(data: "RoleData", prompts: Prompts, folder: Path, stage: Stage) -> Path:
+def write_datasets(data: RoleData, prompts: Prompts, folder: Path, stage: Stage) -> Path:
     """Write folder/{sft,dpo}.parquet, the rows of `as_dataset`; returns the file."""
     from datasets.utils.logging import (
         disable_progress_bar,
@@ -30,7 +29,7 @@ def write_datasets(data: "RoleData", prompts: Prompts, folder: Path, stage: Stag
     return path
 
 
-def as_dataset(data: "RoleData", prompts: Prompts, stage: Stage) -> Any:
+def as_dataset(data: RoleData, prompts: Prompts, stage: Stage) -> Any:
     """A `datasets.Dataset` with TRL's columns as text.
 
     SFT: prompt, completion. DPO: prompt, chosen, rejected. A prompt keeps its control tokens, save

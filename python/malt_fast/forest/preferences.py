@@ -8,27 +8,14 @@ sampled. `write_datasets` is the one place where they become text, for other tra
 """
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from malt_fast.config.schema import PreferencesConfig
-from malt_fast.forest.forest import (
-    Credit,
-    Forest,
-    examples,
-    pairs,
-)
-
-if TYPE_CHECKING:
-    pass
+from malt_fast.forest.forest import Credit, Forest, examples, pairs
 
 Ids = npt.NDArray[np.uint32]
-Stage = Literal["sft", "dpo"]
-
-
-# ---- which nodes ----
 
 
 def select_examples(
@@ -88,12 +75,3 @@ def _mix(
 def _subset(keys: npt.NDArray[np.uint64], limit: int | None) -> npt.NDArray[np.intp]:
     """Indices, ascending, of the `limit` smallest keys; all without a limit."""
     return np.sort(np.argsort(keys, kind="stable")[:limit])
-
-
-# ---- their tokens ----
-
-
-# ---- how much there is ----
-
-
-# ---- for other trainers ----

@@ -30,6 +30,10 @@ class RoleData:
     def __len__(self) -> int:
         return len(self.completions)
 
+    def rows(self, stage: Stage) -> int:
+        """How many rows the stage trains on: examples in SFT, pairs in DPO."""
+        return len(self.completions if stage == "sft" else self.pairs)
+
 
 def role_data(
     forest: Forest,
@@ -46,8 +50,6 @@ def role_data(
     SFT: one completion an example; an output sampled twice counts twice unless prefs.dedup.
     DPO: every (prompt, completion) once, however many pairs share it.
     """
-    from malt_fast.forest.role_data import RoleData
-
     if stage == "sft":
         ids = select_examples(forest, credit, level, prefs, seed)
         index = np.zeros((0, 2), np.int64)

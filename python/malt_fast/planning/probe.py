@@ -4,7 +4,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,30 +162,25 @@ def _data(probe: Probe, level: int, stage: Any) -> Any:
 
 def time_steps(run: Run, probe: Probe) -> Steps | None:
     """A few steps of SFT, of the last role that has data; None if there is none."""
-    from malt_fast.training.stage import train_stage
-    from malt_fast.training.train_role import stage_weights, stage_work
+    from malt_fast.training.stage import StageSpec, train_stage
 
     config = probe.setup.config
     levels = [i for i in range(len(config.chain), 0, -1) if len(_data(probe, i, "sft").prompts)]
     if not levels:
         return None
     role, clock = config.chain[levels[0] - 1], list[tuple[float, float]]()
-    weights = stage_weights(config, role, "sft", probe.setup.base()[role])
-    weights["args"] = weights["args"].model_copy(
-        update={"max_steps": STEPS, "logging_steps": 1, "save_steps": 10 * STEPS}
-    )
+    spec = StageSpec.of(config, role, "sft", probe.setup.base()[role])
+    few = {"max_steps": STEPS, "logging_steps": 1, "save_steps": 10 * STEPS}
+    spec = replace(spec, args=spec.args.model_copy(update=few))
     with (
         run.stage("timed steps") as (_, figures),
         tempfile.TemporaryDirectory(dir=run.folder) as folder,
     ):
         train_stage(
-            "sft",
+            spec,
             _data(probe, levels[0], "sft"),
-            **weights,
-            out=Path(folder) / "sft",
-            fingerprint="",
-            **stage_work(config),
-            on_log=lambda line: clock.append((time.monotonic(), line["num_tokens"])),
+            Path(folder) / "sft",
+            lambda line: clock.append((time.monotonic(), line["num_tokens"])),
         )
     (begun, before), *_, (ended, after) = clock[:STEPS]
     if after <= before:

@@ -22,7 +22,7 @@ from malt_fast.forest.role_data import role_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.models.loading import check_adapter
 from malt_fast.runs.metrics import Lacking
-from malt_fast.runs.saved import MAY_CHANGE
+from malt_fast.runs.saved import MAY_CHANGE, published_adapters
 from malt_fast.sampling.prepare import load_prompts
 from malt_fast.sampling.round_forest import forest_name
 from malt_fast.store.store import Store, open_store
@@ -133,16 +133,12 @@ def roles_there(run: Path) -> list[str]:
 
 
 def _published(run: Path, role: str) -> Adapter | None:
-    """Of a finished run; `final` is a copy of `sft` where there was no DPO."""
-    sft, final = (run / "adapters" / role / name for name in ("sft", "final"))
-    if not final.is_dir():
-        return Adapter(sft, "sft") if sft.is_dir() else None
-    return Adapter(final, "sft" if _weights(sft) == _weights(final) else "dpo")
-
-
-def _weights(adapter: Path) -> bytes | None:
-    file = adapter / "adapter_model.safetensors"
-    return file.read_bytes() if file.is_file() else None
+    """Of a finished run."""
+    try:
+        stage = published_adapters(run)[role].stage
+    except (MaltError, KeyError):
+        return None
+    return Adapter(run / "adapters" / role / "final", stage)
 
 
 def _trained(run: Path, role: str) -> Adapter | None:

@@ -1,56 +1,106 @@
-"""The settings and the adapters of a finished run."""
+"""The settings and the adapters of a finished run: published here, read again here.
 
+adapters/ROLE/{sft,final}   copies of the last round's adapters, where servers find them
+adapters/config.yaml        the settings they were trained with
+adapters/index.json         for each role, the folders they were copied from and the last stage
+"""
+
+import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from malt_fast.config.arguments import parse_arguments
-from malt_fast.config.load import differences, load_config
+from malt_fast.config.load import differences, dump, load_config
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies, Policy
+from malt_fast.models.loading import check_adapter
+from malt_fast.runs.run import Run
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.files import replacing_folder, write_text
 from malt_fast.utils.seals import check_seal
 
 MAY_CHANGE = ("evaluate.", "engine.", "model.device", "task.test_path", "task.test_limit")
 
 
-def saved_policies(folder: Path, base: Policies) -> tuple[Policies, Policies]:
-    """The (sft, final) policies of a run; a role without an adapter stays as it was before."""
-    adapters = folder / "adapters"
-    if not adapters.is_dir():
+@dataclass(frozen=True)
+class PublishedRole:
+    """The adapters of one role: the folders that `sft` and `final` are copies of."""
+
+    sft: str | None  # relative to the run directory; None: SFT was skipped
+    final: str
+    stage: str  # that made the final one: sft or dpo
+
+
+def publish(run: Run, sft: Policies, final: Policies) -> None:
+    """Copy the adapters of the last round to adapters/: all of them, or none if interrupted."""
+    index: dict[str, PublishedRole] = {}
+    with replacing_folder(run.path("adapters")) as folder:
+        for role, policy in final.items():
+            if policy.adapter is None:
+                continue
+            start, adapter = sft[role].adapter, Path(policy.adapter)
+            source = None if start is None else _within(run, start)
+            index[role] = PublishedRole(source, _within(run, policy.adapter), adapter.name)
+            for name, copied in (("sft", start), ("final", policy.adapter)):
+                if copied is not None:
+                    shutil.copytree(copied, folder / role / name)
+        write_text(folder / "config.yaml", dump(run.config))
+        entries = {role: asdict(entry) for role, entry in index.items()}
+        write_text(folder / "index.json", json.dumps(entries, indent=2) + "\n")
+
+
+def _within(run: Run, adapter: str) -> str:
+    return Path(adapter).resolve().relative_to(run.folder.resolve()).as_posix()
+
+
+def published_adapters(folder: Path) -> dict[str, PublishedRole]:
+    """The published adapters of a run by role. Raises MaltError if there is no readable index."""
+    path = folder / "adapters" / "index.json"
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        return {role: PublishedRole(**entry) for role, entry in index.items()}
+    except FileNotFoundError:
         raise MaltError(
             f"{folder} holds no adapters: finish it by python -m malt_fast.train --run {folder}"
-        )
-    sft = {role: _adapter(adapters / role / "sft", policy) for role, policy in base.items()}
-    final = {role: _adapter(adapters / role / "final", policy) for role, policy in sft.items()}
-    for role, policy in sft.items():  # one policy where there was no DPO
-        if _weights(policy) and _weights(policy) == _weights(final[role]):
-            final[role] = policy
+        ) from None
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise MaltError(f"{path} is damaged: give the training command again") from None
+
+
+def saved_policies(folder: Path, base: Policies) -> tuple[Policies, Policies]:
+    """The (sft, final) policies of a run; a role without an adapter keeps its `base` policy."""
+    index = published_adapters(folder)
+    sft, final = dict(base), dict(base)
+    for role, policy in base.items():
+        if (entry := index.get(role)) is None:
+            continue
+        if entry.sft is not None:
+            sft[role] = _adapter(folder / "adapters" / role / "sft", policy)
+        final[role] = sft[role]
+        if entry.final != entry.sft:
+            final[role] = _adapter(folder / "adapters" / role / "final", policy)
     return sft, final
 
 
-def _weights(policy: Policy) -> bytes | None:
-    file = Path(policy.adapter or "") / "adapter_model.safetensors"
-    return file.read_bytes() if file.is_file() else None
-
-
-def _adapter(folder: Path, before: Policy) -> Policy:
-    if not folder.is_dir():
-        return before
+def _adapter(folder: Path, base: Policy) -> Policy:
+    check_adapter(folder)
     check_seal(folder)
-    return Policy(before.base, str(folder.resolve()))
+    return Policy(base.base, str(folder.resolve()))
 
 
 def saved_config(
     argv: Sequence[str], program: str, may_change: tuple[str, ...] = MAY_CHANGE
 ) -> Config:
-    """The config of the run that `--run` names, with what the command line changes in it.
+    """The config of the run that `--run` names, with the changes of the command line.
 
-    Raises MaltError for a change of a setting that does not begin as one of `may_change` does.
+    may_change: prefixes of the settings that may differ. Raises MaltError for any other change.
     """
     values, wants_help = parse_arguments(argv)
     folder = values.get("run")
     if wants_help is not None or folder is None:
-        load_config(argv, program)  # prints the help, or finds a mistake to tell first
+        load_config(argv, program)  # prints the help, or raises for another mistake first
         raise MaltError("no run was named: give --run DIR, a directory that malt_fast.train made")
     saved = Path(str(folder)) / "config.yaml"
     if not saved.is_file():

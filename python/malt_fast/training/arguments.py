@@ -8,15 +8,6 @@ import transformers
 from malt_fast.config.schema import DPOStageConfig, StageConfig
 from malt_fast.utils.errors import MaltError
 
-
-def check_loss(args: StageConfig | DPOStageConfig) -> None:
-    if isinstance(args, DPOStageConfig) and args.label_smoothing and args.loss_type != "sigmoid":
-        raise MaltError(
-            f"label_smoothing has no meaning for loss_type {args.loss_type}: "
-            "set it to 0, or take loss_type sigmoid"
-        )
-
-
 TRAINER_FIELDS = {  # of a stage's config, passed on as they are
     "learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type",
     "weight_decay", "max_grad_norm", "logging_steps", "save_steps", "bf16",

@@ -58,7 +58,7 @@ def check_data(stage: Stage, data: RoleData) -> None:
     lengths = {len(data.prompts), len(data.completions), len(data.trees), len(data.nodes)}
     if len(lengths) != 1:
         raise ValueError(f"prompts, completions, trees and nodes differ in length: {lengths}")
-    if not len(data.completions if stage == "sft" else data.pairs):
+    if not data.rows(stage):
         what = "examples" if stage == "sft" else "pairs"
         raise MaltError(f"nothing to train on, {stage} got no {what}: sample more questions")
     for node, prompt, completion in zip(data.nodes, data.prompts, data.completions, strict=True):

@@ -86,7 +86,7 @@ class Packer:
             self._check_capacity()
 
     def __len__(self) -> int:
-        return len(self.data if self.stage == "sft" else self.data.pairs)
+        return self.data.rows(self.stage)
 
     def __call__(self, indices: Sequence[int]) -> Step:
         chosen = np.asarray(indices)

@@ -39,8 +39,8 @@ def train_side_by_side(run: Run, index: int, start: Policies) -> tuple[Policies,
         cores = 0 if gpus else cluster.share(len(chain))
         worker = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(_train_role)
         tasks = [
-            worker.remote(run.config, run.folder.resolve(), index, level, start[role], cores)
-            for level, role in enumerate(chain, 1)
+            worker.remote(run.config, run.folder.resolve(), index, role, start[role], cores)
+            for role in chain
         ]
         stages = dict(zip(chain, _gather(run, tasks), strict=True))
     sft = {role: after_sft for role, (after_sft, _) in stages.items()}
@@ -100,7 +100,7 @@ def gpus_of(config: Config, cluster: Cluster) -> int:
 
 
 def _train_role(
-    config: Config, folder: Path, index: int, level: int, start: Policy, cores: int
+    config: Config, folder: Path, index: int, role: str, start: Policy, cores: int
 ) -> tuple[str, Stages | MaltError | None]:
     """In a worker: what it would have printed, and what came of it; None where it was stopped."""
     import torch
@@ -111,19 +111,19 @@ def _train_role(
     run = Run(folder, config, reports=False, console=Console(file=told, width=200))
     try:
         with interrupt.two_steps():
-            outcome = _stages(run, index, level, start)
+            outcome = _stages(run, index, role, start)
     except KeyboardInterrupt:
         return told.getvalue(), None
     except MaltError as error:
-        return told.getvalue(), MaltError(f"{config.chain[level - 1]}: {error}")
+        return told.getvalue(), MaltError(f"{role}: {error}")
     return told.getvalue(), outcome
 
 
-def _stages(run: Run, index: int, level: int, start: Policy) -> Stages:
+def _stages(run: Run, index: int, role: str, start: Policy) -> Stages:
     from malt_fast.forest.credit import assign_credit
     from malt_fast.forest.file import forest_of, read_forest
     from malt_fast.sampling.prepare import load_setup
-    from malt_fast.training.train_role import train_stages
+    from malt_fast.training.train_role import train_role
 
     setup = load_setup(run.config)
     store = run.read_samples()
@@ -132,4 +132,4 @@ def _stages(run: Run, index: int, level: int, start: Policy) -> Stages:
     if forest is None:
         raise MaltError(f"{run.folder} cannot be read here: all machines must see it")
     values = assign_credit(run.config.tree, forest)
-    return train_stages(run, setup, index, level, forest, values, start)
+    return train_role(run, setup, index, role, forest, values, start)

@@ -1,150 +1,96 @@
 """SFT and DPO of one role on the forest of a round."""
 
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
-from malt_fast.config.load import dump
-from malt_fast.config.schema import Config
-from malt_fast.engines import Policies, Policy
+from malt_fast.engines import Policy
 from malt_fast.forest.datasets import write_datasets
 from malt_fast.forest.forest import Credit, Forest
-from malt_fast.forest.role_data import role_data
+from malt_fast.forest.role_data import RoleData, Stage, role_data
 from malt_fast.models.adapter_files import is_untrained
+from malt_fast.runs.live import View
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
 from malt_fast.training import alarms
-from malt_fast.utils.files import make_folder, replacing_folder, write_text
 
-
-def train_stages(
-    run: Run, setup: Setup, index: int, level: int, forest: Forest, values: Credit, start: Policy
-) -> tuple[Policy, Policy]:
-    """SFT of a role, then DPO where it gets it; the policies after each."""
-    sft = train_role(run, setup, index, level, "sft", forest, values, start)
-    if setup.config.chain[level - 1] not in setup.config.dpo_roles:
-        return sft, sft
-    return sft, train_role(run, setup, index, level, "dpo", forest, values, sft)
+if TYPE_CHECKING:
+    from malt_fast.training.stage import StageSpec
 
 
 def train_role(
-    run: Run,
-    setup: Setup,
-    index: int,
-    level: int,
-    stage: Literal["sft", "dpo"],
-    forest: Forest,
-    values: Credit,
-    start: Policy,
-) -> Policy:
-    """Train one stage of one role from `start`; `start` itself if there is nothing to train on."""
-    from malt_fast.training.stage import (  # imports torch and peft
-        is_done,
-        stage_fingerprint,
-        train_stage,
-    )
+    run: Run, setup: Setup, index: int, role: str, forest: Forest, values: Credit, start: Policy
+) -> tuple[Policy, Policy]:
+    """Train a role from the policy `start`: SFT, then DPO where `train.dpo_roles` has it.
 
-    config, role = setup.config, setup.config.chain[level - 1]
-    out = run.path(f"round-{index}", role, stage)
-    trained = Policy(start.base, str(out.absolute()))
-    questions = [setup.prompts.encode_question(question.text) for question in setup.task.train]
-    data = role_data(
-        forest, values, level, questions, setup.prompts, config.preferences, config.seed, stage
-    )
-    rows = len(data.completions) if stage == "sft" else len(data.pairs)
-    if not rows:
-        what = "example" if stage == "sft" else "pair"
-        run.warn(f"{stage} {role} is skipped: the forest holds no {what} for it")
-        return start
-    weights = stage_weights(config, role, stage, start)
-    made_from = stage_fingerprint(stage, data, **weights)
-    done, rows_of = is_done(out, made_from), run.path(f"round-{index}", "data", role)
-    if run.leads and not (done and (rows_of / f"{stage}.parquet").is_file()):
-        write_datasets(data, setup.prompts, rows_of, stage)
-    if done:
-        run.say(f"{stage} {role}: the adapter of round {index} is there already")
-        return trained
-    make_folder(out.parent)
-    first: dict[str, float] = {}
-    last: dict[str, float] = {}
-    signs: set[str] = set()
-    shows = run.stage(f"{stage} {role}", facts=lambda: training_facts(last), round=index)
-    with shows as (shown, figures):
-
-        def on_log(line: dict[str, float]) -> None:
-            nonlocal first, last
-            tokens = line.get("num_tokens", 0) - last.get("num_tokens", 0)
-            first, last = first or line, {**last, **line}
-            steps = {"at": int(line["step"]), "total": int(line["max_steps"])}
-            shown.advance(**steps, tokens=max(0, int(tokens)))
-            run.log(f"{stage}/{role}", round=index, **line)
-            sign = alarms.collapsing(role, first, line)
-            if sign and not signs:
-                signs.add(sign)
-                run.warn(sign, "collapsing")
-
-        result = train_stage(
-            stage,
-            data,
-            **weights,
-            out=out,
-            fingerprint=made_from,
-            **stage_work(config),
-            on_log=on_log,
-        )
-        if run.leads and is_untrained(str(out)):
-            run.warn(alarms.ineffective(stage, role), "ineffective")
-        figures["examples" if stage == "sft" else "pairs"] = rows
-        figures |= {
-            key: result.metrics[key]
-            for key in ("first_loss", "train_loss")
-            if key in result.metrics
-        }
-    return trained
-
-
-def stage_weights(
-    config: Config, role: str, stage: Literal["sft", "dpo"], start: Policy
-) -> dict[str, Any]:
-    """What decides the weights that `train_stage` comes to, beside the data."""
-    return {
-        "base": start.base,
-        "init_adapter": None if start.adapter is None else Path(start.adapter),
-        "lora": config.lora,
-        "args": getattr(config.train, stage).for_role(role),
-        "reference": config.train.reference,
-        "dtype": config.model.dtype,
-        "load_in_4bit": config.train.load_in_4bit,
-        "seed": config.seed,
-    }
-
-
-def stage_work(config: Config) -> dict[str, Any]:
-    """How `train_stage` gets there."""
-    return {
-        "layout": config.train.packing,
-        "pack_tokens": config.train.pack_tokens,
-        "device": config.model.device,
-        "trust_remote_code": config.model.trust_remote_code,
-    }
-
-
-def publish(run: Run, sft: Policies, final: Policies) -> None:
-    """Copy the adapters of the last round to adapters/ROLE/{sft,final}, where servers find them.
-
-    All or none: a role whose adapter is missing counts as untrained. adapters/config.yaml is what
-    they were trained with: the run's own may be changed before anything is made of it.
+    Returns the policies after SFT and after DPO. A stage with nothing to learn from is skipped.
     """
-    with replacing_folder(run.path("adapters")) as folder:
-        write_text(folder / "config.yaml", dump(run.config))
-        for name, policies in (("sft", sft), ("final", final)):
-            for role, policy in policies.items():
-                if policy.adapter is not None:
-                    shutil.copytree(policy.adapter, folder / role / name)
+    from malt_fast.training.stage import StageSpec  # imports torch and peft
+
+    config, level = setup.config, setup.config.chain.index(role) + 1
+
+    def stage(name: Stage, start: Policy) -> Policy:
+        data = role_data(
+            *(forest, values, level, setup.question_tokens, setup.prompts),
+            *(config.preferences, config.seed, name),
+        )
+        if not data.rows(name):
+            what = "example" if name == "sft" else "pair"
+            run.warn(f"{name} {role} is skipped: the forest holds no {what} for it")
+            return start
+        return _train_stage(run, setup, index, StageSpec.of(config, role, name, start), data)
+
+    sft = stage("sft", start)
+    return sft, stage("dpo", sft) if role in config.dpo_roles else sft
+
+
+def _train_stage(run: Run, setup: Setup, index: int, spec: "StageSpec", data: RoleData) -> Policy:
+    """The policy after a stage of round `index`: trained now, or found in the run directory."""
+    from malt_fast.training.stage import train_stage
+
+    name, rows = f"{spec.stage} {spec.role}", data.rows(spec.stage)
+    out = run.path(f"round-{index}", spec.role, spec.stage)
+    policy = Policy(spec.base, str(out.absolute()))
+    done, folder = spec.is_done(data, out), run.path(f"round-{index}", "data", spec.role)
+    if run.leads and not (done and (folder / f"{spec.stage}.parquet").is_file()):
+        write_datasets(data, setup.prompts, folder, spec.stage)
+    if done:
+        run.say(f"{name}: the adapter of round {index} is there already")
+        return policy
+    progress = Progress(run, index, spec.stage, spec.role)
+    with run.stage(name, facts=progress.facts, round=index) as (view, figures):
+        metrics = train_stage(spec, data, out, lambda line: progress.add(line, view)).metrics
+        if run.leads and is_untrained(str(out)):
+            run.warn(alarms.ineffective(spec.stage, spec.role), "ineffective")
+        figures["examples" if spec.stage == "sft" else "pairs"] = rows
+        figures |= {key: metrics[key] for key in ("first_loss", "train_loss") if key in metrics}
+    return policy
+
+
+class Progress:
+    """The log lines of one stage: shown, written to metrics.jsonl, and watched for a collapse."""
+
+    def __init__(self, run: Run, index: int, stage: Stage, role: str) -> None:
+        self.run, self.index, self.stage, self.role = run, index, stage, role
+        self.first: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        self.warned = False
+
+    def add(self, line: dict[str, float], view: View) -> None:
+        tokens = line.get("num_tokens", 0) - self.last.get("num_tokens", 0)
+        self.first, self.last = self.first or line, self.last | line
+        steps = {"at": int(line["step"]), "total": int(line["max_steps"])}
+        view.advance(**steps, tokens=max(0, int(tokens)))
+        self.run.log(f"{self.stage}/{self.role}", round=self.index, **line)
+        warning = alarms.collapsing(self.role, self.first, line)
+        if warning and not self.warned:
+            self.run.warn(warning, "collapsing")
+            self.warned = True
+
+    def facts(self) -> list[str]:
+        return training_facts(self.last)
 
 
 def training_facts(line: Mapping[str, float]) -> list[str]:
-    """Of a log line of training."""
+    """The figures of a log line that the live view shows."""
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     return [" · ".join(f"{name} {line[key]:.3f}" for key, name in names.items() if key in line)]
