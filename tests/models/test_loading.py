@@ -66,7 +66,7 @@ def test_a_model_runs_its_own_code_only_where_that_is_asked_for(
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # as transformers asks by default
     for load in (load_config, load_tokenizer, load_causal):
-        with pytest.raises(MaltError, match=r"odd' brings code of its own.* --model\.trust"):
+        with pytest.raises(MaltError, match=r"odd' has code of its own.* --model\.trust"):
             load(str(odd))
     data, folder = write_questions(tmp_path / "questions.jsonl"), tmp_path / "run"
     assert run(data, odd, folder, "--train.packing", "rows") == 2
@@ -108,7 +108,7 @@ def test_pickled_weights_of_a_model_are_refused(tmp_path: Path) -> None:
         lambda: Weights(str(base), "float32", torch.device("cpu")),
         lambda: load_model(str(base), None, LoraConfig(r=2), dtype="float32", seed=0),
     ):
-        with pytest.raises(MaltError, match=r"has no \*\.safetensors, and pickled weights may run"):
+        with pytest.raises(MaltError, match=r"has no \*\.safetensors, and pickled weights can run"):
             load()
 
 
@@ -123,7 +123,7 @@ def test_pickled_weights_of_an_adapter_are_refused(tmp_path: Path) -> None:
         lambda: load_model(base, adapter, LoraConfig(r=2), dtype="float32", seed=0),
         lambda: adapter_identity(adapter),
     ):
-        with pytest.raises(MaltError, match=r"adapter_model\.bin is a pickle, which may run code"):
+        with pytest.raises(MaltError, match=r"adapter_model\.bin is a pickle, which can run code"):
             load()
     (adapter / "adapter_model.bin").unlink()
     with pytest.raises(MaltError, match=r"not an adapter: it has no adapter_model\.safetensors"):

@@ -331,7 +331,7 @@ def test_a_role_that_fails_beside_others_says_so(data, model, tmp_path, capsys):
     options = ["--train.side_by_side", "true", "--train.pack_tokens", "8"]
     assert run(data, model, tmp_path / "run", *options) == 2
     error = capsys.readouterr().err
-    assert "does not fit a pack" in error and "Traceback" not in error
+    assert "more than train.pack_tokens = " in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize(

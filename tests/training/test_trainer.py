@@ -439,8 +439,6 @@ def test_other_mistakes_are_one_sentence(base, tmp_path):
     none = replace(data, pairs=np.zeros((0, 2), dtype=np.int64))
     with pytest.raises(MaltError, match="no pairs"):
         train("dpo", none, base, tmp_path / "a")
-    with pytest.raises(MaltError, match="label_smoothing"):
-        train("dpo", data, base, tmp_path / "a", loss_type="ipo", label_smoothing=0.1)
     with pytest.raises(MaltError, match="max_length of 4"):
         train("sft", data, base, tmp_path / "a", max_length=4)
     with pytest.raises(MaltError, match="lm_head"):

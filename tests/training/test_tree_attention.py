@@ -156,7 +156,7 @@ def test_what_the_rule_cannot_express_is_refused():
     q, k, v = (x[None] for x in inputs(0, 8, 2, 2, 4))
     tree, module = make_tree(end, 8, "cpu"), torch.nn.Linear(1, 1)
     tree_attention(module, q, k, v, None, sliding_window=8, tree=tree)
-    with pytest.raises(MaltError, match="sees 7 tokens, but a path has 8"):
+    with pytest.raises(MaltError, match="window of 7 tokens, but a path has 8"):
         tree_attention(module, q, k, v, None, sliding_window=7, tree=tree)
     with pytest.raises(MaltError, match="without a tree"):
         tree_attention(module, q, k, v, None)

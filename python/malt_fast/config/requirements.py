@@ -13,15 +13,15 @@ def check_requirements(config: Config) -> None:
     settings = config.train
     for folder in config.reuse:
         if not (folder / "samples").is_dir():
-            raise MaltError(f"reuse: {folder} holds no samples: give a run directory that does")
+            raise MaltError(f"reuse: {folder} holds no samples: name a run directory that does")
     if settings.side_by_side and settings.regenerate == "sequential":
         raise MaltError(
-            "train.side_by_side and train.regenerate = sequential exclude each other, since there "
-            "a role waits for those before it: choose one"
+            "train.side_by_side excludes train.regenerate = sequential, in which each role waits "
+            "for the one before: choose one"
         )
     if settings.side_by_side and distributed.process_count() > 1:
         raise MaltError(
-            "train.side_by_side starts its own processes: start it by python, not by a launcher"
+            "train.side_by_side starts its own processes: run it with python, not with a launcher"
         )
     if settings.side_by_side:
         check_ray()

@@ -1,4 +1,4 @@
-"""Training data as text in TRL's columns, for other trainers."""
+"""Training data as text, in the columns of TRL's datasets, for other trainers."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from malt_fast.utils.files import replacing
 
 
 def write_datasets(data: RoleData, prompts: Prompts, folder: Path, stage: Stage) -> Path:
-    """Write folder/{sft,dpo}.parquet, the rows of `as_dataset`; returns the file."""
+    """Write the rows of `as_dataset` to folder/{sft,dpo}.parquet, and return that path."""
     from datasets.utils.logging import (
         disable_progress_bar,
         enable_progress_bar,
@@ -32,9 +32,8 @@ def write_datasets(data: RoleData, prompts: Prompts, folder: Path, stage: Stage)
 def as_dataset(data: RoleData, prompts: Prompts, stage: Stage) -> Any:
     """A `datasets.Dataset` with TRL's columns as text.
 
-    SFT: prompt, completion. DPO: prompt, chosen, rejected. A prompt keeps its control tokens, save
-    a begin token that the tokenizer puts there by itself; an output loses its end token, which TRL
-    puts back.
+    SFT: prompt, completion. DPO: prompt, chosen, rejected. Prompts keep their control tokens,
+    except a begin token that the tokenizer adds itself; outputs lose the end token, which TRL adds.
     """
     from datasets import Dataset, Features, Value
 
@@ -56,9 +55,9 @@ def as_dataset(data: RoleData, prompts: Prompts, stage: Stage) -> Any:
 
 
 def prompt_text(tokenizer: object, prompt: Tokens) -> str:
-    """A prompt with its control tokens, save a begin token that the tokenizer adds by itself."""
+    """A prompt with its control tokens, except a begin token that the tokenizer adds itself."""
     ids = prompt.tolist()
-    own = tokenizer("")["input_ids"]  # type: ignore[operator]  # what the tokenizer adds by itself
+    own = tokenizer("")["input_ids"]  # type: ignore[operator]
     if own and ids[:1] == own[:1]:
         ids = ids[1:]
     text: str = tokenizer.decode(  # type: ignore[attr-defined]

@@ -1,4 +1,12 @@
-"""The forest's file: the store's row of every node, and the outcomes of the leaves."""
+"""The forest's file: one row per node, with its row in the store and its outcome.
+
+    sample   int64   row in the store, -1 for questions and failed outputs
+    check    uint32  the start of that row's key, which detects rows of another store
+    outcome  uint8   0 or 1 for a graded leaf, else UNGRADED
+
+The shape of the trees is in the metadata. Everything else follows: parents, children and levels
+from the shape, tokens from the store.
+"""
 
 import json
 from collections.abc import Sequence
@@ -17,23 +25,19 @@ from malt_fast.store.store import Ints, Store
 from malt_fast.utils.files import replacing
 
 VERSION = "3"
-
-
 BATCH = 1 << 16  # nodes in a record batch
-
-
 SCHEMA = pa.schema([("sample", pa.int64()), ("check", pa.uint32()), ("outcome", pa.uint8())])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForestFile:
-    """What a file says of a forest."""
+    """The content of a forest's file."""
 
-    fingerprint: str  # of all that its samples depend on
-    grading: str  # of what the outcomes depend on beside
-    parents: list[int]  # the shape: slot of each slot's parent, -1 the question
+    fingerprint: str  # hash of everything the samples depend on
+    grading: str  # hash of everything else the outcomes depend on
+    parents: list[int]  # the shape: by slot, the slot of its parent, -1 for the question
     trees: int
-    rows: Ints  # by node: `sample`
+    rows: Ints  # by node: row in the store, -1 for none
     check: npt.NDArray[np.uint32]  # by node
     outcome: npt.NDArray[np.uint8]  # by node
 
@@ -47,11 +51,7 @@ def save_forest(
     parents: Sequence[int],
     rows: Ints,
 ) -> None:
-    """Write `path`, replacing it. Raises OSError.
-
-    fingerprint, grading: of all that tokens, and outcomes, depend on; parents: the trees' shape;
-    rows: row of the store of every node, -1 for none.
-    """
+    """Write `path` atomically. Arguments are as in ForestFile. Raises OSError."""
     trees = int(np.count_nonzero(forest.level == 0))
     check = np.zeros(len(rows), np.uint32)
     check[rows >= 0] = store.rows().check[rows[rows >= 0]]
@@ -63,10 +63,10 @@ def save_forest(
 
 
 def forest_of(file: ForestFile, store: Store, *, graded: bool = True) -> Forest | None:
-    """The forest that a file tells of, with its outcomes if `graded`.
+    """The forest of a file, with its outcomes if `graded`.
 
-    None if a row of the store cannot be read any more, or is another now. Every batch of samples
-    that it needs is read once, so that no damaged token is ever seen.
+    None if a row of the store can no longer be read, or has changed. Every batch of samples that
+    it needs is verified, so that no damaged token is ever used.
     """
     known = file.rows >= 0
     mine = file.rows[known]
@@ -82,7 +82,7 @@ def forest_of(file: ForestFile, store: Store, *, graded: bool = True) -> Forest 
 
 
 def _write(path: Path, forest: ForestFile, store: str) -> None:
-    told = {
+    metadata = {
         "malt_forest": VERSION,
         "store": store,
         "fingerprint": forest.fingerprint,
@@ -98,21 +98,21 @@ def _write(path: Path, forest: ForestFile, store: str) -> None:
         for begin, end in pairwise(edges):
             arrays = [pa.array(column[begin:end]) for column in columns]
             batch = pa.record_batch(arrays, schema=SCHEMA)
-            file.write(encode(batch, head, told | {"first": str(begin)}))
+            file.write(encode(batch, head, metadata | {"first": str(begin)}))
         file.write(END)
 
 
 def read_forest(path: Path, store: Store) -> ForestFile | None:
-    """What a file says of a forest; None unless it is whole, and of this store."""
+    """The content of a forest's file; None if it is damaged, or belongs to another store."""
     try:
         data = path.read_bytes()
     except OSError:
         return None
     messages = list(scan(data, encode_head(SCHEMA)))
-    told = messages[0].metadata if messages else {}
-    if (told.get("malt_forest"), told.get("store")) != (VERSION, store.id):
+    metadata = messages[0].metadata if messages else {}
+    if (metadata.get("malt_forest"), metadata.get("store")) != (VERSION, store.id):
         return None
-    parents, trees = json.loads(told["parents"]), int(told["trees"])
+    parents, trees = json.loads(metadata["parents"]), int(metadata["trees"])
     begins = np.cumsum([0, *(message.batch.num_rows for message in messages)]).tolist()
     firsts = [message.metadata["first"] for message in messages]
     if firsts != [str(n) for n in begins[:-1]] or begins[-1] != trees * (1 + len(parents)):
@@ -121,4 +121,5 @@ def read_forest(path: Path, store: Store) -> ForestFile | None:
         np.concatenate([message.batch[name].to_numpy() for message in messages])
         for name in SCHEMA.names
     )
-    return ForestFile(told["fingerprint"], told["grading"], parents, trees, rows, check, outcome)
+    made_from = metadata["fingerprint"], metadata["grading"]
+    return ForestFile(*made_from, parents, trees, rows, check, outcome)

@@ -1,12 +1,4 @@
-"""The forest and its file: which row of the store every node is, and the outcomes of leaves.
-
-    sample   int64   row of the store (store.py), -1 for questions and outputs that failed
-    check    uint32  the start of that row's key: rows of a store that was made anew are not these
-    outcome  uint8   of a graded leaf 0 or 1, else UNGRADED
-
-One row a node. What the trees look like is in the metadata, and everything else follows from it: a
-node's parent, children and level from the shape, its tokens from the store, whose files are mapped.
-"""
+"""The forest: its names from the C++ core, and how one is built over the files of a store."""
 
 from collections.abc import Sequence
 
@@ -49,9 +41,10 @@ __all__ = [
 
 
 def build_forest(parents: Sequence[int], trees: int, rows: Ints, store: Store) -> Forest | None:
-    """Trees of one shape whose node v is row rows[v] of the store, or failed where that is -1.
+    """Trees of one shape, whose node v is row rows[v] of the store, or failed if that is -1.
 
-    parents: slot of each slot's parent, -1 the question. None if a row cannot be read any more.
+    parents: by slot, the slot of its parent, -1 for the question. Tokens stay in the store's files,
+    which are mapped. Returns None if a row can no longer be read.
     """
     forest = Forest()
     forest.add_trees(trees, np.array(parents, np.int32))
@@ -74,6 +67,3 @@ def build_forest(parents: Sequence[int], trees: int, rows: Ints, store: Store) -
     failed = np.flatnonzero((rows < 0) & (forest.state == RESERVED))
     forest.fail(failed.astype(np.uint32))
     return forest
-
-
-# ---- the file ----

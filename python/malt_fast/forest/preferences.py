@@ -1,10 +1,7 @@
-"""What each role learns from: its positive outputs (SFT) and its sibling pairs (DPO).
+"""The nodes each role learns from: positive outputs (SFT) and sibling pairs (DPO).
 
-    forest, credit --examples/pairs--> node ids --role_data--> prompts and completions as tokens
-                                            `--yield_rows--> how much there is
-
-Prompts are put together again from the segments that were sampled; tokens trained on are the tokens
-sampled. `write_datasets` is the one place where they become text, for other trainers.
+forest, credit --examples/pairs--> node ids --role_data--> prompts and completions as tokens
+                                        `--yield_rows--> their counts
 """
 
 from fractions import Fraction
@@ -21,7 +18,7 @@ Ids = npt.NDArray[np.uint32]
 def select_examples(
     forest: Forest, credit: Credit, level: int, prefs: PreferencesConfig, seed: int
 ) -> Ids:
-    """Nodes that a role's SFT learns from, ascending. Outputs without a token teach nothing."""
+    """Nodes for the SFT of a role, ascending. Outputs without a token are left out."""
     ids = examples(forest, credit, level, prefs.sft_source, prefs.dedup)
     ids = ids[forest.token_len[ids] > 0]
     return ids[_subset(path_keys(forest, seed)[ids], prefs.max_examples)]
@@ -30,7 +27,7 @@ def select_examples(
 def select_pairs(
     forest: Forest, credit: Credit, level: int, prefs: PreferencesConfig, seed: int
 ) -> tuple[Ids, Ids]:
-    """(chosen, rejected) nodes of a role's DPO, in node order."""
+    """(chosen, rejected) nodes for the DPO of a role, [P] each, in node order."""
     chosen, rejected = pairs(
         forest,
         credit,
@@ -49,7 +46,7 @@ def select_pairs(
 
 
 def path_keys(forest: Forest, seed: int) -> npt.NDArray[np.uint64]:
-    """uint64[n]: a random number per node, from the seed and the node's path, not from its id."""
+    """uint64 [n]: a random number per node, from the seed and the node's path, not from its id."""
     parent, level = forest.parent, forest.level
     keys = np.zeros(len(forest), np.uint64)
     roots = np.flatnonzero(level == 0)
@@ -64,7 +61,7 @@ def path_keys(forest: Forest, seed: int) -> npt.NDArray[np.uint64]:
 def _mix(
     a: npt.NDArray[np.uint64] | np.uint64, b: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]:
-    """A hash of two numbers: the finaliser of splitmix64 (Steele et al. 2014), modulo 2^64."""
+    """A hash of two numbers, modulo 2^64: the finaliser of splitmix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         x = a * np.uint64(0x9E3779B97F4A7C15) + b + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -73,5 +70,5 @@ def _mix(
 
 
 def _subset(keys: npt.NDArray[np.uint64], limit: int | None) -> npt.NDArray[np.intp]:
-    """Indices, ascending, of the `limit` smallest keys; all without a limit."""
+    """Indices of the `limit` smallest keys, ascending; of all keys if there is no limit."""
     return np.sort(np.argsort(keys, kind="stable")[:limit])

@@ -1,4 +1,7 @@
-"""Training data of one stage of one role: prompts, completions and pairs as tokens."""
+"""The training data of one stage of one role: prompts, completions and pairs as tokens.
+
+Prompts are built from the sampled segments: the tokens trained on are the tokens sampled.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +22,13 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class RoleData:
-    """What one stage of one role trains on: M completions and, for DPO, P pairs of them."""
+    """The data of one stage of one role: M completions and, for DPO, P pairs of them."""
 
-    prompts: list[Tokens]  # one a completion; equal prompts may be one array
-    completions: list[Tokens]  # end token included
+    prompts: list[Tokens]  # one per completion; equal prompts may be one array
+    completions: list[Tokens]  # with the end token
     pairs: Ints  # [P, 2]: indices of chosen and rejected completions; [0, 2] for SFT
     trees: Ints  # [M]: the question of each completion, counted from 0; a tree shares prefixes
-    nodes: Ints  # [M]: the forest's node, for messages
+    nodes: Ints  # [M]: the node of each completion, for messages
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -45,9 +48,9 @@ def role_data(
     seed: int,
     stage: Stage,
 ) -> RoleData:
-    """One stage's training data for the role of `level`; `questions` are the segments of the roots.
+    """The training data of one stage for the role of `level`; `questions`: tokens of each root.
 
-    SFT: one completion an example; an output sampled twice counts twice unless prefs.dedup.
+    SFT: one completion per example; an output sampled twice counts twice unless prefs.dedup.
     DPO: every (prompt, completion) once, however many pairs share it.
     """
     if stage == "sft":
@@ -80,7 +83,7 @@ def prompted(
     ids: Ids,
     trees: npt.NDArray[np.intp],
 ) -> list[tuple[Tokens, Tokens]]:
-    """(prompt, completion) of each node; equal prompts are one array."""
+    """(prompt, completion) of each node of `ids`; equal prompts are one array."""
     parents = forest.parent[ids]
     by_parent: dict[int, Tokens] = {}
     by_bytes: dict[bytes, Tokens] = {}
@@ -95,7 +98,7 @@ def prompted(
 
 
 def segments_above(forest: Forest, node: int) -> list[Tokens]:
-    """Outputs on the path from the question (which is left out) to `node`, `node` included."""
+    """The outputs on the path from the question, which is left out, to `node`, included."""
     segments: list[Tokens] = []
     while forest.level[node]:
         segments.append(forest.tokens_of(node))
@@ -104,7 +107,7 @@ def segments_above(forest: Forest, node: int) -> list[Tokens]:
 
 
 def _unique(rows: list[tuple[Tokens, Tokens]]) -> tuple[list[int], npt.NDArray[np.int64]]:
-    """First indices of the distinct rows, and the place of each row among them."""
+    """The first index of every distinct row, and for each row its place among these."""
     seen: dict[tuple[int, bytes], int] = {}
     first: list[int] = []
     place = []

@@ -1,4 +1,4 @@
-"""How many examples and pairs a forest yields for each role."""
+"""The yield of a forest: how many examples and pairs each role gets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from malt_fast.forest.preferences import select_examples, select_pairs
 
 @dataclass(frozen=True)
 class RoleYield:
-    """What a forest offers one role. Shares are of sibling blocks, or of finished outputs."""
+    """The yield of one role. Shares are of sibling blocks, or of finished outputs."""
 
     role: str
     nodes: int
     failed: int
     positives: int
     negatives: int
-    mixed: float  # share of blocks that hold a positive and a negative
-    identical: float  # share of outputs whose tokens an earlier sibling already has
+    mixed: float  # share of sibling blocks with both a positive and a negative output
+    identical: float  # share of outputs whose tokens equal those of an earlier sibling
     examples: int
     pairs: int
 
@@ -36,13 +36,13 @@ def yield_rows(forest: Forest, credit: Credit, config: Config) -> list[RoleYield
 
 
 def unlimited(config: Config) -> Config:
-    """The config with no limit on how much is taken of the whole forest."""
+    """The config without max_examples and max_pairs, which limit the whole forest."""
     free = config.preferences.model_copy(update={"max_examples": None, "max_pairs": None})
     return config.model_copy(update={"preferences": free})
 
 
 def tree_yield(forest: Forest, credit: Credit, config: Config) -> dict[str, int]:
-    """What a few trees give each role to learn from: pairs, or examples where it gets no DPO."""
+    """Pairs of each role in a few trees, or examples for a role without DPO."""
     rows = yield_rows(forest, credit, unlimited(config))
     return dict(
         (f"{row.role} pairs", row.pairs)

@@ -1,1 +1,1 @@
-"""Models, adapters and tokenizers: loaded, and identified by their content."""
+"""Models, adapters and tokenizers: loading them, and identifying them by content."""

@@ -1,4 +1,4 @@
-"""What the files of a PEFT adapter tell without loading it: its rank, its content, its effect."""
+"""Facts about a PEFT adapter, read from its files: rank, content, whether it has any effect."""
 
 import json
 from functools import lru_cache
@@ -10,7 +10,7 @@ from malt_fast.utils.errors import MaltError, first_line
 
 
 def config_of(adapter: str) -> dict[str, Any]:
-    """adapter_config.json. Raises MaltError for a folder without a readable one."""
+    """The content of adapter_config.json. Raises MaltError if it cannot be read."""
     try:
         values: dict[str, Any] = json.loads(
             (Path(adapter) / "adapter_config.json").read_text(encoding="utf-8")
@@ -23,8 +23,8 @@ def config_of(adapter: str) -> dict[str, Any]:
 
 
 def no_adapter(adapter: str, error: Exception) -> MaltError:
-    """What is told of an adapter that PEFT, or the disk, refuses."""
-    strange = isinstance(error, AttributeError)  # a setting that PEFT takes for something else
+    """The error for an adapter that cannot be read or that PEFT rejects."""
+    strange = isinstance(error, AttributeError)  # PEFT met a setting of another type
     reason = "its settings are not PEFT's" if strange else first_line(error)
     return MaltError(
         f"the adapter '{adapter}' cannot be loaded ({reason}): it is damaged or of another base "
@@ -33,19 +33,19 @@ def no_adapter(adapter: str, error: Exception) -> MaltError:
 
 
 def rank_of(adapter: str) -> int:
-    """Its largest LoRA rank; 1 for an adapter of another kind."""
+    """The largest LoRA rank of an adapter; 1 for an adapter of another kind."""
     values = config_of(adapter)
     return max([int(values.get("r", 1)), *map(int, (values.get("rank_pattern") or {}).values())])
 
 
 def content_name(adapter: str) -> str:
-    """A name that changes with the weights: `refiner-final-0123456789abcdef`."""
+    """A name that changes with the weights, such as `refiner-final-0123456789abcdef`."""
     folder = Path(adapter)
     return f"{folder.parent.name}-{folder.name}-{adapter_identity(adapter)[:16]}"
 
 
 def is_untrained(adapter: str) -> bool:
-    """Whether its B matrices are all zero, so that it is meant to change nothing."""
+    """Whether all B matrices are zero, so that the adapter has no effect."""
     return _is_untrained(adapter, adapter_identity(adapter))
 
 
@@ -59,7 +59,7 @@ def _is_untrained(adapter: str, content: str) -> bool:
 
 
 def write_zeros(adapter: str, folder: Path) -> str:
-    """Write an adapter shaped like another that changes nothing; `folder` as text."""
+    """Write an adapter shaped like `adapter`, but without effect, to `folder`; returns `folder`."""
     from safetensors.torch import load_file, save_file
 
     folder.mkdir()

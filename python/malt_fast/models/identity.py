@@ -1,4 +1,4 @@
-"""What weights are, told by their content: copies of one model are one model."""
+"""Identities of models and adapters: hashes of their content, equal for copies."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from malt_fast.utils.errors import MaltError, first_line
 
 
 def model_identity(name: str) -> str:
-    """Of a base model: a directory by its weights, config and code, a hub id by its commit."""
+    """Of a base model: a hash of weights, config and code, or for a hub id its commit."""
     folder = Path(name)
     if not folder.is_dir():
         return f"{name}@{_commit(name)}"
@@ -22,14 +22,14 @@ def model_identity(name: str) -> str:
 
 
 def adapter_identity(folder: str | Path | None) -> str:
-    """Of a PEFT adapter; empty for none. Raises MaltError for one that cannot be read."""
+    """Of a PEFT adapter; empty for None. Raises MaltError for one that cannot be read."""
     if folder is None:
         return ""
     check_adapter(folder)
     try:
         config = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
         modules = config.get("target_modules")
-        if isinstance(modules, list):  # a set, which PEFT writes in any order
+        if isinstance(modules, list):  # PEFT writes this set in any order
             config["target_modules"] = sorted(map(str, modules))
         weights = content(Path(folder, "adapter_model.safetensors"))
         return _digest((json.dumps(config, sort_keys=True), weights))
@@ -38,7 +38,7 @@ def adapter_identity(folder: str | Path | None) -> str:
 
 
 def content(path: Path) -> str:
-    """Hash of a file, read once as long as size and time of change stay. Raises OSError."""
+    """Hash of a file, cached while its size and modification time stay. Raises OSError."""
     stat = path.stat()
     return _content(path, stat.st_size, stat.st_mtime_ns)
 
@@ -53,12 +53,12 @@ def _content(path: Path, size: int, changed: int) -> str:
 
 
 def _commit(name: str) -> str:
-    """The commit of a hub model that is loaded from the local cache; empty if it is not there."""
+    """The commit of a hub model in the local cache; empty if it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
         found = try_to_load_from_cache(name, "config.json")
-    except ValueError:  # no hub id: what loads it will say so
+    except ValueError:  # not a hub id: loading it raises an error
         return ""
     return Path(found).parent.name if isinstance(found, str) else ""
 

@@ -1,6 +1,6 @@
-"""Models and adapters are loaded from safetensors, and run no code of their own unless asked to.
+"""Loads models from safetensors only, and runs no code of theirs unless the user allows it.
 
-Pickled weights (*.bin, *.pt) are refused, since reading a pickle may run whatever its writer wants.
+Pickled weights (*.bin, *.pt) are refused, since reading a pickle can run arbitrary code.
 """
 
 import re
@@ -11,18 +11,18 @@ from malt_fast.utils.errors import MaltError, first_line
 
 
 def load_config(base: str, trust_remote_code: bool = False) -> Any:
-    """The base model's config, without its weights."""
+    """The config of a base model. Raises MaltError if it cannot be loaded."""
     from transformers import AutoConfig
 
     try:
-        # False and not None, with which transformers would ask for a `y` and run the code.
+        # False rather than None, for which transformers would prompt the user and run the code
         return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise refusal(base, error) from None
 
 
 def load_causal(base: str, trust_remote_code: bool = False, **options: Any) -> Any:
-    """The base model."""
+    """A base model. options: of from_pretrained. Raises MaltError if it cannot be loaded."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -35,16 +35,16 @@ def load_causal(base: str, trust_remote_code: bool = False, **options: Any) -> A
 
 
 def refusal(base: str, error: Exception) -> MaltError:
-    """What a user can do about a base model that cannot be loaded."""
+    """The error for a base model that cannot be loaded."""
     if "trust_remote_code" in str(error):
         return MaltError(
-            f"the model '{base}' brings code of its own, which is not run unasked: read it and "
-            "give --model.trust_remote_code true, or choose another by --model.name_or_path"
+            f"the model '{base}' has code of its own, which is not run by default: read it and "
+            "give --model.trust_remote_code true, or choose another model by --model.name_or_path"
         )
     if re.search(r"file named \S*safetensors", str(error)):
         return MaltError(
             f"the model '{base}' cannot be loaded: it has no *.safetensors, and pickled weights "
-            "may run code; save it again with safe_serialization, or choose another"
+            "can run code; save it again with safe_serialization, or choose another"
         )
     return MaltError(
         f"the model '{base}' cannot be loaded ({first_line(error)}): check --model.name_or_path"
@@ -52,13 +52,13 @@ def refusal(base: str, error: Exception) -> MaltError:
 
 
 def check_adapter(folder: str | Path) -> None:
-    """Raises MaltError for a folder that is no PEFT adapter, or one whose weights are pickled."""
+    """Raises MaltError for a folder that is not a PEFT adapter, and for pickled weights."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if Path(folder, name).is_file():
             continue
         if Path(folder, "adapter_model.bin").is_file():
             raise MaltError(
                 f"the adapter '{folder}' cannot be loaded: adapter_model.bin is a pickle, which "
-                "may run code; save it again as safetensors with PEFT's save_pretrained"
+                "can run code; save it again as safetensors with PEFT's save_pretrained"
             )
         raise MaltError(f"'{folder}' is not an adapter: it has no {name}")

@@ -1,4 +1,4 @@
-"""Tokenizers are loaded, and identified by their vocabulary."""
+"""Loads tokenizers, and identifies them by their vocabulary."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from malt_fast.utils.errors import MaltError, first_line
 def load_tokenizer(
     name_or_path: str, chat_template: Path | None = None, trust_remote_code: bool = False
 ) -> Any:
-    """A model's tokenizer, with the chat template of a Jinja file if one is given."""
+    """The tokenizer of a model. chat_template: a Jinja file that replaces its own template."""
     from transformers import AutoTokenizer
 
     try:
@@ -36,7 +36,7 @@ def load_tokenizer(
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """Of the tokens that a tokenizer knows and their numbers."""
+    """Hash of a tokenizer's vocabulary."""
     words = json.dumps(tokenizer.get_vocab(), sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
 

@@ -1,1 +1,1 @@
-"""Training of one role on packed trees."""
+"""Training one role: SFT, then DPO, on packed prefix trees."""

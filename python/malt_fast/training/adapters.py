@@ -1,4 +1,4 @@
-"""A frozen base model under a LoRA adapter: load it, ask it for log-probs of tokens, save it."""
+"""A frozen base model under a LoRA adapter: loading it, its log-probs of tokens, saving it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,13 +31,13 @@ from malt_fast.utils.errors import MaltError, first_line
 from malt_fast.utils.files import replacing_folder
 from malt_fast.utils.seals import seal
 
-FILES = ("adapter_config.json", "adapter_model.safetensors")  # of an adapter
+FILES = ("adapter_config.json", "adapter_model.safetensors")  # that make up an adapter
 
 
 class LogProbModel(nn.Module):
-    """A PEFT causal LM whose forward gives log-probs of target tokens; what DDP wraps whole."""
+    """A PEFT causal LM whose forward returns log-probs of target tokens; DDP wraps it whole."""
 
-    accepts_loss_kwargs = True  # tells Trainer that losses come divided by num_items_in_batch
+    accepts_loss_kwargs = True  # for Trainer: losses are already divided by the step's items
 
     def __init__(self, peft_model: peft.PeftModel) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class LogProbModel(nn.Module):
     def hidden(
         self, input_ids: Tensor, position_ids: Tensor | None = None, tree: Tree | None = None
     ) -> Tensor:
-        """Final hidden states [B, L, H]. Causal attention never looks right, where padding is."""
+        """Final hidden states [B, L, H]. Needs no padding mask: padding is on the right."""
         decoder = self.peft_model.get_base_model().get_decoder()
         packed = {} if tree is None else {"position_ids": position_ids, "tree": tree}
         output: Tensor = decoder(input_ids=input_ids, use_cache=False, **packed).last_hidden_state
         return output
 
     def forward(self, batch: Batch) -> Tensor:
-        """float32 [M]: log-prob of targets[m] after position rows[m] of flattened input_ids."""
+        """float32 [M]: log-prob of targets[m] after position rows[m] of the flattened input_ids."""
         head = self.peft_model.get_base_model().get_output_embeddings()
         hidden = self.hidden(batch.input_ids, batch.position_ids, batch.tree).flatten(0, 1)
         return linear_logprob(
@@ -84,8 +84,8 @@ def load_model(
 ) -> LogProbModel:
     """`base`, frozen, under a trainable copy of `init_adapter` or a fresh seeded LoRA.
 
-    `layout`: what its batches will be. `four_bit_on`: for QLoRA, the device that holds the base
-    weights, in 4 bits. Raises MaltError for a model that cannot be trained so.
+    layout: of the batches it will get. four_bit_on: for QLoRA, the device of the 4-bit base
+    weights. Raises MaltError for a model that cannot be trained like this.
     """
     config = load_config(base, trust_remote_code)
     quantised: dict[str, Any] = {}
@@ -101,14 +101,16 @@ def load_model(
     )
     if init_adapter is not None:
         check_adapter(init_adapter)
-    torch.manual_seed(seed)  # a fresh adapter's A matrices are random
+    torch.manual_seed(seed)  # the A matrices of a fresh adapter are random
     try:
         if init_adapter is None:
             peft_model = peft.get_peft_model(causal, _peft_config(lora))
         else:
             peft_model = _with_adapter(causal, str(init_adapter))
     except (OSError, ValueError) as error:
-        raise MaltError(f"cannot put the adapter on {base}: {first_line(error)}") from None
+        raise MaltError(
+            f"the adapter does not fit '{base}' ({first_line(error)}): check lora.target_modules"
+        ) from None
     model = LogProbModel(peft_model)
     _check_head(model)
     if layout == "trees":
@@ -121,31 +123,31 @@ def _with_adapter(causal: Any, adapter: str) -> peft.PeftModel:
         return peft.PeftModel.from_pretrained(causal, adapter, is_trainable=True)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # PEFT, safetensors and torch raise many kinds
+    except Exception as error:  # PEFT, safetensors and torch raise errors of many kinds
         raise no_adapter(adapter, error) from None
 
 
 def _four_bit(dtype: str) -> transformers.BitsAndBytesConfig:
-    """QLoRA's (arXiv 2305.14314): 4-bit normal floats, their scales quantised too."""
+    """QLoRA (arXiv 2305.14314): 4-bit NormalFloat with double quantisation."""
     computed = getattr(torch, dtype)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=computed,
-        bnb_4bit_quant_storage=computed,  # FSDP2 slices floats only
+        bnb_4bit_quant_storage=computed,  # FSDP2 shards floats only
     )
 
 
 def _caps_scores(config: Any) -> bool:
-    """Whether attention scores are capped (Gemma 2), which transformers' SDPA leaves out."""
+    """Whether attention scores are soft-capped (Gemma 2), which transformers' SDPA ignores."""
     return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 def save_adapter(model: LogProbModel, folder: Path, *, write: bool = True) -> None:
-    """Write the adapter as PEFT and `vllm serve --enable-lora` read it.
+    """Write the adapter in PEFT's format, which `vllm serve --enable-lora` reads too.
 
-    Every process calls this, to hand in its slices; those that lead (`write`) write.
+    Every process calls this, since each holds shards; only those with `write` write.
     """
     peft_model = model.peft_model
     trained = {n: p.detach() for n, p in peft_model.named_parameters() if p.requires_grad}
@@ -155,7 +157,7 @@ def save_adapter(model: LogProbModel, folder: Path, *, write: bool = True) -> No
 
 
 def load_adapter(model: LogProbModel, folder: Path) -> None:
-    """Put saved weights into the adapter that `model` has, sliced as its own are."""
+    """Copy saved weights into the adapter of `model`, sharded like its own."""
     weights = load_file(folder / "adapter_model.safetensors")
     for name, parameter in model.peft_model.named_parameters():
         if not parameter.requires_grad:
@@ -167,9 +169,9 @@ def load_adapter(model: LogProbModel, folder: Path) -> None:
 
 
 def replace_adapter(model: LogProbModel, out: Path, note: str, *, write: bool = True) -> None:
-    """Save to `out`, which appears whole or not at all, sealed with `note` (seals.py).
+    """Save the adapter to `out`, completely or not at all, and seal it with `note` (seals.py).
 
-    Called by every process as save_adapter is.
+    Every process calls this, as save_adapter.
     """
     if not write:
         save_adapter(model, out, write=False)
@@ -181,7 +183,7 @@ def replace_adapter(model: LogProbModel, out: Path, note: str, *, write: bool = 
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """What safetensors and torch raise where a disk takes no more becomes a MaltError."""
+    """Turn the errors that safetensors and torch raise for a full disk into a MaltError."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -200,7 +202,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def speed_up_lora(model: LogProbModel) -> None:
-    """Let float32 layers run as `lora_linear`."""
+    """Let float32 layers run as the fused `lora_linear`."""
     for module in model.modules():
         if isinstance(module, peft.tuners.lora.Linear) and not module.lora_bias["default"]:
             whole = module.base_layer.weight.dtype == torch.float32
@@ -230,14 +232,14 @@ def _peft_config(lora: LoraConfig) -> peft.LoraConfig:
 
 
 def _check_head(model: LogProbModel) -> None:
-    """Refuse a head that `linear_logprob` would get wrong: adapted, or scaled."""
+    """Raises MaltError for a head that `linear_logprob` does not compute: adapted, or scaled."""
     causal = model.peft_model.get_base_model()
     head, embedding = causal.get_output_embeddings(), causal.get_input_embeddings()
     if isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer):
         raise MaltError(
             "LoRA on lm_head or embed_tokens is not supported: leave it out of lora.target_modules"
         )
-    model.eval()  # dropout would tell two forwards apart
+    model.eval()  # with dropout, two forwards differ
     ids = torch.arange(min(8, len(head.weight)), device=head.weight.device)[None]
     with torch.no_grad():
         logits = causal(input_ids=ids, use_cache=False).logits.float()
@@ -246,7 +248,7 @@ def _check_head(model: LogProbModel) -> None:
         ours = model.softcap * torch.tanh(ours / model.softcap)
     if not logits.isfinite().all():
         raise MaltError(
-            f"the outputs of {type(causal).__name__} are not finite: its weights or its adapter "
+            f"the logits of {type(causal).__name__} are not finite: its weights or its adapter "
             "are damaged, or too large for model.dtype"
         )
     if (ours - logits).abs().max() > 0.02 * logits.abs().max():
@@ -258,14 +260,14 @@ def _check_head(model: LogProbModel) -> None:
 
 @torch.no_grad()
 def _use_trees(model: LogProbModel) -> None:
-    """Switch attention to TREE; refuse a model in which siblings then see each other."""
+    """Switch attention to TREE. Raises MaltError if siblings of a pack then see each other."""
     causal = model.peft_model.get_base_model()
     name, device = type(causal).__name__, next(causal.parameters()).device
     model.eval()
     ids = torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]], device=device)
     alone = model.hidden(ids)
-    rows = [0, 1, 2, 3, 6, 7]  # of the flattened ids: both begin alike
-    padding = BLOCK - len(rows)  # trees of one token, up to what a GPU takes
+    rows = [0, 1, 2, 3, 6, 7]  # of the flattened ids: the shared prefix once
+    padding = BLOCK - len(rows)  # trees of one token, to fill a block
     end = np.append([6, 6, 4, 4, 6, 6], np.arange(len(rows) + 1, BLOCK + 1)).astype(np.int32)
     position = torch.tensor([[0, 1, 2, 3, 2, 3] + padding * [0]], device=device)
     tree = make_tree(end, 4, device.type).to(device)

@@ -1,12 +1,16 @@
-"""Warnings about a role that trains badly."""
+"""Warnings about training that goes wrong."""
 
 from collections.abc import Mapping
 
-FALL = 10.0  # nats a chosen output may lose, or half of what it has
+FALL = 10.0  # nats of log-prob that chosen outputs may lose before a warning
 
 
 def collapsing(role: str, first: Mapping[str, float], now: Mapping[str, float]) -> str:
-    """DPO widens its margins by making chosen outputs unlikely, rejected ones more so."""
+    """A warning if margins grow while chosen outputs become unlikely; empty if all is well.
+
+    The known failure of DPO: it lowers the log-prob of chosen outputs, and of rejected ones more.
+    first, now: log lines of the stage.
+    """
     try:
         before, after, margin = first["logps/chosen"], now["logps/chosen"], now["rewards/margins"]
     except KeyError:
@@ -22,6 +26,6 @@ def collapsing(role: str, first: Mapping[str, float], now: Mapping[str, float]) 
 
 def ineffective(stage: str, role: str) -> str:
     return (
-        f"{stage} {role}: the adapter changes nothing, its B matrices are all zero: raise "
+        f"{stage} {role}: the adapter has no effect, since its B matrices are all zero: raise "
         f"train.{stage}.learning_rate or its number of steps"
     )

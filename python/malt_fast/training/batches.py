@@ -1,4 +1,4 @@
-"""What a stage trains on: its data, in which order, and what makes data unfit to train on."""
+"""The order of training examples, and the checks of training data."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +11,11 @@ from malt_fast.utils.errors import MaltError
 
 
 class TreeSampler(torch.utils.data.Sampler[int]):
-    """Shuffled examples, trees together, steps of similar length; one order a (seed, epoch).
+    """Shuffles examples such that trees stay together and the examples of a step are alike long.
 
-    length, tree [n]: of each example. A window of a few steps is sorted by the longest example of
-    the tree and cut into steps, which are shuffled again.
+    length, tree [n]: tokens and tree of each example. Shuffled trees are sorted by their longest
+    example within windows of WINDOW steps; the steps are then shuffled again. The order depends on
+    seed and epoch alone.
     """
 
     WINDOW = 8  # steps
@@ -44,7 +45,7 @@ class TreeSampler(torch.utils.data.Sampler[int]):
 
 
 def examples_of(stage: Stage, data: RoleData) -> tuple[Ints, Ints]:
-    """Length in tokens and tree of every example (SFT: a completion, DPO: a pair)."""
+    """(tokens, tree) of every row, [n] each; a row is a completion in SFT and a pair in DPO."""
     length = np.array(
         [len(p) + len(c) for p, c in zip(data.prompts, data.completions, strict=True)]
     )
@@ -54,38 +55,41 @@ def examples_of(stage: Stage, data: RoleData) -> tuple[Ints, Ints]:
 
 
 def check_data(stage: Stage, data: RoleData) -> None:
-    """Something to train on, no empty sequence, and pairs that share their prompt to the token."""
+    """Raises MaltError for no rows, empty sequences, and pairs whose prompts differ."""
     lengths = {len(data.prompts), len(data.completions), len(data.trees), len(data.nodes)}
     if len(lengths) != 1:
         raise ValueError(f"prompts, completions, trees and nodes differ in length: {lengths}")
     if not data.rows(stage):
         what = "examples" if stage == "sft" else "pairs"
-        raise MaltError(f"nothing to train on, {stage} got no {what}: sample more questions")
+        raise MaltError(f"there are no {what} for {stage} to train on: sample more questions")
     for node, prompt, completion in zip(data.nodes, data.prompts, data.completions, strict=True):
         if not len(prompt) or not len(completion):
             raise MaltError(
-                f"node {node} has {len(prompt)} prompt and {len(completion)} own tokens, "
+                f"node {node} has {len(prompt)} prompt and {len(completion)} completion tokens, "
                 "and cannot be trained on: leave it out"
             )
     for chosen, rejected in data.pairs if stage == "dpo" else ():
         a, b = data.prompts[chosen], data.prompts[rejected]
         if a is not b and not np.array_equal(a, b):
             raise MaltError(
-                f"nodes {data.nodes[chosen]} and {data.nodes[rejected]} are a pair of different "
-                "prompts: pairs are siblings"
+                f"nodes {data.nodes[chosen]} and {data.nodes[rejected]} are a pair with different "
+                "prompts: pair siblings only"
             )
 
 
 def check_lengths(data: RoleData, config: Any, max_length: int | None) -> None:
-    """Every sequence fits `max_length` and the model's context, every token its vocabulary."""
+    """Raises MaltError for sequences over max_length or the context, and for unknown tokens.
+
+    config: of the base model, transformers' text config.
+    """
     context = getattr(config, "max_position_embeddings", None)
     limit = min(n for n in (max_length, context, 1 << 62) if n is not None)
     source = "the model's context" if limit == context else "max_length"
     for node, prompt, completion in zip(data.nodes, data.prompts, data.completions, strict=True):
         if len(prompt) + len(completion) > limit:
             raise MaltError(
-                f"node {node} has {len(prompt)} prompt and {len(completion)} own tokens, more "
-                f"than {source} of {limit}: raise that, or sample with a lower max_tokens"
+                f"node {node} has {len(prompt)} prompt and {len(completion)} completion tokens, "
+                f"more than {source} of {limit}: raise that, or sample with a lower max_tokens"
             )
         top = max(int(prompt.max()), int(completion.max()))
         if top >= config.vocab_size:

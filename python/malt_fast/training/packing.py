@@ -1,15 +1,15 @@
-"""From what a stage trains on to what goes through the model: packs of prefix trees, or plain rows.
+"""Cuts training data into batches for the model: packs of prefix trees, or padded rows.
 
-A batch is a token layout and a list of (row, target, owner): position `rows[m]` of the flattened
+A batch is a layout of tokens and a list of (row, target, owner): position `rows[m]` of flattened
 `input_ids` predicts token `targets[m]` of the batch's completion `owner[m]`. Losses see that list
 only, so both layouts train to the same weights:
 
     trees   prefix trees depth first in one sequence, every shared prefix once; one prompt row
             predicts the first token of several completions (csrc/packing/tree_layout.hpp)
-    rows    a completion a row, padded on the right
+    rows    one completion per row, padded on the right
 
-An optimiser step is cut into as many batches as it needs; `items` of the whole step divide its
-loss, so that the gradient depends neither on the cut nor on how many processes share it.
+An optimiser step is cut into as many batches as it needs. Their losses are divided by `items` of
+the whole step, so the gradient depends neither on the cut nor on the number of processes.
 """
 
 from collections.abc import Sequence
@@ -31,19 +31,19 @@ Layout = Literal["trees", "rows"]
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass over K completions with M target tokens in all."""
+    """One forward pass over K completions with M target tokens."""
 
     input_ids: Tensor  # int64 [B, L]; trees: [1, N]
     rows: Tensor  # int64 [M]
     targets: Tensor  # int64 [M]
     owner: Tensor  # int64 [M]
     lengths: Tensor  # int64 [K]: targets of each completion
-    completions: Tensor  # int64 [K]: which of the data's they are
+    completions: Tensor  # int64 [K]: indices into the data's completions
     pairs: Tensor  # int64 [P, 2]: indices into the batch's completions; SFT: [0, 2]
     num_tokens: int  # without padding
-    position_ids: Tensor | None = None  # trees: int64 [1, N], from the root
+    position_ids: Tensor | None = None  # trees: int64 [1, N], counted from the root
     tree: Tree | None = None
-    counts: bool = True  # False: runs only so that every process has as many batches
+    counts: bool = True  # False: a repeated batch, so that every process has equally many
 
     def to(self, device: torch.device) -> "Batch":
         moved: dict[str, Any] = {
@@ -55,7 +55,7 @@ class Batch:
 
 
 class Step(NamedTuple):
-    """An optimiser step: this process's batches, and what divides the loss of all of them."""
+    """An optimiser step: the batches of this process, and the divisors of the loss."""
 
     batches: list[Batch]
     items: Tensor  # int64: [targets] for SFT, [pairs, chosen tokens] for DPO
@@ -64,24 +64,24 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Packing:
-    """How steps are cut into batches, and which of them are this process's."""
+    """How steps are cut into batches, and which of the batches belong to this process."""
 
     layout: Layout
-    pack_tokens: int  # trees: most tokens of a batch
-    batch_size: int  # rows: most examples or pairs of a batch
+    pack_tokens: int  # trees: most tokens in a batch
+    batch_size: int  # rows: most examples or pairs in a batch
     device: str  # "cpu" or "cuda"
     rank: int = 0
     world: int = 1
 
 
 class Packer:
-    """Indices of examples (SFT) or pairs (DPO), the same in every process, -> a Step."""
+    """Makes a Step of indices of examples (SFT) or pairs (DPO), equal in all processes."""
 
     def __init__(self, stage: Stage, data: RoleData, packing: Packing) -> None:
         self.stage, self.data, self.packing = stage, data, packing
         self.lengths = np.array([len(c) for c in data.completions], dtype=np.int64)
         self.arena = _Arena(data)
-        self.row_lengths = self.arena.prompt_len + self.lengths - 1  # the last token predicts none
+        self.row_lengths = self.arena.prompt_len + self.lengths - 1  # without the last token
         if packing.layout == "trees":
             self._check_capacity()
 
@@ -102,9 +102,9 @@ class Packer:
         return Step(batches, torch.tensor(items), num_tokens)
 
     def cut(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
-        """This process's batches, of which all get equally many, and the tokens of all batches.
+        """The batches of this process, and the number of tokens in the batches of all.
 
-        pairs [P, 2] index `completions`.
+        pairs [P, 2]: indices into `completions`. Every process gets equally many batches.
         """
         if self.packing.layout == "trees":
             return self._packs(completions, pairs)
@@ -128,7 +128,7 @@ class Packer:
     def _packs(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
         layout = self._layout(completions, pairs, self.packing.pack_tokens)
         packs, world = len(layout.begin) - 1, self.packing.world
-        if packs % world:  # smaller ones may come out even
+        if packs % world:  # smaller packs may divide evenly
             even = -(-packs // world) * world
             need = int(self.needs(completions, pairs).max())
             even_size = max(need, int(1.05 * len(layout.token) / even))
@@ -153,7 +153,7 @@ class Packer:
         )
 
     def needs(self, completions: Ints, pairs: Ints) -> Ints:
-        """Tokens that each pair, or each completion where there is none, lays out at most."""
+        """Most tokens that each pair takes in a pack, or each completion if there are no pairs."""
         own = (self.arena.completion_len - 1)[completions].astype(np.int64)
         prompt = self.arena.prompt_len[completions].astype(np.int64)
         return prompt[pairs[:, 0]] + own[pairs].sum(1) if len(pairs) else prompt + own
@@ -165,16 +165,16 @@ class Packer:
             which = self.data.pairs[worst] if self.stage == "dpo" else [worst]
             nodes = " with ".join(str(self.data.nodes[i]) for i in which)
             raise MaltError(
-                f"node {nodes} does not fit a pack: it has {needs[worst]} tokens with its prompt, "
-                f"and train.pack_tokens is {capacity}: raise that"
+                f"node {nodes} has {needs[worst]} tokens with its prompt, more than "
+                f"train.pack_tokens = {capacity}: raise that"
             )
 
 
 class _Arena:
-    """All prompts, each once, and completions in one array; slices of it for C++."""
+    """All prompts, each once, and all completions in one array, and their places in it."""
 
     def __init__(self, data: RoleData) -> None:
-        prompts = {id(prompt): prompt for prompt in data.prompts}  # equal ones are mostly one array
+        prompts = {id(prompt): prompt for prompt in data.prompts}  # equal ones mostly are one
         place = {key: i for i, key in enumerate(prompts)}
         which = np.array([place[id(prompt)] for prompt in data.prompts], np.int64)
         pieces = [*prompts.values(), *data.completions]
@@ -199,7 +199,7 @@ def to_batch(
     device: str,
     counts: bool = True,
 ) -> Batch:
-    """Pack number `pack` of a layout of `completions`; on a GPU padded to whole blocks."""
+    """Pack number `pack` of a layout of `completions`, padded to whole blocks on a GPU."""
     columns = (layout.begin, layout.target_begin, layout.member_begin, layout.link_begin)
     tokens, targets, members, links = (slice(*x[pack : pack + 2].tolist()) for x in columns)
     member, link = layout.member[members], layout.link[links]
@@ -223,9 +223,9 @@ def to_batch(
 
 
 def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool = True) -> Batch:
-    """A completion a row, without its last token, which predicts nothing.
+    """One completion per row, without its last token, which predicts nothing.
 
-    Padding is any token: causal attention never looks right.
+    Padding may be any token, since causal attention never looks right.
     """
     rows = [arena.row(i) for i in completions]
     lengths = arena.completion_len[completions].astype(np.int64)
@@ -252,9 +252,10 @@ def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool 
 
 
 def share(sizes: Sequence[int], rank: int, world: int) -> list[tuple[int, bool]]:
-    """(batch, whether it counts) of a process, larger ones first: processes work alike.
+    """[(batch, counts)] of a process: similar work for all, the larger batches first.
 
-    And equally often, as gradients are exchanged by all: who has a batch too few repeats one.
+    All get equally many, since all exchange gradients; a process with one too few repeats one that
+    does not count.
     """
     order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
     mine = [(i, True) for i in order[rank::world]]

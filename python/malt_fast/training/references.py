@@ -1,7 +1,7 @@
-"""Reference log-probs of DPO: once per distinct completion, kept on disk by what they depend on.
+"""Reference log-probs of DPO: computed once per distinct completion and kept on disk.
 
-A key hashes the reference model, the prompt and the completion, so a stage that is stopped, or
-given more pairs, computes only what it lacks.
+The key of a log-prob hashes the reference model, the prompt and the completion, so a stage that was
+stopped, or that gets more pairs, computes only the missing ones.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ Source = tuple[str, Path | None, tuple[object, ...]]  # base, adapter, precision
 
 
 class References:
-    """`logp` float32 [M] of a stage's completions; NaN where unknown, or in no pair."""
+    """`logp` float32 [M]: of a stage's completions; NaN if not yet computed, or in no pair."""
 
     def __init__(self, path: Path, data: RoleData, source: Source) -> None:
         self.path = path
-        self.bare = source[1] is None  # of the model without an adapter
+        self.bare = source[1] is None  # the reference is the model without an adapter
         self.used: Ints = np.unique(data.pairs)
         model = model_digest(source)
         self.keys = [_key(model, data.prompts[i], data.completions[i]) for i in self.used.tolist()]
@@ -31,14 +31,14 @@ class References:
         self.logp[self.used] = [self.known.get(key, np.nan) for key in self.keys]
 
     def missing(self) -> Ints:
-        """Completions still to be computed, ascending."""
+        """Completions whose log-prob is still to be computed, ascending."""
         return self.used[np.isnan(self.logp[self.used])]
 
     def add(self, completions: Ints, logp: npt.NDArray[np.float32]) -> None:
         self.logp[completions] = logp
 
     def save(self) -> None:
-        """Those of before and these."""
+        """Write old and new log-probs."""
         values = self.logp[self.used].tolist()
         self.known |= dict(zip(self.keys, values, strict=True))
         keys = np.frombuffer(b"".join(self.known), np.uint8).reshape(-1, 16)
@@ -47,16 +47,17 @@ class References:
 
 
 def load(path: Path) -> dict[bytes, float]:
-    """Log-prob by key; nothing if the file is missing or damaged: they can be computed again."""
+    """Log-probs by key; none if the file is missing or damaged, since they can be recomputed."""
     try:
         with np.load(path) as file:
             keys, logp = file["keys"], file["logp"]
         return dict(zip((key.tobytes() for key in keys), logp.tolist(), strict=True))
-    except Exception:  # NumPy, zipfile and zlib raise many kinds
+    except Exception:  # NumPy, zipfile and zlib raise errors of many kinds
         return {}
 
 
 def model_digest(source: Source) -> bytes:
+    """16 bytes. Raises MaltError for an adapter that cannot be read."""
     base, adapter, precision = source
     parts = (model_identity(base), adapter_identity(adapter), precision)
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()

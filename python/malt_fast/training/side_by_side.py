@@ -1,8 +1,8 @@
-"""The roles of a round side by side, with Ray: a GPU each, or a share of the CPU cores.
+"""Trains the roles of a round in parallel, with Ray: each on its own GPU or share of the CPU.
 
-Roles are independent once the forest is there. A worker reads it from the run directory, which all
-machines of a cluster must see, and leaves adapters there; it knows no more than the config and
-where the role starts. Roles that find no GPU free wait for one.
+Roles are independent once the forest exists. A worker gets the config and the role's initial
+policy; it reads the forest from the run directory, which every machine of the cluster must see, and
+writes its adapters there. Roles wait until a GPU is free.
 """
 
 import io
@@ -19,16 +19,15 @@ from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, first_line
 from malt_fast.utils.ray_cluster import Cluster, connected
 
-Stages = tuple[Policy, Policy]  # a role after SFT and after DPO
+Stages = tuple[Policy, Policy]  # of a role: after SFT, after DPO
 
 
 def train_side_by_side(run: Run, index: int, start: Policies) -> tuple[Policies, Policies]:
     """Train every role of the chain from `start`, on the forest of round `index`.
 
-    Returns the policies after SFT, and those after DPO.
-
-    Uses the cluster of engine.ray_address. Raises MaltError if a role does, KeyboardInterrupt once
-    every role that trains has left a checkpoint, when a stop was asked for.
+    Returns the policies after SFT, and those after DPO. Uses the cluster at engine.ray_address.
+    Raises MaltError if a role fails. If a stop was asked for, raises KeyboardInterrupt once every
+    role in training has saved a checkpoint.
     """
     import ray
 
@@ -48,7 +47,7 @@ def train_side_by_side(run: Run, index: int, start: Policies) -> tuple[Policies,
 
 
 def _gather(run: Run, tasks: list[Any]) -> list[Stages]:
-    """What the workers of a chain's roles return."""
+    """Wait for the workers, and return what each role's worker returns."""
     import ray
 
     waiting, stopping = tasks, False
@@ -59,7 +58,7 @@ def _gather(run: Run, tasks: list[Any]) -> list[Stages]:
             if interrupt.asked() and not stopping:
                 stopping = True
                 for task in waiting:
-                    ray.cancel(task)  # a Ctrl-C in its worker
+                    ray.cancel(task)  # raises KeyboardInterrupt in the worker
             done, waiting = ray.wait(waiting, timeout=1)
             for line in lines.read():
                 run.loggers.log(line)
@@ -76,47 +75,47 @@ def _gather(run: Run, tasks: list[Any]) -> list[Stages]:
 
 
 def _outcome(run: Run, task: Any, role: str) -> Stages | None:
-    """Of a worker that has ended, after what it printed; None where it was stopped."""
+    """Print the output of a finished worker and return its result; None if it was stopped."""
     import ray
 
     try:
-        told, outcome = ray.get(task)
+        printed, outcome = ray.get(task)
     except ray.exceptions.TaskCancelledError:  # before it began
         return None
     except ray.exceptions.RayError as error:
         raise MaltError(
             f"the worker that trained the {role} died ({first_line(error)}): see Ray's logs"
         ) from None
-    if told:
-        run.say(told.rstrip())
+    if printed:
+        run.say(printed.rstrip())
     if isinstance(outcome, MaltError):
         raise outcome
     return outcome
 
 
 def gpus_of(config: Config, cluster: Cluster) -> int:
-    """GPUs of a role."""
+    """How many GPUs each role gets."""
     return int(any(cluster.gpus) and config.model.device != "cpu")
 
 
 def _train_role(
     config: Config, folder: Path, index: int, role: str, start: Policy, cores: int
 ) -> tuple[str, Stages | MaltError | None]:
-    """In a worker: what it would have printed, and what came of it; None where it was stopped."""
+    """In a worker: (its output, its result or error); the result is None if it was stopped."""
     import torch
 
     if cores:
         torch.set_num_threads(cores)
-    told = io.StringIO()
-    run = Run(folder, config, reports=False, console=Console(file=told, width=200))
+    printed = io.StringIO()
+    run = Run(folder, config, reports=False, console=Console(file=printed, width=200))
     try:
         with interrupt.two_steps():
             outcome = _stages(run, index, role, start)
     except KeyboardInterrupt:
-        return told.getvalue(), None
+        return printed.getvalue(), None
     except MaltError as error:
-        return told.getvalue(), MaltError(f"{role}: {error}")
-    return told.getvalue(), outcome
+        return printed.getvalue(), MaltError(f"{role}: {error}")
+    return printed.getvalue(), outcome
 
 
 def _stages(run: Run, index: int, role: str, start: Policy) -> Stages:
@@ -130,6 +129,8 @@ def _stages(run: Run, index: int, role: str, start: Policy) -> Stages:
     file = read_forest(run.path(f"round-{index}", "forest.arrows"), store)
     forest = None if file is None else forest_of(file, store)
     if forest is None:
-        raise MaltError(f"{run.folder} cannot be read here: all machines must see it")
+        raise MaltError(
+            f"{run.folder} cannot be read on this machine: put the run on a disk that all share"
+        )
     values = assign_credit(run.config.tree, forest)
     return train_role(run, setup, index, role, forest, values, start)

@@ -1,20 +1,20 @@
-"""Train one role: LoRA by SFT on completions, or by DPO on pairs of completions.
+"""The training loop: LoRA by SFT on completions, or by DPO on pairs of completions.
 
     RoleData --Packer--> steps of batches --LogProbModel--> log-probs --losses--> loss
 
-`StageTrainer` is the loop, a `transformers.Trainer` whose model returns log-probs of target tokens
-and nothing else; `train_stage` is one stage, from data to a saved adapter. A batch forwards each of
-its completions once, however many pairs share it, and reference log-probs are computed once per
-completion (references.py). A thread lays the next step out while one runs.
+`StageTrainer` is a `transformers.Trainer` whose model returns log-probs of target tokens and
+nothing else. A batch forwards each of its completions once, however many pairs share it, and
+reference log-probs are computed once per completion (references.py). A thread lays out the next
+step while one runs.
 
-Under `accelerate launch` or `torchrun` all processes call `train_stage` with the same arguments,
-and share every step: whole copies of the model, or slices of it (FSDP2).
+Under `accelerate launch` or `torchrun` all processes share every step, with whole copies of the
+model (DDP) or shards of it (FSDP2).
 
-Not here: evaluation during training, full fine-tuning, resuming in another number of processes.
+Not supported: evaluation during training, full fine-tuning, resuming with another number of
+processes.
 """
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,31 +45,21 @@ from malt_fast.training.adapters import (
     saving,
     speed_up_lora,
 )
-from malt_fast.training.batches import (
-    TreeSampler,
-    examples_of,
-)
+from malt_fast.training.batches import TreeSampler, examples_of
 from malt_fast.training.losses import dpo_metrics, sft_loss
-from malt_fast.training.packing import (
-    Batch,
-    Packer,
-    Step,
-    completion_logps,
-)
+from malt_fast.training.packing import Batch, Packer, Step, completion_logps
 from malt_fast.training.references import References
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import sync_folder, sync_tree
 from malt_fast.utils.seals import seal
 
-log = logging.getLogger(__name__)
-
-REFERENCES = 4096  # completions after which reference log-probs are kept
+REFERENCES = 4096  # completions after which reference log-probs are saved
 OnLog = Callable[[dict[str, float]], None]
 
 
 class StageTrainer(transformers.Trainer):
-    """The loop. Checkpoints hold the adapter and what resuming needs, and appear only complete."""
+    """The loop. A checkpoint holds the adapter and the state to resume from, and appears whole."""
 
     def __init__(
         self,
@@ -80,7 +70,7 @@ class StageTrainer(transformers.Trainer):
         on_log: OnLog | None = None,
         note: str = "",
     ) -> None:
-        """note: what its checkpoints are sealed with."""
+        """note: written into the seals of checkpoints, which are resumed from only if it agrees."""
         if packer.stage == "dpo":
             disable_dropout(model)  # as TRL: the policy equals its reference at step 0
         if not settings.bf16:
@@ -101,13 +91,13 @@ class StageTrainer(transformers.Trainer):
         self.note = note
         self.references: References | None = None  # DPO: set before training
         self._ref_logp = torch.empty(0)  # [completions] on the device
-        self._thread = ThreadPoolExecutor(1)  # lays out the step after the one that runs
+        self._thread = ThreadPoolExecutor(1)  # lays out the next step
         self._sums: dict[str, Tensor] = {}  # per-pair metrics since the last log line
 
     def training_step(
         self, model: nn.Module, inputs: "Future[Step]", num_items_in_batch: Any = None
     ) -> Tensor:
-        """All of an optimiser step: processes meet in its last batch only."""
+        """A whole optimiser step; processes exchange gradients in its last batch only."""
         if not model.training:
             model.train()  # visits every module
         batches, items, num_tokens = inputs.result()
@@ -123,7 +113,10 @@ class StageTrainer(transformers.Trainer):
         return total
 
     def batch_loss(self, model: nn.Module, batch: Batch, items: Tensor) -> Tensor:
-        """The batch's part of the step's loss, a scalar; gradients are averaged over processes."""
+        """The batch's share of the step's loss, a scalar.
+
+        It is multiplied by the number of processes, since gradients are averaged over them.
+        """
         token_logp = model(batch)
         if self.packer.stage == "sft":
             loss = sft_loss(token_logp, items[0])
@@ -154,7 +147,7 @@ class StageTrainer(transformers.Trainer):
         return out.losses.sum() / items[0]
 
     def _refuse(self, loss: Tensor, batch: Batch) -> None:
-        """Say which nodes made a loss that is not finite; the last checkpoint stays."""
+        """Write the nodes of a batch whose loss is not finite to a file, and raise MaltError."""
         path = Path(self.args.output_dir).parent / "not-finite.json"
         nodes = self.packer.data.nodes[batch.completions.cpu()].tolist()
         path.write_text(json.dumps({"step": self.state.global_step, "nodes": nodes}) + "\n")
@@ -164,13 +157,14 @@ class StageTrainer(transformers.Trainer):
         )
 
     def set_references(self, model: nn.Module) -> None:
-        """Reference log-probs of all completions in pairs: those on disk, and the rest computed.
+        """Load the reference log-probs of all completions in pairs, and compute the missing ones.
 
-        Precision and code are training's, so step 0 has margin 0; draws no random number.
+        With the precision and the code of training, so that margins are 0 at step 0. Draws no
+        random number.
         """
         references = self.references
         assert references is not None
-        for begin in range(0, len(references.used), REFERENCES):  # the same parts, if stopped
+        for begin in range(0, len(references.used), REFERENCES):  # the same parts when resumed
             some = references.used[begin : begin + REFERENCES]
             missing = np.intersect1d(some, references.missing())
             if len(missing):
@@ -195,10 +189,10 @@ class StageTrainer(transformers.Trainer):
                     interrupt.check()
         return self.accelerator.reduce(out, "sum").cpu().numpy()[completions]
 
-    # What follows are hooks that Trainer calls.
+    # Hooks that Trainer calls.
 
     def get_train_dataloader(self) -> Any:
-        """Futures of steps; every process is given all indices and takes its share of batches."""
+        """Futures of steps. Every process gets all indices and takes its share of the batches."""
         length, tree = examples_of(self.packer.stage, self.packer.data)
         size = self.args.train_batch_size * self.args.world_size
         loader = torch.utils.data.DataLoader(
@@ -210,7 +204,7 @@ class StageTrainer(transformers.Trainer):
         return prepare_data_loader(loader, num_processes=1, process_index=0, put_on_device=False)
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
-        return None  # a Step brings its own
+        return None  # a Step has its own
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # Trainer would look for input_ids in a Future
@@ -229,7 +223,7 @@ class StageTrainer(transformers.Trainer):
         save_adapter(self.model, folder, write=self.args.should_save)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Trainer fills a staging folder (`output_dir`); the complete one replaces the older."""
+        """Trainer writes into `output_dir`, a staging folder; the result replaces the older one."""
         with saving(Path(self.args.output_dir).parent):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -247,7 +241,7 @@ class StageTrainer(transformers.Trainer):
         load_adapter(self.model, Path(resume_from_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Whole, of the adapter only, however the model is sliced."""
+        """The whole optimiser state of the adapter, however the model is sharded."""
         state = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=WHOLE)
         if self.args.should_save:
             torch.save(state, Path(output_dir, "optimizer.pt"))
@@ -268,14 +262,14 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_p
 
 
 def _own_precision(plugin: Any) -> None:
-    """Let FSDP keep every dtype: accelerate would round log-probs and gradients to bfloat16."""
+    """Keep FSDP from casting: accelerate would round log-probs and gradients to bfloat16."""
     if plugin.fsdp_version != 2:
-        raise MaltError("FSDP of version 1 is not supported: set fsdp_config.fsdp_version to 2")
+        raise MaltError("FSDP version 1 is not supported: set fsdp_config.fsdp_version to 2")
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
 
 class _Begin(transformers.TrainerCallback):
-    """Reference log-probs come from the prepared model, sharded as it is, before any step."""
+    """Sets reference log-probs before the first step, by the prepared (sharded) model."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
@@ -286,29 +280,26 @@ class _Begin(transformers.TrainerCallback):
 
 
 class _Lines(transformers.TrainerCallback):
-    """Hands every log line to the caller, the last step's too; the end needs no checkpoint."""
+    """Passes log lines to the caller, that of the last step too, and stops when asked to."""
 
     def __init__(self, on_log: OnLog | None) -> None:
-        self.hand_over = on_log
+        self.pass_on = on_log
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if self.hand_over is not None and logs and state.is_world_process_zero:
-            self.hand_over({**logs, "step": state.global_step, "max_steps": state.max_steps})
+        if self.pass_on is not None and logs and state.is_world_process_zero:
+            self.pass_on({**logs, "step": state.global_step, "max_steps": state.max_steps})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
-            control.should_log, control.should_save = True, False
-        elif _all_asked(args):
+            control.should_log, control.should_save = True, False  # the adapter is saved instead
+        elif _stop_asked(args):
             control.should_save = control.should_training_stop = True
 
 
-def _all_asked(args: transformers.TrainingArguments) -> bool:
-    """Whether a stop was asked of any process: all end after the same step."""
+def _stop_asked(args: transformers.TrainingArguments) -> bool:
+    """Whether any process was asked to stop: all of them stop after the same step."""
     if args.world_size == 1:
         return interrupt.asked()
-    told = torch.tensor(float(interrupt.asked()), device=args.device)
-    torch.distributed.all_reduce(told)
-    return bool(told)
-
-
-# ---- resume ----
+    asked = torch.tensor(float(interrupt.asked()), device=args.device)
+    torch.distributed.all_reduce(asked)
+    return bool(asked)

@@ -1,9 +1,9 @@
 """Attention over a pack: token q sees token k exactly when k <= q < end[k].
 
 A pack holds prefix trees depth first (packing.py); `end[k]` is where the subtree of k's segment
-ends, so one integer a token is the whole mask. transformers calls `tree_attention` for models whose
-implementation is set to TREE: on a CPU C++ (csrc/packing/tree_attention.hpp), on a GPU
-FlexAttention. Both cost what is visible, not N^2.
+ends, so one integer per token is the whole mask. transformers calls `tree_attention` in models
+whose attention implementation is TREE. It runs in C++ on a CPU (csrc/packing/tree_attention.hpp)
+and as FlexAttention on a GPU. The cost of both grows with the visible pairs, not with N^2.
 """
 
 from collections.abc import Callable
@@ -21,17 +21,17 @@ from transformers import AttentionInterface
 from malt_fast import _core
 from malt_fast.utils.errors import MaltError
 
-TREE = "malt_tree"  # the name by which transformers knows tree_attention
-BLOCK = 128  # FlexAttention's
+TREE = "malt_tree"  # the name under which tree_attention is registered in transformers
+BLOCK = 128  # tokens in a block of FlexAttention's mask
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What the N tokens of a pack see, ready for one kind of device."""
+    """The mask of a pack of N tokens, for one kind of device."""
 
     end: Tensor  # int32 [N]
     depth: int  # tokens of the longest path
-    block_mask: BlockMask | None = None  # GPU
+    block_mask: BlockMask | None = None  # on a GPU only
 
     def to(self, device: torch.device) -> "Tree":
         if self.block_mask is None:
@@ -41,7 +41,7 @@ class Tree:
 
 
 def make_tree(end: npt.NDArray[np.int32], depth: int, device: str) -> Tree:
-    """The tree of a pack for "cpu" or "cuda", still in main memory: see Tree.to."""
+    """The mask of a pack for "cpu" or "cuda", in main memory; Tree.to moves it."""
     ends = torch.from_numpy(end)
     if device == "cpu":
         return Tree(ends, depth)
@@ -69,17 +69,21 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """query [1, H, N, D], key and value [1, G, N, D], H a multiple of G -> [1, N, H, D].
 
-    Raises MaltError for what the rule k <= q < end[k] cannot express.
+    The signature is that of transformers' attention functions. Raises MaltError for attention that
+    the rule k <= q < end[k] cannot express.
     """
     name = type(module).__name__
     if tree is None:
-        raise MaltError(f"{name} was called without a tree: its model drops what it does not know")
+        raise MaltError(
+            f"{name} was called without a tree, which its model does not pass on: use "
+            "--train.packing rows"
+        )
     if dropout or kwargs.get("s_aux") is not None:
         what = "attention sinks" if not dropout else "attention_dropout"
-        raise MaltError(f"{name} has {what}, which packs cannot have: use --train.packing rows")
+        raise MaltError(f"{name} has {what}, which packs do not support: use --train.packing rows")
     if sliding_window is not None and tree.depth > sliding_window:
         raise MaltError(
-            f"{name} sees {sliding_window} tokens, but a path has {tree.depth}: "
+            f"{name} has a window of {sliding_window} tokens, but a path has {tree.depth}: "
             "use --train.packing rows"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -131,7 +135,7 @@ def _rows_side_by_side(x: Tensor) -> Tensor:
 
 
 def _like(x: Tensor) -> Tensor:
-    """Room for [H, N, D] in which a token's values lie together, as neighbouring layers do."""
+    """Uninitialised [H, N, D] with a token's values side by side, as the layers around want it."""
     return x.new_empty(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
 
 
@@ -141,9 +145,9 @@ def _like(x: Tensor) -> Tensor:
 def flex(
     query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float, softcap: float | None
 ) -> Tensor:
-    """FlexAttention, compiled on a GPU once for all lengths."""
+    """FlexAttention; on a GPU compiled once for all lengths."""
     run, device = _compiled_flex() if query.is_cuda else flex_attention, query.device.type
-    # autocast does not know it, and rotary embedding may have made float32 of all but the values
+    # autocast skips FlexAttention, and rotary embedding may have cast query and key to float32
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     out: Tensor = run(
         *(x.to(kind) for x in (query, key, value)),
@@ -160,9 +164,9 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-@cache  # one function object a cap, or every call would be compiled anew
+@cache  # one function object per cap, or every call would compile again
 def _softcap_mod(cap: float, device: torch.device) -> Any:
-    limit = torch.tensor(cap, device=device)  # of a number torch.compile would make a variable
+    limit = torch.tensor(cap, device=device)  # torch.compile would recompile for a plain number
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return limit * torch.tanh(score / limit)
@@ -171,7 +175,7 @@ def _softcap_mod(cap: float, device: torch.device) -> Any:
 
 
 def _block_mask(end: Tensor, blocks: BlockMask) -> BlockMask:
-    """The blocks on `end`'s device, with the rule for those that are seen in part."""
+    """`blocks` on the device of `end`, with the mask of partially visible blocks."""
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (q < end[k])
