@@ -1,4 +1,4 @@
-"""The method from Python, a function a step; each value in between is plain and can be looked at.
+"""The method from Python, one function per step; every value in between can be inspected.
 
     import malt_fast.api as mf
 
@@ -10,10 +10,10 @@
     verifier = mf.RoleTrainer(data, "out/verifier").train()   adapters, as PEFT reads them
     mf.evaluate(setup, [verifier])                            every system on the same questions
 
-It is the code of the programs, without their run directory: what is not given a folder is in
-memory or in a temporary one.
+This is the code of the programs without a run directory: outputs and adapters that are given no
+folder live in memory or in a temporary one.
 
-Not here: several rounds, stages that go on where they stopped, logging. `malt_fast.train` has them.
+Only in `malt_fast.train`: several rounds, training side by side, logging.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,19 +108,21 @@ def make_task(
     *,
     chat: bool = True,
 ) -> Task:
-    """A task of one's own.
+    """A task from rows.
 
-    train, test: rows with `question`, `answer` and perhaps `id`; a grader of one's own gets whole
-    rows. prompts: of every role, with {question} and names of the roles before it. grader: a name,
-    `module:function`, or a function of (completion, row) that gives a score from 0 to 1. chat:
-    whether prompts go through the model's chat template.
+    train, test: rows with `question`, `answer` and an optional `id`; a custom grader gets whole
+    rows. prompts: one per role, with {question} and the names of earlier roles. grader: a name,
+    `module:function`, or a function of (completion, row) that returns a score from 0 to 1. chat:
+    whether prompts go through the model's chat template. Raises MaltError for unsuitable rows.
     """
     grader = grader_name(grader)
     split = {"train": train, "test": test}
     made = {k: [_question(k, i, row, grader) for i, row in enumerate(v)] for k, v in split.items()}
     for kind, questions in made.items():
         if len({question.id for question in questions}) < len(questions):
-            raise MaltError(f"two rows of {kind} have one id: make ids unique, or leave them out")
+            raise MaltError(
+                f"two rows of {kind} have the same id: make ids unique, or leave them out"
+            )
     check_ids(made["train"], made["test"])
     worded = {k: RolePrompt(None, v) if isinstance(v, str) else v for k, v in prompts.items()}
     return Task(name, made["train"], made["test"], worded, chat, grader)
@@ -130,13 +132,13 @@ def _question(split: str, i: int, row: Mapping[str, Any], grader: str) -> Questi
     needed = ["question"] if is_custom(grader) else ["question", "answer"]
     for column in needed:
         if not str(row.get(column, "")).strip():
-            raise MaltError(f"row {i} of {split} has no {column}: give it, as text")
+            raise MaltError(f"row {i} of {split} has no {column}: add it, as text")
     name, gold = str(row.get("id", f"{split}-{i}")), str(row.get("answer", ""))
     return Question(name, str(row["question"]), gold, dict(row) if is_custom(grader) else {})
 
 
 def grader_name(grader: str | Custom) -> str:
-    """A grader by its name, under which other processes and fingerprints know it."""
+    """The name of a grader, under which other processes find it. Raises MaltError if none does."""
     if isinstance(grader, str):
         if is_custom(grader):
             load_custom(grader)
@@ -148,7 +150,9 @@ def grader_name(grader: str | Custom) -> str:
     except MaltError:
         found = None
     if found is not grader:
-        raise MaltError(f"the grader {name} cannot be found by its name: define it with `def`")
+        raise MaltError(
+            f"the grader {name} cannot be imported by that name: define it by `def` in a module"
+        )
     return name
 
 
@@ -176,44 +180,46 @@ def word(value: object) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Forest:
-    """All trees of the training questions: the core's columns, and what gives them meaning."""
+    """The trees of all training questions: columns of the C++ core, with texts and tables."""
 
     setup: Setup
     nodes: core.Forest  # columns by node: parent, level, state, outcome, token_len, ...
 
     def __len__(self) -> int:
-        """Trees, one a question."""
+        """The number of trees, one per question."""
         return len(self.setup.task.train)
 
     def __repr__(self) -> str:
         leaves = self.nodes.outcome[self._leaves()]
         graded = leaves[leaves != core.UNGRADED]
-        told = f"{graded.mean():.1%} of {len(graded):,} leaves right" if len(graded) else "ungraded"
+        right = (
+            f"{graded.mean():.1%} of {len(graded):,} leaves right" if len(graded) else "ungraded"
+        )
         chain = ", ".join(self.setup.config.chain)
         outputs = f"{answered(self.nodes):,} outputs of {chain}"
-        return f"Forest({len(self):,} questions, {outputs}, {told})"
+        return f"Forest({len(self):,} questions, {outputs}, {right})"
 
     def _leaves(self) -> np.ndarray:
         last = len(self.setup.config.chain)
         return np.flatnonzero((self.nodes.level == last) & (self.nodes.state == DONE))
 
     def grade(self) -> dict[str, Any]:
-        """Set the outcome of every leaf by the task's grader; how many verdicts of each kind."""
+        """Set the outcome of every leaf by the task's grader; returns counts of the verdicts."""
         return grade_leaves(self.setup, self.nodes, self.setup.task.train)
 
     def text(self, node: int) -> str:
-        """A question, or an output."""
+        """The text of a node: a question, or an output."""
         if self.nodes.level[node] == 0:
             return self.setup.task.train[node // self.size].text
         return self.setup.prompts.decode(self.nodes.tokens_of(node))
 
     @cached_property
     def size(self) -> int:
-        """Nodes of a tree, its question among them."""
+        """The number of nodes in a tree, with its question."""
         return len(self.nodes) // max(1, len(self))
 
     def to_table(self, values: Credit | None = None) -> pa.Table:
-        """A row a node; `value` and `label` (1 positive, 0 negative) where there are values."""
+        """One row per node; with `values` also `value` and `label` (1 positive, 0 negative)."""
         nodes, ids = self.nodes, np.arange(len(self.nodes))
         names = np.array(["question", *self.setup.config.chain])
         questions = np.array([question.id for question in self.setup.task.train], object)
@@ -235,11 +241,11 @@ class Forest:
         return pa.table(columns)
 
     def to_pandas(self, values: Credit | None = None) -> Any:
-        """The same as a pandas.DataFrame."""
+        """The same table as a pandas.DataFrame."""
         return self.to_table(values).to_pandas()
 
     def show(self, tree: int = 0, values: Credit | None = None) -> str:
-        """A tree as indented text, with the values of its nodes."""
+        """A tree as indented text, with the values of its nodes if they are given."""
         begin, lines = tree * self.size, []
         waiting = [begin]
         while waiting:
@@ -254,7 +260,7 @@ class Forest:
 
 @contextmanager
 def open_samples(folder: str | Path | None) -> Iterator[Samples]:
-    """A store of outputs in a folder, or in a temporary one."""
+    """A store of outputs, in a temporary folder if none is given."""
     if folder is not None:
         yield Samples(open_store(Path(folder)))
         return
@@ -267,8 +273,8 @@ def expand(
 ) -> Forest:
     """Sample a tree under every training question, by `tree.branching` and `sampling`.
 
-    trained: roles that answer with their adapters. samples: a folder that keeps the outputs, so
-    that none is sampled twice. The trees are those of the first round of `malt_fast.train`.
+    trained: roles that answer with their adapters; the others are base models. samples: a folder in
+    which outputs are kept and found again. The trees are those of round 0 of `malt_fast.train`.
     """
     config = setup.config
     policies = [_policies(setup, trained, "final")[role] for role in config.chain]
@@ -279,18 +285,17 @@ def expand(
 
 
 def credit(forest: Forest, *, threshold: float | None = None) -> Credit:
-    """Values of all nodes (NaN: none), and labels; the settings below `tree` say how.
+    """Values (NaN: none) and labels of all nodes, by the settings of `tree`.
 
-    threshold: over `tree.threshold`.
+    threshold: replaces `tree.threshold`.
     """
-    config = forest.setup.config
+    tree = forest.setup.config.tree
     if threshold is not None:
-        tree = config.tree.model_copy(update={"threshold": float(Fraction(str(threshold)))})
-        config = config.model_copy(update={"tree": tree})
-    return assign_credit(config.tree, forest.nodes)
+        tree = tree.model_copy(update={"threshold": float(Fraction(str(threshold)))})
+    return assign_credit(tree, forest.nodes)
 
 
-# ---- what a role learns from ----
+# ---- training data ----
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -307,12 +312,12 @@ class Preferences:
         return f"Preferences({self.role}, {examples:,} examples, {pairs:,} pairs)"
 
     def to_dataset(self, stage: Literal["sft", "dpo"]) -> Any:
-        """A datasets.Dataset with TRL's columns: prompt, completion or prompt, chosen, rejected."""
+        """A datasets.Dataset in TRL's columns, as forest/datasets.py describes them."""
         return as_dataset(getattr(self, stage), self.setup.prompts, stage)
 
 
 def preferences(forest: Forest, values: Credit, role: str) -> Preferences:
-    """What a role learns from, by the settings below `preferences`."""
+    """The training data of a role, by the settings of `preferences`."""
     setup = forest.setup
     config, prompts = setup.config, setup.prompts
     level = config.chain.index(known_role(setup, role)) + 1
@@ -322,7 +327,7 @@ def preferences(forest: Forest, values: Credit, role: str) -> Preferences:
 
 
 def known_role(setup: Setup, role: str) -> str:
-    """Raises MaltError for one that is not in the chain."""
+    """`role` itself. Raises MaltError if it is not in the chain."""
     if role not in setup.config.chain:
         hint = nearest(role, setup.config.chain)
         raise MaltError(f"there is no role '{role}' in the chain: {hint}")
@@ -334,19 +339,19 @@ def known_role(setup: Setup, role: str) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """A role after SFT, and after DPO where it got it; else both are one."""
+    """A role after SFT and after DPO; both are the same policy if it got no DPO."""
 
     role: str
     sft: Policy
-    final: Policy  # .adapter: its PEFT directory, None where there was nothing to learn from
+    final: Policy  # .adapter: a PEFT directory, or None if there was nothing to learn from
 
 
 @dataclass
 class RoleTrainer:
-    """Trains one role: SFT, then DPO where `train.dpo_roles` has it.
+    """Trains one role: SFT, then DPO if `train.dpo_roles` has it.
 
-    out: a folder for the adapters, sft and dpo in it. What is there already, made from the same
-    data and settings, is not made again. start: the role as it is, else its base model.
+    out: a folder for the adapters, out/sft and out/dpo; one that is there already and was made from
+    the same data and settings is kept. start: the policy to start from, by default the base model.
     """
 
     data: Preferences
@@ -356,7 +361,7 @@ class RoleTrainer:
     """Log lines of each stage: step, loss, rewards/margins, ..."""
 
     def train(self, on_log: Callable[[dict[str, float]], None] | None = None) -> Trained:
-        """Raises MaltError for data that cannot be trained on. on_log: gets each log line."""
+        """Train both stages. on_log: called with each log line. Raises MaltError as train_stage."""
         config, role = self.data.setup.config, self.data.role
         sft = self._stage("sft", self.start or Policy(config.base_model(role)), on_log)
         final = self._stage("dpo", sft, on_log) if role in config.dpo_roles else sft
@@ -392,7 +397,7 @@ Stages = Literal["sft", "final"]
 
 
 def _policies(setup: Setup, trained: Sequence[Trained], after: Stages) -> Policies:
-    """Who answers for each role: its base model, unless it was trained."""
+    """The policy of each role: its base model, unless it is among `trained`."""
     known = {known_role(setup, one.role): getattr(one, after) for one in trained}
     return setup.base() | known
 
@@ -401,7 +406,7 @@ def _policies(setup: Setup, trained: Sequence[Trained], after: Stages) -> Polici
 
 
 def answering(setup: Setup, trained: Sequence[Trained] = ()) -> Pipeline:
-    """The chain, to answer questions; close it, or use it by `with`."""
+    """A pipeline that answers questions by the chain; close it, or use it in a `with` block."""
     return Pipeline.of(setup, _policies(setup, trained, "final"))
 
 
@@ -429,7 +434,7 @@ def evaluate(
 ) -> Evaluation:
     """Every system on the same held-out questions: roles alone, the chain, votes, ablations.
 
-    A role that is not among `trained` answers as its base model. samples: as in `expand`.
+    Arguments as in `expand`.
     """
     sft, final = _policies(setup, trained, "sft"), _policies(setup, trained, "final")
     compared = compare(setup, {"base": setup.base(), "sft": sft, "final": final})
