@@ -16,7 +16,7 @@ folder live in memory or in a temporary one.
 Only in `malt_fast.train`: several rounds, training side by side, logging.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -39,8 +39,6 @@ from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.datasets import as_dataset
 from malt_fast.forest.forest import DONE, Credit
 from malt_fast.forest.role_data import role_data
-from malt_fast.grading.custom import Custom, is_custom, load_custom
-from malt_fast.grading.verdicts import grader_of
 from malt_fast.sampling.expand import answered, shape_from_branching
 from malt_fast.sampling.grade import grade_leaves
 from malt_fast.sampling.prepare import load_setup
@@ -48,7 +46,7 @@ from malt_fast.sampling.sample import sample
 from malt_fast.sampling.setup import Setup
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.store.store import Samples, open_store
-from malt_fast.tasks.checks import check_ids
+from malt_fast.tasks.make_task import make_task
 from malt_fast.tasks.prompts import RolePrompt
 from malt_fast.tasks.task import Question, Task
 from malt_fast.utils.errors import MaltError, nearest, printable
@@ -79,7 +77,6 @@ __all__ = [
 ]
 
 Settings = Mapping[str, Any]  # by dotted name: {"tree.branching": [3, 3, 3]}
-Rows = Iterable[Mapping[str, Any]]
 WIDTH = 100  # characters of a table
 
 
@@ -97,63 +94,6 @@ def prepare(task: str | Task = "arithmetic", settings: Settings | None = None) -
         return load_setup(make_config(nested(values)), task=task)
     words = [f"--{key}={word(value)}" for key, value in {"task.name": task, **values}.items()]
     return load_setup(load_config(words, "malt_fast.train"))
-
-
-def make_task(
-    name: str,
-    train: Rows,
-    test: Rows,
-    prompts: Mapping[str, str | RolePrompt],
-    grader: str | Custom,
-    *,
-    chat: bool = True,
-) -> Task:
-    """A task from rows.
-
-    train, test: rows with `question`, `answer` and an optional `id`; a custom grader gets whole
-    rows. prompts: one per role, with {question} and the names of earlier roles. grader: a name,
-    `module:function`, or a function of (completion, row) that returns a score from 0 to 1. chat:
-    whether prompts go through the model's chat template. Raises MaltError for unsuitable rows.
-    """
-    grader = grader_name(grader)
-    split = {"train": train, "test": test}
-    made = {k: [_question(k, i, row, grader) for i, row in enumerate(v)] for k, v in split.items()}
-    for kind, questions in made.items():
-        if len({question.id for question in questions}) < len(questions):
-            raise MaltError(
-                f"two rows of {kind} have the same id: make ids unique, or leave them out"
-            )
-    check_ids(made["train"], made["test"])
-    worded = {k: RolePrompt(None, v) if isinstance(v, str) else v for k, v in prompts.items()}
-    return Task(name, made["train"], made["test"], worded, chat, grader)
-
-
-def _question(split: str, i: int, row: Mapping[str, Any], grader: str) -> Question:
-    needed = ["question"] if is_custom(grader) else ["question", "answer"]
-    for column in needed:
-        if not str(row.get(column, "")).strip():
-            raise MaltError(f"row {i} of {split} has no {column}: add it, as text")
-    name, gold = str(row.get("id", f"{split}-{i}")), str(row.get("answer", ""))
-    return Question(name, str(row["question"]), gold, dict(row) if is_custom(grader) else {})
-
-
-def grader_name(grader: str | Custom) -> str:
-    """The name of a grader, under which other processes find it. Raises MaltError if none does."""
-    if isinstance(grader, str):
-        if is_custom(grader):
-            load_custom(grader)
-            return grader
-        return grader_of(grader)
-    name = f"{getattr(grader, '__module__', '')}:{getattr(grader, '__name__', '')}"
-    try:
-        found: Custom | None = load_custom(name)
-    except MaltError:
-        found = None
-    if found is not grader:
-        raise MaltError(
-            f"the grader {name} cannot be imported by that name: define it by `def` in a module"
-        )
-    return name
 
 
 def nested(values: Settings) -> dict[str, Any]:
