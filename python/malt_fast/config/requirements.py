@@ -1,4 +1,4 @@
-"""What training asks of this machine: checked before any work."""
+"""Checks of what the settings need from this machine, before any work."""
 
 from importlib.util import find_spec
 
