@@ -156,7 +156,7 @@ def test_samples_of_another_run_are_taken_over_and_kept(tmp_path: Path) -> None:
     nothing = FakeEngine(3)
     assert_same(sample(open_store(tmp_path / "b"), SMALL, nothing), forest)  # by itself
     assert not nothing.seen
-    for sample_ in (theirs.decoded[0].sample(i) for i in range(theirs.next_row)):
+    for sample_ in (theirs.reader.decoded[0].sample(i) for i in range(theirs.next_row)):
         (found,) = mine.find([sample_.key])
         assert found is not None and same(found[1], sample_)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from malt_fast.forest.file import forest_of, read_forest, save_forest
 from malt_fast.forest.forest import build_forest
+from malt_fast.store import live, recovery
 from malt_fast.store.arrow_batches import (
     decode,
     encode,
@@ -56,7 +57,7 @@ def test_what_is_committed_comes_back(
         store.commit_if_due()
         if commits:
             store.commit_all()
-        committed = appended - len(store.waiting)
+        committed = appended - len(store.live.waiting)
         assert known(store, appended + 3) == list(range(appended))  # waiting ones, too
         if opens:
             store = open_store(folder, batch=batch, interval=3600, segment_bytes=segment_bytes)
@@ -87,8 +88,8 @@ def test_any_arrow_tool_reads_a_segment(tmp_path: Path) -> None:
 
 def test_a_commit_is_due_by_rows_or_by_time(tmp_path: Path, monkeypatch) -> None:
     now = 100.0
-    monkeypatch.setattr("malt_fast.store.store.time.monotonic", lambda: now)
-    monkeypatch.setattr("malt_fast.store.store.time.time", lambda: -now)  # a clock may go backwards
+    monkeypatch.setattr("malt_fast.store.live.time.monotonic", lambda: now)
+    monkeypatch.setattr("malt_fast.store.live.time.time", lambda: -now)  # a clock may go backwards
     store = open_store(tmp_path, batch=5, interval=2)
     store.append([sample_of(i) for i in range(4)])
     store.commit_if_due()
@@ -111,14 +112,9 @@ def test_sealed_segments_are_opened_by_their_index_alone(tmp_path: Path, monkeyp
     sealed = segments(tmp_path)[:-1]
     assert len(sealed) > 2
     scanned: list[Path] = []
-    import malt_fast.store.store as module
-
-    scan_parts = module.scan_parts
-    monkeypatch.setattr(
-        module,
-        "scan_parts",
-        lambda path, *a, **k: scanned.append(path) or scan_parts(path, *a, **k),
-    )
+    scan = lambda path, *a, **k: scanned.append(path) or scan_parts(path, *a, **k)  # noqa: E731
+    for module in (live, recovery):
+        monkeypatch.setattr(module, "scan_parts", scan)
     store = open_small(tmp_path)
     assert scanned == segments(tmp_path)[-1:]
     assert known(store, 310) == list(range(300))
@@ -319,7 +315,7 @@ def test_numbers_of_a_batch_that_was_left_out_are_not_given_again(tmp_path: Path
     """Else the next opening would leave the new rows out."""
     store = open_small(tmp_path, segment_bytes=10**6)
     fill(store, range(12))
-    flip(store.live, int(store.live_parts[-1].parts["end"][0]) - 20)
+    flip(store.live.path, int(store.live.batches[-1].parts["end"][0]) - 20)
     assert known(store, 12) == list(range(8))
     again = open_small(tmp_path, segment_bytes=10**6)
     assert again.next_row == 12
@@ -329,7 +325,7 @@ def test_numbers_of_a_batch_that_was_left_out_are_not_given_again(tmp_path: Path
 
 def test_the_name_of_a_lost_segment_is_not_given_again(tmp_path: Path) -> None:
     store, n = open_small(tmp_path), 0
-    while len(store.sealed) < 3 or store.live.exists():
+    while len(store.sealed) < 3 or store.live.path.exists():
         fill(store, range(n, n + 4))
         n += 4
     store.sealed[-1].path.unlink()
@@ -381,13 +377,13 @@ def test_every_bit_of_an_index_counts(tmp_path: Path) -> None:
 def test_no_bit_of_a_batch_costs_another_batch(tmp_path: Path) -> None:
     """Not even those that say how long it is."""
     fill(open_small(tmp_path, segment_bytes=10**6), range(12))
-    (live,) = segments(tmp_path)
-    whole = live.read_bytes()
-    begin, end = (int(scan_parts(live, open_small(tmp_path).head)[1].parts[n][0]) for n in PLACE)
+    (path,) = segments(tmp_path)
+    whole = path.read_bytes()
+    begin, end = (int(scan_parts(path, open_small(tmp_path).head)[1].parts[n][0]) for n in PLACE)
     for bit in range(8 * begin, 8 * min(end, begin + 450)):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
-        live.write_bytes(data)
+        path.write_bytes(data)
         there = known(open_small(tmp_path, segment_bytes=10**6, writable=False), 12)
         assert set(there) >= set(range(12)) - set(range(4, 8)), bit
 
@@ -403,7 +399,7 @@ def flip(path: Path, at: int) -> None:
 def test_a_reader_survives_that_the_writer_cuts_the_file(tmp_path: Path) -> None:
     """A torn tail is cut off by the next writer: under a map, a reader would be killed."""
     fill(open_small(tmp_path, segment_bytes=10**6), range(40))
-    live = segments(tmp_path)[-1]
+    path = segments(tmp_path)[-1]
     program = (
         "import os, sys; from pathlib import Path; import malt_fast.store.segments as s\n"
         "from malt_fast.store.store import open_store\n"
@@ -414,6 +410,6 @@ def test_a_reader_survives_that_the_writer_cuts_the_file(tmp_path: Path) -> None
         "s.scan = cut\n"
         "print(open_store(Path(sys.argv[1]).parent, writable=False).next_row)\n"
     )
-    command = [sys.executable, "-c", program, str(live)]
+    command = [sys.executable, "-c", program, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "40\n"

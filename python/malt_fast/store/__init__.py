@@ -1,1 +1,1 @@
-"""Sampled outputs on disk, each by what it depends on."""
+"""The store: sampled outputs on disk, by a hash of everything they depend on."""

@@ -1,10 +1,10 @@
-"""Record batches as bytes that tell whether they are damaged: an Arrow IPC stream, piece by piece.
+"""Record batches as checksummed bytes: an Arrow IPC stream, message by message.
 
     head | message | message | ... | END
 
-A message is one record batch; its metadata holds a hash of all values and of itself, and its length
-in bytes, since a damaged one may tell another and hide the next. Any Arrow tool reads the whole
-file as a stream; here each message is read by itself, so that a damaged one costs no other.
+A message is one record batch. Its metadata holds a hash of all values and of itself, and its length
+in bytes: a damaged length could hide the next message. Any Arrow tool reads the whole file as a
+stream; here each message is read by itself, so that damage in one affects no other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,14 +17,14 @@ import pyarrow as pa
 import xxhash
 
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-START = END[:4]  # of every message; they lie at multiples of 8
+START = END[:4]  # of every message, at a multiple of 8
 HASH = "xxh3"
 LENGTH = "bytes"  # 16 digits
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A whole batch, and where its bytes lie."""
+    """An undamaged batch, and where its bytes are."""
 
     batch: pa.RecordBatch
     metadata: dict[str, str]
@@ -33,7 +33,7 @@ class Message:
 
 
 def encode_head(schema: pa.Schema) -> bytes:
-    """What a stream of this schema begins with."""
+    """The bytes that a stream of this schema begins with."""
     sink = pa.BufferOutputStream()
     pa.ipc.new_stream(sink, schema).close()
     return bytes(sink.getvalue())[: -len(END)]
@@ -42,8 +42,8 @@ def encode_head(schema: pa.Schema) -> bytes:
 def encode(batch: pa.RecordBatch, head: bytes, metadata: Mapping[str, str]) -> bytes:
     """One message; `head` is that of the batch's schema."""
     blank = {**metadata, LENGTH: _digits(0)}
-    told = {**metadata, LENGTH: _digits(len(_message(batch, head, blank | {HASH: 16 * "0"})))}
-    return bytes(_message(batch, head, told | {HASH: checksum(batch, told)}))
+    values = {**metadata, LENGTH: _digits(len(_message(batch, head, blank | {HASH: 16 * "0"})))}
+    return bytes(_message(batch, head, values | {HASH: checksum(batch, values)}))
 
 
 def _message(batch: pa.RecordBatch, head: bytes, metadata: Mapping[str, str]) -> memoryview:
@@ -54,12 +54,12 @@ def _message(batch: pa.RecordBatch, head: bytes, metadata: Mapping[str, str]) ->
 
 
 def _digits(length: int) -> str:
-    """As many for every length, so that a message can tell its own."""
+    """As many digits for every length, so that they do not change it."""
     return f"{length:016d}"
 
 
 def decode(data: Any, begin: int, head: bytes) -> Message | None:
-    """The message that begins there; None if none does, or a damaged one. `data` is bytes-like."""
+    """The message that begins at `begin`; None if there is none, or it is damaged."""
     view = memoryview(data)[begin:]
     if len(view) < 8 or bytes(view[:4]) != START or bytes(view[4:8]) == END[4:]:
         return None
@@ -70,15 +70,15 @@ def decode(data: Any, begin: int, head: bytes) -> Message | None:
         stream = pa.ipc.open_stream(pa.py_buffer(head + bytes(view[:end])))
         batch, metadata = stream.read_next_batch_with_custom_metadata()
         batch.validate(full=True)
-        told = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
-        whole = is_whole(batch, told) and told.pop(LENGTH, None) == _digits(end)
-        return Message(batch, told, begin, begin + end) if whole else None
+        values = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+        whole = is_whole(batch, values) and values.pop(LENGTH, None) == _digits(end)
+        return Message(batch, values, begin, begin + end) if whole else None
     except (pa.ArrowException, OSError, ValueError, EOFError, StopIteration):
         return None
 
 
 def scan(data: Any, head: bytes) -> Iterator[Message]:
-    """Every whole message, damaged ones passed over."""
+    """Every undamaged message."""
     at = len(head) if bytes(memoryview(data)[: len(head)]) == head else 0
     while (at := find(data, at)) >= 0:
         message = decode(data, at, head)
@@ -88,7 +88,7 @@ def scan(data: Any, head: bytes) -> Iterator[Message]:
 
 
 def find(data: Any, at: int) -> int:
-    """Where a message may begin at or after `at`; -1 if nowhere."""
+    """The next place at or after `at` where a message may begin; -1 if there is none."""
     at = -(-at // 8) * 8
     while (at := data.find(START, at)) >= 0 and at % 8:
         at += 1
@@ -96,14 +96,14 @@ def find(data: Any, at: int) -> int:
 
 
 def is_whole(batch: pa.RecordBatch, metadata: dict[str, str]) -> bool:
-    """Takes the hash out of `metadata`; whether it is that of the batch."""
+    """Whether the hash in `metadata` is that of the batch; takes it out."""
     hash = metadata.pop(HASH, None)
     nulls = any(column.null_count for column in batch.columns)
     return not nulls and hash == checksum(batch, metadata)
 
 
 def checksum(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> str:
-    """Of all values, whatever buffers hold them."""
+    """Hash of the metadata and all values, however their buffers lie."""
     digest = xxhash.xxh3_64(repr((batch.num_rows, sorted(metadata.items()))).encode())
     for column in batch.columns:
         for part in values_of(column):
@@ -112,7 +112,7 @@ def checksum(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> str:
 
 
 def values_of(column: pa.Array) -> list[npt.NDArray[Any]]:
-    """A column without nulls as arrays: values; before those of a list, where each row's begin."""
+    """A column without nulls as arrays: its values, for lists after the offsets of the rows."""
     n, begin = len(column), column.offset
     if pa.types.is_large_list(column.type):
         offsets = column.offsets.to_numpy()

@@ -1,15 +1,15 @@
-"""Segments: files of sampled outputs, one checksummed batch a commit, one row an output.
+"""Segments: files of sampled outputs, one checksummed batch per commit, one row per output.
 
-    key       what the output depends on, hashed: 16 bytes (engines/stored.py)
-    question  its id
+    key       hash of everything the output depends on: 16 bytes (engines/stored.py)
+    question  id of its question
     path      child numbers from the root: [1], [1, 0], ...
     finish    FINISH_STOP or FINISH_LENGTH
     tokens    as sampled
-    logprobs  of them, under the model at temperature 1; NaN where unknown
+    logprobs  of the tokens, under the model at temperature 1; NaN where unknown
 
-A batch tells the number of its first row; numbers are never given twice while the row can be read.
-A sealed segment has an index beside it, so that opening reads none of its rows: derived, mapped,
-and made again where it is missing or damaged.
+A batch holds the number of its first row; no two readable rows have the same number. A sealed
+segment has an index beside it, so that opening it reads none of its rows. The index is derived: it
+is mapped, and made again if it is missing or damaged.
 """
 
 import json
@@ -68,7 +68,7 @@ class Sample:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """Where the rows of a file are: found by key, or by number."""
+    """Where the rows of a file are, to be found by key or by number."""
 
     path: Path
     first: int  # number of its first row
@@ -86,12 +86,12 @@ class Segment:
         return len(self.begin)
 
     def part_of(self, row: int) -> int:
-        """Number of the batch that holds a row, counted from `first`."""
+        """Index of the batch that holds a row; rows count from `first`."""
         return int(self.parts["first"].searchsorted(self.first + row, "right")) - 1
 
 
 def schema_of(store: str) -> pa.Schema:
-    """store: the id of the store that the segment is part of."""
+    """The schema of a segment. store: the id of the store that it belongs to."""
     return pa.schema(FIELDS, metadata={"malt_samples": VERSION, "store": store})
 
 
@@ -117,7 +117,7 @@ def _lists(rows: Sequence[Array]) -> pa.Array:
 
 
 class Columns:
-    """A batch as arrays, to take single rows from."""
+    """A batch as arrays, for access to single rows."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         parts = [values_of(batch[name]) for name, _ in FIELDS]
@@ -146,7 +146,7 @@ def _row(column: list[Array], i: int) -> Array:
 
 
 def part_of_message(message: Message, data: Any) -> Segment:
-    """A batch as a segment of its own; `data` holds the file's bytes, of which it is a message."""
+    """A batch as a segment of its own; `data` holds the bytes of the file it is a message of."""
     batch, first = message.batch, int(message.metadata["first_row"])
     raw = memoryview(data)[message.begin : message.end]
     keys = values_of(batch["key"])[0].reshape(-1, 16)
@@ -168,7 +168,7 @@ def part_of_message(message: Message, data: Any) -> Segment:
 
 
 def _place(batch: pa.RecordBatch, raw: memoryview) -> int:
-    """Where the tokens of a batch begin in its message, in bytes."""
+    """Offset of a batch's tokens in its message, in bytes."""
     message = pa.ipc.read_message(pa.BufferReader(pa.py_buffer(raw)))
     bare = pa.ipc.read_record_batch(message, batch.schema)
     values = bare["tokens"].values
@@ -181,8 +181,8 @@ def _place(batch: pa.RecordBatch, raw: memoryview) -> int:
 
 
 def joined(path: Path, first: int, rows: int, parts: Sequence[Segment]) -> Segment:
-    """One segment of `rows` rows from batches in order; rows that are in none are lost, and
-    batches of other rows are none of it."""
+    """One segment of `rows` rows from batches in order; rows that no batch holds are lost, and
+    batches of rows outside are ignored."""
     parts = [part for part in parts if first <= part.first <= first + rows - part.rows]
     begin = np.full(rows, LOST, np.int64)
     check, length = np.zeros(rows, np.uint32), np.zeros(rows, np.uint32)
@@ -217,14 +217,21 @@ def scan_parts(path: Path, head: bytes, *, growing: bool = False) -> list[Segmen
     if not path.is_file() or not path.stat().st_size:
         return []
     data: bytes | mmap.mmap
-    with path.open("rb") as file:  # the map goes with its last view, which may be in an exception
+    with path.open("rb") as file:  # the map ends with its last view, which an exception may hold
         data = file.read() if growing else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     parts = []
     for message in scan(data, head):
-        with suppress(ValueError):  # no batch of ours
+        with suppress(ValueError):  # not a batch of samples
             parts.append(part_of_message(message, data))
             parts[-1].path = path
     return sorted(parts, key=lambda part: part.first)
+
+
+def leave_out(segment: Segment, first: int, rows: int) -> None:
+    """Mark `rows` rows from number `first` on as lost, if the segment holds them."""
+    if segment.first <= first < segment.first + segment.rows:
+        segment.begin = segment.begin.copy()  # an index is mapped read-only
+        segment.begin[first - segment.first :][:rows] = LOST
 
 
 def index_path(segment: Path) -> Path:
@@ -232,18 +239,18 @@ def index_path(segment: Path) -> Path:
 
 
 def write_index(segment: Segment) -> None:
-    """Beside a sealed segment. Rows without a key, which are lost, get the last places."""
+    """Write the index of a sealed segment. Rows without a key, which are lost, come last."""
     lost = segment.rows - len(segment.hashes)
     columns = {
         "hash": np.append(segment.hashes, np.full(lost, 2**64 - 1, np.uint64)),
         "order": np.append(segment.order, np.full(lost, 2**32 - 1, np.uint32)),
         **{name: getattr(segment, name) for name in ("check", "begin", "length", "finish")},
     }
-    told = {"first": segment.first, "parts": segment.parts.tolist(), "lost": lost}
+    rest = {"first": segment.first, "parts": segment.parts.tolist(), "lost": lost}
     batch = pa.record_batch([pa.array(columns[name]) for name in INDEX], schema=INDEX_SCHEMA)
     head = encode_head(INDEX_SCHEMA)
     with replacing(index_path(segment.path)) as beside:
-        beside.write_bytes(head + encode(batch, head, {"malt_index": json.dumps(told)}) + END)
+        beside.write_bytes(head + encode(batch, head, {"malt_index": json.dumps(rest)}) + END)
 
 
 def read_index(path: Path) -> Segment | None:
@@ -251,19 +258,19 @@ def read_index(path: Path) -> Segment | None:
     try:
         with pa.memory_map(str(index_path(path))) as source, pa.ipc.open_stream(source) as reader:
             batch, metadata = reader.read_next_batch_with_custom_metadata()
-            told = {k.decode(): v.decode() for k, v in (metadata or {}).items()}
+            texts = {k.decode(): v.decode() for k, v in (metadata or {}).items()}
             # The hash is of values: the same bytes under another type would be other values.
-            if not batch.schema.equals(INDEX_SCHEMA) or not is_whole(batch, told):
+            if not batch.schema.equals(INDEX_SCHEMA) or not is_whole(batch, texts):
                 return None
-            more = json.loads(told["malt_index"])
+            rest = json.loads(texts["malt_index"])
             columns = {name: batch[name].to_numpy() for name in INDEX}
-            parts = np.array([tuple(part) for part in more["parts"]], PART)
+            parts = np.array([tuple(part) for part in rest["parts"]], PART)
     except (OSError, ValueError, KeyError, StopIteration, pa.ArrowException):
         return None
-    known = batch.num_rows - more["lost"]
+    known = batch.num_rows - rest["lost"]
     return Segment(
         path=path,
-        first=more["first"],
+        first=rest["first"],
         parts=parts,
         hashes=columns["hash"][:known],
         order=columns["order"][:known],
@@ -273,12 +280,12 @@ def read_index(path: Path) -> Segment | None:
 
 
 def is_mapped(segment: Segment) -> bool:
-    """Whether it lies in its index's file."""
+    """Whether its arrays are mapped from its index file."""
     return not segment.hashes.flags.writeable
 
 
 def read_part(segment: Segment, part: int, head: bytes) -> Columns | None:
-    """A batch; None where it is damaged, or its file gone."""
+    """A batch; None if it is damaged, or its file is gone."""
     begin, end = segment.parts["begin"][part], segment.parts["end"][part]
     raw = read_bytes(segment.path, int(begin), int(end))
     if raw is None or xxhash.xxh3_64_intdigest(raw) != segment.parts["hash"][part]:
