@@ -44,7 +44,8 @@ from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.training.adapters import load_model
 from malt_fast.training.arguments import training_arguments
 from malt_fast.training.batches import TreeSampler, examples_of
-from malt_fast.training.packing import Layout, Packer, Packing
+from malt_fast.training.packing import Packer, Packing
+from malt_fast.training.stage import Layout
 from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils.quiet import quiet
 

@@ -49,6 +49,7 @@ from malt_fast.store.store import Samples, open_store
 from malt_fast.tasks.make_task import make_task
 from malt_fast.tasks.prompts import RolePrompt
 from malt_fast.tasks.task import Question, Task
+from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError, nearest, printable
 from malt_fast.utils.quiet import hush
 
@@ -314,7 +315,7 @@ class RoleTrainer:
         on_log: Callable[[dict[str, float]], None] | None,
     ) -> Policy:
         hush()
-        from malt_fast.training.stage import StageSpec, train_stage  # imports torch and peft
+        from malt_fast.training.train_stage import train_stage  # imports torch and peft
 
         data: RoleData = getattr(self.data, stage)
         if not data.rows(stage):

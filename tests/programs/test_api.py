@@ -85,7 +85,7 @@ def test_figures_are_those_of_the_program(made, setup, trained):
 
 
 def test_what_was_trained_is_not_trained_again(graded, trained, monkeypatch):
-    monkeypatch.setattr("malt_fast.training.stage.train_stage", None)
+    monkeypatch.setattr("malt_fast.training.train_stage.train_stage", None)
     for one, trainer in zip(*trained, strict=True):
         assert mf.RoleTrainer(trainer.data, trainer.out).train() == one
 

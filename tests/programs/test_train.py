@@ -19,6 +19,7 @@ from malt_fast.runs.run import Run
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.training.side_by_side import gpus_of
 from malt_fast.utils import ray_cluster
+from malt_fast.utils.errors import MaltError
 from malt_fast.utils.ray_cluster import Cluster
 from tests.small_run import FAST, content, load_forest, run, write_model, write_questions
 from tests.tiny import tiny_llama
@@ -110,7 +111,7 @@ def test_a_run_goes_on_where_it_stopped(data, model, tmp_path, monkeypatch):
         assert run(data, model, folder) == 130
     with monkeypatch.context() as patch:  # finished stages are not repeated
         patch.setattr("malt_fast.sampling.round_forest.sample", stop)
-        patch.setattr("malt_fast.training.stage.train_stage", stop)
+        patch.setattr("malt_fast.training.train_stage.train_stage", stop)
         assert run(data, model, folder) == 0
     assert results(folder) == results(tmp_path / "whole")
 
@@ -274,6 +275,10 @@ def test_adapters_are_published_whole_or_not_at_all(tmp_path, monkeypatch):
         "round-0/verifier/sft", "round-0/verifier/dpo", "dpo"
     )
     assert index.keys() == {"generator", "verifier"}
+    for damage in ("", "[]", '{"verifier": {"stage": "dpo"}}'):
+        (tmp_path / "adapters" / "index.json").write_text(damage)
+        with pytest.raises(MaltError, match=r"index\.json is damaged: give the training"):
+            saved.published_adapters(tmp_path)
 
 
 def test_a_question_longer_than_the_context_is_named(data, tmp_path, capsys):

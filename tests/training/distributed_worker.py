@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
-from malt_fast.training import stage, trainer
+from malt_fast.training import train_stage, trainer
 from tests.training.test_trainer import train
 
 
@@ -28,13 +28,13 @@ def pretend_gpus() -> None:
 
 def check_slices(expected: bool) -> None:
     """That the model is in slices where it should be, and nowhere else."""
-    whole = stage.replace_adapter
+    whole = train_stage.replace_adapter
 
     def checked(model, *args, **kwargs):
         assert {isinstance(p, DTensor) for p in model.parameters()} == {expected}
         whole(model, *args, **kwargs)
 
-    stage.replace_adapter = checked
+    train_stage.replace_adapter = checked
 
 
 def stop_after(steps: int):

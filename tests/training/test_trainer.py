@@ -18,7 +18,8 @@ from malt_fast.forest.role_data import RoleData
 from malt_fast.training import trainer
 from malt_fast.training.adapters import load_model
 from malt_fast.training.packing import Packer, Packing
-from malt_fast.training.stage import StageSpec, train_stage
+from malt_fast.training.stage import StageSpec
+from malt_fast.training.train_stage import train_stage
 from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils.errors import MaltError
 from tests.tiny import tiny_llama

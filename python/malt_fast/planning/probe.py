@@ -23,6 +23,7 @@ from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import sample
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.prompts import Tokens
+from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError
 
 STEPS = 5  # of training that are timed
@@ -162,7 +163,7 @@ def _data(probe: Probe, level: int, stage: Any) -> Any:
 
 def time_steps(run: Run, probe: Probe) -> Steps | None:
     """A few steps of SFT, of the last role that has data; None if there is none."""
-    from malt_fast.training.stage import StageSpec, train_stage
+    from malt_fast.training.train_stage import train_stage  # imports torch and peft
 
     config = probe.setup.config
     levels = [i for i in range(len(config.chain), 0, -1) if len(_data(probe, i, "sft").prompts)]

@@ -20,7 +20,8 @@ from malt_fast.config.schema import LoraConfig
 from malt_fast.kernels import linear_logprob, lora_linear
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.loading import check_adapter, load_causal, load_config
-from malt_fast.training.packing import Batch, Layout
+from malt_fast.training.packing import Batch
+from malt_fast.training.stage import Layout
 from malt_fast.training.tree_attention import (
     BLOCK,
     TREE,

@@ -14,7 +14,7 @@ the whole step, so the gradient depends neither on the cut nor on the number of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +23,9 @@ from torch import Tensor
 from malt_fast import _core
 from malt_fast.forest.role_data import Ints, RoleData, Stage
 from malt_fast.kernels.linear_dpo import per_completion
+from malt_fast.training.stage import Layout
 from malt_fast.training.tree_attention import BLOCK, Tree, make_tree
 from malt_fast.utils.errors import MaltError
-
-Layout = Literal["trees", "rows"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """SFT and DPO of one role on the forest of a round."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from malt_fast.engines import Policy
 from malt_fast.forest.datasets import write_datasets
@@ -12,9 +11,7 @@ from malt_fast.runs.live import View
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
 from malt_fast.training import alarms
-
-if TYPE_CHECKING:
-    from malt_fast.training.stage import StageSpec
+from malt_fast.training.stage import StageSpec
 
 
 def train_role(
@@ -24,8 +21,6 @@ def train_role(
 
     Returns the policies after SFT and after DPO. A stage with nothing to learn from is skipped.
     """
-    from malt_fast.training.stage import StageSpec  # imports torch and peft
-
     config, level = setup.config, setup.config.chain.index(role) + 1
 
     def stage(name: Stage, start: Policy) -> Policy:
@@ -43,9 +38,9 @@ def train_role(
     return sft, stage("dpo", sft) if role in config.dpo_roles else sft
 
 
-def _train_stage(run: Run, setup: Setup, index: int, spec: "StageSpec", data: RoleData) -> Policy:
+def _train_stage(run: Run, setup: Setup, index: int, spec: StageSpec, data: RoleData) -> Policy:
     """The policy after a stage of round `index`: trained now, or found in the run directory."""
-    from malt_fast.training.stage import train_stage
+    from malt_fast.training.train_stage import train_stage  # imports torch and peft
 
     name, rows = f"{spec.stage} {spec.role}", data.rows(spec.stage)
     out = run.path(f"round-{index}", spec.role, spec.stage)

@@ -1,0 +1,108 @@
+"""One training stage of one role: from its data to a saved adapter."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from malt_fast.forest.role_data import RoleData
+from malt_fast.models.loading import load_config
+from malt_fast.training.adapters import load_model, replace_adapter
+from malt_fast.training.arguments import training_arguments
+from malt_fast.training.batches import check_data, check_lengths
+from malt_fast.training.packing import Packer, Packing
+from malt_fast.training.references import References
+from malt_fast.training.stage import StageSpec
+from malt_fast.training.trainer import OnLog, StageTrainer
+from malt_fast.utils.files import make_folder
+from malt_fast.utils.quiet import quiet
+from malt_fast.utils.seals import is_damaged, seal_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    adapter: Path
+    metrics: dict[str, float]  # the last log line, train_runtime, train_loss and first_loss
+
+
+def train_stage(spec: StageSpec, data: RoleData, out: Path, on_log: OnLog | None = None) -> Trained:
+    """Train an adapter over the frozen base model and save it to `out`, a PEFT directory.
+
+    A stage that was stopped resumes from its newest checkpoint and ends with the same weights.
+    `on_log` gets every log line, with `step` and `max_steps`. Raises MaltError for data that cannot
+    be trained on, an unsuitable model, and a loss that is not finite.
+    """
+    check_data(spec.stage, data)
+    make_folder(out.parent)
+    checkpoints = out.with_name(out.name + ".checkpoints")
+    fingerprint = spec.fingerprint(data)
+    with quiet():
+        trainer = _make_trainer(spec, data, checkpoints, fingerprint, on_log)
+        references = None
+        if spec.stage == "dpo":
+            references = References(out.with_name("references.npz"), data, spec.reference_model)
+            trainer.references = references
+        with trainer.args.main_process_first(local=False):
+            whole = references is None or not len(references.missing())
+            resume = _newest_checkpoint(checkpoints, trainer.note, resumable=whole)
+        output = trainer.train(resume_from_checkpoint=resume)
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise KeyboardInterrupt  # a stop was asked for; a checkpoint holds what was trained
+        replace_adapter(trainer.model, out, fingerprint, write=trainer.args.should_save)
+        if trainer.args.should_save:
+            shutil.rmtree(checkpoints)
+        trainer.accelerator.wait_for_everyone()
+    return Trained(out, _summary(trainer, output.metrics))
+
+
+def _make_trainer(
+    spec: StageSpec, data: RoleData, checkpoints: Path, fingerprint: str, on_log: OnLog | None
+) -> StageTrainer:
+    base_config = load_config(spec.base, spec.trust_remote_code).get_text_config()
+    check_lengths(data, base_config, spec.args.max_length)
+    arguments = training_arguments(spec.args, checkpoints, spec.device, spec.seed)
+    packing = Packing(
+        spec.layout,
+        spec.pack_tokens,
+        spec.args.per_device_train_batch_size,
+        arguments.device.type,
+        arguments.process_index,
+        arguments.world_size,
+    )
+    packer = Packer(spec.stage, data, packing)
+    model = load_model(
+        spec.base,
+        spec.init_adapter,
+        spec.lora,
+        dtype=spec.dtype,
+        seed=spec.seed,
+        layout=spec.layout,
+        four_bit_on=arguments.device if spec.load_in_4bit else None,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    note = f"{fingerprint} {spec.layout} {arguments.world_size}"
+    return StageTrainer(packer, model, spec.args, arguments, on_log, note)
+
+
+def _summary(trainer: StageTrainer, metrics: dict[str, float]) -> dict[str, float]:
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    run = {name: value for name, value in metrics.items() if name != "total_flos"}
+    return run | lines[-1] | {"first_loss": lines[0]["loss"]}
+
+
+def _newest_checkpoint(checkpoints: Path, note: str, *, resumable: bool) -> str | None:
+    """The checkpoint to resume from; damaged ones and those of other settings or data are removed.
+
+    resumable: False if reference log-probs are missing, which only the initial weights give.
+    """
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]))
+    for folder in reversed(found):
+        if is_damaged(folder):
+            log.warning("%s is damaged and ignored", folder)
+        if resumable and seal_of(folder) == note:
+            return str(folder)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    make_folder(checkpoints)
+    return None
