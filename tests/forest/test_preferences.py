@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malt_fast.config.load import make_config
-from malt_fast.config.schema import PreferencesConfig
+from malt_fast.config.schema import Config, PreferencesConfig
 from malt_fast.forest.datasets import write_datasets
 from malt_fast.forest.forest import (
     DONE,
@@ -75,13 +75,13 @@ def row(node_of: dict[int, Node], node: int) -> Key:
 def test_rows_are_what_the_trees_hold(questions: list[Node], level: int, dedup: bool) -> None:
     forest, node_of = grow(questions)
     values, prefs = credit(forest), PreferencesConfig(dedup=dedup, sft_source="all")
-    sft = role_data(forest, values, level, QUESTIONS, PROMPTS, prefs, 0, "sft")
+    sft = role_data(forest, values, level, QUESTIONS, PROMPTS, Config(preferences=prefs), "sft")
     rows = [(p.tobytes(), c.tobytes()) for p, c in zip(sft.prompts, sft.completions, strict=True)]
     ids = examples(forest, values, level, "all", dedup).tolist()
     assert rows == [row(node_of, i) for i in ids if node_of[i].tokens]
     assert sft.pairs.shape == (0, 2)
 
-    dpo = role_data(forest, values, level, QUESTIONS, PROMPTS, prefs, 0, "dpo")
+    dpo = role_data(forest, values, level, QUESTIONS, PROMPTS, Config(preferences=prefs), "dpo")
     rows = [(p.tobytes(), c.tobytes()) for p, c in zip(dpo.prompts, dpo.completions, strict=True)]
     assert len(set(rows)) == len(rows)
     assert set(dpo.pairs.ravel().tolist()) == set(range(len(rows)))
@@ -104,18 +104,16 @@ def test_equal_prompts_are_one_array_and_duplicates_count_in_sft() -> None:
     forest.complete([1, 2, 3], [40, 40, 41], [0, 1, 2, 3], [0, 0, 0])
     forest.set_outcomes([1, 2, 3], [1, 1, 0])
     values = credit(forest)
-    config = PreferencesConfig()
-    sft = role_data(forest, values, 1, QUESTIONS, PROMPTS, config, 0, "sft")
+    sft = role_data(forest, values, 1, QUESTIONS, PROMPTS, Config(), "sft")
     assert [c.tolist() for c in sft.completions] == [[40], [40]]
     assert sft.prompts[0] is sft.prompts[1]
-    dpo = role_data(forest, values, 1, QUESTIONS, PROMPTS, config, 0, "dpo")
+    dpo = role_data(forest, values, 1, QUESTIONS, PROMPTS, Config(), "dpo")
     assert [c.tolist() for c in dpo.completions] == [[40], [41]]
     assert dpo.pairs.tolist() == [[0, 1], [0, 1]]
-    once = PreferencesConfig(dedup=True)
-    assert len(role_data(forest, values, 1, QUESTIONS, PROMPTS, once, 0, "sft").completions) == 1
-    assert role_data(forest, values, 1, QUESTIONS, PROMPTS, once, 0, "dpo").pairs.tolist() == [
-        [0, 1]
-    ]
+    once = Config(preferences=PreferencesConfig(dedup=True))
+    assert len(role_data(forest, values, 1, QUESTIONS, PROMPTS, once, "sft").completions) == 1
+    dpo = role_data(forest, values, 1, QUESTIONS, PROMPTS, once, "dpo")
+    assert dpo.pairs.tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("limit", [1, 5, 1000])
@@ -215,8 +213,8 @@ def test_yield_counts_what_is_there(questions: list[Node]) -> None:
         assert vars(found) == pytest.approx(
             expected | {"examples": found.examples, "pairs": found.pairs}
         )
-        sft = role_data(forest, values, level, QUESTIONS, PROMPTS, config.preferences, 0, "sft")
-        dpo = role_data(forest, values, level, QUESTIONS, PROMPTS, config.preferences, 0, "dpo")
+        sft = role_data(forest, values, level, QUESTIONS, PROMPTS, config, "sft")
+        dpo = role_data(forest, values, level, QUESTIONS, PROMPTS, config, "dpo")
         assert (found.examples, found.pairs) == (len(sft.completions), len(dpo.pairs))
 
 
@@ -244,7 +242,7 @@ def test_yield_table_names_every_role() -> None:
 def test_datasets_are_trl_rows(tmp_path: Path, stage: Literal["sft", "dpo"]) -> None:
     forest, values, _ = forest_of(5, [4, 4], lost=0)
     prefs = PreferencesConfig()
-    data = role_data(forest, values, 2, QUESTIONS, PROMPTS, prefs, 0, stage)
+    data = role_data(forest, values, 2, QUESTIONS, PROMPTS, Config(preferences=prefs), stage)
     path = write_datasets(data, PROMPTS, tmp_path / "data" / "b", stage)
     assert [file.name for file in path.parent.iterdir()] == [f"{stage}.parquet"]
     rows = pq.read_table(path).to_pylist()
@@ -272,9 +270,8 @@ def test_a_begin_token_that_the_tokenizer_adds_is_not_in_the_text(tmp_path: Path
     )
     prompts = Prompts(CHAIN, WORDING, tokenizer, chat=False)
     forest, values, _ = forest_of(5, [4, 4], lost=0)
-    data = role_data(
-        forest, values, 1, QUESTIONS, prompts, PreferencesConfig(sft_source="all"), 0, "sft"
-    )
+    config = Config(preferences=PreferencesConfig(sft_source="all"))
+    data = role_data(forest, values, 1, QUESTIONS, prompts, config, "sft")
     assert data.prompts[0][0] == tokenizer.bos_token_id
     rows = pq.read_table(write_datasets(data, prompts, tmp_path, "sft")).to_pylist()
     assert rows

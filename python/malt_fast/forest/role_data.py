@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.config.schema import PreferencesConfig
+from malt_fast.config.schema import Config
 from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.preferences import Ids, select_examples, select_pairs
 from malt_fast.tasks.prompts import Prompts
@@ -44,15 +44,15 @@ def role_data(
     level: int,
     questions: Sequence[Tokens],
     prompts: Prompts,
-    prefs: PreferencesConfig,
-    seed: int,
+    config: Config,
     stage: Stage,
 ) -> RoleData:
     """The training data of one stage for the role of `level`; `questions`: tokens of each root.
 
-    SFT: one completion per example; an output sampled twice counts twice unless prefs.dedup.
+    SFT: one completion per example; an output sampled twice counts twice unless preferences.dedup.
     DPO: every (prompt, completion) once, however many pairs share it.
     """
+    prefs, seed = config.preferences, config.seed
     if stage == "sft":
         ids = select_examples(forest, credit, level, prefs, seed)
         index = np.zeros((0, 2), np.int64)

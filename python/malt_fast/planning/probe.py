@@ -154,11 +154,8 @@ def training_tokens(probe: Probe, level: int, stage: Any) -> tuple[int, int, int
 
 
 def _data(probe: Probe, level: int, stage: Any) -> Any:
-    config = probe.setup.config
-    return role_data(
-        *(probe.forest, probe.values, level, probe.questions, probe.setup.prompts),
-        *(config.preferences, config.seed, stage),
-    )
+    prompts, config = probe.setup.prompts, probe.setup.config
+    return role_data(probe.forest, probe.values, level, probe.questions, prompts, config, stage)
 
 
 def time_steps(run: Run, probe: Probe) -> Steps | None:

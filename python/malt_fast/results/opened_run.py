@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from malt_fast.config.load import differences, load_config
 from malt_fast.config.schema import Config
+from malt_fast.engines import Policy
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest
 from malt_fast.forest.forest import Credit, Forest
@@ -29,6 +30,8 @@ from malt_fast.store.store import Store, open_store
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts, Tokens
 from malt_fast.tasks.task import Task
+from malt_fast.training.references import References
+from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.seals import check_seal, seal_of
 
@@ -239,22 +242,17 @@ def _open_forest(
 
 def reference_logps(run: Path, trees: Trees, lacking: Lacking) -> Logps | None:
     """[pairs, 2]: log-probs of a role's pairs under DPO's reference, where all are on disk."""
-    from malt_fast.training.references import References  # imports torch
-
     config, role = trees.config, trees.role
     folder = run / f"round-{trees.round}" / role
     file = f"data/{role}/dpo.parquet"
     if not (folder / "references.npz").is_file():
         lacking.append(f"ref_*_logps of {file}, since the role had no DPO in round {trees.round}")
         return None
-    train = config.train
-    adapter = _before_dpo(run, role, trees.round) if train.reference == "sft" else None
-    precision = (config.model.dtype, train.dpo.for_role(role).bf16, train.load_in_4bit)
     data = role_data(
-        *(trees.forest, trees.credit, trees.level, trees.segments, trees.prompts),
-        *(config.preferences, config.seed, "dpo"),
+        trees.forest, trees.credit, trees.level, trees.segments, trees.prompts, config, "dpo"
     )
-    source = (config.base_model(role), adapter, precision)
+    start = Policy(config.base_model(role), _before_dpo(run, role, trees.round))
+    source = StageSpec.of(config, role, "dpo", start).reference_model
     try:
         references = References(folder / "references.npz", data, source)
     except MaltError as error:
@@ -267,8 +265,8 @@ def reference_logps(run: Path, trees: Trees, lacking: Lacking) -> Logps | None:
     return logps
 
 
-def _before_dpo(run: Path, role: str, index: int) -> Path | None:
+def _before_dpo(run: Path, role: str, index: int) -> str | None:
     """The adapter that the DPO of a round started from."""
     earlier = [run / f"round-{n}" / role / s for n in range(index) for s in ("sft", "dpo")]
     there = [f for f in (*earlier, run / f"round-{index}" / role / "sft") if f.is_dir()]
-    return there[-1] if there else None
+    return str(there[-1]) if there else None

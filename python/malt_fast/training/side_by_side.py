@@ -13,8 +13,12 @@ from rich.console import Console
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies, Policy
+from malt_fast.forest.credit import assign_credit
+from malt_fast.forest.file import forest_of, read_forest
 from malt_fast.runs.metrics import NewLines
 from malt_fast.runs.run import Run
+from malt_fast.sampling.prepare import load_setup
+from malt_fast.training.train_role import train_role
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, first_line
 from malt_fast.utils.ray_cluster import Cluster, connected
@@ -36,7 +40,7 @@ def train_side_by_side(run: Run, index: int, start: Policies) -> tuple[Policies,
     with connected(run.config.engine.ray_address) as cluster:
         gpus = gpus_of(run.config, cluster)
         cores = 0 if gpus else cluster.share(len(chain))
-        worker = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(_train_role)
+        worker = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(_work)
         tasks = [
             worker.remote(run.config, run.folder.resolve(), index, role, start[role], cores)
             for role in chain
@@ -98,7 +102,7 @@ def gpus_of(config: Config, cluster: Cluster) -> int:
     return int(any(cluster.gpus) and config.model.device != "cpu")
 
 
-def _train_role(
+def _work(
     config: Config, folder: Path, index: int, role: str, start: Policy, cores: int
 ) -> tuple[str, Stages | MaltError | None]:
     """In a worker: (its output, its result or error); the result is None if it was stopped."""
@@ -119,11 +123,6 @@ def _train_role(
 
 
 def _stages(run: Run, index: int, role: str, start: Policy) -> Stages:
-    from malt_fast.forest.credit import assign_credit
-    from malt_fast.forest.file import forest_of, read_forest
-    from malt_fast.sampling.prepare import load_setup
-    from malt_fast.training.train_role import train_role
-
     setup = load_setup(run.config)
     store = run.read_samples()
     file = read_forest(run.path(f"round-{index}", "forest.arrows"), store)

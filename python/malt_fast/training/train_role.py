@@ -24,10 +24,8 @@ def train_role(
     config, level = setup.config, setup.config.chain.index(role) + 1
 
     def stage(name: Stage, start: Policy) -> Policy:
-        data = role_data(
-            *(forest, values, level, setup.question_tokens, setup.prompts),
-            *(config.preferences, config.seed, name),
-        )
+        questions, prompts = setup.question_tokens, setup.prompts
+        data = role_data(forest, values, level, questions, prompts, config, name)
         if not data.rows(name):
             what = "example" if name == "sft" else "pair"
             run.warn(f"{name} {role} is skipped: the forest holds no {what} for it")
