@@ -1,7 +1,7 @@
-// Is an answer the gold one?
+// Comparing an answer with the gold answer.
 //
-// Never evaluates text as code, is bounded in time, and says `unknown` rather than guess. The
-// conventions are those of docs/grading.md.
+// Never evaluates text as code, takes bounded time, and returns kUnknown rather than guess. The
+// conventions are in docs/grading.md.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,9 @@ enum class Verdict : std::uint8_t { kDifferent, kEqual, kUnknown };
 
 enum class Grader : std::uint8_t {
     kNumber,  // a number, in any spelling
-    kMath,    // numbers, formulas, sets, intervals, matrices, words; alone may be unknown
+    kMath,    // numbers, formulas, sets, intervals, matrices, words; may be unknown
     kChoice,  // a letter
-    kExact,   // the same text, runs of white space being one
+    kExact,   // the same text up to runs of white space
 };
 
 constexpr std::size_t kMaxAnswer = 1024;  // bytes; longer ones are compared as strings
@@ -23,15 +23,15 @@ constexpr std::size_t kMaxAnswer = 1024;  // bytes; longer ones are compared as 
 [[nodiscard]] Verdict compare_answers(Grader grader, std::string_view gold,
                                       std::string_view answer);
 
-// Is a gold answer one that others can be compared with?
+// Can the grader read a gold answer, so that answers can be compared with it?
 [[nodiscard]] bool can_read(Grader grader, std::string_view gold);
 
-// ---- what finding answers needs too ----
+// ---- helpers shared with extraction.cpp ----
 
-// Without white space around it and full stops behind it.
+// Without surrounding white space and full stops at the end.
 [[nodiscard]] std::string_view trimmed(std::string_view text);
 
-// Without white space, a full stop and dollar signs around it.
+// Without surrounding white space, dollar signs and full stops at the end.
 [[nodiscard]] std::string_view bare(std::string_view text);
 
 }  // namespace malt

@@ -131,7 +131,7 @@ std::optional<Surd> product(const Surd& a, const Surd& b) {
     Surd out;
     for (const auto& [m, x] : a) {
         for (const auto& [n, y] : b) {
-            // Squarefree ones: what they share comes out of the root, the rest is squarefree.
+            // Both are squarefree: the common factor leaves the root, the rest is squarefree.
             const auto shared = static_cast<std::int64_t>(gcd(m, n));
             const std::int64_t under = (m / shared) * (n / shared);
             const auto scale = product(x, y);
@@ -142,7 +142,7 @@ std::optional<Surd> product(const Surd& a, const Surd& b) {
     return out;
 }
 
-// Of one or two terms: 1 / (x + y) = (x - y) / (x^2 - y^2).
+// For one or two terms: 1 / (x + y) = (x - y) / (x^2 - y^2).
 std::optional<Surd> inverse(const Surd& a) {
     if (a.empty() || a.size() > 2) return {};
     Surd other = a;

@@ -1,4 +1,4 @@
-// The meaning of an answer: a tree parsed from its tokens. Depth and size are capped.
+// An answer as a tree, parsed from its tokens. Depth and size are capped.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +48,7 @@ struct Expression {
         std::vector<Node> parts;
     };
     std::vector<Part> all;
-    Node root = -1;  // -1: could not be read
+    Node root = -1;  // -1: could not be parsed
 
     [[nodiscard]] const Part& operator[](Node node) const {
         return all[static_cast<std::size_t>(node)];
@@ -59,7 +59,7 @@ struct Expression {
 
 [[nodiscard]] bool is_scalar(Op op);
 
-// Does a part of an expression, itself included, fulfil `condition(node)`?
+// Does `condition` hold for a node or any node below it?
 template <class Condition>
 [[nodiscard]] bool any_part(const Expression& in, Node node, const Condition& condition) {
     return condition(node) || std::ranges::any_of(in[node].parts, [&](Node part) {

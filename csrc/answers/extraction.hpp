@@ -1,4 +1,4 @@
-// Where does the answer stand in a completion?
+// Finding the answer in a completion.
 #pragma once
 
 #include <optional>
@@ -15,7 +15,7 @@ constexpr std::size_t kMaxCompletion = std::size_t{1} << 18;  // bytes looked at
 // `Final Answer:`, `A:`), else, for each grader:
 // number and math: all of it if it is an answer, else its last formula, else its last number;
 // choice: a last line that is a lone letter; exact: all of it.
-// Nothing where there is no such thing, or it is not of the grader's kind.
+// Nothing if there is none, or the grader cannot read it.
 [[nodiscard]] std::optional<std::string> extract_answer(Grader grader, std::string_view completion);
 
 }  // namespace malt

@@ -107,7 +107,7 @@ constexpr std::array kSigns = std::to_array<Entry>({
     {"&", Kind::kCell},
 });
 
-// What Unicode characters are written as instead; looked up by their UTF-8 bytes.
+// LaTeX or ASCII spellings of Unicode characters, by their UTF-8 bytes.
 constexpr std::array kUnicode = std::to_array<std::pair<std::string_view, std::string_view>>({
     {"\u2212", "-"},         {"\u2013", "-"},         {"\u2014", "-"},
     {"\u00d7", "*"},         {"\u00b7", "*"},         {"\u22c5", "*"},
@@ -307,7 +307,7 @@ class Lexer {
             if (c == '|') return push(Kind::kBar);
             if (c == '\\') return push(Kind::kRow);
             if (c == ' ' || c == ',' || c == ';' || c == ':') spaced_ = true;
-            return;  // \! \$ \( \) \[ \] and what nobody writes
+            return;  // \! \$ \( \) \[ \] and unknown ones
         }
         const std::string_view name = run_of_letters();
         if (name == "begin" || name == "end") return environment(name == "begin");

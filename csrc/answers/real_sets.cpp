@@ -22,7 +22,7 @@ bool orders(char kind) {
     return kind >= char(Kind::kLess) && kind <= char(Kind::kGreaterEqual);
 }
 
-// -1, 0 or 1; nothing where it cannot be told.
+// -1, 0 or 1; nothing if undecided.
 std::optional<int> order(const End& a, const End& b) {
     if (std::isinf(a.value) || std::isinf(b.value))
         return (a.value > b.value) - (a.value < b.value);
@@ -33,8 +33,7 @@ std::optional<int> order(const End& a, const End& b) {
     return a.exact || b.exact ? std::nullopt : std::optional(0);
 }
 
-// What each of two sets holds, end by end: an end of a piece as a cut of the line, before its
-// number or behind it.
+// The end of a piece as a cut of the line, before its number or after it.
 struct Cut {
     End end;
     bool behind;
@@ -57,7 +56,7 @@ Piece between(Cut low, Cut high) {
     return {low.end, high.end};
 }
 
-// Every cut of both sets in order, each once; nothing where their order cannot be told.
+// Every cut of both sets in order, each once; nothing if their order is undecided.
 std::optional<std::vector<Cut>> cuts_of(const RealSet& a, const RealSet& b) {
     std::vector<Cut> cuts;
     for (const RealSet* set : {&a, &b}) {
@@ -82,7 +81,7 @@ bool holds(const RealSet& set, const Cut& low, const Cut& high) {
     });
 }
 
-// The pieces between cuts that `keep(in a, in b)` says, joined where they touch.
+// The pieces between cuts for which `keep(in a, in b)` holds, joined where they touch.
 template <class Keep>
 std::optional<RealSet> combined(const RealSet& a, const RealSet& b, const Keep& keep) {
     const auto cuts = cuts_of(a, b);

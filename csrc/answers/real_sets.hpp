@@ -1,4 +1,4 @@
-// Sets of real numbers: what inequalities, intervals and what is made of them say.
+// Sets of real numbers: intervals, inequalities, finite sets and their combinations.
 #pragma once
 
 #include <optional>
@@ -8,11 +8,11 @@
 
 namespace malt {
 
-// Can it stand for the unknown of a relation: x, f(x), |AB|, (p,q), NO/BO?
+// Can the node be the unknown of a relation: x, f(x), |AB|, (p,q), NO/BO?
 [[nodiscard]] bool is_head(const Expression& in, Node node);
 
-// The interval that `a < x <= b` or `x > a` says x is in, a new node of `in`; other nodes as they
-// are.
+// The interval that `a < x <= b` or `x > a` describes, as a new node of `in`; other nodes
+// unchanged.
 [[nodiscard]] Node as_interval(Expression& in, Node node);
 
 struct End {
@@ -27,8 +27,8 @@ struct Piece {
 
 using RealSet = std::vector<Piece>;  // in order, apart from each other
 
-// The set that intervals, finite sets, inequalities, their unions, intersections and differences
-// make; nothing for what else there is, and where ends are too close to tell their order.
+// The set of an interval, a finite set, an inequality, or a union, intersection or difference of
+// them; nothing for other nodes, and where ends are too close to order.
 [[nodiscard]] std::optional<RealSet> real_set(Expression& in, Node node);
 
 [[nodiscard]] std::optional<bool> same(const RealSet& a, const RealSet& b);

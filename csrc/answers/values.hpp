@@ -1,7 +1,7 @@
-// What the scalar parts of an answer are worth.
+// Values of the scalar parts of an answer.
 //
-// Exact where all is rational or a sum of square roots, and small; else a complex number with a
-// bound on its error, symbols being random points. Nothing is simplified, nothing is executed.
+// Exact for small rational numbers and sums of square roots; otherwise a complex number with an
+// error bound, for random values of the symbols. Nothing is simplified, nothing is executed.
 #pragma once
 
 #include <complex>
@@ -20,8 +20,8 @@ struct Rational {
     bool operator==(const Rational&) const = default;
 };
 
-// Exact value of a scalar part; nothing where it is irrational, too large or has symbols.
-// `sign` is taken for every +-.
+// The exact value of a scalar part; nothing if it is irrational, too large or has symbols. `sign`
+// stands for every +-.
 [[nodiscard]] std::optional<Rational> exact(const Expression& in, Node node, int sign = 1);
 
 struct Approximation {
@@ -33,7 +33,7 @@ constexpr int kPoints = 5;    // random values of the symbols,
 constexpr int kPositive = 3;  // which at these first are all positive, at the last all negative;
 constexpr int kFar = 6;       // and further ones, far out, positive and negative in turn
 
-// A scalar part at a random point. Infinite where it passes all bounds; nothing without a value.
+// A scalar part at a random point. Infinite on overflow; nothing where it has no value.
 [[nodiscard]] std::optional<Approximation> approximate(const Expression& in, Node node, int point,
                                                        int sign);
 
@@ -46,7 +46,7 @@ using Surd = std::map<std::int64_t, Rational>;
 using Linear = std::map<std::string, Rational>;
 [[nodiscard]] std::optional<Linear> linear(const Expression& in, Node node);
 
-// a - b; nothing where it is too large.
+// a - b; nothing on overflow.
 [[nodiscard]] std::optional<Rational> difference(const Rational& a, const Rational& b);
 
 }  // namespace malt

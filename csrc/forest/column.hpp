@@ -15,7 +15,7 @@ namespace malt {
 // A range of reserved address space, writable up to commit()'s last argument. Linux and macOS.
 class AddressRange {
   public:
-    explicit AddressRange(std::size_t bytes);  // reserves less where the system's limits ask for it
+    explicit AddressRange(std::size_t bytes);  // reserves less under a limit such as `ulimit -v`
     ~AddressRange();
     AddressRange(const AddressRange&) = delete;
     AddressRange& operator=(const AddressRange&) = delete;

@@ -12,13 +12,13 @@ std::int64_t product(std::int64_t a, std::int64_t b) {
     std::int64_t result = 0;
     if (__builtin_mul_overflow(a, b, &result)) {
         throw std::domain_error(
-            "a value's denominator passes 2**63, so credit cannot be exact: "
+            "the denominator of a value exceeds 2**63, so credit cannot be exact: "
             "use fewer children per node or mean=\"leaves\"");
     }
     return result;
 }
 
-// Over all leaves below: the children's counts of leaves and of right ones, added up.
+// The share of correct leaves among all leaves below: the children's counts, added up.
 Fraction pooled(std::span<const Fraction> children) {
     Fraction sum;
     for (const Fraction child : children) {

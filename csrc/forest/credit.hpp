@@ -1,10 +1,10 @@
-// Credit: what every node was worth, and whether that makes it a good or a bad example.
+// Credit: the value of every node, and whether it is a positive or a negative example.
 //
 // value of a graded leaf = its outcome; value of any other node = the mean over its children that
 // have one. Failed, unfinished and ungraded nodes have no value and are left out of their parent's
 // mean. A node is positive when its value passes the threshold, else negative (MALT, arXiv
 // 2412.01928, section 3.2). Values are exact fractions, so a tie at the threshold is a tie.
-// One reverse sweep; 25 bytes a node.
+// One reverse sweep; 25 bytes per node.
 #pragma once
 
 #include <cstdint>

@@ -221,7 +221,7 @@ void Forest::append_nodes(std::size_t n, State state) {
     token_len_.extend(n);
 }
 
-// So that nothing can fail once writing has begun.
+// Afterwards nothing can fail while writing.
 void Forest::make_room(std::size_t n) {
     if (n > kMaxNodes - size()) throw std::length_error("a forest holds at most 2**32 - 1 nodes");
     std::apply([n](auto&... column) { (column.ensure(n), ...); }, node_columns());

@@ -12,13 +12,13 @@
 //                     questions     '-- of 0 --'  '- of 1 -'  of 3
 //
 // Tokens lie in one arena, the forest's own in order of completion or a lent one (a file in
-// memory); a node has only its own segment of it. Costs 26 bytes a node, and 4 bytes a token of its
-// own.
+// memory); a node has only its own segment of it. Costs 26 bytes per node, and 4 bytes per token of
+// its own.
 //
-// Threads: whoever calls, nodes() included, holds Forest::mutex; the bindings do so around every
-// call. The spans it gave stay where they are, whatever is added. Without the mutex a thread may
-// read of them what is never written again: parent and level; of a node that was done when the
-// spans were taken, its tokens and finish.
+// Threads: every caller, of nodes() too, holds Forest::mutex; the bindings do so around every call.
+// Spans stay valid while the forest grows. Without the mutex a thread may read only what is never
+// written again: parent and level, and the tokens and finish of nodes that were done when the spans
+// were taken.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ enum class Finish : std::uint8_t { kStop, kLength };
 inline constexpr std::uint8_t kUngraded = 255;  // else an outcome is 0 or 1
 static_assert(sizeof(State) == 1 && sizeof(Finish) == 1);
 
-// The columns as they are at one moment: what the forest is made of and what readers work on.
+// The columns at one moment: what readers of a forest work on.
 struct Nodes {
     std::span<const NodeId> parent;       // kNoNode for a question
     std::span<const NodeId> first_child;  // kNoNode without children
@@ -78,7 +78,7 @@ class Forest {
     void complete(std::span<const NodeId> ids, std::span<const std::int32_t> tokens,
                   std::span<const std::int64_t> offsets, std::span<const std::uint8_t> finish);
     // Node ids[i] gets arena[begin[i], begin[i] + length[i]), which is not copied: `owner` keeps
-    // it. A forest without tokens takes one arena, and then no tokens but from there.
+    // it. Only a forest without tokens takes an arena, and then no other tokens.
     void lend(std::span<const std::int32_t> arena, std::shared_ptr<const void> owner,
               std::span<const NodeId> ids, std::span<const std::uint64_t> begin,
               std::span<const std::uint32_t> length, std::span<const std::uint8_t> finish);

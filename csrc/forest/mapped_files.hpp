@@ -10,9 +10,10 @@ namespace malt {
 
 class MappedFiles {
   public:
-    static constexpr std::size_t kPage = std::size_t{1} << 16;  // a multiple of those in use
+    static constexpr std::size_t kPage = std::size_t{1}
+                                         << 16;  // a multiple of every page size in use
 
-    // Maps sizes[i] bytes of paths[i]; file i begins where the pages of those before it end. A size
+    // Maps sizes[i] bytes of paths[i]; file i begins after the last page of the one before. A size
     // of 0 maps nothing. Throws std::system_error for a file that cannot be mapped or is shorter.
     MappedFiles(std::span<const std::string> paths, std::span<const std::size_t> sizes);
     ~MappedFiles();

@@ -113,7 +113,7 @@ NodeId root_of(const Nodes& nodes, NodeId v) {
     return v;
 }
 
-// The pairs to keep out of one block's (non-empty) pairs.
+// The pairs to keep among the (non-empty) pairs of a block.
 std::span<const CandidatePair> choose(const Nodes& nodes, std::span<const CandidatePair> pairs,
                                       const PairRule& rule) {
     if (rule.policy == Policy::kAll) return pairs;

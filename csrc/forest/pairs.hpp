@@ -1,9 +1,10 @@
-// Training data out of credit: examples (good outputs) and pairs (a good and a bad sibling).
+// Training data from credit: examples (positive nodes) and pairs (a positive and a negative
+// sibling).
 //
 // Both work block by block on the valued siblings of one level. With `dedup`, siblings with the
-// same tokens are one candidate: the first of them stands for all, its value is their mean and its
-// label follows from that. A pair never joins two equal texts, with or without dedup.
-// Whatever is drawn at random depends on the seed and on the nodes' paths (question, child, child),
+// same tokens are one candidate: the first stands for all, with the mean of their values and the
+// label of that mean. A pair never joins two equal texts, with or without dedup.
+// Random choices depend on the seed and on the nodes' paths (question, child, child),
 // not on their ids, so the order in which an engine answered does not matter.
 #pragma once
 

@@ -1,8 +1,8 @@
-// DPO and its kin on log-probs of completions: each pair's loss, rewards and gradient in one pass,
-// on the CPU. The formulas are in kernels/dpo_loss.py.
+// DPO and related losses on log-probs of completions: loss, rewards and gradient of each pair in
+// one pass, on the CPU. The formulas are in kernels/dpo_loss.py.
 //
-// Stored as float32, worked out in double. Pairs number in the thousands at most, so one thread.
-// Caller validates.
+// Stored as float32, computed in double. There are thousands of pairs at most: one thread suffices.
+// The caller validates.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +19,14 @@ struct PreferenceRule {
     double nll = 0.0;        // weight of -policy[chosen]
 };
 
-// [C] each: sums over a completion's tokens.
+// [C] each: sums over the tokens of a completion.
 struct Completions {
     std::span<const float> policy;
     std::span<const float> reference;
     std::span<const std::int64_t> length;  // read for kIpo
 };
 
-// Row 0 is about the chosen, row 1 about the rejected.
+// Row 0: chosen, row 1: rejected.
 struct PairLosses {
     std::span<float> loss;    // [P]
     std::span<float> reward;  // [2, P]

@@ -1,4 +1,4 @@
-// Softmax over rows of logits that never exist as a whole: the two row operations behind
+// Softmax over rows of logits that are never stored as a whole: the two row operations behind
 // kernels/linear_logprob.py and kernels/logprob_from_logits.py, on the CPU.
 //
 // A logit is z = cap(raw + bias) / T, where cap(x) = c tanh(x / c) if there is a soft cap c.
@@ -6,8 +6,9 @@
 //   fold       takes the next tile of columns into each row's running softmax. A row keeps an
 //              offset near its largest logit so far, total = sum exp(z - offset) and, for the
 //              entropy, weighted = sum exp(z - offset) (z - offset). The offset moves only when a
-//              logit passes it by more than kMargin; what was added up before is scaled then.
-//   gradient   turns a tile of logits into d(sum g logp)/d raw, the softmax's normaliser known.
+//              logit exceeds it by more than kMargin; earlier sums are scaled then.
+//   gradient   turns a tile of logits into d(sum g logp)/d raw, given the normaliser of the
+//   softmax.
 //
 // Each row may have several targets: those of row r are token[start[r]..start[r + 1]), distinct.
 // SIMD is chosen at run time; arithmetic is float32; NaN in a row makes that row NaN. Caller
@@ -57,7 +58,7 @@ struct Running {
     float* total = nullptr;         // [rows]
     float* weighted = nullptr;      // [rows], or none: no entropy is wanted
     float* target_logit = nullptr;  // [start[rows]]: z of each target, set when its column comes
-    float* residual = nullptr;      // [rows, width], or none: rows to be scaled with the total
+    float* residual = nullptr;      // [rows, width], or none: values scaled along with the total
     std::size_t width = 0;
 };
 

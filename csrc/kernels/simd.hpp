@@ -1,6 +1,6 @@
 // Vectors of floats on the compiler's vector types, with no intrinsics: files that include this are
-// compiled once per instruction set, MALT_ISA names the namespace and MALT_LANES the floats a
-// vector. exp is within 2 ulp, tanh within 4; both were fitted for this file.
+// compiled once per instruction set, MALT_ISA names the namespace and MALT_LANES the number of
+// floats per vector. exp is within 2 ulp, tanh within 4; both were fitted for this file.
 #pragma once
 
 #include <algorithm>

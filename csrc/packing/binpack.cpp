@@ -17,7 +17,7 @@ bool dense(std::size_t n, std::int64_t capacity) {
     return capacity <= std::int64_t{1} << 23U && capacity / 128 <= static_cast<std::int64_t>(n);
 }
 
-// A set of integers 0..n-1 as bits, and bits saying which words have any, and so on up.
+// A set of integers 0..n-1 as bits; each further level marks the non-empty words of the one below.
 class BitSet {
   public:
     explicit BitSet(std::size_t n) {
@@ -57,7 +57,7 @@ class BitSet {
     std::vector<std::vector<std::uint64_t>> levels_;
 };
 
-// Rooms that bins have left, 0..capacity, and a bin for each; -1 for none.
+// For each free room, 0..capacity, a bin that has it; -1 for none.
 class DenseRooms {
   public:
     explicit DenseRooms(std::int64_t capacity)
@@ -83,7 +83,7 @@ class DenseRooms {
     std::vector<std::int32_t> bin_;
 };
 
-// The same for capacities that are large against the number of items.
+// The same for capacities much larger than the number of items.
 class SparseRooms {
   public:
     [[nodiscard]] std::int64_t next(std::int64_t size) const {
@@ -131,7 +131,7 @@ void for_each_decreasing(std::span<const std::int64_t> sizes, std::int64_t capac
 template <class Rooms>
 std::int32_t fill(std::span<const std::int64_t> sizes, std::int64_t capacity, Rooms rooms,
                   std::span<std::int32_t> bin) {
-    std::vector<std::int32_t> below;  // by bin: another one that has as much room
+    std::vector<std::int32_t> below;  // by bin: another bin with the same room
     for_each_decreasing(sizes, capacity, [&](std::int64_t size, std::int32_t i) {
         std::int64_t room = rooms.next(size);
         auto chosen = static_cast<std::int32_t>(below.size());
