@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from malt_fast.config.load import load_config
+from malt_fast.config.command import read_command
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.task import Task
+from malt_fast.train import PROGRAM
 from malt_fast.utils.errors import MaltError
 
 
@@ -31,7 +32,7 @@ def serve(
 def load(name: str, path: Path | str, *argv: str) -> Task:
     """A task read from files, as the programs do."""
     options = ("--task.name", name, "--task.path", str(path), *argv)
-    return load_task(load_config(options, "malt_fast.train"))
+    return load_task(read_command(PROGRAM, options))
 
 
 def mistake(name: str, path: Path | str, *argv: str) -> str:

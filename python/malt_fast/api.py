@@ -30,7 +30,8 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from malt_fast.config.load import load_config, make_config
+from malt_fast.config.load import make_config, with_task_defaults
+from malt_fast.config.values import nested
 from malt_fast.engines import Policies, Policy
 from malt_fast.evaluation.design import compare, measure, sample_systems
 from malt_fast.evaluation.tables import as_terminal, describe, main_table
@@ -90,30 +91,10 @@ def prepare(task: str | Task = "arithmetic", settings: Settings | None = None) -
     task: a name that `--task.name` takes, or one of `make_task`. settings: those of `--help`, over
     the defaults of a named task. Raises MaltError for the first mistake.
     """
-    values = {str(key): value for key, value in (settings or {}).items()}
+    given = (settings or {}).items()
     if isinstance(task, Task):
-        return load_setup(make_config(nested(values)), task=task)
-    words = [f"--{key}={word(value)}" for key, value in {"task.name": task, **values}.items()]
-    return load_setup(load_config(words, "malt_fast.train"))
-
-
-def nested(values: Settings) -> dict[str, Any]:
-    """{"tree.branching": 3} as {"tree": {"branching": 3}}."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        *path, last = key.split(".")
-        below = out
-        for part in path:
-            below = below.setdefault(part, {})
-        below[last] = value
-    return out
-
-
-def word(value: object) -> str:
-    """A value as the command line spells it."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(word(item) for item in value)}]"
-    return "null" if value is None else str(value)
+        return load_setup(make_config(nested(given)), task=task)
+    return load_setup(make_config(with_task_defaults(nested([("task.name", task), *given]))))
 
 
 # ---- trees ----

@@ -17,37 +17,33 @@ Reads adapters/ROLE/{sft,final}; a role without one stays its base model.
 import sys
 from collections.abc import Sequence
 
+from malt_fast.config.arguments import Program
+from malt_fast.config.command import run_command
+from malt_fast.config.schema import Config
 from malt_fast.evaluation.run import evaluate_run
 from malt_fast.results.report import finish
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, writing
-from malt_fast.runs.saved import MAY_CHANGE, saved_config, saved_policies
+from malt_fast.runs.saved import MAY_CHANGE, saved_policies
 from malt_fast.sampling.prepare import load_setup
-from malt_fast.utils.errors import MaltError
-from malt_fast.utils.program import exit_status
 
-PROGRAM = "malt_fast.evaluate"
-
-
-def take(words: list[str], name: str) -> str | None:
-    """The value of an option that is no setting, taken out of the command line."""
-    for i, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        if option == name:
-            alone = not equals and (i + 1 == len(words) or words[i + 1].startswith("--"))
-            if alone or not (value or not equals):
-                raise MaltError(f"{name} needs a value: write `{name} VALUE`, see --help")
-            found = value if equals else words[i + 1]
-            del words[i : i + (1 if equals else 2)]
-            return found
-    return None
+PROGRAM = Program(
+    "malt_fast.evaluate",
+    Config,
+    "Measures a finished run once more, on the same held-out questions or on others. The settings "
+    "below `evaluate` and `engine`, the device and the test set may be changed.",
+    ("--run runs/gsm8k", "--run runs/gsm8k --suite paper"),
+    common=(
+        *("run", "evaluate.suite", "evaluate.votes", "evaluate.limit"),
+        *("evaluate.sampling.temperature", "task.test_path", "engine.name"),
+    ),
+    may_change=(*MAY_CHANGE, "report_to"),
+    short={"suite": "evaluate.suite"},
+)
 
 
-def reevaluate(argv: Sequence[str]) -> None:
-    words = list(argv)
-    suite = take(words, "--suite")
-    words += ["--evaluate.suite", suite] if suite else []
-    config = saved_config(words, PROGRAM, (*MAY_CHANGE, "report_to"))
+def reevaluate(config: Config) -> None:
+    """Evaluate the finished run that a config names."""
     assert config.run is not None
     loggers_of(config.report_to)
     # Nothing is trained here, so that training questions may be asked again.
@@ -62,8 +58,7 @@ def reevaluate(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: reevaluate(words))
+    return run_command(PROGRAM, reevaluate, argv)
 
 
 if __name__ == "__main__":

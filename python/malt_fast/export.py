@@ -12,7 +12,6 @@ bytes again.
 Does not: sample, train or evaluate anything; choose a licence.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -22,8 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from malt_fast.config.help import examples
+from pydantic import Field
+
+from malt_fast.config.arguments import Program
+from malt_fast.config.command import run_command
 from malt_fast.config.schema import ModelConfig
+from malt_fast.config.sections import Section
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.loading import load_causal
 from malt_fast.models.tokenizer import load_tokenizer
@@ -47,21 +50,45 @@ from malt_fast.runs.metrics import Lacking
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, printable
 from malt_fast.utils.files import replacing_folder, write_text
-from malt_fast.utils.program import Arguments, exit_status
 from malt_fast.utils.quiet import quiet
 
 MARK = "export.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def export(args: argparse.Namespace) -> None:
-    run, out = args.run, args.out or args.run / "export"
+class Options(Section):
+    run: Path = Field(description="the run directory")
+    out: Path | None = Field(default=None, description="folder to write; unset: export in the run")
+    merged: bool = Field(
+        default=False, description="write base model and adapter as one checkpoint too"
+    )
+    push_to_hub: str | None = Field(
+        default=None,
+        description="upload each folder to a private repository NAME-ROLE of the Hugging Face hub",
+    )
+
+
+PROGRAM = Program(
+    "malt_fast.export",
+    Options,
+    "Copies a run's adapters and training data to a folder, with cards, for vLLM, PEFT, TRL and "
+    "the Hugging Face hub. The run need not be finished: what is missing is named.",
+    (
+        "--run runs/gsm8k",
+        "--run runs/gsm8k --out exported --merged",
+        "--run runs/gsm8k --push_to_hub me/malt",
+    ),
+)
+
+
+def export(options: Options) -> None:
+    run, out = options.run, options.out or options.run / "export"
     check_folders(run, out)
     hub = None
-    if args.push_to_hub is not None:
+    if options.push_to_hub is not None:
         from malt_fast.results.hub import open_hub
 
-        hub = open_hub(args.push_to_hub)  # before any work
+        hub = open_hub(options.push_to_hub)  # before any work
     lacking: Lacking = []
     config, task = read_config(run, lacking)
     chain = config.chain if config else roles_there(run)
@@ -80,7 +107,7 @@ def export(args: argparse.Namespace) -> None:
     facts = replace(facts, sizes=sizes)
     folders = [f"data/{role}" for role in sizes]
     folders += [export_adapter(out, facts, role) for role in adapters]
-    if args.merged:
+    if options.merged:
         folders += export_merged(out, facts, lacking)
     rows = {role: {kind: size.rows for kind, size in one.items()} for role, one in sizes.items()}
     told = {"run": facts.name, "folders": folders, "rows": rows, "not_exported": lacking}
@@ -179,34 +206,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def parser() -> Arguments:
-    about, _, parts = (__doc__ or "").partition("\n\n")
-    shown = "\n".join(examples("malt_fast.export"))
-    parser = Arguments(
-        "python -m malt_fast.export",
-        description=f"{about}\n\n{shown}",
-        epilog=parts,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--run", type=Path, required=True, metavar="DIR", help="what malt_fast.train made"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: export in the run)"
-    )
-    parser.add_argument("--merged", action="store_true", help="whole checkpoints, too")
-    parser.add_argument(
-        "--push_to_hub",
-        metavar="NAME",
-        help="upload to private repositories NAME-ROLE of the Hugging Face hub",
-    )
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: export(parser().parse_args(words)))
+    return run_command(PROGRAM, export, argv)
 
 
 if __name__ == "__main__":

@@ -8,41 +8,38 @@ ends by writing it. The same run gives the same bytes again.
 Does not: sample, grade or evaluate anything.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from malt_fast.config.help import examples
+from pydantic import Field
+
+from malt_fast.config.arguments import Program
+from malt_fast.config.command import run_command
+from malt_fast.config.sections import Section
 from malt_fast.results.report import NAME, write_report
 from malt_fast.utils.errors import printable
-from malt_fast.utils.program import Arguments, exit_status
 
 
-def report(args: argparse.Namespace) -> None:
-    print(printable(f"wrote {write_report(args.run, args.out)}"), flush=True)
+class Options(Section):
+    run: Path = Field(description="the run directory")
+    out: Path | None = Field(default=None, description=f"file to write; unset: {NAME} in the run")
 
 
-def parser() -> Arguments:
-    about, _, parts = (__doc__ or "").partition("\n\n")
-    shown = "\n".join(examples("malt_fast.report"))
-    parser = Arguments(
-        "python -m malt_fast.report",
-        description=f"{about}\n\n{shown}",
-        epilog=parts,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--run", type=Path, required=True, metavar="DIR", help="what malt_fast.train made"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: DIR/{NAME}")
-    return parser
+PROGRAM = Program(
+    "malt_fast.report",
+    Options,
+    "Writes one HTML page with a run's results and trees. The run need not be finished.",
+    ("--run runs/gsm8k", "--run runs/gsm8k --out gsm8k.html"),
+)
+
+
+def report(options: Options) -> None:
+    print(printable(f"wrote {write_report(options.run, options.out)}"), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: report(parser().parse_args(words)))
+    return run_command(PROGRAM, report, argv)
 
 
 if __name__ == "__main__":

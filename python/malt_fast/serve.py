@@ -18,16 +18,30 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from malt_fast.config.arguments import Program
+from malt_fast.config.command import run_command
 from malt_fast.config.schema import Config, ServeConfig
-from malt_fast.runs.saved import saved_config
 from malt_fast.sampling.engine_choice import choose
 from malt_fast.serving.pipeline import MAY_CHANGE, Pipeline
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
-from malt_fast.utils.program import exit_status
 
 TOKEN = "MALT_FAST_API_KEY"  # no setting: settings are written to files and shown to people
 CLOSING = 10.0  # seconds that the engine may take to close
+
+PROGRAM = Program(
+    "malt_fast.serve",
+    Config,
+    "Answers questions with the roles of a finished run, as one OpenAI-compatible model. The "
+    "settings below `serve`, `evaluate` and `engine`, the device and sampling.max_tokens may be "
+    "changed.",
+    ("--run runs/gsm8k", "--run runs/gsm8k --serve.port 8080 --evaluate.votes 5"),
+    common=(
+        *("run", "serve.host", "serve.port", "serve.max_waiting"),
+        *("evaluate.votes", "engine.name", "sampling.max_tokens"),
+    ),
+    may_change=MAY_CHANGE,
+)
 
 
 def serve(config: Config) -> None:
@@ -106,8 +120,7 @@ def bind(settings: ServeConfig) -> socket.socket:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: serve(saved_config(words, "malt_fast.serve", MAY_CHANGE)))
+    return run_command(PROGRAM, serve, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One setting, several values: `malt_fast.sweep --run DIR --sweep tree.threshold=0.3,0.7`.
+"""One setting, several values: `python -m malt_fast.sweep --run DIR --sweep tree.threshold=0.3,1`.
 
 Each value gets a run of its own, DIR/sweeps/KEY=VALUE, with the settings of DIR and that one value.
 Outputs that DIR has already sampled are reused, and a finished run is only read. The runs are
@@ -14,12 +14,15 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from malt_fast.config.arguments import merge, parse_arguments
-from malt_fast.config.load import make_config
+from malt_fast.config.arguments import Program
+from malt_fast.config.command import run_command
+from malt_fast.config.load import make_config, plain_config
 from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
-from malt_fast.evaluate import take
+from malt_fast.config.values import merge, nested
+from malt_fast.config.yaml_files import read_value
 from malt_fast.evaluation.plots import plot_sweep
 from malt_fast.evaluation.tables import (
     INTERVAL,
@@ -31,13 +34,12 @@ from malt_fast.evaluation.tables import (
 from malt_fast.runs.directory import check_folder
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, reading
-from malt_fast.runs.saved import MAY_CHANGE, saved_config
+from malt_fast.runs.saved import MAY_CHANGE
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.setup import questions_text
 from malt_fast.train import train
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import read_checked
-from malt_fast.utils.program import exit_status
 
 REFUSED = ("task.", "model.")  # other questions or another model: nothing to compare
 UNTRAINED = ("evaluate.", "serve.", "engine.")  # settings that training does not depend on
@@ -66,7 +68,7 @@ def sweep(config: Config, text: str) -> None:
 def parse_sweep(text: str) -> tuple[str, dict[str, Any]]:
     """`KEY=V1,V2`: the key, and values by how they are written; a list is one in brackets."""
     key, _, words = text.partition("=")
-    values = parse_arguments([f"--values=[{words}]"])[0]["values"]
+    values = read_value(f"[{words}]")
     if not key or not isinstance(values, list) or not values:
         raise MaltError(f"--sweep {text} names no values: write `--sweep KEY=V1,V2`")
     if key == "run" or key.startswith(REFUSED):
@@ -90,12 +92,9 @@ def with_value(config: Config, key: str, word: str, value: Any) -> Config:
     """The config of the run for one value. Raises MaltError for an unknown key or a bad value."""
     assert config.run is not None
     folder = config.run / "sweeps" / f"{key}={quote(word, ',', errors='replace')}"
-    nested: Any = value
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
     reuse = [str(path) for path in (config.run, *config.reuse)]
     plain = config.model_dump(mode="json") | {"run": str(folder), "reuse": reuse}
-    return make_config(merge(plain, nested))
+    return make_config(merge(plain, nested([(key, value)])))
 
 
 def check(config: Config) -> None:
@@ -151,19 +150,34 @@ def sweep_table(task: str, key: str, results: dict[str, dict[str, Any]]) -> Tabl
     return Table(f"sweep-{key}", f"{task}: {key}", columns, rows)
 
 
-def run_program(argv: Sequence[str]) -> None:
-    words = list(argv)
-    text = take(words, "--sweep")
-    config = saved_config(words, "malt_fast.sweep", (*MAY_CHANGE, "report_to"))
-    if text is None:
-        raise MaltError("no setting was named: give --sweep KEY=V1,V2")
-    loggers_of(config.report_to)
-    sweep(config, text)
+class Command(Config):
+    sweep: str = Field(
+        exclude=True,
+        description="KEY=V1,V2: a setting and its values; a list as a value has brackets",
+    )
+
+
+PROGRAM = Program(
+    "malt_fast.sweep",
+    Command,
+    "Trains and evaluates one run for each value of a setting, in DIR/sweeps, and compares them. "
+    "Every run has the settings of the finished run DIR, and reuses its samples.",
+    (
+        "--run runs/gsm8k --sweep tree.threshold=0.3,0.5,0.7",
+        "--run runs/gsm8k --sweep tree.branching=[3,3,3],[4,4,4]",
+    ),
+    common=("run", "sweep", "evaluate.votes", "evaluate.limit", "engine.name"),
+    may_change=(*MAY_CHANGE, "report_to"),
+)
+
+
+def run_program(command: Command) -> None:
+    loggers_of(command.report_to)
+    sweep(plain_config(command), command.sweep)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: run_program(words))
+    return run_command(PROGRAM, run_program, argv)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,12 @@ Does not: tune the base model's own weights.
 import sys
 from collections.abc import Sequence
 
-from malt_fast.config.load import load_config
-from malt_fast.config.schema import Config
+from pydantic import Field
+
+from malt_fast.config.arguments import Program
+from malt_fast.config.command import run_command
+from malt_fast.config.load import plain_config
+from malt_fast.config.schema import MAX, Config
 from malt_fast.engines import Policies
 from malt_fast.evaluation.run import evaluate_run
 from malt_fast.forest.credit import assign_credit
@@ -35,8 +39,6 @@ from malt_fast.sampling.setup import Setup
 from malt_fast.training.side_by_side import train_side_by_side
 from malt_fast.training.train_role import train_role
 from malt_fast.utils import distributed
-from malt_fast.utils.errors import MaltError
-from malt_fast.utils.program import exit_status
 
 
 def train(config: Config, plan: int | None = None) -> Run:
@@ -85,31 +87,46 @@ def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Po
     return sft, final
 
 
-def take_plan(words: list[str]) -> int | None:
-    """Questions to probe, if `--plan [QUESTIONS]` is given; it is taken out of the command line."""
-    for i, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        if option == "--plan":
-            separate = not equals and i + 1 < len(words) and not words[i + 1].startswith("--")
-            value = words[i + 1] if separate else value or (str(PROBE) if not equals else "")
-            del words[i : i + 1 + separate]
-            if not (value.isdecimal() and 0 < int(value) < 10**9):
-                raise MaltError(
-                    f"--plan takes a number of questions, not '{value}': write --plan 250"
-                )
-            return int(value)
-    return None
+class Command(Config):
+    plan: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX,
+        exclude=True,
+        description="only estimate what the run will take, by a probe of this many questions that "
+        f"the run keeps; {PROBE} if no number is given",
+    )
 
 
-def run_program(argv: Sequence[str]) -> None:
-    words = list(argv)
-    planning = take_plan(words)
-    train(load_config(words, "malt_fast.train"), planning)
+PROGRAM = Program(
+    "malt_fast.train",
+    Command,
+    "Samples a tree of outputs under every question, grades them, trains one adapter per role and "
+    "evaluates. Without options it runs the bundled demonstration on the CPU. With the run "
+    "directory of an earlier run, it continues where that run stopped and repeats only what a "
+    "changed setting affects.",
+    (
+        "",
+        "--task.name gsm8k --task.path train.jsonl --run runs/gsm8k",
+        "--config configs/gsm8k.yaml --config configs/1-gpu.yaml",
+        "--plan --config configs/gsm8k.yaml --run runs/gsm8k",
+        "--run runs/long --tree.branching 4,3,2 --sampling.temperature 0.7",
+    ),
+    common=(
+        *("plan", "run", "task.name", "task.path", "task.limit", "model.name_or_path"),
+        *("engine.name", "sampling.temperature", "sampling.max_tokens", "tree.branching"),
+        *("train.rounds", "train.dpo.beta"),
+    ),
+    alone={"plan": str(PROBE)},
+)
+
+
+def run_program(command: Command) -> None:
+    train(plain_config(command), command.plan)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: run_program(words))
+    return run_command(PROGRAM, run_program, argv)
 
 
 if __name__ == "__main__":

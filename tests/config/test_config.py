@@ -8,21 +8,22 @@ import pytest
 import yaml
 
 from malt_fast.config.arguments import parse_arguments
+from malt_fast.config.command import read_command
 from malt_fast.config.load import (
     differences,
     dump,
-    load_config,
     make_config,
 )
 from malt_fast.config.mistakes import settings
 from malt_fast.config.schema import Config, resolve_model
 from malt_fast.config.yaml_files import read_yaml, yaml_text
 from malt_fast.tasks.load import load_task
+from malt_fast.train import PROGRAM
 from malt_fast.utils.errors import MaltError, nearest
 
 
 def load(line: str = "") -> Config:
-    return load_config(line.split(), "malt_fast.train")
+    return read_command(PROGRAM, line.split())
 
 
 def mistake(line: str) -> str:
@@ -81,8 +82,8 @@ def test_a_file_chooses_the_task_whose_defaults_apply(tmp_path: Path) -> None:
     ],
 )
 def test_command_line_values(text: str, value: Any) -> None:
-    assert parse_arguments(["--x.y", text])[0] == {"x": {"y": value}}
-    assert parse_arguments([f"--x.y={text}"])[0] == {"x": {"y": value}}
+    assert parse_arguments(PROGRAM, ["--x.y", text])[0] == {"x": {"y": value}}
+    assert parse_arguments(PROGRAM, [f"--x.y={text}"])[0] == {"x": {"y": value}}
 
 
 @pytest.mark.parametrize("name", ["1", "1.10", "1e3", "007", "-1", "true", "2024-01-01"])

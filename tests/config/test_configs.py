@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from malt_fast.config.load import load_config
+from malt_fast.config.command import read_command
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policy
 from malt_fast.sampling.expand import shape_from_branching
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.task import Task
+from malt_fast.train import PROGRAM
 from tests.questions import choices, problem, serve
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
@@ -24,7 +25,7 @@ MACHINES = {"1-gpu": 1, "8-gpus": 8}
 
 def load(*names: str, options: tuple[str, ...] = ()) -> Config:
     files = [word for name in names for word in ("--config", str(FOLDER / f"{name}.yaml"))]
-    return load_config([*files, *options], "malt_fast.train")
+    return read_command(PROGRAM, [*files, *options])
 
 
 def rows(task: str, split: str) -> list[dict[str, object]]:

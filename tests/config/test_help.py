@@ -1,69 +1,88 @@
-"""`--help`: short, complete, and with examples that the parsers take; `--version`."""
+"""`--help`: short, complete, fast, and with examples that the parser accepts; `--version`."""
 
 import shlex
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from malt_fast import __main__, __version__
-from malt_fast.config.help import (
-    EXAMPLES,
-    PROGRAMS,
-    bounds,
-    help_text,
-)
-from malt_fast.config.load import load_config
+from malt_fast.config.arguments import Program, parse_arguments
+from malt_fast.config.command import read_command
+from malt_fast.config.help import bounds, help_text
+from malt_fast.config.load import make, with_task_defaults
 from malt_fast.config.mistakes import settings
 from malt_fast.config.schema import Config
-from malt_fast.evaluate import take
-from malt_fast.train import take_plan
 from malt_fast.utils.errors import MaltError
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for name, _, _ in settings(Config)]
+MODULES = ("train", "evaluate", "sweep", "serve", "export", "report", "demo.build")
+PROGRAMS: dict[str, Program[Any]] = {
+    name: import_module(f"malt_fast.{name}").PROGRAM for name in MODULES
+}
+OF_CONFIG = [name for name, program in PROGRAMS.items() if issubclass(program.takes, Config)]
 
 
 def helped(program: str, topic: str = "") -> list[str]:
-    return help_text(Config, program, {}, topic).splitlines()
+    return help_text(PROGRAMS[program], {}, topic).splitlines()
 
 
 @pytest.mark.parametrize("columns", [80, 100, 200])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_short_help_fits_and_names_everything(program, columns, monkeypatch):
+def test_the_short_help_fits(program, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = helped(program)
     assert len(lines) < 100 and max(map(len, lines)) <= max(100, columns)
     prose = [line for line in lines if not line.startswith(("  python", "usage"))]
     assert max(map(len, prose)) <= min(columns, 100)
-    assert lines.index("examples:") < lines.index("used most:")
-    rest = " ".join(lines[lines.index("used most:") :]).replace(",", " ").split()
-    assert {name.rpartition(".")[2] for name in NAMES} <= set(rest)
-    assert {name.rpartition(".")[0] or "general" for name in NAMES} <= {w.strip(":") for w in rest}
+
+
+@pytest.mark.parametrize("program", OF_CONFIG)
+def test_the_short_help_names_every_option(program):
+    lines = helped(program)
+    assert lines.index("examples:") < lines.index("common settings:")
+    rest = " ".join(lines[lines.index("common settings:") :]).replace(",", " ").split()
+    taken = [name for name, _, _ in PROGRAMS[program].options()]
+    assert {name.rpartition(".")[2] for name in taken} <= set(rest)
+    assert {name.rpartition(".")[0] or "general" for name in taken} <= {w.strip(":") for w in rest}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_what_is_used_most_is_a_setting(program):
-    assert set(PROGRAMS[program].common) <= set(NAMES)
-    assert len(set(PROGRAMS[program].common)) == len(PROGRAMS[program].common)
+def test_common_settings_are_options(program):
+    common = PROGRAMS[program].common
+    assert set(common) <= {name for name, _, _ in PROGRAMS[program].options()}
+    assert len(set(common)) == len(common)
+    assert all(info.description for _, info, _ in PROGRAMS[program].options())
+
+
+def test_every_program_has_one_name():
+    assert [program.name for program in PROGRAMS.values()] == [f"malt_fast.{m}" for m in MODULES]
+    programs = ROOT.glob("python/malt_fast/**/*.py")
+    found = {path.stem for path in programs if "run_command(PROGRAM" in path.read_text()}
+    assert found == {module.rpartition(".")[2] for module in MODULES}
 
 
 def test_sections_and_all():
-    everything = helped("malt_fast.train", "all")
-    assert [line.split()[0][2:] for line in everything if line.startswith("  --")] == NAMES
-    store = helped("malt_fast.train", "store")
+    everything = [line.split()[0][2:] for line in helped("train", "all") if line[:4] == "  --"]
+    assert sorted(everything) == sorted([*NAMES, "plan"])
+    store = helped("train", "store")
     assert [line.split()[0] for line in store if line.startswith("  --")] == [
         *("--store.batch", "--store.interval", "--store.segment_mb")
     ]
-    assert any(line.startswith("train.dpo:") for line in helped("malt_fast.train", "train"))
-    assert any("--seed" in line for line in helped("malt_fast.train", "general"))
+    assert any(line.startswith("train.dpo:") for line in helped("train", "train"))
+    assert any(line.startswith("train.dpo:") for line in helped("train", "dpo"))
+    assert any("--seed" in line for line in helped("train", "general"))
     with pytest.raises(MaltError, match="did you mean 'sampling'"):
-        helped("malt_fast.train", "samplin")
+        helped("train", "samplin")
+    with pytest.raises(MaltError, match="no section 'tree'"):
+        helped("serve", "tree")  # which cannot be changed there
 
 
-def test_bounds_are_told():
+def test_bounds():
     infos = {name: info for name, info, _ in settings(Config)}
     assert bounds(infos["sampling.top_p"]) == "above 0, at most 1"
     assert bounds(infos["train.dpo.label_smoothing"]) == "at least 0, below 0.5"
@@ -72,34 +91,100 @@ def test_bounds_are_told():
     assert bounds(infos["task.name"]) == ""
 
 
-def test_examples_are_what_the_parsers_take(monkeypatch):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_examples_are_shown_and_accepted(program, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for program, known in PROGRAMS.items():
-        for line in known.examples:
-            words = shlex.split(line)
-            if program == "malt_fast.train":
-                take_plan(words)
-            if program == "malt_fast.evaluate":
-                take(words, "--suite")
-            if program == "malt_fast.sweep":
-                take(words, "--sweep")
-            load_config(words, program)
-    for program, lines in EXAMPLES.items():
-        for line in lines:
-            import_module(program).parser().parse_args(shlex.split(line))
+    known, text = PROGRAMS[program], "\n".join(helped(program))
+    for line in known.examples:
+        values, _ = parse_arguments(known, shlex.split(line))
+        make(known.takes, with_task_defaults(values) if program in OF_CONFIG else values)
+        assert f"  python -m malt_fast.{program} {line}".rstrip() in text
 
 
-def test_examples_are_shown(capsys):
-    for program in ("malt_fast.export", "malt_fast.demo.build"):
-        with pytest.raises(SystemExit):
-            import_module(program).parser().parse_args(["--help"])
-        text = capsys.readouterr().out
-        assert all(f"  python -m {program} {line}" in text for line in EXAMPLES[program])
+def test_facts_of_options():
+    train, export, evaluate = (" ".join(helped(p)) for p in ("train", "export", "evaluate"))
+    assert "--plan int" in train and "250 if no number is given" in train
+    assert "--run PATH       the run directory (required)" in export
+    assert "--merged true|false" in export and "(default false)" in export
+    assert "short: --suite" in evaluate
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "values"),
+    [
+        ("train", "--plan", {"plan": 250}),
+        ("train", "--plan --seed 3", {"plan": 250, "seed": 3}),
+        ("train", "--plan=7", {"plan": 7}),
+        ("train", "--seed 3", {"plan": None}),
+        ("export", "--run r --merged --out 1e3", {"merged": True, "out": Path("1e3")}),
+        ("export", "--run r --merged false", {"merged": False}),
+        ("report", "--out=x --run 7", {"run": Path("7"), "out": Path("x")}),
+        ("demo.build", "--out x --steps 3", {"steps": 3, "batch": 128}),
+    ],
+)
+def test_options_of_the_programs(program, line, values):
+    found = read_command(PROGRAMS[program], line.split())
+    assert {name: getattr(found, name) for name in values} == values
+    assert "plan" not in found.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "sentence"),
+    [
+        ("train", "--plan 0", "plan = '0' is not possible: it must be at least 1"),
+        ("train", "--plan many", "plan = 'many' is not possible: it must be a whole number"),
+        ("train", "--plann", "'plann' is not a setting: did you mean 'plan'?"),
+        ("train", "--seed -h", "--seed needs a value"),
+        ("train", "--config", "--config needs a value"),
+        ("export", "--merged", "'run' is missing: give the run directory"),
+        ("export", "--run r --mergd", "did you mean 'merged'?"),
+        ("export", "--run r --merged maybe", "merged = 'maybe' is not possible"),
+        ("report", "r", "'r' is not an option"),
+        ("evaluate", "--run r --suite", "--suite needs a value"),
+        ("evaluate", "--rum r", "'rum' is not a setting: did you mean 'run'?"),
+        ("sweep", "--run r", "r holds no run"),
+        ("sweep", "--sweep x=1", "no run was named"),
+        ("demo.build", "--out x --steps 0", "steps = '0' is not possible: it must be at least 1"),
+    ],
+)
+def test_mistakes_of_the_programs(program, line, sentence):
+    with pytest.raises(MaltError) as caught:
+        read_command(PROGRAMS[program], line.split())
+    assert sentence in str(caught.value)
+
+
+def test_a_flag_before_help_is_no_topic(capsys):
     with pytest.raises(SystemExit):
-        __main__.main(["evaluate", "--help"])
-    text = capsys.readouterr().out
-    assert "python -m malt_fast.evaluate --run runs/gsm8k --suite paper" in text
-    assert "  --suite standard|paper" in text
+        read_command(PROGRAMS["export"], ["--merged", "-h"])
+    assert capsys.readouterr().out.startswith("usage: python -m malt_fast.export [--option value")
+
+
+@pytest.mark.parametrize("program", MODULES)
+def test_help_imports_no_torch(program):
+    code = f"""
+import sys
+from malt_fast.{program} import main
+try:
+    main(["--help"])
+finally:
+    heavy = {{"torch", "transformers", "peft"}} & set(sys.modules)
+    assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_may_be_read_in_part():
+    """As `... --help | head -1` does."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "malt_fast.report", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+    assert program.returncode == 0
 
 
 def test_version(capsys):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from malt_fast import export, report
 from malt_fast.__main__ import COMMANDS
 from malt_fast.completion import SHELLS
 from malt_fast.config.arguments import parse_arguments
-from malt_fast.config.load import load_config, make_config
-from malt_fast.evaluate import take
-from malt_fast.train import take_plan
+from malt_fast.config.load import make, with_task_defaults
 from tests.small_run import run, write_model, write_questions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,24 +105,12 @@ def check(words: list[str]) -> None:
 
 def check_program(name: str, words: list[str]) -> None:
     """The arguments, by the program's own parser; files that a user brings need not be there."""
-    if name in ("export", "report"):
-        {"export": export, "report": report}[name].parser().parse_args(words)
-        return
-    words = list(words)
-    if name == "train":
-        take_plan(words)
-    if name in ("evaluate", "sweep"):
-        for option in ("--suite", "--sweep"):
-            take(words, option)
-    if any(word in ("-h", "--help") for word in words):
-        return
-    configs = [i for i, word in enumerate(words) if word == "--config"]
-    assert all((ROOT / words[i + 1]).is_file() for i in configs), words
-    if name == "train" and configs:
-        absolute = [str(ROOT / w) if i - 1 in configs else w for i, w in enumerate(words)]
-        load_config(absolute, "malt_fast.train")
-    else:
-        make_config(parse_arguments(words)[0])
+    program = import_module(f"malt_fast.{name}").PROGRAM
+    configs = [i for i, word in enumerate(words, 1) if word == "--config"]
+    absolute = [str(ROOT / word) if i in configs else word for i, word in enumerate(words)]
+    values, topic = parse_arguments(program, absolute)
+    if topic is None:
+        make(program.takes, with_task_defaults(values) if configs else values)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

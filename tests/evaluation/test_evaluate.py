@@ -730,8 +730,8 @@ def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.Mon
         (["--run", "RUN", "--evaluate.votes", "0"], "evaluate.votes"),
         (["--run", "RUN", "--suite", "papers"], "evaluate.suite = 'papers' is not possible"),
         (["--run", "RUN", "--suite"], "--suite needs a value"),
-        (["--run", "RUN", "--suite="], "--suite needs a value"),
-        (["--run", "RUN", "--lora.r", "8", "--seed", "9"], "seed, lora.r cannot differ"),
+        (["--run", "RUN", "--suite="], "evaluate.suite = None is not possible"),
+        (["--run", "RUN", "--lora.r", "8", "--seed", "9"], "seed, lora.r were fixed by training"),
     ],
 )
 def test_mistakes_are_one_sentence(

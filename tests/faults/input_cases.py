@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from malt_fast.config.mistakes import settings
 from malt_fast.config.schema import Config
+from malt_fast.config.values import nested
 
 Content = bytes | str | None  # of a file; or where a link points; or a folder
 Depth = Literal["checks", "sampling", "all"]
@@ -233,19 +234,6 @@ def options(draw: st.DrawFn) -> tuple[str, ...]:
         "equals": (f"--{name}={value}",),
         "alone": (f"--{name}",),
     }[form]
-
-
-def nested(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """{"a.b": 1} as {"a": {"b": 1}}."""
-    out: dict[str, Any] = {}
-    for name, value in pairs:
-        *above, last = name.split(".")
-        section = out
-        for part in above:
-            below = section.get(part)
-            section[part] = section = below if isinstance(below, dict) else {}
-        section[last] = value
-    return out
 
 
 @st.composite

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from malt_fast import evaluate, train
-from malt_fast.config.load import load_config
+from malt_fast.config.command import read_command
 from malt_fast.forest.forest import Forest
 from malt_fast.sampling import grade
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.tasks.task import Question
+from malt_fast.train import PROGRAM
 from tests.questions import choices, problem, write_lines, write_math
 from tests.tiny import tiny_llama
 
@@ -190,7 +191,7 @@ def test_a_forest_without_outputs(
 ) -> None:
     """None was asked for, or all of them failed."""
     options = [*TASKS[task](tmp_path, ""), "--model.name_or_path", str(models["wrong"])]
-    setup = load_setup(load_config([*options, *FAST], "malt_fast.train"))
+    setup = load_setup(read_command(PROGRAM, [*options, *FAST]))
     forest = Forest()
     forest.add_trees(trees, np.array([-1, 0], np.int32))
     failed = np.arange(len(forest), dtype=np.uint32)[forest.level > 0]

@@ -24,7 +24,7 @@ from malt_fast.training.adapters import saving
 from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils import files, interrupt
 from malt_fast.utils.errors import MaltError
-from malt_fast.utils.program import exit_status
+from malt_fast.utils.exit_status import exit_status
 from tests.small_run import FAST, content, run, write_model, write_questions
 
 

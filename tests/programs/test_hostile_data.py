@@ -16,8 +16,8 @@ from malt_fast.serving.pipeline import Answer
 from malt_fast.sweep import with_value
 from malt_fast.tasks.checks import warn
 from malt_fast.utils.errors import CONTROL, MaltError, printable
+from malt_fast.utils.exit_status import exit_status
 from malt_fast.utils.files import checksum
-from malt_fast.utils.program import exit_status
 from tests.small_run import run, write_model
 from tests.store.stored import fill, known, open_small
 

@@ -83,7 +83,7 @@ def test_what_is_no_sentence_is_seen(err: str) -> None:
 def test_a_check_that_is_gone_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = config("--\x1b[1m", "1")
     assert outcome(case).startswith("error: ")
-    monkeypatch.setattr("malt_fast.utils.program.one_line", lambda text: text)
+    monkeypatch.setattr("malt_fast.utils.exit_status.one_line", lambda text: text)
     assert outcome(case).startswith("finding: control characters")
 
 

@@ -190,7 +190,7 @@ def test_recorded_solutions_become_a_forest_with_the_recorded_outcomes(shared_da
         text = "".join(json.dumps(value) + "\n" for value in values)
         (tmp_path / f"{name}.jsonl").write_text(text)
 
-    from malt_fast.config.load import load_config
+    from malt_fast.config.command import read_command
     from malt_fast.sampling.expand import shape_from_branching
     from malt_fast.sampling.grade import grade_leaves
     from malt_fast.sampling.prepare import load_setup
@@ -210,7 +210,7 @@ def test_recorded_solutions_become_a_forest_with_the_recorded_outcomes(shared_da
     options += ["--task.id_column", "id", "--task.grader", "number", "--chain", "generator"]
     options += ["--tree.branching", "4", "--model.name_or_path", str(model)]
     options += ["--engine.name", "replay", "--engine.path", str(tmp_path / "records.jsonl")]
-    setup = load_setup(load_config(options, "malt_fast.train"))
+    setup = load_setup(read_command(train.PROGRAM, options))
     shape = shape_from_branching([4], list(setup.base().values()))
     samples = Samples(open_store(tmp_path / "samples"))
     forest, _, _ = sample(setup, samples, setup.task.train, shape, "0")

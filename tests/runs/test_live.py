@@ -183,9 +183,9 @@ def test_the_last_view_is_what_the_forest_yields(
     assert run(*made, tmp_path / "run", *limits) == 0
     (facts,) = told
     assert (facts.open, facts.done) == (0, 18)
-    from malt_fast.config.load import load_config
+    from malt_fast.config.load import load_config_file
 
-    config = load_config(["--config", str(tmp_path / "run" / "config.yaml")], "test")
+    config = load_config_file(tmp_path / "run" / "config.yaml")
     forest = load_forest(tmp_path / "run")
     values = credit(forest, (1, 2), False)
     rows = {row.role: row for row in yield_rows(forest, values, unlimited(config))}

@@ -8,8 +8,8 @@ import pytest
 from malt_fast.config.load import make_config
 from malt_fast.runs.run import Run, open_run
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.exit_status import exit_status
 from malt_fast.utils.files import replacing_folder
-from malt_fast.utils.program import exit_status
 
 
 def test_what_a_kill_at_the_start_left_behind_is_no_obstacle(tmp_path: Path) -> None:

@@ -315,8 +315,8 @@ def test_settings_go_over_those_of_the_run_and_its_data_may_be_gone(tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"lora.r": 8}, r"lora\.r cannot differ"),
-        ({"sampling.temperature": 0.5}, r"sampling\.temperature cannot differ"),
+        ({"lora.r": 8}, r"lora\.r was fixed by training"),
+        ({"sampling.temperature": 0.5}, r"sampling\.temperature was fixed by training"),
         ({"engine.name": "replay", "engine.path": "x.jsonl"}, "recorded questions only"),
         ({"evaluate.vote": 3}, "did you mean"),
         ({"engine.name": "vllm", "engine.replicas": 0}, r"engine\.replicas"),
@@ -333,7 +333,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MaltError, match="holds no run"):
         Pipeline.load(tmp_path / "nowhere")
     run = make_run(tmp_path)
-    with pytest.raises(MaltError, match="cannot differ"):
+    with pytest.raises(MaltError, match="fixed by training"):
         Pipeline.load(run, {"task.grader": "exact"})
     prompts = tmp_path / "prompts.yaml"
     with Pipeline.load(run) as pipeline:

@@ -421,7 +421,7 @@ def test_the_program_serves_until_it_is_stopped(
         (["--run", "nowhere"], "nowhere holds no run"),
         (["--run", "RUN", "--serve.prot", "1"], "did you mean"),
         (["--run", "RUN", "--serve.port", "70000"], "serve.port"),
-        (["--run", "RUN", "--seed", "9"], "seed cannot differ"),
+        (["--run", "RUN", "--seed", "9"], "seed was fixed by training"),
         (["--run", "RUN", "--serve.host", "0.0.0.0"], "MALT_FAST_API_KEY"),
         (["--run", "RUN", "--serve.host", "::"], "MALT_FAST_API_KEY"),
         (["--run", "RUN", "--serve.host", "my.machine"], "MALT_FAST_API_KEY"),

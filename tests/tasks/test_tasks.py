@@ -11,17 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.config.load import dump, load_config
+from malt_fast.config.command import read_command
+from malt_fast.config.load import dump, saved_config
 from malt_fast.config.schema import PACKAGE, Config
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.grading.verdicts import grade
-from malt_fast.runs.saved import saved_config
+from malt_fast.runs.saved import MAY_CHANGE
 from malt_fast.tasks import checks
 from malt_fast.tasks.arithmetic import CHAIN, totals
 from malt_fast.tasks.hub import hub_rows, is_hub_id
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import RolePrompt, split_wording
 from malt_fast.tasks.task import Question, Task
+from malt_fast.train import PROGRAM
 from malt_fast.utils.errors import MaltError
 from tests.questions import serve
 from tests.questions import write_lines as write
@@ -34,7 +36,7 @@ def load(*argv: str) -> Task:
 
 
 def config(*argv: str) -> Config:
-    return load_config(argv, "malt_fast.train")
+    return read_command(PROGRAM, argv)
 
 
 def mistake(*argv: str) -> str:
@@ -381,7 +383,7 @@ def test_all_are_copies(tmp_path: Path) -> None:
 def test_a_saved_run_keeps_its_choice(tmp_path: Path) -> None:
     """Evaluating again lets training questions be asked, but changes no setting of the run."""
     (tmp_path / "config.yaml").write_text(dump(config(*FEW)))
-    assert saved_config(["--run", str(tmp_path)], "malt_fast.evaluate").task.decontaminate
+    assert saved_config(Config, {"run": tmp_path}, MAY_CHANGE).task.decontaminate
 
 
 @pytest.mark.parametrize(

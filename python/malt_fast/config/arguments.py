@@ -1,79 +1,101 @@
-"""The command line as nested values."""
+"""A program's command line: what the program declares, and its options as nested values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from malt_fast.config.yaml_files import _check_text, read_value, read_yaml
+from pydantic.fields import FieldInfo
+
+from malt_fast.config.mistakes import check_known, settings
+from malt_fast.config.sections import Section
+from malt_fast.config.values import merge, nested
+from malt_fast.config.yaml_files import check_text, read_value, read_yaml
 from malt_fast.utils.errors import MaltError
 
+Taken = TypeVar("Taken", bound=Section)
 
-def parse_arguments(argv: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    """Nested values of `--config` files and `--key value` pairs, and what help was asked for on.
 
-    None: no help; "": the short one; else a section, or all.
+@dataclass(frozen=True)
+class Program(Generic[Taken]):
+    """A program that is run as `python -m NAME`.
+
+    Its options are the fields of `takes`: Config, Config with fields of the program's own
+    (`exclude=True`: they are not saved with the run), or a section without any setting of Config.
+    """
+
+    name: str
+    takes: type[Taken]
+    about: str
+    examples: tuple[str, ...]  # command lines without the program's name
+    common: tuple[str, ...] = ()  # options that the short help describes; all, if empty
+    may_change: tuple[str, ...] | None = None
+    """Prefixes of the settings that may differ from those of the run, for a program that takes its
+    settings from a run; None for one that does not."""
+    alone: Mapping[str, str] = field(default_factory=dict)  # values of options given without one
+    short: Mapping[str, str] = field(default_factory=dict)  # short option -> setting
+
+    def options(self) -> Iterator[tuple[str, FieldInfo, Any]]:
+        """(dotted name, field, default) of every option that the program takes."""
+        taken = ("",) if self.may_change is None else self.may_change
+        for name, info, default in settings(self.takes):
+            if name == "run" or info.exclude or name.startswith(taken):
+                yield name, info, default
+
+
+def parse_arguments(
+    program: Program[Any], argv: Sequence[str]
+) -> tuple[dict[str, Any], str | None]:
+    """Nested values of `--config` files and `--key value` pairs, and the topic of `--help`.
+
+    The topic is None without `--help`, "" for the short help, else a section or `all`.
     """
     files: dict[str, Any] = {}
-    given: dict[str, Any] = {}
+    given: list[tuple[str, Any]] = []
+    topic = None
     words = list(argv)
     for word in words:
         try:
-            _check_text(word)
+            check_text(word)
         except ValueError as error:
             raise MaltError(f"'{word}' is {error}: correct it") from None
-    wants_help: str | None = None
     while words:
-        word = words.pop(0)
-        if word in ("-h", "--help"):
-            wants_help = words.pop(0) if words and not words[0].startswith("-") else ""
-            continue
-        if not word.startswith("--") or word == "--":
-            raise MaltError(f"'{word}' is not an option: write `--section.field value`, see --help")
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise MaltError(f"--{key} needs a value: write `--{key} VALUE`, see --help")
-            text = words.pop(0)
-        if key == "config":
+        key, text = _take_option(program, words)
+        if key == "help":
+            topic = text
+        elif key == "config":
             files = merge(files, read_yaml(Path(text)))
         else:
-            _set(given, key.split("."), _value(text))
-    return merge(files, given), wants_help
+            given.append((key, _value(text)))
+    return merge(files, nested(given)), topic
+
+
+def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
+    """The name and the text of the first option; both are removed from `words`."""
+    word = "--help" if words[0] == "-h" else words[0]
+    if not word.startswith("--") or word == "--":
+        raise MaltError(f"'{word}' is not an option: write `--section.field value`, see --help")
+    del words[0]
+    given, equals, text = word[2:].partition("=")
+    key = program.short.get(given, given)
+    if equals:
+        return key, text
+    if words and not words[0].startswith("--") and words[0] != "-h":
+        return key, words.pop(0)
+    flags = {name: "true" for name, info, _ in program.options() if info.annotation is bool}
+    alone = {"help": "", **flags, **program.alone}
+    if key in alone:
+        return key, alone[key]
+    if key != "config":
+        check_known(program.takes, key)
+    raise MaltError(f"--{given} needs a value: write `--{given} VALUE`, see --help")
 
 
 def _value(text: str) -> Any:
-    """A command-line value: null, a list or a mapping as YAML reads it, all else as typed.
+    """A command-line value: null, a list or a mapping as YAML reads it, all else as text.
 
-    The setting's type makes a number of it, or leaves it: a run may be called 1, 1e3 or true.
+    The type of the setting converts the text: a run may be called 1, 1e3 or true.
     """
     value = read_value(text)
     group = isinstance(value, list) or (isinstance(value, dict) and text.lstrip().startswith("{"))
     return value if value is None or group else text  # `::` is an address
-
-
-def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for part in path[:-1]:
-        below = values.get(part)
-        if not isinstance(below, dict):
-            below = values[part] = {}
-        values = below
-    values[path[-1]] = value
-
-
-def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings joined, `high` winning."""
-    out = dict(low)
-    for key, value in high.items():
-        below = out.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        out[key] = merge(below, value) if both else value  # type: ignore[arg-type]
-    return out
-
-
-def lookup(values: Any, path: Sequence[str], default: Any) -> Any:
-    """The value at the end of a path of keys, or the default if any step is missing."""
-    for part in path:
-        if not isinstance(values, Mapping) or part not in values:
-            return default
-        values = values[part]
-    return values

@@ -1,54 +1,81 @@
-"""Settings from the task's defaults, YAML files and the command line."""
+"""Configs from nested values, YAML files, task defaults and finished runs; and back to YAML."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from malt_fast.config.arguments import lookup, merge, parse_arguments
 from malt_fast.config.mistakes import sentence
 from malt_fast.config.rules import check
 from malt_fast.config.schema import PACKAGE, Config, TaskConfig
-from malt_fast.config.sections import split
-from malt_fast.config.yaml_files import read_yaml as read_yaml
-from malt_fast.config.yaml_files import yaml_text
+from malt_fast.config.sections import Section, split
+from malt_fast.config.values import lookup, merge
+from malt_fast.config.yaml_files import read_yaml, yaml_text
 from malt_fast.utils.errors import MaltError
 
+S = TypeVar("S", bound=Section)
 
-def load_config(argv: Sequence[str], program: str) -> Config:
-    """The config of a command line. `--help` is printed, and exits."""
-    values, wants_help = parse_arguments(argv)
-    name = lookup(values, ("task", "name"), "arithmetic")
-    chain = split(lookup(values, ("chain",), Config.model_fields["chain"].default))
-    values = merge(for_chain(task_defaults(str(name)), chain), values)
-    if wants_help is not None:
-        from malt_fast.config.help import help_text
 
-        print(help_text(Config, program, values, wants_help))
-        raise SystemExit(0)
-    return make_config(values)
+def make(section: type[S], values: Mapping[str, Any]) -> S:
+    """Validated settings from nested values. Raises MaltError for the first mistake."""
+    try:
+        made = section.model_validate(values)
+    except ValidationError as error:
+        raise MaltError(sentence(section, error)) from None
+    if isinstance(made, Config):
+        check(made)
+    return made
 
 
 def make_config(values: Mapping[str, Any]) -> Config:
-    """A validated config from nested values; raises MaltError for the first mistake."""
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise MaltError(sentence(Config, error)) from None
-    check(config)
+    """A validated config from nested values. Raises MaltError for the first mistake."""
+    return make(Config, values)
+
+
+def load_config_file(path: Path) -> Config:
+    """The config in a YAML file. Raises MaltError for the first mistake."""
+    return make_config(with_task_defaults(read_yaml(path)))
+
+
+def saved_config(takes: type[S], values: Mapping[str, Any], may_change: tuple[str, ...]) -> S:
+    """The settings of the finished run `values["run"]`, changed by `values`.
+
+    Raises MaltError if a setting changes whose dotted key starts with none of `may_change`.
+    """
+    folder = values.get("run")
+    if folder is None:
+        make(takes, with_task_defaults(values))  # a misspelt --run is the mistake to report
+        raise MaltError("no run was named: give --run DIR, a directory that malt_fast.train made")
+    file = Path(str(folder)) / "config.yaml"
+    if not file.is_file():
+        raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
+    saved = read_yaml(file)
+    config = make(takes, with_task_defaults(merge(saved, values)))
+    before = make_config(with_task_defaults(saved))
+    fixed = [key for key in differences(before, config) if not key.startswith(may_change)]
+    if fixed:
+        were, them = ("were", "them") if len(fixed) > 1 else ("was", "it")
+        raise MaltError(
+            f"{', '.join(fixed)} {were} fixed by training: remove {them} from the command, or "
+            "train another run"
+        )
     return config
 
 
-def for_chain(values: Mapping[str, Any], chain: object) -> dict[str, Any]:
-    """`values` without overrides for roles that the chain lacks: a task's defaults name its own."""
-    roles = chain if isinstance(chain, list) else []
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if key == "roles":
-            out[key] = {role: below for role, below in value.items() if role in roles}
-        else:
-            out[key] = for_chain(value, chain) if isinstance(value, Mapping) else value
-    return out
+def plain_config(command: Config) -> Config:
+    """A program's command without the options that are no settings."""
+    return Config.model_validate(command.model_dump())
+
+
+# ---- defaults of tasks ----
+
+
+def with_task_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values over the defaults of the task that they name."""
+    name = lookup(values, ("task", "name"), TaskConfig.model_fields["name"].default)
+    chain = split(lookup(values, ("chain",), Config.model_fields["chain"].default))
+    return merge(_for_chain(task_defaults(str(name)), chain), values)
 
 
 def task_defaults(name: str) -> dict[str, Any]:
@@ -60,24 +87,39 @@ def task_defaults(name: str) -> dict[str, Any]:
     return defaults
 
 
+def _for_chain(values: Mapping[str, Any], chain: object) -> dict[str, Any]:
+    """`values` without overrides for roles that the chain does not have."""
+    roles = chain if isinstance(chain, list) else []
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == "roles":
+            out[key] = {role: below for role, below in value.items() if role in roles}
+        else:
+            out[key] = _for_chain(value, chain) if isinstance(value, Mapping) else value
+    return out
+
+
+# ---- as YAML, and compared ----
+
+
 def dump(config: Config) -> str:
     """The resolved config as YAML that `--config` reads back; `run` is left out."""
     return yaml_text(_plain(config))
 
 
-def differences(a: Config, b: Config) -> list[str]:
+def differences(a: Section, b: Section) -> list[str]:
     """Dotted keys whose values differ; `run` is not compared."""
     left, right = flat(a), flat(b)
     keys = [*left, *(key for key in right if key not in left)]
     return [key for key in keys if left.get(key) != right.get(key)]
 
 
-def flat(config: Config) -> dict[str, Any]:
+def flat(config: Section) -> dict[str, Any]:
     """Every setting by its dotted key; `run` is left out."""
     return dict(_flat(_plain(config)))
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def _plain(config: Section) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"run"})
 
 

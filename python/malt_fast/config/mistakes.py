@@ -1,4 +1,4 @@
-"""A mistake in the settings as one sentence."""
+"""A mistake in the settings as one sentence, and which settings there are."""
 
 import types
 import typing
@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from malt_fast.utils.errors import nearest
+from malt_fast.config.values import nested
+from malt_fast.utils.errors import MaltError, nearest
 
-WANTED = {
+BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+WANTED = {  # by the first word of pydantic's type of error
     "int": "a whole number",
     "float": "a number",
     "finite": "a finite number",
@@ -26,17 +28,17 @@ WANTED = {
 
 
 def sentence(model: type[BaseModel], error: ValidationError) -> str:
-    """The first mistake pydantic found, as: the dotted key, the value, the bound."""
+    """The first mistake that pydantic found: the dotted key, the value and the bound."""
     # A mistyped key explains errors elsewhere, so it comes first.
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"'{key}' is not a setting: {_suggest(model, key)} (--help lists all)"
     if first["type"] == "missing":
-        return f"'{key}' is missing: give it"
+        field = model.model_fields.get(key)
+        return f"'{key}' is missing: give {(field and field.description) or 'it'}"
     context = first.get("ctx", {})
-    bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    limits = [f"{word} {context[name]}" for name, word in bounds.items() if name in context]
+    limits = [f"{word} {context[name]}" for name, word in BOUNDS.items() if name in context]
     wanted = " and ".join(limit.removesuffix(".0") for limit in limits)
     if first["type"] == "string_pattern_mismatch":
         wanted = f"of the form {context['pattern']}"
@@ -45,6 +47,15 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
     if not wanted:
         wanted = WANTED.get(first["type"].partition("_")[0], f"valid ({first['msg']})")
     return f"{key} = {first['input']!r} is not possible: it must be {wanted}"
+
+
+def check_known(model: type[BaseModel], key: str) -> None:
+    """Raises MaltError for a dotted key that is not a setting."""
+    try:
+        model.model_validate(nested([(key, "")]))
+    except ValidationError as error:
+        if any(item["type"] == "extra_forbidden" for item in error.errors()):
+            raise MaltError(sentence(model, error)) from None
 
 
 def _suggest(model: type[BaseModel], key: str) -> str:
@@ -62,14 +73,14 @@ def _suggest(model: type[BaseModel], key: str) -> str:
 
 def settings(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
     """(dotted name, field, default) of every setting; a section's own before its sub-sections'."""
-    nested = []
+    below = []
     for name, info in section.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            nested.append((name, kind))
+            below.append((name, kind))
         else:
-            yield prefix + name, info, info.default
-    for name, kind in nested:
+            yield prefix + name, info, None if info.is_required() else info.default
+    for name, kind in below:
         yield from settings(kind, f"{prefix}{name}.")
 
 
@@ -83,4 +94,4 @@ def type_name(kind: Any) -> str:
     if origin is Annotated:
         return type_name(args[0])
     name: str = getattr(origin or kind, "__name__", str(kind))
-    return {"str": "TEXT", "Path": "PATH"}.get(name, name)
+    return {"str": "TEXT", "Path": "PATH", "bool": "true|false"}.get(name, name)

@@ -41,6 +41,8 @@ class Section(BaseModel):
     @classmethod
     def _can_be_written(cls, value: object) -> object:
         """Neither files nor their names can hold NUL or half a Unicode character."""
+        if isinstance(value, Path):  # which a setting may take as text
+            value = str(value)
         group = [*value, *value.values()] if isinstance(value, dict) else value
         for text in group if isinstance(group, list) else [group]:
             if isinstance(text, str | Path) and UNWRITABLE.search(str(text)):

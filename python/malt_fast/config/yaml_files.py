@@ -1,7 +1,4 @@
-"""The command line and YAML files as nested values, and mistakes as one sentence.
-
-Nothing here knows the settings themselves: they are pydantic models (config.py) handed in.
-"""
+"""YAML files: a safe, bounded subset of YAML 1.2, read as nested values and written."""
 
 import os
 import re
@@ -14,7 +11,7 @@ import yaml
 
 from malt_fast.utils.errors import MaltError, first_line
 
-DEEPEST, MOST = 50, 100_000  # values in values, and values, that a YAML text may hold
+DEEPEST, MOST = 50, 100_000  # levels of nesting, and values, that a YAML text may have
 NESTED = "it is nested too deeply, or its aliases stand for too much"
 
 
@@ -24,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Refuses a key that is given twice, of which PyYAML takes the last."""
+        """Refuses a key that is given twice; PyYAML would take the last."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -49,13 +46,13 @@ for _tag, _pattern, _first in (
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts in quotes the text that `_Loader` would take for something else."""
+    """Quotes text that `_Loader` would read as something else."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text says. Raises yaml.YAMLError for all that can be wrong with it."""
+    """The value of a YAML text. Raises yaml.YAMLError for everything that can be wrong with it."""
     try:
         value = yaml.load(text, Loader=_Loader)  # nosec B506
         _check_values(value)
@@ -63,14 +60,15 @@ def parse_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise yaml.MarkedYAMLError(problem=NESTED) from None
-    except Exception as error:  # of a tag that its value does not fit, such as `!!int x`
-        told = first_line(error) if isinstance(error, ValueError) else "a tag and its value differ"
-        raise yaml.MarkedYAMLError(problem=told) from None
+    except Exception as error:  # a tag that does not fit its value, such as `!!int x`
+        reason = "a tag does not fit its value"
+        reason = first_line(error) if isinstance(error, ValueError) else reason
+        raise yaml.MarkedYAMLError(problem=reason) from None
     return value
 
 
 def _check_values(value: Any) -> None:
-    """Raises ValueError for text that nothing can hold, and for more than a config may mean:
+    """Raises ValueError for text that no file can hold, and RecursionError for too many values:
     a few aliases can stand for billions of values, or for themselves."""
     waiting, seen = [(value, 0)], 0
     while waiting:
@@ -79,14 +77,14 @@ def _check_values(value: Any) -> None:
         if depth > DEEPEST or seen > MOST:
             raise RecursionError
         if isinstance(value, str):
-            _check_text(value)
+            check_text(value)
         if isinstance(value, dict | list):
             items = [*value, *value.values()] if isinstance(value, dict) else value
             waiting += [(item, depth + 1) for item in items]
 
 
-def _check_text(text: str) -> None:
-    """Raises ValueError for text that no file could be named by."""
+def check_text(text: str) -> None:
+    """Raises ValueError for text that cannot name a file."""
     try:
         usable = b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -125,7 +123,7 @@ def yaml_text(values: Mapping[str, Any]) -> str:
 
 
 def read_value(text: str) -> Any:
-    """What a text says as YAML, else the text."""
+    """The value of a text as YAML; the text itself if it is not YAML."""
     try:
         return parse_yaml(text)
     except yaml.YAMLError:
@@ -133,13 +131,7 @@ def read_value(text: str) -> Any:
 
 
 def typed(values: object) -> object:
-    """A group that anything may be set in, its values read as YAML: no type tells what they are."""
+    """A group of untyped settings: texts in it are read as YAML."""
     if not isinstance(values, dict):
         return values
     return {k: read_value(v) if isinstance(v, str) else v for k, v in values.items()}
-
-
-# ---- what is wrong, in one sentence ----
-
-
-# ---- which settings there are ----

@@ -22,18 +22,23 @@ alone. One sequence trains all three roles: the prompts are nested, and the labe
 token of an output is the end token even where the sequence goes on with the next role's prompt.
 """
 
-import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from pydantic import Field
 
-from malt_fast.config.help import examples
+from malt_fast.config.arguments import Program
+from malt_fast.config.command import run_command
+from malt_fast.config.schema import MAX
+from malt_fast.config.sections import Section
+
+if TYPE_CHECKING:  # libraries that take seconds to import
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 STEPS = 5
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -64,8 +69,11 @@ class Habits:
     stand: float = 0.50  # refiner keeps a right step that was flagged
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per digit, a leading space belonging to the tens digit; decodes what it encodes."""
+def tokenizer() -> "PreTrainedTokenizerFast":
+    """One token per digit; a leading space belongs to the tens digit. Decodes what it encodes."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     core = Tokenizer(models.WordLevel(ID, unk_token="<unk>"))
     words = Regex(r"\n(Draft|Check|Final):| ok| no| [0-9]|[0-9+\-]")
     core.pre_tokenizer = pre_tokenizers.Split(words, behavior="isolated")
@@ -146,11 +154,10 @@ def demonstrations(n: int, habits: Habits, rng: np.random.Generator) -> tuple[np
     return np.concatenate(tokens, 1), np.concatenate(labels, 1)
 
 
-def train(steps: int, batch: int, learning_rate: float, seed: int) -> LlamaForCausalLM:
-    """Train on fresh demonstrations every step: AdamW, one cycle cut short by a cool-down."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    model = LlamaForCausalLM(
+def untrained_model() -> "LlamaForCausalLM":
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(VOCABULARY),
             hidden_size=128,
@@ -165,6 +172,15 @@ def train(steps: int, batch: int, learning_rate: float, seed: int) -> LlamaForCa
             eos_token_id=ID["</s>"],
         )
     )
+
+
+def train(steps: int, batch: int, learning_rate: float, seed: int) -> "LlamaForCausalLM":
+    """Train on fresh demonstrations every step: AdamW, one cycle cut short by a cool-down."""
+    import torch
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = untrained_model()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.95), fused=True
     )
@@ -193,32 +209,31 @@ def train(steps: int, batch: int, learning_rate: float, seed: int) -> LlamaForCa
     return model.eval()
 
 
-def parser() -> argparse.ArgumentParser:
-    shown = "\n".join(examples("malt_fast.demo.build"))
-    parser = argparse.ArgumentParser(
-        "python -m malt_fast.demo.build",
-        description=f"Make the bundled world's base model.\n\n{shown}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="directory to write the model to")
-    parser.add_argument("--steps", type=int, default=4000, help="updates (default: %(default)s)")
-    parser.add_argument(
-        "--batch", type=int, default=128, help="sequences a step (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--learning_rate", type=float, default=2e-3, help="its peak (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    return parser
+class Options(Section):
+    out: Path = Field(description="a folder to write the model to")
+    steps: int = Field(default=4000, ge=1, le=MAX, description="updates")
+    batch: int = Field(default=128, ge=1, le=MAX, description="sequences per update")
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="peak learning rate")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of weights and questions")
 
 
-def main() -> int:
-    args = parser().parse_args()
-    model = train(args.steps, args.batch, args.learning_rate, args.seed)
-    model.save_pretrained(args.out)
-    tokenizer().save_pretrained(args.out)
-    print(f"wrote {sum(p.numel() for p in model.parameters()):,} parameters to {args.out}")
-    return 0
+PROGRAM = Program(
+    "malt_fast.demo.build",
+    Options,
+    "Trains the bundled base model of the demonstration from scratch.",
+    ("--out model", "--out small --steps 400 --batch 64"),
+)
+
+
+def build(options: Options) -> None:
+    model = train(options.steps, options.batch, options.learning_rate, options.seed)
+    model.save_pretrained(options.out)
+    tokenizer().save_pretrained(options.out)
+    print(f"wrote {sum(p.numel() for p in model.parameters()):,} parameters to {options.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(PROGRAM, build, argv)
 
 
 if __name__ == "__main__":

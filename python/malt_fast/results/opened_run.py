@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 
-from malt_fast.config.load import differences, load_config
+from malt_fast.config.load import differences, load_config_file
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policy
 from malt_fast.forest.credit import assign_credit
@@ -74,9 +74,9 @@ def read_config(run: Path, lacking: Lacking) -> tuple[Config | None, Task | None
     config = None
     trained, now = run / "adapters" / "config.yaml", run / "config.yaml"
     try:
-        config = load_config(["--config", str(now)], "malt_fast.export")
+        config = load_config_file(now)
         if trained.is_file():
-            before = load_config(["--config", str(trained)], "malt_fast.export")
+            before = load_config_file(trained)
             changed = [k for k in differences(before, config) if not k.startswith(IDLE)]
             config = before
             if changed:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
-from malt_fast.config.load import flat, load_config
+from malt_fast.config.load import flat, make_config, with_task_defaults
 from malt_fast.config.schema import Config
 from malt_fast.config.yaml_files import yaml_text
 from malt_fast.evaluation.tables import main_table, suite_tables
@@ -314,7 +314,7 @@ def settings(found: Found) -> str:
 
 def _defaults(config: Config) -> dict[str, Any]:
     try:
-        return flat(load_config(["--task.name", config.task.name], "malt_fast.train"))
+        return flat(make_config(with_task_defaults({"task": {"name": config.task.name}})))
     except MaltError:
         return {}
 

@@ -1,4 +1,4 @@
-"""The settings and the adapters of a finished run: published here, read again here.
+"""The adapters of a finished run: published here, read again here.
 
 adapters/ROLE/{sft,final}   copies of the last round's adapters, where servers find them
 adapters/config.yaml        the settings they were trained with
@@ -7,13 +7,10 @@ adapters/index.json         for each role, the folders they were copied from and
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from malt_fast.config.arguments import parse_arguments
-from malt_fast.config.load import differences, dump, load_config
-from malt_fast.config.schema import Config
+from malt_fast.config.load import dump
 from malt_fast.engines import Policies, Policy
 from malt_fast.models.loading import check_adapter
 from malt_fast.runs.run import Run
@@ -88,29 +85,3 @@ def _adapter(folder: Path, base: Policy) -> Policy:
     check_adapter(folder)
     check_seal(folder)
     return Policy(base.base, str(folder.resolve()))
-
-
-def saved_config(
-    argv: Sequence[str], program: str, may_change: tuple[str, ...] = MAY_CHANGE
-) -> Config:
-    """The config of the run that `--run` names, with the changes of the command line.
-
-    may_change: prefixes of the settings that may differ. Raises MaltError for any other change.
-    """
-    values, wants_help = parse_arguments(argv)
-    folder = values.get("run")
-    if wants_help is not None or folder is None:
-        load_config(argv, program)  # prints the help, or raises for another mistake first
-        raise MaltError("no run was named: give --run DIR, a directory that malt_fast.train made")
-    saved = Path(str(folder)) / "config.yaml"
-    if not saved.is_file():
-        raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
-    config = load_config(["--config", str(saved), *argv], program)
-    before = load_config(["--config", str(saved)], program)
-    fixed = [key for key in differences(before, config) if not key.startswith(may_change)]
-    if fixed:
-        raise MaltError(
-            f"{', '.join(fixed)} cannot differ from what the run was trained with: leave it out, "
-            "or train another run"
-        )
-    return config

@@ -20,7 +20,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from malt_fast.config.load import saved_config
 from malt_fast.config.schema import Config
+from malt_fast.config.values import nested
 from malt_fast.engines import (
     Completion,
     Engine,
@@ -37,7 +39,7 @@ from malt_fast.evaluation.systems import (
 )
 from malt_fast.grading.verdicts import extract_answer, number_answers
 from malt_fast.runs.run import Run
-from malt_fast.runs.saved import saved_config, saved_policies
+from malt_fast.runs.saved import saved_policies
 from malt_fast.sampling.engine_choice import open_engine
 from malt_fast.sampling.expand import Expansion, Slot, node_seed
 from malt_fast.sampling.prepare import load_setup
@@ -109,8 +111,8 @@ class Pipeline:
         of MAY_CHANGE. Raises MaltError for a directory that holds no finished run, and as engines
         do.
         """
-        words = [f"--{key}={_word(value)}" for key, value in (settings or {}).items()]
-        return cls.open(saved_config(["--run", str(run), *words], "malt_fast.serve", MAY_CHANGE))
+        values = nested([("run", run), *(settings or {}).items()])
+        return cls.open(saved_config(Config, values, MAY_CHANGE))
 
     @classmethod
     def open(cls, config: Config) -> Self:
@@ -358,8 +360,3 @@ def changed(
     if max_tokens is not None:
         out[-1] = replace(out[-1], max_tokens=min(max_tokens, out[-1].max_tokens))
     return out
-
-
-def _word(value: Any) -> str:
-    """A value as the command line spells it."""
-    return "null" if value is None else str(value)

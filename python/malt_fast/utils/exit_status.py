@@ -1,14 +1,13 @@
-"""How a program ends: exit status, and one line for a user's mistake."""
+"""How a program ends: its exit status, and one line for a user's mistake."""
 
-import argparse
 import errno
 import io
+import os
 import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, first_line, one_line
@@ -18,10 +17,10 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 
 def exit_status(program: Callable[[], object]) -> int:
-    """Run a program; a user's mistake, or a disk's, becomes one line on stderr and status 2."""
+    """Run a program; a user's mistake, or a failing disk, is one line on stderr and status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no letter is worth a run
+            stream.reconfigure(errors="backslashreplace")  # no character may end a run
     hush()
     try:
         with interrupt.two_steps():
@@ -31,19 +30,26 @@ def exit_status(program: Callable[[], object]) -> int:
         return 2
     except OSError as error:
         file, reason = _file_of(error)
-        if file is None and error.errno not in FULL:  # of a connection, say
+        if file is None and error.errno not in FULL:  # a connection's, for example
             raise
         where = "a file" if file is None else str(file)
         where = where if error.errno != errno.ENAMETOOLONG else f"...{where[-60:]}"
-        told = f"error: {where} cannot be used ({reason})"
         todo = "check what is there, its rights and the disk; the same command goes on from here"
-        print(one_line(f"{told}: {todo}"), file=sys.stderr)
+        print(one_line(f"error: {where} cannot be used ({reason}): {todo}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         how = [f"{_command(folder)} goes on from here" for folder in stop.args]
         print(": ".join(["stopped", *how]), file=sys.stderr)
         return 130
     return 0
+
+
+def show(text: str) -> None:
+    """Print help, or another text of which a reader such as `head` may take only a part."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
 def _file_of(error: OSError) -> tuple[str | None, str]:
@@ -55,8 +61,8 @@ def _file_of(error: OSError) -> tuple[str | None, str]:
 
 
 def _command(folder: Path) -> str:
-    """The command that was given, with its run directory."""
-    words = [word for word in sys.argv[1:]]
+    """The command that is running, with its run directory."""
+    words = sys.argv[1:]
     if not any(word == "--run" or word.startswith("--run=") for word in words):
         words += ["--run", str(folder)]
     module = sys.modules["__main__"].__spec__
@@ -64,8 +70,3 @@ def _command(folder: Path) -> str:
     if module:
         program = ["python", "-m", module.name.removesuffix(".__main__")]
     return f"`{shlex.join([*program, *words])}`"
-
-
-class Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise MaltError(f"{message} (--help tells more)")

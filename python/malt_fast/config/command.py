@@ -1,0 +1,33 @@
+"""One command line for every program: options, YAML files, help and mistakes."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from malt_fast.config.arguments import Program, Taken, parse_arguments
+from malt_fast.config.help import help_text
+from malt_fast.config.load import make, saved_config, with_task_defaults
+from malt_fast.config.schema import Config
+from malt_fast.utils.exit_status import exit_status, show
+
+
+def run_command(
+    program: Program[Taken], action: Callable[[Taken], object], argv: Sequence[str] | None
+) -> int:
+    """Run a program on a command line, `sys.argv` if None; returns its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    return exit_status(lambda: action(read_command(program, words)))
+
+
+def read_command(program: Program[Taken], argv: Sequence[str]) -> Taken:
+    """The options of a command line, over `--config` files and over the task's or run's settings.
+
+    `--help` is printed, and exits. Raises MaltError for the first mistake.
+    """
+    values, topic = parse_arguments(program, argv)
+    defaults = with_task_defaults(values) if issubclass(program.takes, Config) else values
+    if topic is not None:
+        show(help_text(program, defaults, topic))
+        raise SystemExit(0)
+    if program.may_change is not None:
+        return saved_config(program.takes, values, program.may_change)
+    return make(program.takes, defaults)
