@@ -21,12 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.schema import ModelConfig
-from malt_fast.config.sections import Section
+from malt_fast.config.sections import Section, setting
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.loading import load_causal
 from malt_fast.models.tokenizer import load_tokenizer
@@ -57,14 +55,11 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class Options(Section):
-    run: Path = Field(description="the run directory")
-    out: Path | None = Field(default=None, description="folder to write; unset: export in the run")
-    merged: bool = Field(
-        default=False, description="write base model and adapter as one checkpoint too"
-    )
-    push_to_hub: str | None = Field(
-        default=None,
-        description="upload each folder to a private repository NAME-ROLE of the Hugging Face hub",
+    run: Path = setting(..., "the run directory")
+    out: Path | None = setting(None, "folder to write; unset: export in the run")
+    merged: bool = setting(False, "write base model and adapter as one checkpoint too")
+    push_to_hub: str | None = setting(
+        None, "upload each folder to a private repository NAME-ROLE of the Hugging Face hub"
     )
 
 

@@ -12,18 +12,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
-
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
-from malt_fast.config.sections import Section
+from malt_fast.config.sections import Section, setting
 from malt_fast.results.report import NAME, write_report
 from malt_fast.utils.errors import printable
 
 
 class Options(Section):
-    run: Path = Field(description="the run directory")
-    out: Path | None = Field(default=None, description=f"file to write; unset: {NAME} in the run")
+    run: Path = setting(..., "the run directory")
+    out: Path | None = setting(None, f"file to write; unset: {NAME} in the run")
 
 
 PROGRAM = Program(

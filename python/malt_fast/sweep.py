@@ -14,13 +14,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow.parquet as pq
-from pydantic import Field
 
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.load import make_config, plain_config
 from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
+from malt_fast.config.sections import setting
 from malt_fast.config.values import merge, nested
 from malt_fast.config.yaml_files import read_value
 from malt_fast.evaluation.plots import plot_sweep
@@ -151,9 +151,8 @@ def sweep_table(task: str, key: str, results: dict[str, dict[str, Any]]) -> Tabl
 
 
 class Command(Config):
-    sweep: str = Field(
-        exclude=True,
-        description="KEY=V1,V2: a setting and its values; a list as a value has brackets",
+    sweep: str = setting(
+        ..., "KEY=V1,V2: a setting and its values; a list as a value has brackets", exclude=True
     )
 
 

@@ -19,12 +19,11 @@ Does not: tune the base model's own weights.
 import sys
 from collections.abc import Sequence
 
-from pydantic import Field
-
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.load import plain_config
-from malt_fast.config.schema import MAX, Config
+from malt_fast.config.schema import Config
+from malt_fast.config.sections import MAX, setting
 from malt_fast.engines import Policies
 from malt_fast.evaluation.run import evaluate_run
 from malt_fast.forest.credit import assign_credit
@@ -88,13 +87,13 @@ def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Po
 
 
 class Command(Config):
-    plan: int | None = Field(
-        default=None,
+    plan: int | None = setting(
+        None,
+        "only estimate what the run will take, by a probe of this many questions that the run "
+        f"keeps; {PROBE} if no number is given",
         ge=1,
         le=MAX,
         exclude=True,
-        description="only estimate what the run will take, by a probe of this many questions that "
-        f"the run keeps; {PROBE} if no number is given",
     )
 
 

@@ -1,6 +1,6 @@
-"""One validated, documented config for every program.
+"""All settings: one validated, documented config for every program.
 
-Values come, later over earlier, from: the fields below, the task's `defaults:` (tasks/<name>.yaml),
+Values come from, later over earlier: the fields below, the task's `defaults:` (tasks/NAME.yaml),
 `--config FILE.yaml`, and `--section.field value` on the command line. A mistake is one `MaltError`
 that names the key, the value and the bound.
 """
@@ -11,400 +11,308 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field
 
 from malt_fast.config.sections import (
+    MAX,
     Names,
     Patch,
     Section,
     override,
     partial,
+    setting,
     split,
 )
-from malt_fast.config.yaml_files import read_yaml as read_yaml
 from malt_fast.config.yaml_files import typed
 from malt_fast.utils.errors import MaltError
 
 PACKAGE = Path(__file__).parents[1]
-MAX = 2**31 - 1  # for counts that have no bound of their own
 Folders = Annotated[list[Path], BeforeValidator(split)]
 Branching = Annotated[list[Annotated[int, Field(ge=1, le=1000)]], BeforeValidator(split)]
 
 
 class Sampling(Section):
-    temperature: float = Field(default=0.3, ge=0, le=10, description="0 is greedy")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus share")
-    top_k: int = Field(
-        default=0, ge=0, le=MAX, description="keep the k likeliest tokens; 0 keeps all"
+    temperature: float = setting(0.3, "sampling temperature; 0 is greedy", ge=0, le=10)
+    top_p: float = setting(1.0, "nucleus sampling: probability mass to keep", gt=0, le=1)
+    top_k: int = setting(0, "keep the k likeliest tokens; 0 keeps all", ge=0, le=MAX)
+    min_p: float = setting(
+        0.0, "keep tokens with this share of the highest probability", ge=0, le=1
     )
-    min_p: float = Field(
-        default=0.0, ge=0, le=1, description="keep tokens above this share of the likeliest"
-    )
-    max_tokens: int = Field(default=1024, ge=1, le=MAX, description="longest output, in tokens")
+    max_tokens: int = setting(1024, "length limit of an output, in tokens", ge=1, le=MAX)
 
 
-class Stage(Section):
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak learning rate")
-    num_train_epochs: float = Field(default=1, gt=0, le=1000, description="passes over the data")
-    max_steps: int = Field(
-        default=-1, ge=-1, le=MAX, description="stop after this many updates; -1 goes by epochs"
+class StageSettings(Section):
+    learning_rate: float = setting(2e-4, "peak learning rate", gt=0, le=1)
+    num_train_epochs: float = setting(1, "passes over the data", gt=0, le=1000)
+    max_steps: int = setting(-1, "stop after this many updates; -1: train by epochs", ge=-1, le=MAX)
+    per_device_train_batch_size: int = setting(
+        8, "examples or pairs per step; with packing: rows, also per forward pass", ge=1, le=MAX
     )
-    per_device_train_batch_size: int = Field(
-        default=8,
-        ge=1,
-        le=MAX,
-        description="examples or pairs of a step, and of a forward pass if rows",
-    )
-    gradient_accumulation_steps: int = Field(
-        default=1, ge=1, le=MAX, description="steps per update"
-    )
-    warmup_steps: float = Field(
-        default=0, ge=0, le=MAX, description="updates of warm-up; below 1 a share of all"
+    gradient_accumulation_steps: int = setting(1, "steps per update", ge=1, le=MAX)
+    warmup_steps: float = setting(
+        0, "updates of warm-up; below 1, a share of all updates", ge=0, le=MAX
     )
     lr_scheduler_type: Literal[
         "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
-    ] = Field(default="linear", description="learning-rate schedule")
-    weight_decay: float = Field(default=0, ge=0, le=1, description="AdamW weight decay")
-    max_grad_norm: float = Field(
-        default=1.0, ge=0, le=1e6, description="gradient clipping; 0 is none"
-    )
-    max_length: int | None = Field(
-        default=None,
+    ] = setting("linear", "learning-rate schedule")
+    weight_decay: float = setting(0, "AdamW weight decay", ge=0, le=1)
+    max_grad_norm: float = setting(1.0, "gradient clipping; 0: none", ge=0, le=1e6)
+    max_length: int | None = setting(
+        None,
+        "longest sequence in tokens, a longer one is an error; unset: the context",
         ge=2,
         le=MAX,
-        description="longest sequence, longer ones are refused; unset: the context",
     )
-    logging_steps: int = Field(default=10, ge=1, le=MAX, description="updates between log lines")
-    save_steps: int = Field(default=500, ge=1, le=MAX, description="updates between checkpoints")
-    bf16: bool = Field(default=False, description="train under bfloat16 autocast")
-    gradient_checkpointing: bool = Field(
-        default=False, description="recompute activations to save memory"
+    logging_steps: int = setting(10, "updates between log lines", ge=1, le=MAX)
+    save_steps: int = setting(500, "updates between checkpoints", ge=1, le=MAX)
+    bf16: bool = setting(False, "train under bfloat16 autocast")
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+
+
+class DPOStageSettings(StageSettings):
+    learning_rate: float = setting(1e-5, "peak learning rate", gt=0, le=1)
+    beta: float = setting(0.2, "strength of the pull towards the reference model", gt=0, le=100)
+    loss_type: Literal["sigmoid", "ipo", "hinge"] = setting("sigmoid", "preference loss")
+    label_smoothing: float = setting(0.0, "assumed share of flipped preferences", ge=0, lt=0.5)
+    rpo_alpha: float | None = setting(
+        None, "weight of an NLL term on the chosen output", ge=0, le=1e3
     )
 
 
-class DPOStage(Stage):
-    learning_rate: float = Field(default=1e-5, gt=0, le=1, description="peak learning rate")
-    beta: float = Field(
-        default=0.2, gt=0, le=100, description="strength of the pull to the reference"
-    )
-    loss_type: Literal["sigmoid", "ipo", "hinge"] = Field(
-        default="sigmoid", description="preference loss"
-    )
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=0.5, description="share of flipped preferences"
-    )
-    rpo_alpha: float | None = Field(
-        default=None, ge=0, le=1e3, description="weight of an NLL term on the chosen"
-    )
-
-
-if TYPE_CHECKING:  # partial() makes them, which a type checker cannot follow
+if TYPE_CHECKING:  # a type checker cannot follow partial()
     SamplingPatch = Patch
     StagePatch = Patch
     DPOStagePatch = Patch
 else:
     SamplingPatch = partial(Sampling, "SamplingPatch")
-    StagePatch = partial(Stage, "StagePatch")
-    DPOStagePatch = partial(DPOStage, "DPOStagePatch")
+    StagePatch = partial(StageSettings, "StagePatch")
+    DPOStagePatch = partial(DPOStageSettings, "DPOStagePatch")
 
 
 class TaskConfig(Section):
-    name: Literal["arithmetic", "gsm8k", "math", "csqa", "jsonl"] = Field(
-        default="arithmetic", description="questions, their wording and their grader"
+    name: Literal["arithmetic", "gsm8k", "math", "csqa", "jsonl"] = setting(
+        "arithmetic", "the questions, with their prompts and grader"
     )
-    path: str | None = Field(
-        default=None,
-        description="training questions: a JSONL file, for math also a folder, or a hub id",
+    path: str | None = setting(
+        None, "training questions: a JSONL file or a hub id, for math also a folder"
     )
-    test_path: str | None = Field(
-        default=None, description="held-out questions; without it a part is held out"
+    test_path: str | None = setting(
+        None, "held-out questions; unset: a part of the training questions"
     )
-    limit: int | None = Field(
-        default=None, ge=1, le=MAX, description="use this many training questions"
+    limit: int | None = setting(None, "use this many training questions", ge=1, le=MAX)
+    test_limit: int | None = setting(None, "use this many held-out questions", ge=1, le=MAX)
+    subset_seed: int | None = setting(
+        None, "seed to draw the limited questions at random; unset: the first ones", ge=0, lt=2**63
     )
-    test_limit: int | None = Field(
-        default=None, ge=1, le=MAX, description="use this many held-out questions"
+    decontaminate: bool = setting(True, "leave out training questions that copy held-out ones")
+    grader: str | None = setting(
+        None,
+        "how answers are compared: number, math, choice, exact, or a function of your own as "
+        "package.module:function; required for jsonl",
     )
-    subset_seed: int | None = Field(
-        default=None,
-        ge=0,
-        lt=2**63,
-        description="draw what the limits allow; unset takes the first questions",
+    min_score: float = setting(
+        0.5, "score of a custom grader from which an output is correct", ge=0, le=1
     )
-    decontaminate: bool = Field(
-        default=True, description="leave out training questions that copy held-out ones"
-    )
-    grader: str | None = Field(
-        default=None,
-        description="how answers are compared: number, math, choice, exact, or package.module:"
-        "function of your own; jsonl needs it",
-    )
-    min_score: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="a custom grader's score from which an output counts as right",
-    )
-    prompts: Path | None = Field(
-        default=None, description="YAML file of prompts per role, over the task's own"
-    )
-    id_column: str | None = Field(
-        default=None, description="column holding a question's id (else numbered)"
-    )
-    question_column: str = Field(default="question", description="column holding the question")
-    answer_column: str = Field(default="answer", description="column holding the gold answer")
+    prompts: Path | None = setting(None, "YAML file of prompts per role, over those of the task")
+    id_column: str | None = setting(None, "column with the id of a question; unset: numbers")
+    question_column: str = setting("question", "column with the question")
+    answer_column: str = setting("answer", "column with the gold answer")
 
 
 class ModelConfig(Section):
-    name_or_path: str = Field(
-        default="meta-llama/Llama-3.1-8B-Instruct",
-        description="base model: hub id, directory, or `bundled` for the tiny one in the package",
+    name_or_path: str = setting(
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "base model: a hub id, a directory, or `bundled` for the tiny model in the package",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="precision of the base weights"
+    dtype: Literal["float32", "bfloat16", "float16"] = setting(
+        "float32", "precision of the base weights"
     )
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
-    )
-    chat_template: Path | None = Field(
-        default=None, description="Jinja file for a model that has no template"
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="run code that comes with the model; read it first"
-    )
-    roles: dict[str, str] = Field(
-        default={}, description="another base model for a role: --model.roles.ROLE NAME"
-    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    chat_template: Path | None = setting(None, "Jinja file for a model without a chat template")
+    trust_remote_code: bool = setting(False, "run code that comes with the model; read it first")
+    roles: dict[str, str] = setting({}, "base model of one role: --model.roles.ROLE NAME")
 
 
 class EngineConfig(Section):
-    name: Literal["auto", "hf", "vllm", "openai", "replay"] = Field(
-        default="auto",
-        description="what samples: transformers (hf), vLLM, a server, recordings; auto is vllm "
-        "where it and a GPU are there, else hf",
+    name: Literal["auto", "hf", "vllm", "openai", "replay"] = setting(
+        "auto",
+        "what samples: transformers (hf), vLLM, a server or recordings; auto is vllm where vLLM "
+        "and a GPU are present, else hf",
     )
-    batch_size: int = Field(
-        default=256, ge=1, le=65536, description="hf: sequences sampled together"
+    batch_size: int = setting(256, "hf: sequences sampled together", ge=1, le=65536)
+    vllm: Annotated[dict[str, Any], BeforeValidator(typed)] = setting(
+        {}, "vllm: its engine arguments, as in --engine.vllm.gpu_memory_utilization 0.8"
     )
-    vllm: Annotated[dict[str, Any], BeforeValidator(typed)] = Field(
-        default={},
-        description="vllm: its own engine arguments, --engine.vllm.gpu_memory_utilization 0.8",
+    replicas: int = setting(1, "hf, vllm: number of engines side by side, with Ray", ge=1, le=4096)
+    ray_address: str | None = setting(
+        None, "Ray cluster; unset: RAY_ADDRESS, a cluster started here, or this machine"
     )
-    replicas: int = Field(
-        default=1, ge=1, le=4096, description="hf, vllm: engines side by side, with Ray"
-    )
-    ray_address: str | None = Field(
-        default=None,
-        description="Ray cluster; unset: RAY_ADDRESS, one started here, or this machine",
-    )
-    base_url: str | None = Field(
-        default=None,
+    base_url: str | None = setting(
+        None,
+        "openai: the server, as in http://localhost:8000/v1; OPENAI_API_KEY holds its key",
         pattern=r"^https?://",
-        description="openai: the server, http://localhost:8000/v1; OPENAI_API_KEY is its key",
     )
-    concurrency: int = Field(
-        default=256, ge=1, le=4096, description="openai: requests under way at once"
-    )
-    timeout: float = Field(
-        default=600, gt=0, le=86400, description="openai: seconds to wait for an answer"
-    )
-    max_retries: int = Field(
-        default=6, ge=0, le=100, description="openai: times a request is sent again"
-    )
-    path: Path | None = Field(default=None, description="replay: JSONL of recorded outputs")
+    concurrency: int = setting(256, "openai: requests in flight at once", ge=1, le=4096)
+    timeout: float = setting(600, "openai: seconds to wait for a response", gt=0, le=86400)
+    max_retries: int = setting(6, "openai: retries of a request", ge=0, le=100)
+    path: Path | None = setting(None, "replay: JSONL file of recorded outputs")
 
 
 class SamplingConfig(Sampling):
-    roles: dict[str, SamplingPatch] = Field(
-        default={},
-        description="any of the above for one role: --sampling.roles.ROLE.temperature 0.5",
+    roles: dict[str, SamplingPatch] = setting(
+        {}, "settings of one role: --sampling.roles.ROLE.temperature 0.5"
     )
 
     def for_role(self, role: str) -> Sampling:
+        """These settings with the overrides of the role applied."""
         return Sampling.model_validate(
             override(self, self.roles.get(role)).model_dump(exclude={"roles"})
         )
 
 
 class EvalSampling(SamplingPatch):
-    roles: dict[str, SamplingPatch] = Field(default={}, description="overrides for one role")
+    roles: dict[str, SamplingPatch] = setting(
+        {}, "settings of one role: --evaluate.sampling.roles.ROLE.temperature 0"
+    )
 
 
 class TreeConfig(Section):
-    branching: Branching = Field(
-        default=[3, 3, 3], description="children per node at each level of the chain"
+    branching: Branching = setting([3, 3, 3], "outputs per node, for each level of the chain")
+    threshold: float = setting(0.5, "an output is positive if its value is above this", ge=0, le=1)
+    inclusive: bool = setting(False, "an output is positive at the threshold too")
+    mean: Literal["children", "leaves"] = setting(
+        "children", "value of a node: the mean over its children or over its leaves"
     )
-    threshold: float = Field(
-        default=0.5, ge=0, le=1, description="an output is positive above this value"
-    )
-    inclusive: bool = Field(default=False, description="positive at the threshold too")
-    mean: Literal["children", "leaves"] = Field(
-        default="children", description="value: mean over children or leaves"
-    )
-    pooling: Literal["global", "local"] = Field(
-        default="global", description="average children's values, or their labels (local majority)"
+    pooling: Literal["global", "local"] = setting(
+        "global", "average the values of children, or their labels (local majority)"
     )
 
 
 class PreferencesConfig(Section):
-    sft_source: Literal["paired", "all"] = Field(
-        default="paired",
-        description="SFT on positives with a negative sibling, or on all positives",
+    sft_source: Literal["paired", "all"] = setting(
+        "paired", "SFT on positives with a negative sibling, or on all positives"
     )
-    policy: Literal["all", "one", "best_worst"] = Field(
-        default="all",
-        description="pairs of a sibling block: all crossings, one at random, best against worst",
+    policy: Literal["all", "one", "best_worst"] = setting(
+        "all",
+        "pairs among siblings: all of positives and negatives, one at random, best against worst",
     )
-    max_per_question: int | None = Field(
-        default=None, ge=1, le=MAX, description="most pairs of a question"
-    )
-    min_margin: float = Field(
-        default=0.0, ge=0, le=1, description="least difference of value in a pair"
-    )
-    dedup: bool = Field(
-        default=False, description="token-identical siblings count as one candidate"
-    )
-    max_examples: int | None = Field(
-        default=None, ge=1, le=MAX, description="most SFT examples of a role"
-    )
-    max_pairs: int | None = Field(
-        default=None, ge=1, le=MAX, description="most DPO pairs of a role"
-    )
+    max_per_question: int | None = setting(None, "most pairs per question", ge=1, le=MAX)
+    min_margin: float = setting(0.0, "least difference in value within a pair", ge=0, le=1)
+    dedup: bool = setting(False, "count siblings with identical tokens as one")
+    max_examples: int | None = setting(None, "most SFT examples per role", ge=1, le=MAX)
+    max_pairs: int | None = setting(None, "most DPO pairs per role", ge=1, le=MAX)
 
 
 class LoraConfig(Section):
-    r: int = Field(default=32, ge=1, le=512, description="rank")
-    lora_alpha: float = Field(
-        default=32, gt=0, le=4096, description="scale: updates are multiplied by lora_alpha / r"
+    r: int = setting(32, "rank", ge=1, le=512)
+    lora_alpha: float = setting(
+        32, "scale: updates are multiplied by lora_alpha / r", gt=0, le=4096
     )
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the adapter")
-    target_modules: str | list[str] = Field(
-        default="all-linear", description="module names, or all-linear for all but the head"
+    lora_dropout: float = setting(0.0, "dropout before the adapter", ge=0, lt=1)
+    target_modules: str | list[str] = setting(
+        "all-linear", "names of modules, or all-linear for all linear layers but the head"
     )
-    use_rslora: bool = Field(default=False, description="scale by lora_alpha / sqrt(r)")
+    use_rslora: bool = setting(False, "scale by lora_alpha / sqrt(r)")
 
 
-class StageConfig(Stage):
-    roles: dict[str, StagePatch] = Field(
-        default={},
-        description="any of the above for one role: --train.sft.roles.ROLE.learning_rate 1e-4",
+class StageConfig(StageSettings):
+    roles: dict[str, StagePatch] = setting(
+        {}, "settings of one role: --train.sft.roles.ROLE.learning_rate 1e-4"
     )
 
     def for_role(self, role: str) -> Self:
-        """These settings with the role's overrides applied."""
+        """These settings with the overrides of the role applied."""
         return override(self, self.roles.get(role))
 
 
-class DPOStageConfig(DPOStage):
-    roles: dict[str, DPOStagePatch] = Field(
-        default={},
-        description="any of the above for one role: --train.dpo.roles.ROLE.beta 0.1",
+class DPOStageConfig(DPOStageSettings):
+    roles: dict[str, DPOStagePatch] = setting(
+        {}, "settings of one role: --train.dpo.roles.ROLE.beta 0.1"
     )
 
     def for_role(self, role: str) -> Self:
-        """These settings with the role's overrides applied."""
+        """These settings with the overrides of the role applied."""
         return override(self, self.roles.get(role))
 
 
 class TrainConfig(Section):
-    dpo_roles: Annotated[list[str] | None, BeforeValidator(split)] = Field(
-        default=None, description="roles that get DPO after SFT; unset is all but the first"
+    dpo_roles: Annotated[list[str] | None, BeforeValidator(split)] = setting(
+        None, "roles trained by DPO after SFT; unset: all but the first"
     )
-    reference: Literal["sft", "base"] = Field(
-        default="sft", description="DPO reference: the role's SFT adapter or the base"
+    reference: Literal["sft", "base"] = setting(
+        "sft", "DPO reference: the SFT adapter of the role, or the base model"
     )
-    regenerate: Literal["none", "sequential"] = Field(
-        default="none", description="sequential: resample below a role once it is trained"
+    regenerate: Literal["none", "sequential"] = setting(
+        "none", "sequential: sample anew below each role once it is trained"
     )
-    rounds: int = Field(default=1, ge=1, le=100, description="rounds of sampling and training")
-    packing: Literal["trees", "rows"] = Field(
-        default="trees", description="trees: shared prefixes once; rows: a padded row a completion"
+    rounds: int = setting(1, "rounds of sampling and training", ge=1, le=100)
+    packing: Literal["trees", "rows"] = setting(
+        "trees", "trees: each shared prefix once; rows: one padded row per completion"
     )
-    pack_tokens: int = Field(
-        default=16384, ge=1, le=MAX, description="trees: most tokens in one forward pass"
+    pack_tokens: int = setting(16384, "trees: most tokens per forward pass", ge=1, le=MAX)
+    load_in_4bit: bool = setting(
+        False, "QLoRA: base weights in 4 bits while training (bitsandbytes)"
     )
-    load_in_4bit: bool = Field(
-        default=False, description="QLoRA: base weights in 4 bits while training (bitsandbytes)"
+    side_by_side: bool = setting(
+        False, "train all roles at once, each on a GPU or a share of the CPU (ray)"
     )
-    side_by_side: bool = Field(
-        default=False, description="train roles at once, a GPU or a share of the CPU each (ray)"
-    )
-    sft: StageConfig = Field(default=StageConfig())
-    dpo: DPOStageConfig = Field(default=DPOStageConfig())
+    sft: StageConfig = StageConfig()
+    dpo: DPOStageConfig = DPOStageConfig()
 
 
 class EvaluateConfig(Section):
-    suite: Literal["standard", "paper"] = Field(
-        default="standard",
-        description="paper: every table of the paper, curves over calls, files for LaTeX too",
+    suite: Literal["standard", "paper"] = setting(
+        "standard", "paper: also every table of the paper, curves over calls, and LaTeX files"
     )
-    calls: int = Field(
-        default=27, ge=1, le=256, description="paper: calls a question that curves go up to"
+    calls: int = setting(27, "paper: most calls per question in the curves", ge=1, le=256)
+    votes: int = setting(3, "passes in a majority vote", ge=1, le=1000)
+    limit: int | None = setting(None, "use this many held-out questions", ge=1, le=MAX)
+    tie_break: Literal["first", "random"] = setting(
+        "first", "how ties between votes are broken: first seen, or seeded random"
     )
-    votes: int = Field(default=3, ge=1, le=1000, description="passes in a majority vote")
-    limit: int | None = Field(
-        default=None, ge=1, le=MAX, description="evaluate on this many held-out questions"
-    )
-    tie_break: Literal["first", "random"] = Field(
-        default="first", description="vote ties: first seen, or seeded random"
-    )
-    bootstrap: int = Field(
-        default=10_000, ge=100, le=10_000_000, description="bootstrap resamples of the intervals"
-    )
-    sampling: EvalSampling = Field(default=EvalSampling())
+    bootstrap: int = setting(10_000, "bootstrap resamples for the intervals", ge=100, le=10_000_000)
+    sampling: EvalSampling = EvalSampling()
 
 
 class StoreConfig(Section):
-    batch: int = Field(
-        default=4096, ge=1, le=1 << 16, description="outputs after which they are written to disk"
+    batch: int = setting(4096, "write to disk after this many outputs", ge=1, le=1 << 16)
+    interval: float = setting(
+        1.0, "write to disk after this many seconds, even if there are few outputs", ge=0, le=3600
     )
-    interval: float = Field(
-        default=1.0, ge=0, le=3600, description="seconds after which they are, however few"
-    )
-    segment_mb: int = Field(
-        default=256, ge=1, le=1 << 16, description="size of a file of samples, in MiB"
-    )
+    segment_mb: int = setting(256, "size of a file of samples, in MiB", ge=1, le=1 << 16)
 
 
 class ServeConfig(Section):
-    host: str = Field(
-        default="127.0.0.1",
+    host: str = setting(
+        "127.0.0.1",
+        "address to listen at; one that others can reach needs a token in MALT_FAST_API_KEY",
         min_length=1,
-        description="address to listen at; one that others reach needs MALT_FAST_API_KEY, a token",
     )
-    port: int = Field(default=8000, ge=0, le=65535, description="its port; 0 takes a free one")
-    max_waiting: int = Field(
-        default=256, ge=1, le=1_000_000, description="questions under way; more get status 429"
+    port: int = setting(8000, "port to listen at; 0: a free one", ge=0, le=65535)
+    max_waiting: int = setting(
+        256, "most questions in progress; more get status 429", ge=1, le=1_000_000
     )
-    max_question: int = Field(
-        default=4096, ge=1, le=MAX, description="longest question taken, in tokens"
-    )
+    max_question: int = setting(4096, "longest question, in tokens", ge=1, le=MAX)
 
 
 class Config(Section):
-    run: Path | None = Field(default=None, description="run directory; train makes one if unset")
-    reuse: Folders = Field(
-        default=[], description="other runs, whose samples are taken instead of sampling again"
+    run: Path | None = setting(None, "run directory; unset: train makes one")
+    reuse: Folders = setting([], "other runs, whose samples are reused instead of sampling again")
+    seed: int = setting(0, "seed of every random choice", ge=0, lt=2**63)
+    chain: Names = setting(
+        ["generator", "verifier", "refiner"], "the roles, in order", min_length=1, max_length=16
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="decides every random choice")
-    chain: Names = Field(
-        default=["generator", "verifier", "refiner"],
-        min_length=1,
-        max_length=16,
-        description="the roles, in order",
+    report_to: Names = setting(
+        [], "loggers besides TensorBoard: wandb, mlflow, trackio, or all installed ones by `all`"
     )
-    report_to: Names = Field(
-        default=[],
-        description="loggers beside TensorBoard: wandb, mlflow, trackio; all: those installed",
-    )
-    task: TaskConfig = Field(default=TaskConfig())
-    model: ModelConfig = Field(default=ModelConfig())
-    engine: EngineConfig = Field(default=EngineConfig())
-    sampling: SamplingConfig = Field(default=SamplingConfig())
-    tree: TreeConfig = Field(default=TreeConfig())
-    preferences: PreferencesConfig = Field(default=PreferencesConfig())
-    lora: LoraConfig = Field(default=LoraConfig())
-    train: TrainConfig = Field(default=TrainConfig())
-    evaluate: EvaluateConfig = Field(default=EvaluateConfig())
-    store: StoreConfig = Field(default=StoreConfig())
-    serve: ServeConfig = Field(default=ServeConfig())
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    tree: TreeConfig = TreeConfig()
+    preferences: PreferencesConfig = PreferencesConfig()
+    lora: LoraConfig = LoraConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    store: StoreConfig = StoreConfig()
+    serve: ServeConfig = ServeConfig()
 
     @property
     def dpo_roles(self) -> list[str]:
@@ -413,11 +321,11 @@ class Config(Section):
         return self.chain[1:] if chosen is None else [role for role in self.chain if role in chosen]
 
     def base_model(self, role: str | None = None) -> str:
-        """Hub id or directory of the base model, of one role where it has its own."""
+        """Hub id or directory of the base model; of one role if it has a model of its own."""
         return resolve_model(self.model.roles.get(role or "", self.model.name_or_path))
 
     def sampling_for(self, role: str, *, evaluating: bool = False) -> Sampling:
-        """Sampling settings of a role; in evaluation, `evaluate.sampling` goes over `sampling`."""
+        """Sampling settings of a role; when evaluating, `evaluate.sampling` overrides them."""
         sampling = self.sampling.for_role(role)
         if not evaluating:
             return sampling
@@ -426,7 +334,7 @@ class Config(Section):
 
 
 def resolve_model(name: str) -> str:
-    """`bundled` as the directory of the model in this package; any other name as it is."""
+    """The directory of the `bundled` model; any other name as it is."""
     if name != "bundled":
         return name
     folder = PACKAGE / "demo" / "model"
@@ -436,6 +344,3 @@ def resolve_model(name: str) -> str:
             "reinstall malt-fast, or name another by --model.name_or_path"
         )
     return str(folder)
-
-
-# ---- loading ----

@@ -1,4 +1,4 @@
-"""What settings are made of: strict sections, overrides of them, lists without brackets."""
+"""Building blocks of settings: strict sections, overrides of them, lists without brackets."""
 
 import copy
 import re
@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     create_model,
     field_validator,
@@ -16,12 +17,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+MAX = 2**31 - 1  # for counts without a bound of their own
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 S = TypeVar("S", bound="Section")
 
 
 def split(value: object) -> object:
-    """A lone item or `a,b` stands for a list, so that the command line needs no brackets."""
+    """One item, or `a,b`, as a list, so that the command line needs no brackets."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return [value] if isinstance(value, int) else value
@@ -30,8 +32,13 @@ def split(value: object) -> object:
 Names = Annotated[list[str], BeforeValidator(split)]
 
 
+def setting(default: Any, description: str, **bounds: Any) -> Any:
+    """A field of a section; `...` as the default: required."""
+    return Field(default=default, description=description, **bounds)
+
+
 class Section(BaseModel):
-    """A group of settings: unknown keys, NaN and infinities are refused, nothing changes later."""
+    """A group of settings that cannot change later, without unknown keys, NaN and infinities."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
@@ -51,7 +58,7 @@ class Section(BaseModel):
 
 
 class Patch(Section):
-    """An override: only what was set is written out, and read back."""
+    """An override: only the fields that were set are written out."""
 
     @model_serializer(mode="wrap")
     def _only_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -59,17 +66,17 @@ class Patch(Section):
 
 
 def partial(section: type[Section], name: str) -> type[Section]:
-    """`section` with no field required: the shape of a per-role override, same bounds."""
+    """A patch with the fields and bounds of `section`, none of them required."""
     fields: dict[str, Any] = {}
     for key, info in section.model_fields.items():
         optional = copy.copy(info)
-        optional.default = None  # never read; null is a value, where the field has that
+        optional.default = None  # never read
         fields[key] = (info.annotation, optional)
     return create_model(name, __base__=Patch, **fields)
 
 
 def override(section: S, *patches: Section | None) -> S:
-    """`section` with what the patches set, later over earlier; its own roles are dropped."""
+    """`section` with the fields that the patches set, later over earlier, and without `roles`."""
     values = section.model_dump(exclude={"roles"})
     for patch in patches:
         if patch is not None:

@@ -30,12 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
-from malt_fast.config.schema import MAX
-from malt_fast.config.sections import Section
+from malt_fast.config.sections import MAX, Section, setting
 
 if TYPE_CHECKING:  # libraries that take seconds to import
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -210,11 +208,11 @@ def train(steps: int, batch: int, learning_rate: float, seed: int) -> "LlamaForC
 
 
 class Options(Section):
-    out: Path = Field(description="a folder to write the model to")
-    steps: int = Field(default=4000, ge=1, le=MAX, description="updates")
-    batch: int = Field(default=128, ge=1, le=MAX, description="sequences per update")
-    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="peak learning rate")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of weights and questions")
+    out: Path = setting(..., "a folder to write the model to")
+    steps: int = setting(4000, "updates", ge=1, le=MAX)
+    batch: int = setting(128, "sequences per update", ge=1, le=MAX)
+    learning_rate: float = setting(2e-3, "peak learning rate", gt=0, le=1)
+    seed: int = setting(0, "seed of weights and questions", ge=0, lt=2**63)
 
 
 PROGRAM = Program(
