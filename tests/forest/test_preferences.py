@@ -1,4 +1,4 @@
-"""Training data of a role, against the same thing read off the trees node by node."""
+"""The training data of a role, against the same data read from the trees node by node."""
 
 import random
 from collections import Counter
@@ -143,7 +143,7 @@ def test_limits_take_a_seeded_subset_that_knows_no_order(limit: int) -> None:
 
 
 def test_a_subset_of_many_is_even() -> None:
-    """Over many seeds every example is drawn about equally often."""
+    """Over many seeds, every example is drawn about equally often."""
     forest, values, _ = forest_of(5, [4, 4], n=3, lost=0)
     prefs = PreferencesConfig(sft_source="all", max_examples=4)
     drawn: Counter[int] = Counter()
@@ -165,7 +165,7 @@ def test_path_keys_are_distinct_and_follow_the_path() -> None:
 
 
 def test_min_margin_is_the_written_decimal() -> None:
-    """Values 1 and 0.9 differ by 0.1 exactly, though not in binary floating point."""
+    """Values 1 and 0.9 differ by exactly 0.1, though not in binary floating point."""
     forest = Forest()
     forest.add_questions(1)
     forest.reserve([0], [2])

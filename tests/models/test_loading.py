@@ -1,4 +1,4 @@
-"""Models and adapters that would run code when they are loaded."""
+"""Models and adapters that would run code when loaded are refused."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def edit(file: Path, **values: Any) -> None:
 
 @pytest.fixture
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model whose config, weights and tokenizer are classes of its own."""
+    """A model with its own classes for config, weights and tokenizer."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hub"))
     folder = write_model(tmp_path / "odd")
     (folder / "code.py").write_text(CODE.replace("__file__", repr(str(folder / "code.py"))))

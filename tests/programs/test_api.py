@@ -1,4 +1,4 @@
-"""The Python API against the programs: same trees, rows, adapters and figures; mistakes told."""
+"""The Python API against the programs: equal trees, rows, adapters and figures; and mistakes."""
 
 import dataclasses
 import json

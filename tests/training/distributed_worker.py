@@ -1,6 +1,6 @@
-"""Run by torchrun in two processes: trains as test_distributed.py says, on the CPU.
+"""Run by torchrun in two processes: trains the jobs of test_distributed.py on the CPU.
 
-accelerate slices models on GPUs only. Told that this is some, it does so on the CPU too.
+accelerate shards models on GPUs only, so it is made to believe that there are some.
 """
 
 import os
@@ -27,7 +27,7 @@ def pretend_gpus() -> None:
 
 
 def check_slices(expected: bool) -> None:
-    """That the model is in slices where it should be, and nowhere else."""
+    """Assert that every adapter is saved from a sharded model, or none."""
     whole = train_stage.replace_adapter
 
     def checked(model, *args, **kwargs):
@@ -38,7 +38,7 @@ def check_slices(expected: bool) -> None:
 
 
 def stop_after(steps: int):
-    """Makes every process fail once it has done so many steps; returns what undoes it."""
+    """Stop every process after `steps` steps; returns a function that undoes this."""
     done, whole = [0], trainer.StageTrainer.training_step
 
     def counted(self, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Random forests as what a role trains on: ragged, with single children, as deep as asked."""
+"""Random training data of a role: ragged trees of any depth, some with single children."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Two processes against one: whole copies of the model (DDP) and slices of it (FSDP2)."""
+"""Two processes against one, with whole copies of the model (DDP) and shards of it (FSDP2)."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PROFILES = PACKAGE / "profiles"
 
 
 def launch(mode, *words):
-    """Two processes, by a shipped profile, talking over the loopback device."""
+    """Run two processes with a shipped profile, over the loopback device."""
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", PROFILES / f"{mode}.yaml", "--num_processes", "2"]
     command += ["--main_process_port", "0", *words]
@@ -29,7 +29,7 @@ def launch(mode, *words):
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one(mode, base, tmp_path):  # noqa: F811
-    """SFT and DPO, packs and rows, one with fewer batches than processes, one stopped half-way."""
+    """SFT and DPO, packs and rows, fewer batches than processes, a stage stopped half-way."""
     shared = {"base": base, "data": role_data(questions=4), "num_train_epochs": 2, "save_steps": 1}
     jobs = {
         "sft": {"stage": "sft", "pack_tokens": 40},

@@ -1,4 +1,4 @@
-"""What only a GPU shows: FlexAttention compiled, packs, training and a whole run on it."""
+"""On a GPU: compiled FlexAttention, packs, training, and a whole run."""
 
 import json
 import math
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 
 def attended(n, cap, *, dim=64, seed=0):
-    """(ours, truth): output and gradients of compiled FlexAttention, and of a float64 mask."""
+    """(ours, truth): output and gradients by compiled FlexAttention and by a float64 mask."""
     end = random_ends(np.random.default_rng(seed), n, 40)
     exact = inputs(seed, n, 8, 2, dim)
     truth = dense(*exact, end, 0.2, cap)

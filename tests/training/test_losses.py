@@ -1,4 +1,4 @@
-"""What a stage minimises and logs, by hand."""
+"""Losses and metrics against values computed by hand."""
 
 import pytest
 import torch

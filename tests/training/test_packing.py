@@ -1,4 +1,4 @@
-"""Packs against plain rows, their twin: the same log-probs, losses and gradients."""
+"""Packs against plain rows: equal log-probs, losses and gradients."""
 
 from dataclasses import replace
 
@@ -70,7 +70,7 @@ def llama(tmp_path_factory):
 
 
 def adapted(base: str, layout: str) -> LogProbModel:
-    """The base under a LoRA that does something."""
+    """The base model under a LoRA that has an effect."""
     model = load_model(base, None, LoraConfig(r=4), dtype="float32", seed=0, layout=layout)
     torch.manual_seed(1)
     for name, weight in model.named_parameters():

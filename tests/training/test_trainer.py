@@ -1,4 +1,4 @@
-"""The trainer against plain forwards, itself split otherwise, and itself killed and resumed."""
+"""The trainer against plain forwards, against other cuts of its steps, and killed and resumed."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ def base(tmp_path_factory):
 
 
 def role_data(questions=3, n=3, seed=0):
-    """`n` siblings a question, the first chosen over all others; every completion ends on END."""
+    """`n` siblings per question, the first preferred to the others; completions end with END."""
     rng = np.random.default_rng(seed)
     prompts, completions, pairs, trees = [], [], [], []
     for tree in range(questions):
@@ -92,7 +92,7 @@ def train(
 
 
 def logps(base, adapter, data):
-    """Summed log-prob of each completion by a plain forward of PEFT's model, one row at a time."""
+    """The summed log-prob of each completion by a plain forward of PEFT's model, row by row."""
     model = AutoModelForCausalLM.from_pretrained(base)
     model = peft.PeftModel.from_pretrained(model, adapter).eval() if adapter else model
     out = []
@@ -331,7 +331,7 @@ def test_a_checkpoint_is_on_the_disk_before_the_older_one_goes(base, tmp_path, m
 
 
 def test_references_are_kept_as_they_come(base, sft, tmp_path, monkeypatch):
-    """A stage stopped among them computes those it lacks, and ends the same."""
+    """A stage stopped while computing them computes the missing ones, and ends the same."""
     data, _, start = sft
     monkeypatch.setattr(trainer, "REFERENCES", 3)
     whole = train("dpo", data, base, tmp_path / "whole", init=start.adapter)
@@ -389,7 +389,7 @@ def test_bf16_checkpointing_and_dropout_run(base, tmp_path):
 
 
 def test_four_bit_base_weights(base, tmp_path):
-    """QLoRA: close to the whole weights, and trained as well."""
+    """QLoRA: log-probs close to those of full weights, and an equally good loss."""
     pytest.importorskip("bitsandbytes")
     data, lines = role_data(), {True: [], False: []}
     for four_bit, told in lines.items():

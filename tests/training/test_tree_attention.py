@@ -1,4 +1,4 @@
-"""Attention over packs against a dense mask, by blocks and by FlexAttention."""
+"""Attention over packs, in C++ and by FlexAttention, against a dense mask."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from malt_fast.utils.errors import MaltError
 
 
 def random_ends(rng: np.random.Generator, n: int, longest: int) -> np.ndarray:
-    """The subtree ends of a random forest of segments, laid out depth first."""
+    """Subtree ends of a random forest of segments, laid out depth first."""
     end = np.zeros(n, np.int32)
     open_segments: list[tuple[int, int]] = []
     at = 0
@@ -167,7 +167,7 @@ def test_what_the_rule_cannot_express_is_refused():
 
 
 def test_flex_attention_takes_what_autocast_left_mixed():
-    """Rotary embedding makes float32 of queries and keys, but not of values."""
+    """Rotary embedding casts queries and keys to float32, but not values."""
     end = np.full(128, 128, np.int32)
     tree = make_tree(end, 128, "cuda").to(torch.device("cpu"))
     q, k, v = (x.detach()[None] for x in inputs(0, 128, 2, 2, 16, torch.float32))

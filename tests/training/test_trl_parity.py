@@ -1,4 +1,4 @@
-"""DPO on the same pairs, here and in TRL's DPOTrainer: one loss, one set of gradients."""
+"""DPO on the same pairs here and in TRL's DPOTrainer: equal losses and gradients."""
 
 import numpy as np
 import peft
@@ -32,7 +32,7 @@ CASES = {  # ours -> TRL's
 
 
 def adapted(base):
-    """The tiny model under an adapter whose B is not zero: every LoRA matrix has a gradient."""
+    """The tiny model under an adapter with B not zero, so that every LoRA matrix has a gradient."""
     torch.manual_seed(1)
     model = peft.get_peft_model(
         AutoModelForCausalLM.from_pretrained(base),
