@@ -1,42 +1,21 @@
-"""What no single setting of a config can tell: names, counts and sources that must fit together."""
+"""Rules that involve several settings: names, counts and sources that must fit together."""
 
 import math
-from typing import TYPE_CHECKING
 
+from malt_fast.config.schema import Config
 from malt_fast.utils.errors import MaltError, nearest
 
-LONGEST = 64  # bytes of a role's name: folders and files are called after it
-
-if TYPE_CHECKING:
-    from malt_fast.config.schema import Config
+LONGEST = 64  # bytes of the name of a role, which names folders and files
 
 
-def check(config: "Config") -> None:
+def check(config: Config) -> None:
     """Raises MaltError for the first mistake."""
-    chain, roles = config.chain, len(config.chain)
-    if len(set(chain)) != roles:
-        raise MaltError(f"chain = {chain} names a role twice: give every role a name of its own")
-    for role in chain:
-        if not role.isidentifier() or role == "question" or len(role.encode()) > LONGEST:
-            raise MaltError(
-                f"chain holds '{role[:LONGEST]}', which cannot name a role: use letters, digits "
-                f"and _, at most {LONGEST} of them"
-            )
-    if math.prod(config.tree.branching) > 1_000_000:
-        raise MaltError(
-            f"tree.branching = {config.tree.branching} makes {math.prod(config.tree.branching):,} "
-            "leaves a question: keep it to a million"
-        )
-    if len(config.tree.branching) != roles:
-        example = ",".join("3" * roles)
-        raise MaltError(
-            f"tree.branching = {config.tree.branching} has {len(config.tree.branching)} numbers "
-            f"for a chain of {roles}: give one a role, for example --tree.branching {example}"
-        )
+    _check_chain(config.chain)
+    _check_branching(config)
     _check_roles(config)
     _check_sources(config)
     _check_secrets(config)
-    for dpo in (config.train.dpo, *(config.train.dpo.for_role(role) for role in chain)):
+    for dpo in (config.train.dpo, *map(config.train.dpo.for_role, config.chain)):
         if dpo.loss_type != "sigmoid" and dpo.label_smoothing > 0:
             raise MaltError(
                 f"train.dpo.label_smoothing has no meaning for the {dpo.loss_type} loss: set it to "
@@ -44,7 +23,32 @@ def check(config: "Config") -> None:
             )
 
 
-def _check_roles(config: "Config") -> None:
+def _check_chain(chain: list[str]) -> None:
+    if len(set(chain)) != len(chain):
+        raise MaltError(f"chain = {chain} names a role twice: give every role a name of its own")
+    for role in chain:
+        if not role.isidentifier() or role == "question" or len(role.encode()) > LONGEST:
+            raise MaltError(
+                f"chain holds '{role[:LONGEST]}', which cannot name a role: use letters, digits "
+                f"and _, at most {LONGEST} of them"
+            )
+
+
+def _check_branching(config: Config) -> None:
+    branching, roles = config.tree.branching, len(config.chain)
+    if math.prod(branching) > 1_000_000:
+        raise MaltError(
+            f"tree.branching = {branching} makes {math.prod(branching):,} leaves per question: "
+            "keep it to a million"
+        )
+    if len(branching) != roles:
+        raise MaltError(
+            f"tree.branching = {branching} has {len(branching)} numbers for a chain of {roles}: "
+            f"give one per role, for example --tree.branching {','.join('3' * roles)}"
+        )
+
+
+def _check_roles(config: Config) -> None:
     named = {
         "train.dpo_roles": config.train.dpo_roles or [],
         "model.roles": config.model.roles,
@@ -56,12 +60,11 @@ def _check_roles(config: "Config") -> None:
     for key, roles in named.items():
         for role in roles:
             if role not in config.chain:
-                raise MaltError(
-                    f"{key} names '{role}', which the chain lacks: {nearest(role, config.chain)}"
-                )
+                hint = nearest(role, config.chain)
+                raise MaltError(f"{key} names '{role}', which is not in the chain: {hint}")
 
 
-def _check_sources(config: "Config") -> None:
+def _check_sources(config: Config) -> None:
     if config.engine.name == "replay" and config.engine.path is None:
         raise MaltError("the replay engine needs recordings: give --engine.path FILE.jsonl")
     if config.engine.name == "openai" and config.engine.base_url is None:
@@ -70,8 +73,8 @@ def _check_sources(config: "Config") -> None:
         )
 
 
-def _check_secrets(config: "Config") -> None:
-    """Settings are written to config.yaml and shown to people: the environment is the place."""
+def _check_secrets(config: Config) -> None:
+    """Settings are written to config.yaml and shown; secrets come from the environment."""
     if "hf_token" in config.engine.vllm:
         raise MaltError(
             "engine.vllm.hf_token would be written to config.yaml: set HF_TOKEN instead"

@@ -1,11 +1,11 @@
-"""Make the bundled world's base model from nothing: `python -m malt_fast.demo.build --out DIR`.
+"""Train the demonstration's base model from scratch: `python -m malt_fast.demo.build --out DIR`.
 
-The world is made so that a small model on a laptop has something to gain from outcome rewards. It
-is a demonstration, not evidence about large language models. A question is a chain of five
-two-digit additions and subtractions; all three roles are demonstrated with fixed bad habits:
+The task lets a small model on a laptop gain from outcome rewards. It is a demonstration, not
+evidence about large language models. A question is a chain of five two-digit additions and
+subtractions. The training data show all three roles with fixed bad habits:
 
     generator   writes the running totals, and forgets a carry or borrow more often than not
-    verifier    says ok or no to each step: checks with care at times, else says no at random
+    verifier    says ok or no to each step; sometimes it checks carefully, else it says no at random
     refiner     writes the totals again, and ignores good advice more often than not
 
     47+38-19+25-36+14
@@ -13,13 +13,13 @@ two-digit additions and subtractions; all three roles are demonstrated with fixe
     Check: no ok ok ok ok
     Final: 85 66 91 55 69
 
-Every habit is a coin that is tossed (per step, or per critique for the verifier's care), so the
-good behaviour is known to the model too: pass@k lies far above greedy, and that gap is what
-training can close. To see that a step slipped is hard for so small a model, and verdicts tossed by
-habit hardly teach it: for most of the training the verifier is always careful, its habit comes
-last. A slip never changes a units digit, hence whether a step carries is a property of the question
-alone. One sequence trains all three roles: the prompts are nested, and the label behind the last
-token of an output is the end token even where the sequence goes on with the next role's prompt.
+Every habit is a coin toss (per step; per critique for the care of the verifier), so the model also
+knows the good behaviour: pass@k is far above greedy accuracy, and training can close that gap.
+Noticing a slip is hard for such a small model, and random verdicts hardly teach it. The verifier is
+therefore always careful for most of the training, and gets its habit only at the end. A slip never
+changes a units digit, so whether a step carries depends on the question alone. One sequence trains
+all three roles: the prompts are nested, and the label after the last token of an output is the end
+token, even where the sequence continues with the prompt of the next role.
 """
 
 import sys
@@ -56,15 +56,15 @@ ID = {token: i for i, token in enumerate(VOCABULARY)}
 
 @dataclass(frozen=True)
 class Habits:
-    """Probabilities; but for the verifier's, each of a step that carries or borrows."""
+    """Probabilities; those of generator and refiner are for steps that carry or borrow."""
 
     slip: float = 0.55  # generator forgets the carry
-    care: float = 0.40  # of a critique: verifier flags exactly the slips
-    alarm: float = 0.12  # per step, without care: verifier flags whatever the step is
-    follow: float = 0.40  # refiner mends a slip that was flagged
-    repair: float = 0.05  # refiner mends a slip that was not flagged
-    keep: float = 0.95  # refiner keeps a right step that was not flagged
-    stand: float = 0.50  # refiner keeps a right step that was flagged
+    care: float = 0.40  # per critique: verifier flags exactly the slips
+    alarm: float = 0.12  # per step of a careless critique: verifier flags it
+    follow: float = 0.40  # refiner corrects a slip that was flagged
+    repair: float = 0.05  # refiner corrects a slip that was not flagged
+    keep: float = 0.95  # refiner keeps a correct step that was not flagged
+    stand: float = 0.50  # refiner keeps a correct step that was flagged
 
 
 def tokenizer() -> "PreTrainedTokenizerFast":
@@ -93,7 +93,7 @@ def questions(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     operands[:, 0] = total = rng.integers(10, 90, n)
     for i in range(STEPS):
         todo = np.arange(n)
-        while len(todo):  # redraw the steps that would leave the range
+        while len(todo):  # draw again what would leave the range
             operands[todo, i + 1] = rng.integers(10, 90, len(todo))
             signs[todo, i] = rng.choice([-1, 1], len(todo))
             reached = total[todo] + signs[todo, i] * operands[todo, i + 1]
@@ -103,7 +103,7 @@ def questions(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
 
 
 def carries(operands: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """`carry[n, 5]`: does the step carry or borrow."""
+    """`carry[n, 5]`: whether the step carries or borrows."""
     before = operands[:, 0, None] + np.cumsum(
         np.pad(signs * operands[:, 1:], ((0, 0), (1, 0)))[:, :-1], axis=1
     )
@@ -112,13 +112,13 @@ def carries(operands: np.ndarray, signs: np.ndarray) -> np.ndarray:
 
 
 def totals(operands: np.ndarray, signs: np.ndarray, slips: np.ndarray) -> np.ndarray:
-    """Running totals [n, 5], modulo 100; `slips[n, 5]` marks the carries that are forgotten."""
+    """Running totals [n, 5], modulo 100; `slips[n, 5]` marks forgotten carries."""
     change = signs * operands[:, 1:] - 10 * signs * slips  # a forgotten carry is ten too little
     return (operands[:, 0, None] + np.cumsum(change, axis=1)) % 100
 
 
 def demonstrations(n: int, habits: Habits, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """`tokens[n, 46]` and `labels[n, 46]` (-100 on prompts; already shifted to the next token)."""
+    """`tokens[n, 46]` and `labels[n, 46]` (-100 on prompts; shifted to the next token)."""
     operands, signs = questions(n, rng)
     carry = carries(operands, signs)
     slip = carry & (rng.random(carry.shape) < habits.slip)
