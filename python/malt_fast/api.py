@@ -52,7 +52,7 @@ from malt_fast.tasks.prompts import RolePrompt
 from malt_fast.tasks.task import Question, Task
 from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError, nearest, printable
-from malt_fast.utils.quiet import hush
+from malt_fast.utils.quiet import silence_bitsandbytes
 
 if TYPE_CHECKING:
     from malt_fast.forest.role_data import RoleData
@@ -294,7 +294,7 @@ class RoleTrainer:
         start: Policy,
         on_log: Callable[[dict[str, float]], None] | None,
     ) -> Policy:
-        hush()
+        silence_bitsandbytes()
         from malt_fast.training.train_stage import train_stage  # imports torch and peft
 
         data: RoleData = getattr(self.data, stage)

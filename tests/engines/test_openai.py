@@ -208,7 +208,7 @@ def good_tokens(request: Request) -> list[int]:
         ((200, {"choices": [{"token_ids": [1], "logprobs": None}]}), "it answered garbage"),
         ((200, said([2**40], [-1.0])), "it answered garbage"),
         ((200, said([5], [None])), "a log-prob is missing"),
-        ((401, {"error": {"message": "bad key"}}), r"refuses us \(status 401, bad key\): set OPEN"),
+        ((401, {"error": {"message": "bad key"}}), r"refuses access \(status 401, bad key\): set"),
         ((404, {"error": {"message": "no model"}}), "status 404, no model"),
     ],
 )
@@ -249,7 +249,7 @@ def test_a_silent_server_does_not_hold_the_program_at_its_end():
     with serving(silent) as server:
         code = f"""
 import numpy as np
-from malt_fast.config import EngineConfig
+from malt_fast.config.schema import EngineConfig
 from malt_fast.engines import Policy, Request, SamplingParams
 from malt_fast.engines.openai import OpenAIEngine
 engine = OpenAIEngine(EngineConfig(name="openai", base_url="{server.url}"), [Policy("base")])

@@ -1,7 +1,7 @@
-"""What an engine is: requests of prompt tokens go in, sampled tokens come out, in any order.
+"""The interface of engines: prompt tokens go in, sampled tokens come out, in any order.
 
-A request says everything its tokens depend on (weights, prompt, sampling parameters, seed), so
-the same request gives the same tokens whatever else is pending beside it.
+A request names everything its tokens depend on (weights, prompt, sampling parameters, seed), so the
+same request gives the same tokens, whatever else is pending.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from malt_fast._core.forest import FINISH_LENGTH, FINISH_STOP
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which weights answer."""
+    """The weights that answer."""
 
     base: str  # hub id or directory
     adapter: str | None = None  # PEFT adapter directory
@@ -31,7 +31,7 @@ class SamplingParams:
     top_k: int = 0  # 0 = all
     min_p: float = 0.0
     max_tokens: int = 16
-    stop_token_ids: tuple[int, ...] = ()  # a sampled one ends the output and is part of it
+    stop_token_ids: tuple[int, ...] = ()  # ends the output, and is part of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,12 +45,12 @@ class Request:
     prompt: npt.NDArray[np.int32]  # [P], P >= 1
     params: SamplingParams
     seed: int  # unsigned, 64 bits
-    priority: int = 0  # lower goes first, where the engine can choose
+    priority: int = 0  # lower goes first, if the engine can choose
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """One sampled output, or the reason why there is none."""
+    """One sampled output, or the reason why it failed."""
 
     id: int
     tokens: npt.NDArray[np.int32]  # [T], as sampled, end token included if finish_reason is "stop"
@@ -60,12 +60,12 @@ class Completion:
 
     @property
     def finish(self) -> int:
-        """The finish reason of an output that did not fail, as the forest and the store code it."""
+        """The finish reason as the forest and the store code it; not for a failed one."""
         return FINISH_STOP if self.finish_reason == "stop" else FINISH_LENGTH
 
     @classmethod
     def failed(cls, id: int, error: str) -> "Completion":
-        """An answer without tokens that says what went wrong."""
+        """A completion without tokens. error: the reason."""
         return cls(id, np.empty(0, np.int32), np.empty(0, np.float32), "error", error)
 
 
@@ -74,15 +74,15 @@ class Engine(Protocol):
 
     @property
     def wants(self) -> int:
-        """Requests pending that keep it busy; more only wait."""
+        """How many pending requests keep it busy; more only wait."""
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Take more requests; allowed at any time between polls."""
 
     def poll(self) -> list[Completion]:
-        """Work, or wait, a little and return what finished; often nothing.
+        """Work or wait a little, and return what finished; often nothing.
 
-        Raises MaltError when the engine cannot go on; what it has returned stays good.
+        Raises MaltError if the engine cannot go on; completions returned before stay valid.
         """
 
     @property
@@ -90,10 +90,10 @@ class Engine(Protocol):
         """Requests submitted whose completion `poll` has not returned yet."""
 
     def figures(self) -> dict[str, float]:
-        """What the engine has to report about its work, for people."""
+        """Figures about the engine's work, for people."""
 
     def close(self) -> None:
-        """Free the weights; the engine is of no use afterwards."""
+        """Free the weights; the engine cannot be used afterwards."""
 
 
-Policies = dict[str, Policy]  # who answers for each role
+Policies = dict[str, Policy]  # by role

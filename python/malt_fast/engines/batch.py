@@ -1,15 +1,15 @@
 """Rows that are decoded together, and their key-value cache.
 
-A row lives in a slot. Its tokens lie left-aligned in `text`, so a token's column is its position,
-rows need no padding before them, and a new row can take a finished one's slot at any time:
+Each row has a slot. Its tokens are left-aligned in `text`, so a token's column is its position, no
+row is padded in front, and a new row can take the slot of a finished one at any time:
 
     column    0  1  2  3  4  5  6  7
     slot 0    p  p  p  o  o             length 4: keys of columns 0-3 are cached, column 4 is next
     slot 1    p  p  p  p  p  p  o       length 6
     slot 2    .  .  .                   idle: free for a new row
 
-All but a prompt's last token are prefilled, once for all rows with that prompt; from then on every
-row is alike: run the token at `length`, sample the one after it.
+All tokens of a prompt but its last are prefilled, once for all rows with that prompt. From then on
+every row is treated alike: run the token at `length`, sample the one after it.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ PREFILL_TOKENS = 8192  # in one forward pass; bounds the memory of its activatio
 
 
 class Batch:
-    """Up to `size` rows that one set of weights decodes in step."""
+    """Up to `size` rows that one model decodes in step."""
 
     def __init__(self, model: Any, size: int, context: int) -> None:
         self.model, self.size, self.context = model, size, context
@@ -46,11 +46,11 @@ class Batch:
         self.seeds, self.top_k = torch.zeros(2, size, dtype=torch.int64, device=device)
         self.temperature, self.top_p, self.min_p = torch.zeros(3, size, device=device)
         self.stops = torch.full((size, 1), -1, dtype=torch.int64, device=device)
-        self.filters = False  # does any row filter
+        self.filters = False  # whether any row has top_k, top_p or min_p
 
     @property
     def free(self) -> int:
-        """Rows that `admit` can take."""
+        """How many rows `admit` can take."""
         return self.size - self.running
 
     # --- rows come -----------------------------------------------------------------------------
@@ -58,7 +58,7 @@ class Batch:
     def admit(self, requests: Sequence[Request]) -> int:
         """Give each request a slot and prefill its prompt: at most `free`, each under `context`.
 
-        Returns the tokens that were prefilled.
+        Returns the number of tokens that were prefilled.
         """
         idle = [slot for slot, request in enumerate(self.requests) if request is None]
         slots = [*idle, *range(len(self.requests), self.size)][: len(requests)]
@@ -105,7 +105,7 @@ class Batch:
         self.logprobs = grown(self.logprobs, 0, columns, dim=1)
 
     def _prefill(self, slots: Sequence[int], requests: Sequence[Request]) -> int:
-        """Run all but the last token of every prompt, equal prompts once, long ones together."""
+        """Run all but the last token of every prompt: equal ones once, similar lengths together."""
         rows: dict[bytes, list[int]] = {}
         heads: list[np.ndarray] = []
         for slot, request in sorted(zip(slots, requests, strict=True), key=_prompt_length):
@@ -123,7 +123,7 @@ class Batch:
         """One forward pass over heads[i], whose keys go to the slots owners[i].
 
         Padding is on the right, where causal attention does not see it; its keys are overwritten
-        before a row gets there.
+        before a row reaches them.
         """
         device = self.text.device
         ids = torch.from_numpy(_stack(heads, fill=0)).to(device)
@@ -136,7 +136,7 @@ class Batch:
     # --- rows run ------------------------------------------------------------------------------
 
     def step(self) -> list[Completion]:
-        """Sample one token for every row; return the rows that this finished."""
+        """Sample one token for every row; returns the rows that are finished now."""
         n = len(self.requests)
         device = self.text.device
         width = int(self.length[:n].max()) + 1
@@ -167,7 +167,7 @@ class Batch:
         ).logits[:, -1]
 
     def _sample(self, logits: Tensor, steps: Tensor) -> Tensor:
-        """int64[n] from logits float32[n, V]; temperature 0 takes the likeliest token."""
+        """int64[n] from logits float32[n, V]; temperature 0 means the likeliest token."""
         n = len(logits)
         temperature = self.temperature[:n]
         greedy = temperature == 0
@@ -180,7 +180,7 @@ class Batch:
     # --- rows go -------------------------------------------------------------------------------
 
     def _advance(self, stopped: np.ndarray) -> list[Completion]:
-        """Step every row on and take out those that stopped or reached their limit."""
+        """Advance every row, and take out those that stopped or reached their limit."""
         n = len(self.requests)
         busy = np.array([request is not None for request in self.requests])
         self.length[:n] += busy

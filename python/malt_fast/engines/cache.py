@@ -1,4 +1,4 @@
-"""The key-value cache of rows that come and go: slots written in place, each from column 0."""
+"""A key-value cache for rows that come and go: slots written in place, each from column 0."""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ class Plan(NamedTuple):
     slots: Tensor  # int64[n]
     columns: Tensor | None  # int64[n], one token's; None = a prefill, from column 0
     source: Tensor | None  # int64[n], the prefill's row for each slot
-    rows: int  # the cache is to hold this many slots
-    width: int  # and this many columns, all of which are attended to
+    rows: int  # slots that the cache must have
+    width: int  # columns that it must have, all of which are attended to
 
 
 class SlotLayer(CacheLayerMixin):
@@ -30,7 +30,7 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values; return those to attend to."""
+        """Write the new keys and values; returns those to attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         plan = self.cache.plan
@@ -71,9 +71,9 @@ def _write(stored: Tensor, new: Tensor, plan: Plan) -> Tensor:
 
 
 def grown(x: Tensor, rows: int, columns: int, dim: int) -> Tensor:
-    """x, or a copy with room for more if it has fewer `rows`, or fewer `columns` along `dim`.
+    """x, or a larger copy if it has fewer `rows`, or fewer `columns` along `dim`.
 
-    The room is zeros, not garbage: a masked column still takes part as 0 * value.
+    The new space is zero, not garbage: a masked column still contributes 0 * value.
     """
     if x.shape[0] >= rows and x.shape[dim] >= columns:
         return x

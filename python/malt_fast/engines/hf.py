@@ -1,12 +1,12 @@
 """The embedded engine: samples with transformers in this process, on the CPU or one GPU.
 
 Requests wait in one queue per policy. A batch takes rows of one policy and is refilled from its
-queue as rows finish; when the queue and the batch are empty, the policy with most requests is next.
-Longest prompts go first, equal ones side by side, so that a prefill has little padding and runs a
-shared prompt once.
+queue as rows finish; when both are empty, the policy with the most requests is next. The longest
+prompts go first, equal ones together, so that a prefill has little padding and runs a shared prompt
+once.
 
 A row's tokens depend on its request alone: its random numbers come from (seed, step). Its logits
-can differ by float rounding with the rows beside it, as with any batched matrix product.
+can vary by rounding with the other rows of the batch, as in any batched matrix product.
 """
 
 import heapq
@@ -22,13 +22,13 @@ from malt_fast.engines.weights import Weights
 log = logging.getLogger(__name__)
 
 REFILL = 8  # a running batch is refilled once 1/8 of its rows are free
-IDLE = 4  # and without requests to refill it, made smaller once 1/4 of its rows are idle
+IDLE = 4  # without more requests it is made smaller once 1/4 of its rows are idle
 
 Entry = tuple[int, bytes, int, Request]  # (-prompt length, prompt, submission, request)
 
 
 class HFEngine:
-    """Samples with transformers; models and adapters are loaded when first asked for.
+    """Samples with transformers; models and adapters are loaded when first needed.
 
     dtype: float32, bfloat16 or float16; device: auto (a GPU if there is one), cpu, cuda, cuda:1...;
     batch_size: rows decoded together, halved for good when memory runs out.
@@ -51,11 +51,11 @@ class HFEngine:
         self.batch: Batch | None = None
         self.done: list[Completion] = []
         self.submitted = 0
-        self.prompt_tokens = self.prefilled = 0  # all but the last of each prompt
+        self.prompt_tokens = self.prefilled = 0  # tokens, without the last of each prompt
 
     @property
     def wants(self) -> int:
-        """Enough to choose prompts of one length and one policy from."""
+        """Enough to choose prompts of equal length and policy from."""
         return 8 * self.batch_size
 
     @property
@@ -64,14 +64,14 @@ class HFEngine:
         return sum(map(len, self.queues.values())) + running + len(self.done)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queue requests; children of finished ones may come between polls."""
+        """Queue requests; more may come between polls."""
         for request in requests:
             key = (-len(request.prompt), request.prompt.tobytes(), self.submitted, request)
             heapq.heappush(self.queues.setdefault(request.policy, []), key)
             self.submitted += 1
 
     def poll(self) -> list[Completion]:
-        """Decode one token a row. Raises MaltError for weights that cannot be loaded."""
+        """Decode one token per row. Raises MaltError for weights that cannot be loaded."""
         with torch.inference_mode():
             if not self.done and self.pending:
                 self._work()
@@ -79,7 +79,7 @@ class HFEngine:
         return done
 
     def figures(self) -> dict[str, float]:
-        """`prefix_cache_hits`: share of prompt tokens that were run for a sibling's prompt."""
+        """`prefix_cache_hits`: share of prompt tokens that were prefilled for a sibling already."""
         return {"prefix_cache_hits": 1 - self.prefilled / max(1, self.prompt_tokens)}
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class HFEngine:
         self.weights.clear()
 
     def _work(self) -> None:
-        """One step of the batch, refilled first if that is worth it."""
+        """One step of the batch, which is refilled first if that is worth it."""
         batch = self._current()
         try:
             self._refill(batch)
@@ -100,7 +100,7 @@ class HFEngine:
         self._shrink(batch, reason)  # outside `except`: the traceback holds on to tensors
 
     def _current(self) -> Batch:
-        """The batch that has rows, or an empty one for the policy with most requests."""
+        """The batch if it has rows, else an empty one for the policy with the most requests."""
         if self.batch is not None and self.batch.running:
             return self.batch
         self.policy = max(self.queues, key=lambda policy: len(self.queues[policy]))
@@ -115,7 +115,7 @@ class HFEngine:
         return self.batch
 
     def _refill(self, batch: Batch) -> None:
-        """Take new rows into free slots, or close the gaps when there are none to take."""
+        """Put new rows into free slots, or close the gaps if there are no more."""
         assert self.policy is not None
         queue = self.queues.get(self.policy, [])
         if queue and batch.free * REFILL >= batch.size:
@@ -124,7 +124,7 @@ class HFEngine:
             batch.compact()
 
     def _admit(self, batch: Batch, queue: list[Entry]) -> None:
-        """Move requests from the queue to the batch; those that cannot run are answered at once."""
+        """Move requests from the queue to the batch; those that cannot run fail at once."""
         assert self.policy is not None
         weights = self.weights[self.policy.base]
         good: list[Request] = []
@@ -141,7 +141,7 @@ class HFEngine:
             self.prefilled += batch.admit(good)
 
     def _shrink(self, batch: Batch, reason: str) -> None:
-        """Out of memory: put the rows back, to be sampled afresh in a batch of half the size."""
+        """Out of memory: queue the rows again, for a batch of half the size."""
         rows = [request for request in batch.requests if request is not None]
         self.batch = None
         if self.device.type == "cuda":
@@ -155,7 +155,7 @@ class HFEngine:
 
 
 def _problem(request: Request, weights: Weights) -> str:
-    """Why a request cannot run, in one sentence; empty if it can."""
+    """Why a request cannot run, in one sentence; "" if it can."""
     prompt = request.prompt
     if not len(prompt):
         return "the prompt is empty"

@@ -1,12 +1,11 @@
-"""A running OpenAI-compatible server as the engine: vLLM, SGLang, or what speaks as they do.
+"""A running OpenAI-compatible server as the engine: vLLM, SGLang or one with the same interface.
 
 Prompts go as token ids to /v1/completions and sampled ids come back (`return_token_ids`), so the
-tokens trained on are those sampled. An adapter is asked for by its name, which holds a hash of its
-content; a server that does not know it yet is asked to load it (vLLM's /v1/load_lora_adapter), from
-a path that it must see.
+tokens trained on are those sampled. An adapter is named by a hash of its content; a server that
+does not have it is asked to load it (vLLM's /v1/load_lora_adapter) from a path that it must see.
 
-A request that fails for a passing reason (429, 5xx, a lost connection, no answer in time) is sent
-again with growing pauses. When that does not help, `poll` raises, and what came before stays good.
+A request that fails for a temporary reason (429, 5xx, a lost connection, no answer in time) is sent
+again after growing pauses. If that does not help, `poll` raises; earlier answers stay valid.
 """
 
 import heapq
@@ -31,12 +30,12 @@ T = TypeVar("T")
 WAIT = 0.5  # seconds that `poll` waits for an answer
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a request is sent again
 SEEDS = 2**63  # servers read a seed as a signed 64-bit integer
-REFUSED = (400, 413, 422)  # this request, not us
-PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
+REFUSED = (400, 413, 422)  # status codes about this one request
+TEMPORARY = {408, 409, 425, 429, 500, 502, 503, 504}
 
 
-class Passing(Exception):
-    """A trouble that may be over when the request is sent again, `wait` seconds later or more."""
+class Temporary(Exception):
+    """A failure that may be over when the request is sent again, after at least `wait` seconds."""
 
     def __init__(self, trouble: str, wait: float = 0) -> None:
         super().__init__(trouble)
@@ -44,10 +43,9 @@ class Passing(Exception):
 
 
 class OpenAIEngine:
-    """Samples from the server at `settings.base_url`; `policies` are all that requests may name.
+    """Samples from the server at `settings.base_url`. policies: all that requests may name.
 
-    Raises MaltError for a server that is down, refuses us, does not know a model, or does not take
-    token ids.
+    Raises MaltError for a server that is down, refuses access, or does not know a model.
     """
 
     def __init__(self, settings: EngineConfig, policies: Sequence[Policy]) -> None:
@@ -65,7 +63,7 @@ class OpenAIEngine:
         except BaseException:
             self.client.close()
             raise
-        for _ in range(settings.concurrency):  # daemons: a silent server must not hold us at exit
+        for _ in range(settings.concurrency):  # daemons: a silent server must not delay the exit
             threading.Thread(target=self._work, daemon=True).start()
 
     @property
@@ -79,7 +77,7 @@ class OpenAIEngine:
         self._send()
 
     def poll(self) -> list[Completion]:
-        """Wait a little for answers. Raises MaltError when the server cannot go on."""
+        """Wait a little for answers. Raises MaltError if the server gives none."""
         done: list[Completion] = []
         while self.running:
             try:
@@ -89,7 +87,7 @@ class OpenAIEngine:
             if isinstance(answer, MaltError):
                 if not done:
                     raise answer
-                self.answers.put(answer)  # what came before it first
+                self.answers.put(answer)  # after the answers that came before it
                 break
             self.running -= 1
             done.append(answer)
@@ -119,7 +117,7 @@ class OpenAIEngine:
                 self.answers.put(retried(partial(self._ask, request), self.settings, self.stopped))
             except MaltError as error:
                 self.answers.put(error)
-            except Exception as error:  # a bug here must not leave `poll` waiting for ever
+            except Exception as error:  # a bug here must not leave `poll` waiting forever
                 self.answers.put(MaltError(f"an answer was not understood: {error!r}"))
 
     def _ask(self, request: Request) -> Completion:
@@ -133,12 +131,12 @@ class OpenAIEngine:
         try:
             return _completion(request, response.json())
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-            raise Passing(f"it answered garbage: {first_line(error)}") from None
+            raise Temporary(f"it answered garbage: {first_line(error)}") from None
 
     # ---- models and adapters by name ----
 
     def _name(self, policy: Policy, models: Mapping[str, Mapping[str, Any]]) -> str:
-        """What the server calls a policy, which it is asked to load if it does not know it."""
+        """The server's name for a policy; it is asked to load an adapter that it does not know."""
         base = base_name(models, policy.base, self.settings)
         if policy.adapter is None:
             return base
@@ -162,41 +160,41 @@ class OpenAIEngine:
 def sent(
     client: httpx.Client, settings: EngineConfig, method: str, path: str, body: Any = None
 ) -> httpx.Response:
-    """The answer to one request. Raises Passing for no answer, or one that asks to come again."""
+    """The response to a request. Raises Temporary for no answer, or one that asks to try again."""
     try:
         response = client.request(method, path, json=body)
     except httpx.TimeoutException:
-        raise Passing(f"no answer in {settings.timeout:g} s") from None
+        raise Temporary(f"no answer in {settings.timeout:g} s") from None
     except httpx.HTTPError as error:
-        raise Passing(first_line(error)) from error
-    if response.status_code in PASSING:
-        told = f"status {response.status_code}, {_reason(response)}"
-        raise Passing(told, _retry_after(response))
+        raise Temporary(first_line(error)) from error
+    if response.status_code in TEMPORARY:
+        trouble = f"status {response.status_code}, {_reason(response)}"
+        raise Temporary(trouble, _retry_after(response))
     return response
 
 
 def retried(send: Callable[[], T], settings: EngineConfig, stopped: threading.Event) -> T:
-    """What `send` returns, tried until it does. Raises MaltError when that is hopeless."""
+    """Call `send` until it returns. Raises MaltError after the last retry."""
     pause = FIRST_PAUSE
     for attempts_left in range(settings.max_retries, -1, -1):
         try:
             return send()
-        except Passing as error:
+        except Temporary as error:
             trouble = error
         if not attempts_left or stopped.is_set():
             break
-        # not all of them at once, and not before the server wants them
+        # random, so that not all come at once, and not before the server asks for them
         stopped.wait(max(trouble.wait, pause * random.uniform(0.5, 1)))
         pause = min(2 * pause, LONGEST_PAUSE)
     raise MaltError(
         f"the server at {settings.base_url} gave no usable answer in "
-        f"{settings.max_retries + 1} tries ({trouble}): see to the server, or raise "
+        f"{settings.max_retries + 1} tries ({trouble}): check the server, or raise "
         "engine.timeout or engine.max_retries"
     )
 
 
 def check_server(settings: EngineConfig, base: str) -> None:
-    """Raises MaltError for a server that is down, lacks the base model, or takes no token ids."""
+    """Raises MaltError for a server that is down, lacks the base model or takes no token ids."""
     with _client(settings) as client:
         name = base_name(served_models(client, settings), base, settings)
         probe = {"model": name, "prompt": [1, 2], "max_tokens": 1, "logprobs": 0}
@@ -210,9 +208,9 @@ def check_server(settings: EngineConfig, base: str) -> None:
         except (ValueError, KeyError, TypeError, IndexError):
             known = False
         if not known:
-            told = f" ({_reason(response)})" if response.status_code != 200 else ""
+            reason = f" ({_reason(response)})" if response.status_code != 200 else ""
             raise MaltError(
-                f"the server at {settings.base_url} does not take and return token ids{told}, so "
+                f"the server at {settings.base_url} does not take and return token ids{reason}, so "
                 "roles could not be trained on the tokens sampled: use vLLM or SGLang of 2026"
             )
 
@@ -221,8 +219,8 @@ def served_models(client: httpx.Client, settings: EngineConfig) -> dict[str, dic
     """The server's models by name."""
     try:
         response = sent(client, settings, "GET", "models")
-    except Passing as trouble:
-        if isinstance(trouble.__cause__, httpx.ConnectError):  # nobody there: told at once
+    except Temporary as trouble:
+        if isinstance(trouble.__cause__, httpx.ConnectError):  # nobody there: no retries
             raise MaltError(
                 f"no server answers at {settings.base_url} ({trouble}): start it, or check "
                 "engine.base_url"
@@ -241,7 +239,7 @@ def served_models(client: httpx.Client, settings: EngineConfig) -> dict[str, dic
 
 
 def base_name(models: Mapping[str, Mapping[str, Any]], base: str, settings: EngineConfig) -> str:
-    """What the server calls the base model: its own name, or that of one made from it."""
+    """The server's name for the base model: the same, or that of a model whose root it is."""
     for name, model in models.items():
         if base in (name, model.get("root")) and not model.get("parent"):
             return name
@@ -274,7 +272,7 @@ def _body(request: Request, model: str) -> dict[str, Any]:
         "max_tokens": params.max_tokens,
         "stop_token_ids": list(params.stop_token_ids),
         "ignore_eos": True,
-        "repetition_penalty": 1.0,  # vLLM's server takes what is absent from the model's files
+        "repetition_penalty": 1.0,  # vLLM's server takes missing values from the model's files
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "seed": request.seed % SEEDS,
@@ -284,7 +282,7 @@ def _body(request: Request, model: str) -> dict[str, Any]:
 
 
 def _completion(request: Request, answer: Any) -> Completion:
-    """The output in an answer; ValueError, KeyError, TypeError or IndexError if it is none."""
+    """The output in an answer. Raises ValueError, KeyError, TypeError or IndexError if invalid."""
     choice = answer["choices"][0]
     tokens = np.array(choice["token_ids"], np.int32)
     logprobs = np.array(choice["logprobs"]["token_logprobs"], np.float32)
@@ -299,7 +297,7 @@ def _completion(request: Request, answer: Any) -> Completion:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the server asks us to wait."""
+    """Seconds that the server asks clients to wait."""
     try:
         return min(LONGEST_PAUSE, float(response.headers.get("retry-after", 0)))
     except ValueError:  # a date
@@ -309,17 +307,17 @@ def _retry_after(response: httpx.Response) -> float:
 def _refusal(settings: EngineConfig, response: httpx.Response) -> MaltError:
     fixes = {401: "set OPENAI_API_KEY", 403: "set OPENAI_API_KEY", 404: "check engine.base_url"}
     return MaltError(
-        f"the server at {settings.base_url} refuses us (status {response.status_code}, "
+        f"the server at {settings.base_url} refuses access (status {response.status_code}, "
         f"{_reason(response)}): {fixes.get(response.status_code, 'see its log')}"
     )
 
 
 def _reason(response: httpx.Response) -> str:
-    """What a server says is wrong, in a line."""
+    """The server's error message, in one line."""
     try:
-        told = response.json()
-        told = told.get("error", told) if isinstance(told, dict) else told
-        told = told.get("message", told) if isinstance(told, dict) else told
+        reason = response.json()
+        for key in ("error", "message"):
+            reason = reason.get(key, reason) if isinstance(reason, dict) else reason
     except ValueError:
-        told = response.text
-    return " ".join(str(told).split())[:200].rstrip(".:") or "no reason given"
+        reason = response.text
+    return " ".join(str(reason).split())[:200].rstrip(".:") or "no reason given"

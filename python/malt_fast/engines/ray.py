@@ -1,9 +1,9 @@
-"""Many engines as Ray actors, on this machine or a cluster, behind the face of one.
+"""Several engines as Ray actors, on this machine or a cluster, used like one engine.
 
 An actor owns one engine and works in short turns: take new requests, sample for a while, return
-what finished. Two turns are under way per actor, so that it never waits for the driver. What an
-actor has taken and not answered is known here: if it dies, another takes its place and those
-requests are sampled again, with their seeds, hence to the same tokens.
+what finished. Each actor has two turns under way, so that it never waits for the driver. The driver
+keeps the requests that an actor has not answered: if it dies, another takes its place and samples
+them again, with their seeds, hence to the same tokens.
 """
 
 import logging
@@ -18,21 +18,21 @@ from malt_fast.engines import Completion, Engine, Request
 from malt_fast.engines.router import Router
 from malt_fast.engines.spec import EngineSpec
 from malt_fast.utils.errors import MaltError, first_line, printable
-from malt_fast.utils.ray_cluster import Cluster, connected, look
+from malt_fast.utils.ray_cluster import Cluster, connected, describe_cluster
 
 log = logging.getLogger(__name__)
 
-TURN = 0.05  # seconds of sampling between two looks at the driver
-SHARE = 5 / 8  # of what an engine wants is handed to it; an idle one can still take the rest
-DEATHS = 3  # of one replica, with nothing finished in between, end the run
+TURN = 0.05  # seconds of sampling per turn
+SHARE = 5 / 8  # of the requests an engine wants are handed to it; idle ones can take the rest
+DEATHS = 3  # of one replica without a finished output in between end the run
 
 
 class Turn(NamedTuple):
-    """What came of one."""
+    """The result of a turn."""
 
     done: list[Completion]
     figures: dict[str, float]
-    error: MaltError | None = None  # why no more will come
+    error: MaltError | None = None  # why the engine cannot go on
 
 
 class Worker:
@@ -43,7 +43,7 @@ class Worker:
         self.engine: Engine | None = None
 
     def open(self) -> int | MaltError:
-        """Make the engine; how many requests keep it busy."""
+        """Open the engine; returns how many requests keep it busy."""
         import torch
 
         if self.cores:
@@ -77,17 +77,17 @@ class Replica:
 
     actor: Any
     wants: int = 0
-    taken: dict[int, Request] = field(default_factory=dict)  # and not answered yet
+    taken: dict[int, Request] = field(default_factory=dict)  # handed over, not answered yet
     figures: dict[str, float] = field(default_factory=dict)  # of its last turn
     turns: int = 0  # under way
-    deaths: int = 0  # since something finished
+    deaths: int = 0  # since an output finished
 
 
 class RayEngine:
     """`replicas` engines made from one spec.
 
-    address: of a running cluster; None is RAY_ADDRESS, or this machine. Raises MaltError for a
-    cluster that lacks what the replicas need, and for what their engines raise.
+    address: of a running cluster; None means RAY_ADDRESS, or this machine. Raises MaltError if the
+    cluster lacks what the replicas need, or an engine cannot be opened.
     """
 
     def __init__(self, spec: EngineSpec, replicas: int, address: str | None = None) -> None:
@@ -119,7 +119,7 @@ class RayEngine:
         self.router.add(requests)
 
     def poll(self) -> list[Completion]:
-        """Hand out what waits, then up to a second for what finishes."""
+        """Hand out requests that wait, then wait up to a second for results."""
         import ray
 
         self._hand_out()
@@ -134,13 +134,13 @@ class RayEngine:
                 stop = error
         if stop is not None and not done:
             raise stop
-        return done  # nothing is lost, and what cannot go on says so again at its next turn
+        return done  # an engine that cannot go on reports it again at its next turn
 
     def figures(self) -> dict[str, float]:
         """The mean of each figure over the replicas."""
-        told = [replica.figures for replica in self.replicas if replica.figures]
-        keys = told[0] if told else []
-        return {key: sum(figures[key] for figures in told) / len(told) for key in keys}
+        known = [replica.figures for replica in self.replicas if replica.figures]
+        keys = known[0] if known else []
+        return {key: sum(figures[key] for figures in known) / len(known) for key in keys}
 
     def close(self) -> None:
         import ray
@@ -150,7 +150,7 @@ class RayEngine:
         self.leaving.close()
 
     def _hand_out(self) -> None:
-        """Begin turns: two for an actor that has work, so that one waits while one runs."""
+        """Begin turns: two per actor that has work, so that one waits while the other runs."""
         for i, replica in enumerate(self.replicas):
             while replica.turns < 2:
                 room = max(1, int(SHARE * replica.wants)) - len(replica.taken)
@@ -162,10 +162,10 @@ class RayEngine:
                 replica.turns += 1
 
     def _result(self, call: Any) -> list[Completion]:
-        """What a finished turn has brought. Raises MaltError if it brought nothing but that."""
+        """The completions of a finished turn. Raises its MaltError if it has none."""
         import ray
 
-        if call not in self.calls:  # of an actor that was replaced
+        if call not in self.calls:  # its actor was replaced
             return []
         i = self.calls.pop(call)
         replica = self.replicas[i]
@@ -183,7 +183,7 @@ class RayEngine:
         return done
 
     def _replace(self, i: int, error: Exception) -> None:
-        """A new actor for one that failed; what it had taken waits again."""
+        """Replace an actor that failed; the requests it had taken wait again."""
         import ray
 
         dead, reason = self.replicas[i], first_line(error)
@@ -193,8 +193,8 @@ class RayEngine:
                 f"engine replica {i} failed {DEATHS} times without finishing an output ({reason}): "
                 "see Ray's logs; with less memory per batch it may live"
             )
-        ray.kill(dead.actor)  # one whose engine raised lives, and keeps its GPU
-        check_room(look(), self.spec, len(self.replicas))
+        ray.kill(dead.actor)  # if only its engine raised, it lives and keeps its GPU
+        check_room(describe_cluster(), self.spec, len(self.replicas))
         log.warning(
             "engine replica %d failed (%s): a new one takes its place", i, printable(reason)
         )

@@ -1,4 +1,4 @@
-"""Recorded outputs as an engine: the same samples again, or somebody else's."""
+"""Recorded outputs as an engine: to repeat samples, or to use those of others."""
 
 import json
 from collections import deque
@@ -17,10 +17,10 @@ Tokens = npt.NDArray[np.int32]
 
 
 class ReplayEngine:
-    """Answers a request with what is recorded for its question and path, log-probs NaN.
+    """Answers a request with the recording for its question and path; log-probs are NaN.
 
-    A recording ends with "stop" if its last token is one of the request's stop tokens or `finish`
-    says so, else with "length". A missing recording is an error completion.
+    The finish reason is that in `finish`, else "stop" if the last token is one of the request's
+    stop tokens, else "length". Without a recording the completion is an error.
     """
 
     wants = 1 << 12
@@ -35,8 +35,8 @@ class ReplayEngine:
     def from_jsonl(cls, path: str | Path, tokenizer: Any) -> Self:
         """Read rows {"question": id, "path": [0, 1], "text": ... or "token_ids": [...]}.
 
-        "finish_reason" ("stop" or "length") may be given; a text without it is taken as ended, so
-        that it gets the tokenizer's end token. Raises MaltError naming file and line.
+        "finish_reason" ("stop" or "length") is optional; a text without it counts as ended and gets
+        the tokenizer's end token. Raises MaltError with the file and line.
         """
         records: dict[Place, Tokens] = {}
         finish: dict[Place, str] = {}
@@ -96,7 +96,7 @@ def _name(place: Place) -> str:
 
 
 def _parse(line: str, tokenizer: Any) -> tuple[Place, Tokens, str | None]:
-    """One row of a recording; ValueError says what is wrong with it."""
+    """One row of a recording. Raises ValueError with what is wrong with it."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -118,14 +118,14 @@ def _parse(line: str, tokenizer: Any) -> tuple[Place, Tokens, str | None]:
 
 
 def _tokens(row: Mapping[str, Any], tokenizer: Any) -> Tokens:
-    """The recorded tokens; a text that ended gets the end token that a sampled one has."""
+    """The recorded tokens; a text that ended gets an end token, as a sampled output has."""
     if "token_ids" in row:
         if not _whole_numbers(row["token_ids"]) or max(row["token_ids"], default=0) >= 2**31:
             raise ValueError("'token_ids' is not a list of token numbers")
         return np.array(row["token_ids"], np.int32)
     if not isinstance(row["text"], str):
         raise ValueError("'text' is not a string")
-    # split_special_tokens: what reads like a control token was text, or it would not be here
+    # split_special_tokens: what looks like a control token was sampled as text
     encoded = tokenizer(row["text"], add_special_tokens=False, split_special_tokens=True)
     ids = list(encoded["input_ids"])
     if row.get("finish_reason") != "length" and tokenizer.eos_token_id is not None:

@@ -1,7 +1,7 @@
-"""Which of many engines samples which tree.
+"""Decides which of several engines samples which tree.
 
 A tree stays with the engine that began it, whose cache holds its prefixes. An engine with room
-takes what its own trees ask for, oldest tree first; then the oldest tree that nobody has begun;
+takes requests of its own trees, oldest tree first; then the oldest tree that no engine has begun;
 then, so that none is idle while another has a queue, the oldest waiting tree of the longest queue.
 """
 
@@ -15,7 +15,7 @@ Entry = tuple[int, int, Request]  # (priority, order of arrival, request)
 
 
 class Router:
-    """Requests that wait, by the engine that shall have them."""
+    """Requests that wait, by the engine that will get them."""
 
     def __init__(self, engines: int) -> None:
         self.queues: list[list[Entry]] = [[] for _ in range(engines)]  # heaps
@@ -23,7 +23,7 @@ class Router:
         self.order: deque[str] = deque()  # their questions, oldest first
         self.home: dict[str, int] = {}  # question -> engine
         self.unsettled: Counter[str] = Counter()  # requests of a question, waiting or running
-        self.quiet: set[str] = set()  # questions that had none left, unless more have come
+        self.quiet: set[str] = set()  # questions without unsettled requests, unless more have come
         self.arrived = 0
 
     @property
@@ -31,25 +31,25 @@ class Router:
         return self.unsettled.total()
 
     def add(self, requests: Iterable[Request]) -> None:
-        """New requests, which wait from now on."""
+        """Let new requests wait."""
         for request in requests:
             self.unsettled[request.question] += 1
             self._wait(request)
 
     def again(self, requests: Iterable[Request]) -> None:
-        """Requests that an engine took and lost."""
+        """Let requests wait that an engine took and lost."""
         for request in requests:
             self._wait(request)
 
     def settle(self, requests: Iterable[Request]) -> None:
-        """Requests that were answered. A tree with none left may still get children at once."""
+        """Note answered requests. A tree with none left may still get children at once."""
         for request in requests:
             self.unsettled[request.question] -= 1
             if not self.unsettled[request.question]:
                 self.quiet.add(request.question)
 
     def take(self, engine: int, room: int) -> list[Request]:
-        """Up to `room` requests that `engine` shall run now."""
+        """Up to `room` requests for `engine` to run now."""
         self._forget()
         queue = self.queues[engine]
         taken: list[Request] = []
@@ -71,7 +71,7 @@ class Router:
         heapq.heappush(self.queues[engine], (request.priority, self.arrived, request))
 
     def _adopt(self, engine: int) -> bool:
-        """Give `engine` another tree; whether there was one."""
+        """Give `engine` another tree; returns whether there was one."""
         if self.order:
             question = self.order.popleft()
             requests: Sequence[Request] = self.fresh.pop(question)
@@ -89,7 +89,7 @@ class Router:
         return True
 
     def _forget(self) -> None:
-        """Trees that got no children are finished."""
+        """Forget trees that got no more requests: they are finished."""
         for question in self.quiet:
             if not self.unsettled[question]:
                 del self.unsettled[question]

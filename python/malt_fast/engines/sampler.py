@@ -1,4 +1,4 @@
-"""From logits to tokens, row by row: what a row gets depends on its own logits and seed alone."""
+"""From logits to tokens, row by row: a row's token depends only on its own logits and seed."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ _MIX2 = 0x94D049BB133111EB - 2**64
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64 (torch's own copies the sign)."""
+    """Logical right shift of int64 (torch's is arithmetic)."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -27,7 +27,7 @@ def uniforms(seeds: Tensor, steps: Tensor) -> Tensor:
 
 
 def filtered(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """Put the tokens that a row's filters exclude at -inf. logits float32[n, V], filters [n].
+    """Set tokens that a row's filters exclude to -inf. logits float32[n, V], filters [n].
 
     vLLM's order: min_p, then top_k (ties with the k-th stay; 0 = all), then top_p (the smallest set
     of the likeliest tokens whose mass reaches top_p; the likeliest token always stays).

@@ -1,4 +1,4 @@
-"""What an engine is made from, so that a worker elsewhere can make it too."""
+"""The description of an engine, from which any process can open it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ from malt_fast.engines import Engine, Policy
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """All that one engine of this process is made from; a worker elsewhere can make it too."""
+    """Everything needed to open one engine that runs inside a process."""
 
     name: Literal["hf", "vllm"]
     settings: EngineConfig
     dtype: str
     device: str
     policies: tuple[Policy, ...]  # that requests will name
-    max_model_len: int | None = None  # longest prompt and output; None is the model's context
+    max_model_len: int | None = None  # longest prompt with its output; None: the model's context
     probes: Mapping[Policy, npt.NDArray[np.int32]] = field(default_factory=dict)  # prompts
-    gpus: int = 0  # that one engine takes, of a cluster that has any
-    trust_remote_code: bool = False  # whether a model may run code of its own
+    gpus: int = 0  # of one engine, in a cluster that has any
+    trust_remote_code: bool = False  # whether a model may run its own code
 
     def open(self) -> Engine:
-        """Load the engine. Raises MaltError for what it refuses."""
+        """Load the engine. Raises MaltError for a model, adapter or setting that it refuses."""
         if self.name == "hf":
             from malt_fast.engines.hf import HFEngine
 

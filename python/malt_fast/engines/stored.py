@@ -1,10 +1,11 @@
-"""An engine that samples nothing twice: what is known, or asked already, is not asked again.
+"""An engine that samples no output twice: stored outputs are reused, equal requests share one.
 
     request --key--> store ----------> completion
                '---> inner engine --> store, completion
 
-A key hashes all that an output depends on: weights, tokenizer, sampling parameters, prompt, seed.
-The inner engine is opened when it is first needed, so that what is all known loads no model.
+A key is a hash of everything an output depends on: weights, tokenizer, sampling parameters, prompt
+and seed. The inner engine is opened when it is first needed: if all outputs are stored, no model is
+loaded.
 """
 
 import hashlib
@@ -27,14 +28,14 @@ from malt_fast.engines import (
 from malt_fast.store.segments import Sample
 from malt_fast.store.store import Store
 
-WANTS = 4096  # before the inner engine is there to say what it wants
+WANTS = 4096  # until the inner engine is open
 
 
 class StoredEngine:
-    """Answers from `store`, else from `others` or `open_inner()`, which then go to the store.
+    """Answers from `store`, else from `others` or `open_inner()`, whose outputs go to the store.
 
-    weights: what a policy is, told by content; tokenizer: its fingerprint. `rows`, int64 by request
-    id, is filled with the store's row of every output.
+    weights: identifies the weights of a policy by content; tokenizer: its fingerprint; rows: int64
+    by request id, filled with the store's row of every output.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class StoredEngine:
         self.weights, self.tokenizer, self.rows = weights, tokenizer, rows
         self.inner: Engine | None = None
         self.known: list[Completion] = []  # answered from the store, not polled yet
-        self.asked: dict[int, tuple[bytes, Request]] = {}  # of the inner engine, by id
-        self.same: dict[bytes, list[int]] = {}  # by key of what is asked: ids that wait for it
-        self.waiting = 0  # those ids
+        self.asked: dict[
+            int, tuple[bytes, Request]
+        ] = {}  # key and request in the inner engine, by id
+        self.same: dict[bytes, list[int]] = {}  # ids that wait for an output, by its key
+        self.waiting = 0  # number of those ids
         self.reused = self.reused_tokens = 0
         self._contexts: dict[tuple[Policy, SamplingParams], bytes] = {}
 
@@ -65,7 +68,7 @@ class StoredEngine:
         return len(self.known) + self.waiting
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Raises MaltError where the inner engine cannot be opened."""
+        """Raises MaltError if the inner engine cannot be opened."""
         keys = self._keys(requests)
         missing = []
         for request, key, found in zip(requests, keys, self._find(keys), strict=True):
@@ -88,7 +91,7 @@ class StoredEngine:
             self.inner.submit(missing)
 
     def poll(self) -> list[Completion]:
-        """Raises MaltError when the inner engine cannot go on, or the store cannot be written."""
+        """Raises MaltError if the inner engine cannot go on, or the store cannot be written."""
         known, self.known = self.known, []
         if self.inner is None or not self.asked:
             return known
@@ -110,10 +113,10 @@ class StoredEngine:
         return known + done
 
     def figures(self) -> dict[str, float]:
-        told = {} if self.inner is None else self.inner.figures()
+        figures = {} if self.inner is None else self.inner.figures()
         if not self.reused:
-            return told
-        return told | {"reused": self.reused, "reused_tokens": self.reused_tokens}
+            return figures
+        return figures | {"reused": self.reused, "reused_tokens": self.reused_tokens}
 
     def close(self) -> None:
         if self.inner is not None:
@@ -132,7 +135,7 @@ class StoredEngine:
         return found
 
     def _keys(self, requests: Sequence[Request]) -> list[bytes]:
-        """Siblings share their prompt, which is hashed once."""
+        """The key of each request; siblings share their prompt, which is hashed once."""
         keys = []
         last, prefix = None, hashlib.blake2b()
         for request in requests:

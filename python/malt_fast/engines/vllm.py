@@ -1,13 +1,12 @@
-"""vLLM as the engine: one base model and every adapter in one batch, shared prefixes cached.
+"""vLLM as the engine: one base model with all adapters in one batch, shared prefixes cached.
 
-Requests go in as token ids and join the running batch at once, those of older trees first. Tokens,
-log-probs and finish reasons come back as vLLM made them. An adapter goes by a name that holds a
-hash of its content, since vLLM's prefix cache knows adapters by name: changed weights never meet
-keys of the old ones.
+Requests go in as token ids and join the running batch at once, those of older trees first. An
+adapter's name holds a hash of its content: vLLM's prefix cache knows adapters by name, and changed
+weights must never meet keys of the old ones.
 
 On a GPU vLLM runs in a process of its own, which frees the memory when the engine is closed; on a
-CPU, in this one. There, vLLM 0.32 gives rows without an adapter that of another row of the batch:
-so beside adapters the bare base goes as an adapter of zeros.
+CPU, in this one. There, vLLM 0.32 applies the adapter of another row to rows without one, so
+beside adapters the bare base is an adapter of zeros.
 """
 
 import multiprocessing
@@ -40,7 +39,7 @@ from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError, first_line, nearest
 from malt_fast.utils.quiet import quiet
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has kernels for
 OURS = {
     *("model", "tokenizer", "skip_tokenizer_init", "enable_lora", "scheduling_policy"),
     "trust_remote_code",
@@ -48,23 +47,31 @@ OURS = {
 WAIT = 0.05  # seconds that `poll` waits for vLLM's process
 ROUNDING = 0.3  # nats: two steps of a bfloat16 logit
 SEEDS = 2**63  # vLLM keeps a seed in a signed 64-bit integer
-# Of a CPU build. It cannot rewind a seeded request's generator after a part of its prompt.
+# For a CPU build, which cannot rewind a seeded request's generator after a part of its prompt.
 CPU = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
+DEFAULTS = {
+    "skip_tokenizer_init": True,
+    "load_format": "safetensors",
+    "enable_prefix_caching": True,
+    "scheduling_policy": "priority",
+    "disable_log_stats": True,
+    "use_tqdm_on_load": False,
+}
 PROBE = SamplingParams(temperature=0, max_tokens=4)
 
 Tokens = npt.NDArray[np.int32]
 
 
-alive: "WeakSet[VLLMEngine]" = WeakSet()  # engines of this process that were not closed
+alive: "WeakSet[VLLMEngine]" = WeakSet()  # open engines of this process
 
 
 class VLLMEngine:
-    """Samples with vLLM from one base model, bare or under any of the adapters named at the start.
+    """Samples with vLLM from one base model, bare or with any of the adapters named at the start.
 
-    policies: all that requests may name. dtype: of the weights; max_model_len: longest prompt and
-    output; probes: a prompt a policy, on which its adapter must make a difference; settings: more
-    of vLLM's own EngineArgs, which go over the rest. Raises MaltError for a model, an adapter or a
-    setting that vLLM refuses.
+    policies: all that requests may name; dtype: of the weights; max_model_len: longest prompt with
+    its output; probes: one prompt per policy, on which its adapter must make a difference;
+    settings: vLLM's EngineArgs, which override the others. Raises MaltError for a model, an adapter
+    or a setting that vLLM refuses.
     """
 
     def __init__(
@@ -80,17 +87,11 @@ class VLLMEngine:
         adapters = [policy.adapter for policy in policies if policy.adapter is not None]
         stand_in = bool(adapters) and runs_on_cpu()
         (base,) = {policy.base for policy in policies}
-        arguments: dict[str, Any] = {
+        arguments: dict[str, Any] = DEFAULTS | {
             "model": base,
-            "skip_tokenizer_init": True,
             "trust_remote_code": trust_remote_code,
-            "load_format": "safetensors",
             "dtype": dtype,
             "max_model_len": max_model_len,
-            "enable_prefix_caching": True,
-            "scheduling_policy": "priority",
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
         }
         if adapters:
             arguments |= {
@@ -125,13 +126,13 @@ class VLLMEngine:
         return len(self.requests) + len(self.refused)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Hand requests to vLLM; one that it refuses is answered with its reason."""
+        """Hand requests to vLLM; one that it refuses fails with vLLM's reason."""
         longest = self.engine.vllm_config.model_config.max_model_len - 1
         for request in requests:
             name = str(request.id)
             if not 0 < len(request.prompt) <= longest:
-                told = f"the prompt has {len(request.prompt)} tokens, and {longest} fit"
-                self.refused.append(Completion.failed(request.id, told))
+                reason = f"the prompt has {len(request.prompt)} tokens, and {longest} fit"
+                self.refused.append(Completion.failed(request.id, reason))
                 continue
             try:
                 self.engine.add_request(
@@ -141,7 +142,7 @@ class VLLMEngine:
                     lora_request=self.adapters[request.policy.adapter],
                     priority=request.priority,
                 )
-            except Exception as error:  # ValueErrors, and a family of its own
+            except Exception as error:  # ValueErrors, and vLLM's own kinds
                 if "Dead" in type(error).__name__:
                     raise _stopped(error) from None
                 self.refused.append(Completion.failed(request.id, first_line(error)))
@@ -154,20 +155,20 @@ class VLLMEngine:
         if self.requests and not done and self._is_ready():
             try:
                 outputs = self.engine.step()
-            except Exception as error:  # each part of vLLM has its own kinds
+            except Exception as error:  # each part of vLLM raises its own kinds
                 raise _stopped(error) from None
             done += [self._completion(output) for output in outputs if output.finished]
         return done
 
     def _is_ready(self) -> bool:
-        """Wait a little for vLLM's process: `step` would wait for ever for one that was killed."""
+        """Wait a little for vLLM's process: `step` would wait forever for one that was killed."""
         outputs = getattr(self.engine.engine_core, "outputs_queue", None)
         if outputs is None:  # in this process
             return True
         end = time.monotonic() + WAIT
         while outputs.empty():
             if not all(process.is_alive() for process in self.processes):
-                raise _stopped(RuntimeError("its process was killed, perhaps for want of memory"))
+                raise _stopped(RuntimeError("its process was killed, perhaps for lack of memory"))
             if time.monotonic() > end:
                 return False
             time.sleep(0.001)
@@ -180,7 +181,7 @@ class VLLMEngine:
         alive.discard(self)
 
     def figures(self) -> dict[str, float]:
-        """`prefix_cache_hits`: share of prompt tokens whose keys were there already."""
+        """`prefix_cache_hits`: share of prompt tokens whose keys were in the cache."""
         return {"prefix_cache_hits": self.cached_tokens / max(1, self.prompt_tokens)}
 
     def _completion(self, output: Any) -> Completion:
@@ -207,7 +208,7 @@ class VLLMEngine:
         handle = LoRARequest(content_name(folder), len(self.adapters), folder)
         try:
             self.engine.add_lora(handle)
-        except Exception as error:  # asserts and all kinds of errors, depending on what is wrong
+        except Exception as error:  # of all kinds, assertions among them
             raise MaltError(
                 f"vLLM cannot put the adapter '{adapter}' on '{self.base}' "
                 f"({first_line(error)}): give the base it was trained on, or --engine.name hf"
@@ -215,7 +216,7 @@ class VLLMEngine:
         self.adapters[adapter] = handle
 
     def _check_effect(self, probes: Mapping[Policy, Tokens]) -> None:
-        """Raises MaltError for an adapter that changes no log-probs, or changes its neighbours'."""
+        """Raises MaltError if an adapter changes no log-probs, or those of other rows, too."""
         tuned = [p for p in probes if p.adapter is not None and not is_untrained(p.adapter)]
         if not tuned:
             return
@@ -239,23 +240,23 @@ class VLLMEngine:
         self.prompt_tokens = self.cached_tokens = 0
 
     def _probe(self, policies: Sequence[Policy], prompts: Sequence[Tokens]) -> list[Any]:
-        """float32[T] a policy: log-probs of its likeliest output, all in one batch."""
+        """float32[T] per policy: log-probs of its likeliest output, all in one batch."""
         self.submit(
             [
                 Request(i, "", (), policy, prompt, PROBE, seed=0)
                 for i, (policy, prompt) in enumerate(zip(policies, prompts, strict=True))
             ]
         )
-        told: dict[int, Completion] = {}
+        answers: dict[int, Completion] = {}
         while self.pending:
-            told |= {done.id: done for done in self.poll()}
-        if failed := [done.error for done in told.values() if done.error]:
+            answers |= {done.id: done for done in self.poll()}
+        if failed := [done.error for done in answers.values() if done.error]:
             raise MaltError(f"vLLM cannot sample from '{self.base}': {failed[0]}")
-        return [told[i].logprobs for i in range(len(policies))]
+        return [answers[i].logprobs for i in range(len(policies))]
 
 
 def _rank(adapter: str) -> int:
-    """The least rank that vLLM has kernels for and that holds an adapter's."""
+    """The smallest rank that vLLM has kernels for and that fits an adapter."""
     rank = rank_of(adapter)
     if rank > RANKS[-1]:
         raise MaltError(
@@ -266,7 +267,7 @@ def _rank(adapter: str) -> int:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raises MaltError for a setting that vLLM does not know, or that is not the user's."""
+    """Raises MaltError for a setting that vLLM does not know, or that malt-fast itself sets."""
     _prepare()
     with quiet():
         from vllm.engine.arg_utils import EngineArgs
@@ -300,7 +301,7 @@ def _params(request: Request) -> Any:
 
 
 def _start(base: str, arguments: dict[str, Any]) -> Any:
-    """A vLLM engine; what it raises comes out as one sentence."""
+    """A vLLM engine. Raises MaltError, in one sentence, for any error of vLLM."""
     _prepare()
     if alive and _in_process():
         raise MaltError(
@@ -325,12 +326,12 @@ def _stopped(error: Exception) -> MaltError:
 
 
 def _batched(arguments: Mapping[str, Any]) -> int:
-    """Tokens of a step: without chunked prefill the longest prompt must fit."""
+    """Tokens per step: without chunked prefill the longest prompt must fit."""
     return max(8192, arguments["max_model_len"] or 0)
 
 
 def _prepare() -> None:
-    """Settings that vLLM reads from the environment; what the user has set stays."""
+    """Set what vLLM reads from the environment, except what the user has set."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if runs_on_cpu():
@@ -356,7 +357,7 @@ def _in_process() -> bool:
 
 
 def _leave() -> None:
-    """Undo what an engine that failed to start here has set up for torch.distributed."""
+    """Undo what an engine that failed to start has set up for torch.distributed."""
     if _in_process():
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -364,7 +365,7 @@ def _leave() -> None:
 
 
 def _advice(error: Exception) -> str:
-    """What a user can do about an error of vLLM."""
+    """What the user can do about an error of vLLM."""
     text = str(error).lower()
     if "memory" in text or "kv cache" in text:
         return (
@@ -373,5 +374,5 @@ def _advice(error: Exception) -> str:
             "engine.vllm.tensor_parallel_size"
         )
     if "core initialization failed" in text:
-        return "its own log tells why; --engine.name hf samples with transformers"
+        return "see its own log, or sample with --engine.name hf"
     return "change what it names, or sample with --engine.name hf"

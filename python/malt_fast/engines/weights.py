@@ -1,9 +1,9 @@
-"""A base model with the adapters that were loaded on it, of which at most one is switched on.
+"""A base model with its loaded adapters, of which at most one is active.
 
 In float32 the active adapter is merged into the weights: a small model runs twice as fast without
-LoRA's side branches, and the rounding is that of float32. The weights merged into are copied before
-and copied back after, so the base stays what it was to the bit. In half precision a merge would
-round the adapter away, so there the side branches run.
+LoRA's side branches, at the rounding of float32. The original weights are copied before and put
+back after, so the base stays the same to the bit. In half precision a merge would round the adapter
+away, so there the side branches run.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from malt_fast.utils.quiet import quiet
 
 
 class Weights:
-    """One base model on one device; `model` is what to call."""
+    """One base model on one device; call `model`."""
 
     @torch.inference_mode(False)  # PEFT sets requires_grad
     def __init__(
@@ -31,16 +31,16 @@ class Weights:
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.peft: Any = None  # the PeftModel around `model`, once there is an adapter
         self.names: dict[str, str] = {}  # adapter directory -> PEFT's name
-        self.saved: list[tuple[Tensor, Tensor]] = []  # (weight merged into, its base values)
+        self.saved: list[tuple[Tensor, Tensor]] = []  # (merged weight, its base values)
         self.active: str | None = None
 
     @torch.inference_mode(False)
     def switch(self, adapter: str | None) -> None:
-        """Make `model` answer as the base with `adapter`, or as the bare base."""
+        """Make `model` the base with `adapter`, or the bare base."""
         if adapter == self.active:
             return
         self._restore()
-        self.active = ""  # nobody's, should the rest fail
+        self.active = ""  # none, if the rest fails
         if adapter is not None:
             self._activate(adapter)
         elif self.peft is not None:
@@ -76,7 +76,7 @@ class Weights:
         self.model.eval()
 
     def _merge(self, name: str) -> None:
-        """Add the adapter to the weights below it, except to those tied to other layers."""
+        """Add the adapter to its base weights, except to those tied to other layers."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         heads = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
@@ -89,7 +89,7 @@ class Weights:
                     layer.merge(adapter_names=[name])
 
     def _restore(self) -> None:
-        """Copy the base values back, and tell PEFT that nothing is merged any more."""
+        """Restore the base values, and note in PEFT's layers that nothing is merged."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         for weight, base in self.saved:
@@ -101,7 +101,7 @@ class Weights:
 
 
 def _load(base: str, dtype: str, trust_remote_code: bool) -> Any:
-    """The causal model in evaluation mode, with attention that does not copy keys to every head."""
+    """The causal model in evaluation mode, with attention that does not repeat keys per head."""
     with quiet():
         model = load_causal(base, trust_remote_code, dtype=getattr(torch, dtype))
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
@@ -140,7 +140,7 @@ def _grouped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA in which, at one query token, the G query heads of a key head are its G queries."""
+    """SDPA; for a single query token, the G query heads of a key head become its G queries."""
     if kwargs.get("softcap"):
         return _capped(query, key, value, attention_mask, scaling, kwargs["softcap"])
     if query.shape[2] > 1:

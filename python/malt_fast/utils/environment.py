@@ -1,4 +1,4 @@
-"""What a run was made with: the machine and the versions of what it depends on."""
+"""The machine and the package versions that a run was made with."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Names and versions; a package that is not installed is left out."""
+    """For environment.json; packages that are not installed are left out."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

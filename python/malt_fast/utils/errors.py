@@ -1,12 +1,12 @@
-"""The one error that users see: a sentence saying the thing, the reason and the fix."""
+"""The error that users see, one sentence with the thing, the reason and the fix; texts for it."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
-MANY = 30  # names, which nobody reads in a sentence
-LONGEST = 900  # characters of one
-# All but tab and newline; marks that turn the direction of text; half characters.
+MANY = 30  # names are too many for a sentence
+LONGEST = 900  # characters of a line
+# Control characters but tab and newline; marks of text direction; surrogates.
 CONTROL = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -20,20 +20,20 @@ class MaltError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The reason that an error gives, in a line: its first, or its type where it says nothing."""
-    cause = getattr(error, "cause", None)  # what Ray's errors wrap
+    """The first line of an error's message, or its type if it has none."""
+    cause = getattr(error, "cause", None)  # of Ray's errors
     error = cause if isinstance(cause, BaseException) else error
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without its number and file name
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "validation error" not in line]  # pydantic's heading
-    return (told or lines or [type(error).__name__])[0].rstrip(".:")
+    reasons = [line for line in lines if "validation error" not in line]  # pydantic's heading
+    return (reasons or lines or [type(error).__name__])[0].rstrip(".:")
 
 
 def printable(text: str) -> str:
-    """`text` with what could steer a terminal, or reorder its line, as `\\x1b`; for people."""
+    """`text` with escapes, `\\x1b`, for all that could control a terminal or reorder its line."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -49,6 +49,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """As a terminal may show it in a line: nothing but letters, a long middle left out."""
+    """One printable line, shortened in the middle."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 400]} ... {shown[-400:]}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, first_line, one_line
-from malt_fast.utils.quiet import hush
+from malt_fast.utils.quiet import silence_bitsandbytes
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
@@ -21,7 +21,7 @@ def exit_status(program: Callable[[], object]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no character may end a run
-    hush()
+    silence_bitsandbytes()
     try:
         with interrupt.two_steps():
             program()

@@ -1,6 +1,6 @@
-"""Files and folders that appear whole or not at all, whatever is killed or runs full meanwhile.
+"""Files and folders that appear whole or not at all, even if the process dies or the disk is full.
 
-What is new is written beside its place under a name with a dot, reaches the disk, and is renamed.
+New content is written beside its place under a name with a dot, synced to disk, and renamed.
 """
 
 import json
@@ -16,7 +16,7 @@ import xxhash
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write beside `path`; on leaving it reaches the disk and takes `path`'s place."""
+    """Yields a path to write to; on leaving, that file is synced and takes the place of `path`."""
     beside = path.with_name(f".{path.name}.new")
     try:
         yield beside
@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`; on leaving it takes `path`'s place, which is whole or absent."""
+    """Yields a new folder to fill; on leaving, it takes the place of `path`."""
     new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     _remove_or_restore(old)
     shutil.rmtree(new, ignore_errors=True)
@@ -44,10 +44,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, besides: Sequence[str]) -> None:
-    """What a process that was killed was writing; but not in `besides`, where others may write."""
+    """Remove what a killed process was writing, except in `besides`, where others may write."""
     here = [path for path in folder.glob("*") if path.name not in besides]
     for top in here:
-        for path in reversed([top, *top.rglob(".*")]):  # what is inside before what is outside
+        for path in reversed([top, *top.rglob(".*")]):  # inner ones first
             if path.name.startswith(".") and path.suffix == ".old":
                 _remove_or_restore(path)
             elif path.name.startswith(".") and path.suffix == ".new":
@@ -55,7 +55,7 @@ def remove_leftovers(folder: Path, besides: Sequence[str]) -> None:
 
 
 def _remove_or_restore(old: Path) -> None:
-    """`old` was moved away for what should have taken its place, and perhaps never did."""
+    """Remove `old`, or put it back if nothing took its place."""
     path = old.with_name(old.name[1:].removesuffix(".old"))
     if old.exists() and not path.exists():
         os.replace(old, path)
@@ -63,7 +63,7 @@ def _remove_or_restore(old: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """With those above it, and so that their names last."""
+    """Make a folder and its parents, synced to disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -77,18 +77,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def checksum(values: dict[str, Any]) -> str:
-    """Of what a JSON file says, to be kept in it."""
+    """Checksum of the content of a JSON file."""
     return xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
 
 
 def write_checked(path: Path, values: dict[str, Any]) -> None:
-    """As JSON, with a checksum in it."""
-    told = values | {"xxh3": checksum(values)}
-    write_text(path, json.dumps(told, indent=2, allow_nan=False) + "\n")
+    """Write JSON with a checksum in it."""
+    content = values | {"xxh3": checksum(values)}
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """What was written so. Raises ValueError where the file is not what was written."""
+    """Read what `write_checked` wrote. Raises ValueError if the file was changed."""
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict) or values.pop("xxh3", None) != checksum(values):
         raise ValueError("its checksum differs")
@@ -108,7 +108,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """So that new names last, too."""
+    """Sync the names in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,7 @@
-"""Stopping in two steps: the first Ctrl-C (or SIGTERM) finishes what is in flight, a second stops.
+"""Stopping in two steps: the first Ctrl-C (or SIGTERM) lets the step in flight finish, a second one
+stops at once.
 
-Loops call `check` where they can stop without losing anything.
+Loops call `check` where they can stop without loss.
 """
 
 import os
@@ -11,14 +12,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAID = b"\nstopping after the step in flight; once more (Ctrl-C) stops at once\n"
+MESSAGE = b"\nstopping after the step in flight; once more (Ctrl-C) stops at once\n"
 
 _asked = False
 
 
 @contextmanager
 def two_steps() -> Iterator[None]:
-    """Handle signals so while it lasts; elsewhere than in the main thread, leave them alone."""
+    """Handle signals this way within; only in the main thread."""
     global _asked
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -37,7 +38,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _asked:
         raise KeyboardInterrupt
     _asked = True
-    os.write(2, SAID)  # print may be what was interrupted
+    os.write(2, MESSAGE)  # print may be what was interrupted
 
 
 def asked() -> bool:
@@ -45,6 +46,6 @@ def asked() -> bool:
 
 
 def check() -> None:
-    """Raises KeyboardInterrupt if a stop was asked for."""
+    """Raises KeyboardInterrupt if the user asked for a stop."""
     if _asked:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Keeps libraries from talking over the run's own progress."""
+"""Silences libraries that would print over the run's own progress."""
 
 import logging
 import warnings
@@ -8,22 +8,25 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No chatter from transformers and its kin: what matters raises, or is logged by the caller."""
-    from transformers.utils import logging as loud
+    """No log lines, bars or warnings of transformers, peft, accelerate and torch."""
+    from transformers.utils import logging as transformers_logging
 
-    level, bars = loud.get_verbosity(), loud.is_progress_bar_enabled()
-    loud.set_verbosity_error()
-    loud.disable_progress_bar()
+    level, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(peft|transformers|accelerate|torch)\b")
             yield
     finally:
-        loud.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bars:
-            loud.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
-def hush() -> None:
-    """At its import, which is peft's, bitsandbytes warns of a kernel that it does not find."""
+def silence_bitsandbytes() -> None:
+    """It warns of a missing kernel when peft imports it."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The Ray cluster: one that runs already, or this machine."""
+"""The Ray cluster: a running one, or one started on this machine."""
 
 import logging
 import os
@@ -15,33 +15,33 @@ from malt_fast.utils.errors import MaltError, first_line
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the machines of a cluster have."""
+    """The resources of a cluster, by machine."""
 
-    cores: list[int]  # of each machine
+    cores: list[int]
     gpus: list[int]
 
     def share(self, workers: int) -> int:
-        """CPU cores of each of some workers, so that as many find room at once; at least 1."""
+        """CPU cores per worker, so that all of them fit at once; at least 1."""
         sizes = range(max(self.cores), 0, -1)
         return next((n for n in sizes if sum(c // n for c in self.cores) >= workers), 1)
 
 
 def check_ray() -> None:
-    """Raises MaltError where ray is not installed."""
+    """Raises MaltError if ray is not installed."""
     if find_spec("ray") is None:
         raise MaltError("this needs ray, which is not installed: pip install 'malt-fast[ray]'")
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster]:
-    """Ray at `address`, else RAY_ADDRESS, else what runs here, else started; left as it was.
+    """Connect to Ray at `address`, else at RAY_ADDRESS, else on this machine, and disconnect after.
 
     Raises MaltError for a cluster that does not answer.
     """
     import ray
 
-    if ray.is_initialized():  # by whoever uses us as a library
-        yield look()
+    if ray.is_initialized():  # by the program that uses this library
+        yield describe_cluster()
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     options = {} if address else {"include_dashboard": False}
@@ -50,27 +50,27 @@ def connected(address: str | None) -> Iterator[Cluster]:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray would end the process at once
+            signal.signal(signal.SIGTERM, before)  # Ray's handler would end the process at once
     except (OSError, ValueError, RuntimeError) as error:
         raise MaltError(
             f"no Ray cluster answers at {address} ({first_line(error)}): check "
             "engine.ray_address, or start one by `ray start --head`"
         ) from None
     try:
-        yield look()
+        yield describe_cluster()
     finally:
         ray.shutdown()
 
 
 def _knock(address: str | None) -> None:
-    """Raises OSError where nobody listens: Ray itself would try for minutes."""
+    """Raises OSError if nobody listens: Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition("//")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def look() -> Cluster:
-    """What the connected cluster has now."""
+def describe_cluster() -> Cluster:
+    """The resources of the connected cluster."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -1,4 +1,4 @@
-"""Folders that tell what they were made from, and whether they still hold what was written."""
+"""Sealed folders: a note of what they were made from, and a hash of every file."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,33 +6,33 @@ from pathlib import Path
 
 from malt_fast.utils.errors import MaltError
 
-NOTE = "stage.txt"  # a line that says what the folder was made from, then a hash and a name a file
+NOTE = "stage.txt"  # one line on what the folder was made from, then HASH NAME per file
 
 
 def seal(folder: Path, note: str, names: Iterable[str]) -> None:
-    """Leave NOTE beside the files `names`."""
+    """Write the seal of the files `names`."""
     lines = [note, *(f"{_digest(folder / name)} {name}" for name in sorted(names))]
     (folder / NOTE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def seal_of(folder: Path) -> str | None:
-    """What a folder was made from, if it is sealed, and its files are what they were."""
+    """The note of a sealed folder whose files are unchanged, else None."""
     try:
         text = (folder / NOTE).read_text(encoding="utf-8")
-        told, *lines = text.removesuffix("\n").split("\n")
+        note, *lines = text.removesuffix("\n").split("\n")
         whole = all(_digest(folder / name) == digest for digest, _, name in map(_parted, lines))
     except (OSError, ValueError):
         return None
-    return told if whole and lines else None
+    return note if whole and lines else None
 
 
 def is_damaged(folder: Path) -> bool:
-    """Whether it is sealed, and its files are not what they were."""
+    """Whether a folder is sealed and its files have changed."""
     return (folder / NOTE).is_file() and seal_of(folder) is None
 
 
 def check_seal(adapter: Path) -> None:
-    """Raises MaltError for an adapter that is not what was written."""
+    """Raises MaltError for an adapter whose files have changed."""
     if is_damaged(adapter):
         raise MaltError(
             f"the adapter '{adapter}' is damaged: give the training command again, which mends it"
