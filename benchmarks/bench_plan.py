@@ -17,7 +17,7 @@ from common import environment, print_table, write_json
 from world_of_digits import write_model
 
 from malt_fast import train
-from malt_fast.planning.plan_file import read_rows
+from malt_fast.planning.plan_file import read_plan
 
 ROLES = ("generator", "verifier", "refiner")
 
@@ -28,7 +28,7 @@ def compare(run: Path, words: list[str], questions: int) -> list[dict[str, Any]]
     for argv in (["--plan", str(questions), *options], options):
         if train.main(argv):
             raise SystemExit(f"{argv} failed")
-    return [vars(row) for row in read_rows(run) if row.fact is not None]
+    return [vars(row) for row in read_plan(run)[1] if row.fact is not None]
 
 
 def gsm8k(data: Path, folder: Path) -> list[str]:

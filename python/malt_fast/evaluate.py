@@ -21,7 +21,7 @@ from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.schema import Config
 from malt_fast.evaluation.run import evaluate_run
-from malt_fast.results.report import finish
+from malt_fast.results.report import write_final_report
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, writing
 from malt_fast.runs.saved import MAY_CHANGE, saved_policies
@@ -54,7 +54,7 @@ def reevaluate(config: Config) -> None:
     with writing(run):
         run.note("prompts.json", setup.prompts.as_json())
         evaluate_run(run, setup, base, *saved_policies(config.run, base), again=True)
-        finish(run)
+        write_final_report(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

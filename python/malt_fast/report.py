@@ -1,9 +1,9 @@
-"""One page of a run's results and trees: `python -m malt_fast.report --run DIR`.
+"""Writes one page with a run's results and trees: `python -m malt_fast.report --run DIR`.
 
-Writes DIR/report.html, one file that needs no network and opens from the disk: the table with its
-intervals, charts, plan against fact, what the roles learnt from, settings, and every tree with its
-texts. A run need not be finished: the page shows what is there, and names what is not. Every run
-ends by writing it. The same run gives the same bytes again.
+DIR/report.html is one file that opens from the disk and needs no network: the result table with its
+intervals, charts, plan against fact, what the roles learned from, settings, and every tree with its
+texts. A run need not be finished: the page shows what it has and names what it lacks. Every run
+writes its page at its end. The same run always gives the same bytes.
 
 Does not: sample, grade or evaluate anything.
 """

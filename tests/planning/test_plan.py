@@ -13,9 +13,10 @@ from rich.console import Console
 from malt_fast import report, train
 from malt_fast.config.load import make_config
 from malt_fast.planning import plan, probe
+from malt_fast.planning.facts import facts_of
 from malt_fast.planning.plan import forests_of, trie_size
-from malt_fast.planning.plan_file import Row, facts_of, read_rows
-from malt_fast.planning.probe import steady_rate
+from malt_fast.planning.plan_file import Row, read_plan
+from malt_fast.planning.probe import steady_speed
 from malt_fast.runs.run import Run
 from malt_fast.store.store import open_store
 from tests.small_run import run, write_model, write_questions
@@ -28,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def figures(folder: Path) -> dict[tuple[str, str, str], Row]:
-    return {(row.stage, row.role, row.quantity): row for row in read_rows(folder)}
+    return {(row.stage, row.role, row.quantity): row for row in read_plan(folder)[1]}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -41,11 +42,11 @@ def test_a_trie_has_a_token_for_every_distinct_prefix(sequences: list[list[int]]
     assert trie_size([np.array(s, np.int32) for s in sequences]) == len(prefixes)
 
 
-def test_the_rate_leaves_out_the_start_and_the_stragglers() -> None:
+def test_the_speed_leaves_out_the_start_and_the_stragglers() -> None:
     steady = [(100.0 + i, 10) for i in range(100)]
-    assert steady_rate(steady) == pytest.approx(10)
-    assert steady_rate([(0.0, 10), *steady, (9999.0, 1)]) == pytest.approx(10, rel=0.05)
-    assert steady_rate([]) is None and steady_rate([(1.0, 5)] * 9) is None
+    assert steady_speed(steady) == pytest.approx(10)
+    assert steady_speed([(0.0, 10), *steady, (9999.0, 1)]) == pytest.approx(10, rel=0.05)
+    assert steady_speed([]) is None and steady_speed([(1.0, 5)] * 9) is None
 
 
 def test_forests_own_what_their_policies_change() -> None:
@@ -111,7 +112,7 @@ def test_a_long_run_begins_with_its_plan(made, tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
     monkeypatch.setattr(plan, "LONG", 10)
     assert run(*made, tmp_path / "long") == 0
-    assert read_rows(tmp_path / "long")
+    assert read_plan(tmp_path / "long")[1]
     other = ["--tree.threshold", "0.6"]
     for more, probes in (([], 1), (other, 2), (other, 2), ([*other, "--plan"], 3)):
         assert run(*made, tmp_path / "long", *more) == 0
@@ -215,6 +216,6 @@ def test_stages_tell_the_memory_of_a_gpu(tmp_path: Path, monkeypatch) -> None:
 def test_a_damaged_plan_is_none(tmp_path: Path) -> None:
     for text in ("", "{}", '{"rows": [{"stage": 1}]}', "[1]"):
         (tmp_path / "plan.json").write_text(text)
-        assert read_rows(tmp_path) == []
+        assert read_plan(tmp_path)[1] == []
     assert facts_of([{"stage": "yield", "roles": []}]) == {}
     assert report.NAME == "report.html"

@@ -12,7 +12,7 @@ from malt_fast.config.load import make_config
 from malt_fast.evaluation.tables import Column, Table, as_terminal
 from malt_fast.runs.console import Terminal
 from malt_fast.runs.run import Run, open_run
-from malt_fast.serving.pipeline import Answer
+from malt_fast.serving.answer import Answer
 from malt_fast.sweep import with_value
 from malt_fast.tasks.checks import warn
 from malt_fast.utils.errors import CONTROL, MaltError, printable

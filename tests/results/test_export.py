@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
+from markupsafe import Markup
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,6 +29,7 @@ from malt_fast.forest.preferences import select_pairs
 from malt_fast.results.cards import Facts, model_card
 from malt_fast.results.export_rows import as_texts
 from malt_fast.results.opened_run import Adapter
+from malt_fast.results.templates import fenced
 from malt_fast.tasks.prompts import Prompts, RolePrompt
 from malt_fast.training.adapters import load_model
 from malt_fast.training.packing import Packer, Packing, completion_logps
@@ -144,7 +146,7 @@ def test_every_round_is_there_with_its_own_trees_and_references(home, tmp_path, 
     status, out, _ = told(capsys, "--run", str(folder))
     assert status == 0
     lacks = [line for line in out.splitlines() if line.startswith("not exported")]
-    expected = "not exported: ref_*_logps of data/generator/dpo.parquet, since "
+    expected = "not exported: ref_*_logps of data/generator/dpo.parquet: "
     assert len(lacks) == 2 and all(line.startswith(expected) for line in lacks)
     for role in CHAIN:
         table = pyarrow.parquet.read_table(folder / "export" / "data" / role / "sft.parquet")
@@ -438,9 +440,20 @@ def test_adapters_are_the_runs_and_cards_tell_of_them(home):
 
 def test_a_hub_id_becomes_the_cards_base_model():
     config = make_config({"model": {"name_or_path": "org/base-model"}})
-    facts = Facts("toy", config, None, "", {"generator": Adapter(Path("nowhere"), "sft")})
+    facts = Facts("toy", config, None, Markup(), {"generator": Adapter(Path("nowhere"), "sft")})
     card = model_card(facts, "generator", merged=True)
     assert yaml.safe_load(card.split("---")[1])["base_model"] == "org/base-model"
+
+
+def test_cards_escape_what_they_show():
+    config = make_config({"model": {"name_or_path": "a`b|c"}})
+    facts = Facts(
+        "*x*_y|<b>", config, None, Markup(), {"generator": Adapter(Path("nowhere"), "sft")}
+    )
+    card = model_card(facts, "generator", merged=True)
+    assert r"# generator of \*x\*\_y\|\<b\>" in card
+    assert r"| base model | ``a`b\|c`` |" in card
+    assert fenced("```\n") == "````\n```\n\n````"
 
 
 def change(run: Path, before: str, after: str) -> None:
@@ -479,12 +492,12 @@ def test_an_unfinished_run_gives_what_it_has(home, copy, capsys):
     assert (status, err) == (0, "")
     lines = [line for line in out.splitlines() if line.startswith("not exported: ")]
     assert [line.removeprefix("not exported: ") for line in lines] == [
-        "adapters/generator: the final one, for which round-0/generator/sft stands here",
-        "adapters/verifier: the final one, for which round-0/verifier/sft stands here",
+        "adapters/generator: training has not ended; round-0/generator/sft is used instead",
+        "adapters/verifier: training has not ended; round-0/verifier/sft is used instead",
         "adapters/refiner: the run has none",
         "results in the cards: the run was not evaluated",
-        "ref_*_logps of data/generator/dpo.parquet, since the role had no DPO in round 0",
-        "ref_*_logps of data/refiner/dpo.parquet, since the role had no DPO in round 0",
+        "ref_*_logps of data/generator/dpo.parquet: the role had no DPO in round 0",
+        "ref_*_logps of data/refiner/dpo.parquet: the role had no DPO in round 0",
     ]
     there = sorted(path.name for path in (copy / "export" / "adapters").iterdir())
     assert there == ["generator", "verifier"]
@@ -517,19 +530,19 @@ def fewer_questions(run: Path) -> None:
 
 
 LOST = {  # what is done to a run, and what is told of it; data cannot be exported then
-    "config of another version": (spoil_config, "settings in the cards, and data: 'old_setting'"),
+    "config of another version": (spoil_config, "settings and data: 'old_setting'"),
     "forest": (lambda run: (run / "round-0/forest.arrows").unlink(), "has not made it yet"),
     "damaged forest": (
         lambda run: (run / "round-0/forest.arrows").write_bytes(b"no"),
-        "damaged, of another version",
+        "is damaged, of another version",
     ),
     "samples": (lambda run: shutil.rmtree(run / "samples"), "holds no samples"),
-    "damaged samples": (flip_samples, "cannot be read"),
+    "damaged samples": (flip_samples, "can no longer be read"),
     "questions": (lambda run: (run / "questions.jsonl").unlink(), "questions.jsonl is missing"),
     "damaged questions": (lambda run: (run / "questions.jsonl").write_bytes(b"\xff"), "is damaged"),
     "other questions": (other_questions, "not those of questions.jsonl"),
-    "fewer questions": (fewer_questions, "of other questions"),
-    "wording": (lambda run: (run / "prompts.json").write_bytes(b"\xff{}"), "the prompts are not"),
+    "fewer questions": (fewer_questions, "made for other questions"),
+    "wording": (lambda run: (run / "prompts.json").write_bytes(b"\xff{}"), "the prompts differ"),
 }
 
 
@@ -575,6 +588,13 @@ def test_adapters_of_a_training_before_are_told_of(copy, capsys):
     assert "round-0/verifier/dpo: newer than adapters/verifier" in out
 
 
+def test_adapters_without_an_index_give_way_to_those_of_the_rounds(copy, capsys):
+    (copy / "adapters" / "index.json").unlink()
+    status, out, _ = told(capsys, "--run", str(copy))
+    assert status == 0 and out.count("not exported: adapters: ") == 1
+    assert "adapters/verifier: training has not ended; round-0/verifier/dpo is used instead" in out
+
+
 def test_merging_without_the_base_model_is_told(home, copy, capsys):
     shutil.copytree(home / "model", copy.parent / "model")
     change(copy, str(home / "model"), str(copy.parent / "model"))
@@ -596,9 +616,9 @@ def test_mistakes_are_one_sentence(home, copy, tmp_path, capsys):
     empty.mkdir()
     shutil.copyfile(copy / "config.yaml", empty / "config.yaml")
     cases = {
-        (): "--run",
-        ("--run",): "expected one argument",
-        ("--run", run, "--mergd"): "--mergd",
+        (): "'run' is missing",
+        ("--run",): "--run",
+        ("--run", run, "--mergd"): "mergd",
         ("--run", str(tmp_path / "nowhere")): "holds no run",
         ("--run", "a\0b"): "holds no run",
         ("--run", run, "--out", run): "is no export",

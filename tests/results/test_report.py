@@ -15,15 +15,10 @@ import pytest
 
 from malt_fast import report
 from malt_fast.forest.file import forest_of, read_forest, save_forest
-from malt_fast.planning import plan
+from malt_fast.planning.facts import facts_of
 from malt_fast.results import charts
-from malt_fast.results.html import (
-    as_json,
-    element,
-    grid,
-    text,
-)
-from malt_fast.results.read import read_run
+from malt_fast.results.run_contents import read_run
+from malt_fast.results.templates import HTML, Grid
 from malt_fast.store.store import open_store
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.files import read_checked, write_checked
@@ -213,7 +208,7 @@ def test_what_is_missing_or_damaged_is_named(copy: Path, capsys, name, says, how
         return  # a shorter config is one; of the samples, those of the evaluation come last
     assert report.main(["--run", str(copy)]) == 0, capsys.readouterr()
     told = " ".join(parsed((copy / "report.html").read_text()).texts)
-    assert says in told and ("What this page lacks" in told or not says)
+    assert says in told and ("Missing from this page" in told or not says)
 
 
 def test_a_run_that_has_only_begun(copy: Path) -> None:
@@ -224,7 +219,7 @@ def test_a_run_that_has_only_begun(copy: Path) -> None:
     (copy / "metrics.jsonl").write_text("")
     assert report.main(["--run", str(copy)]) == 0
     told = parsed((copy / "report.html").read_text()).texts
-    assert "What this page lacks" in told and "Settings" in told and "Trees" not in told
+    assert "Missing from this page" in told and "Settings" in told and "Trees" not in told
 
 
 def test_a_run_that_is_still_written_to(copy: Path) -> None:
@@ -253,7 +248,7 @@ def test_stages_of_every_forest_and_curves_of_every_round(copy: Path) -> None:
         told.append({"stage": "sft verifier", "round": index, "seconds": 2.0})
     again = {"stage": "sft/verifier", "round": 1, "step": 2, "loss": 0.5}
     (copy / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*told, again]))
-    found = read_run(copy)
+    found, _ = read_run(copy)
     assert [len(lines) for lines in found.curves().values()] == [2, 2]
     assert found.curves()["sft/verifier", 1][1]["loss"] == 0.5
     assert report.main(["--run", str(copy)]) == 0
@@ -272,14 +267,14 @@ def test_a_damaged_plan_ends_no_report(copy: Path, text: str) -> None:
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "evaluate", "seconds": 1.0}\n{"stage": "yield", "roles": 3}\n')
     assert report.main(["--run", str(copy)]) == 0
-    assert plan.facts_of([{"stage": "evaluate", "seconds": 1.0}, {"stage": "yield"}]) == {}
-    assert plan.facts_of([{"stage": "yield", "forest": "forest", "roles": []}]) == {}
+    assert facts_of([{"stage": "evaluate", "seconds": 1.0}, {"stage": "yield"}]) == {}
+    assert facts_of([{"stage": "yield", "forest": "forest", "roles": []}]) == {}
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:
     for words, says in (
         (["--run", str(tmp_path)], "holds no run"),
-        ([], "--run"),
+        ([], "'run' is missing"),
         (["--run", str(tmp_path), "--lout", "x"], "--lout"),
     ):
         assert report.main(words) == 2
@@ -289,15 +284,17 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:
 
 def test_a_report_that_cannot_be_written_costs_no_run(copy: Path, monkeypatch, capsys) -> None:
     from malt_fast.config.load import make_config
-    from malt_fast.results.report import finish
+    from malt_fast.results.report import write_final_report
     from malt_fast.runs.run import Run
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("malt_fast.results.report.write_report", full)
-    finish(Run(copy, make_config({})))
-    assert "no report of this run (No space left" in " ".join(capsys.readouterr().out.split())
+    write_final_report(Run(copy, make_config({})))
+    assert "the report could not be written (No space left" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 # ---- untrusted text ----
@@ -305,15 +302,20 @@ def test_a_report_that_cannot_be_written_costs_no_run(copy: Path, monkeypatch, c
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_text_becomes_no_markup(words: str) -> None:
-    made = element("p", text(words), title=words) + grid([words], [[words]])
-    reader = parsed(made + f"<script>{as_json([words])}</script>")
-    assert [tag for tag, _ in reader.elements] == [
+    page = HTML.from_string(
+        '<p title="{{ words }}">{{ words }}</p>{{ macros.grid(table) }}'
+        "<script>{{ [words] | tojson }}</script>"
+    )
+    macros = HTML.get_template("macros.html").module
+    made = page.render(words=words, table=Grid([words], [[words]]), macros=macros)
+    assert [tag for tag, _ in parsed(made).elements] == [
         *("p", "div", "table", "thead", "tr", "th", "tbody", "tr", "td", "script"),
     ]
     drawn = charts.bars(words, [(words, 0.5, (0.4, 0.6))], words)
-    tags = {tag for tag, _ in parsed(drawn).elements}
+    tags = {tag for tag, _ in parsed(str(macros.figures([drawn]))).elements}
     assert not tags & {"script", "img", "b"} and "figure" in tags
-    assert json.loads(as_json([words])) == [words]
+    inside = re.search(r"<script>(.*)</script>", made)
+    assert inside and json.loads(inside[1]) == [words]
 
 
 def test_a_run_full_of_hostile_text(copy: Path, monkeypatch) -> None:

@@ -10,7 +10,8 @@ from malt_fast.evaluation.scores import judge, vote
 from malt_fast.evaluation.systems import build_shape, systems_of
 from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import expand, node_seed
-from malt_fast.serving.pipeline import Answer, Pipeline
+from malt_fast.serving.answer import Answer
+from malt_fast.serving.pipeline import Pipeline
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
 from tests.serving.scripted import CHAIN, ScriptedEngine, encode, make_run, say, scripted

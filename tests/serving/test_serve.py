@@ -20,6 +20,7 @@ import pytest
 from malt_fast import serve
 from malt_fast.config.schema import ServeConfig
 from malt_fast.engines import Completion
+from malt_fast.serving import address
 from malt_fast.serving import endpoint as module
 from malt_fast.serving.api import ChatBody, Message, cut
 from malt_fast.serving.pipeline import Pipeline
@@ -425,7 +426,7 @@ def test_the_program_serves_until_it_is_stopped(
         (["--run", "RUN", "--serve.host", "0.0.0.0"], "MALT_FAST_API_KEY"),
         (["--run", "RUN", "--serve.host", "::"], "MALT_FAST_API_KEY"),
         (["--run", "RUN", "--serve.host", "my.machine"], "MALT_FAST_API_KEY"),
-        (["--run", "RUN", "--serve.port", "TAKEN"], "cannot be served at"),
+        (["--run", "RUN", "--serve.port", "TAKEN"], "cannot listen at"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -447,16 +448,16 @@ def test_mistakes_are_one_sentence(
 
 def test_the_token_is_no_setting_and_no_child_inherits_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("key" in name or "token" in name for name in ServeConfig.model_fields)
-    monkeypatch.setenv(serve.TOKEN, "s3cret\n")
-    assert serve.take_token() == "s3cret" and serve.TOKEN not in os.environ
-    monkeypatch.setenv(serve.TOKEN, " ")
-    assert serve.take_token() is None
+    monkeypatch.setenv(address.TOKEN, "s3cret\n")
+    assert address.take_token() == "s3cret" and address.TOKEN not in os.environ
+    monkeypatch.setenv(address.TOKEN, " ")
+    assert address.take_token() is None
 
 
 def test_hosts_that_only_this_machine_reaches_need_no_token() -> None:
     for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
-        serve.check_host(host, None)
-    serve.check_host("0.0.0.0", "token")
+        address.check_host(host, None)
+    address.check_host("0.0.0.0", "token")
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

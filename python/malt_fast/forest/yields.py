@@ -30,7 +30,7 @@ class RoleYield:
 def yield_rows(forest: Forest, credit: Credit, config: Config) -> list[RoleYield]:
     """The yield of every role of the chain, under the config's preferences and limits."""
     return [
-        _role_yield(forest, credit, level, role, config)
+        role_yield(forest, credit, level, role, config)
         for level, role in enumerate(config.chain, 1)
     ]
 
@@ -52,7 +52,7 @@ def tree_yield(forest: Forest, credit: Credit, config: Config) -> dict[str, int]
     )
 
 
-def _role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Config) -> RoleYield:
+def role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Config) -> RoleYield:
     ids = np.flatnonzero(forest.level == level)
     done = ids[forest.state[ids] == DONE]
     good, bad = ids[credit.label[ids] == 1], ids[credit.label[ids] == 0]

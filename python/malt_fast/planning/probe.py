@@ -1,4 +1,4 @@
-"""A probe: some questions sampled and graded, and a few timed steps of training."""
+"""What a plan measures: some questions sampled and graded, and a few timed steps of training."""
 
 import random
 import tempfile
@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Completion
+from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.forest import DONE, Credit, Forest
-from malt_fast.forest.role_data import role_data
-from malt_fast.planning.plan_file import Peaks, peaks_of, speed_before
+from malt_fast.forest.role_data import RoleData, Stage, role_data
+from malt_fast.planning.plan_file import Peaks, peaks_of, planned_speed
 from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import shape_from_branching
 from malt_fast.sampling.grade import grade_leaves
@@ -30,28 +31,19 @@ STEPS = 5  # of training that are timed
 
 
 @dataclass(frozen=True)
-class Steps:
-    """A few timed steps of training."""
-
-    token: float  # s, of SFT
-    start: float  # s, to load, begin and save
-    peaks: Peaks
-
-
-@dataclass(frozen=True)
 class Probe:
-    """Some questions, grown and graded as the run will."""
+    """Some questions of a run, sampled and graded as the run will."""
 
     setup: Setup
     forest: Forest
-    values: Credit
-    questions: list[Tokens]  # of each tree
-    rate: float | None  # sampled tokens a second; None where all was known, and no plan tells
+    credit: Credit
+    questions: list[Tokens]  # one per tree
+    speed: float | None  # sampled tokens per second; None if unknown
     start: float  # s, until the engine had loaded and was at work
     grading: float  # s
     peaks: Peaks
     row_bytes: float  # of an output in the store
-    scale: float  # questions of the run by those here
+    scale: float  # questions of the run per question here
 
     @property
     def source(self) -> str:
@@ -59,16 +51,21 @@ class Probe:
         return f"measured on {n:,} of {round(n * self.scale):,} questions"
 
     def nodes(self, level: int) -> npt.NDArray[np.intp]:
+        """The finished outputs of a role."""
         return np.flatnonzero((self.forest.level == level) & (self.forest.state == DONE))
+
+    def role_data(self, level: int, stage: Stage) -> RoleData:
+        config, prompts = self.setup.config, self.setup.prompts
+        return role_data(self.forest, self.credit, level, self.questions, prompts, config, stage)
 
 
 def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
-    """Sample and grade questions drawn from the run's; it will find their outputs."""
-    config, every = setup.config, setup.task.train
-    drawn = random.Random(f"plan/{config.seed}")
-    some = [every[i] for i in sorted(drawn.sample(range(len(every)), min(questions, len(every))))]
-    if not some:
+    """Sample and grade questions drawn at random; the run will reuse their outputs."""
+    config, n = setup.config, len(setup.task.train)
+    if not n:
         raise MaltError("there are no training questions to plan for: give --task.path FILE.jsonl")
+    drawn = sorted(random.Random(f"plan/{config.seed}").sample(range(n), min(questions, n)))
+    some = [setup.task.train[i] for i in drawn]
     shape = shape_from_branching(config.tree.branching, [setup.base()[r] for r in config.chain])
     clock: list[tuple[float, int]] = []
     facts, begun = SamplingFacts(len(shape)), time.monotonic()
@@ -80,39 +77,37 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
             if facts.sampled > before:
                 clock.append((time.monotonic(), facts.sampled - before))
 
-        forest, _, _ = sample(
-            setup, run.samples, some, shape, f"{config.seed}/round-0", on_done=on_done
-        )
+        seed = f"{config.seed}/round-0"
+        forest, _, _ = sample(setup, run.samples, some, shape, seed, on_done=on_done)
         figures |= {"trees": len(some), "tokens": int(forest.token_len.sum())}
     sampled = time.monotonic()
     grade_leaves(setup, forest, some)
     grading = time.monotonic() - sampled
-    from malt_fast.forest.credit import assign_credit  # which plans long runs
-
-    rate = steady_rate(clock)
-    start = max(0.0, clock[0][0] - begun - clock[0][1] / rate) if rate else 0.0
-    if rate is None:
-        rate, start = speed_before(run.folder)
+    speed = steady_speed(clock)
+    start = max(0.0, clock[0][0] - begun - clock[0][1] / speed) if speed else 0.0
+    if speed is None:
+        speed, start = planned_speed(run.folder)
     store = run.samples.store
     size = sum(file.stat().st_size for file in store.folder.glob("samples-*.arrows"))
     return Probe(
         setup=setup,
         forest=forest,
-        values=assign_credit(config.tree, forest),
-        questions=[setup.prompts.encode_question(question.text) for question in some],
-        rate=rate,
+        credit=assign_credit(config.tree, forest),
+        questions=[setup.question_tokens[i] for i in drawn],
+        speed=speed,
         start=start,
         grading=grading,
         peaks=peaks_of(figures),
         row_bytes=size / max(1, store.next_row),
-        scale=len(every) / len(some),
+        scale=n / len(some),
     )
 
 
-def steady_rate(clock: Sequence[tuple[float, int]]) -> float | None:
-    """Tokens a second between the first and the last tenth, without the start and the stragglers.
+def steady_speed(clock: Sequence[tuple[float, int]]) -> float | None:
+    """Tokens per second between the first and the last tenth of all tokens, which leaves out the
+    start and the last slow outputs.
 
-    clock: when outputs came that were not known before, and their tokens.
+    clock: (time in s, tokens) of each arrival of outputs that were not known before.
     """
     if len(clock) < 3:
         return None
@@ -123,50 +118,26 @@ def steady_rate(clock: Sequence[tuple[float, int]]) -> float | None:
     return float((tokens[last] - tokens[first]) / (when[last] - when[first]))
 
 
-def epochs(config: Config, stage: str, role: str, examples: float) -> float:
-    """How often a stage sees its data."""
-    args = getattr(config.train, stage).for_role(role)
-    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    if args.max_steps > 0:
-        return float(args.max_steps * step / examples)
-    return float(args.num_train_epochs)
+# ---- training ----
 
 
-def training_tokens(probe: Probe, level: int, stage: Any) -> tuple[int, int, int]:
-    """Of the probe's data, seen once: tokens as rows, tokens as packs, examples or pairs."""
-    from malt_fast.training.batches import TreeSampler, examples_of
-    from malt_fast.training.packing import Packer, Packing
-
-    config, data = probe.setup.config, _data(probe, level, stage)
-    args = getattr(config.train, stage).for_role(config.chain[level - 1])
-    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    lengths = np.array(
-        [len(p) + len(c) for p, c in zip(data.prompts, data.completions, strict=True)]
-    )
-    rows = int(lengths.sum() if stage == "sft" else lengths[data.pairs].sum())
-    shape = Packing(
-        "trees", config.train.pack_tokens, args.per_device_train_batch_size, "cpu", 0, 1
-    )
-    packer = Packer(stage, data, shape)
-    order = list(TreeSampler(*examples_of(stage, data), step, config.seed))
-    steps = [order[i : i + step] for i in range(0, len(order), step)]
-    return rows, sum(packer(one).num_tokens for one in steps), len(order)
+@dataclass(frozen=True)
+class TimedSteps:
+    token: float  # s per token of SFT
+    start: float  # s, to load, begin and save
+    peaks: Peaks
 
 
-def _data(probe: Probe, level: int, stage: Any) -> Any:
-    prompts, config = probe.setup.prompts, probe.setup.config
-    return role_data(probe.forest, probe.values, level, probe.questions, prompts, config, stage)
-
-
-def time_steps(run: Run, probe: Probe) -> Steps | None:
-    """A few steps of SFT, of the last role that has data; None if there is none."""
+def time_steps(run: Run, probe: Probe) -> TimedSteps | None:
+    """Train a few steps of SFT, for the last role that has data; None if no role has any."""
     from malt_fast.training.train_stage import train_stage  # imports torch and peft
 
     config = probe.setup.config
-    levels = [i for i in range(len(config.chain), 0, -1) if len(_data(probe, i, "sft").prompts)]
-    if not levels:
+    levels = range(len(config.chain), 0, -1)
+    level = next((i for i in levels if len(probe.role_data(i, "sft").prompts)), None)
+    if level is None:
         return None
-    role, clock = config.chain[levels[0] - 1], list[tuple[float, float]]()
+    role, clock = config.chain[level - 1], list[tuple[float, float]]()
     spec = StageSpec.of(config, role, "sft", probe.setup.base()[role])
     few = {"max_steps": STEPS, "logging_steps": 1, "save_steps": 10 * STEPS}
     spec = replace(spec, args=spec.args.model_copy(update=few))
@@ -176,7 +147,7 @@ def time_steps(run: Run, probe: Probe) -> Steps | None:
     ):
         train_stage(
             spec,
-            _data(probe, levels[0], "sft"),
+            probe.role_data(level, "sft"),
             Path(folder) / "sft",
             lambda line: clock.append((time.monotonic(), line["num_tokens"])),
         )
@@ -184,4 +155,31 @@ def time_steps(run: Run, probe: Probe) -> Steps | None:
     if after <= before:
         return None
     token = (ended - begun) / (after - before)
-    return Steps(token, max(0.0, figures["seconds"] - after * token), peaks_of(figures))
+    return TimedSteps(token, max(0.0, figures["seconds"] - after * token), peaks_of(figures))
+
+
+def training_tokens(probe: Probe, level: int, stage: Stage) -> tuple[int, int, int]:
+    """(tokens as rows, tokens as packs, examples or pairs) of one pass over the probe's data."""
+    from malt_fast.training.batches import TreeSampler, examples_of
+    from malt_fast.training.packing import Packer, Packing
+
+    config, data = probe.setup.config, probe.role_data(level, stage)
+    args = getattr(config.train, stage).for_role(config.chain[level - 1])
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    parts = zip(data.prompts, data.completions, strict=True)
+    lengths = np.array([len(prompt) + len(completion) for prompt, completion in parts])
+    rows = int(lengths.sum() if stage == "sft" else lengths[data.pairs].sum())
+    batch, pack_tokens = args.per_device_train_batch_size, config.train.pack_tokens
+    packer = Packer(stage, data, Packing("trees", pack_tokens, batch, "cpu"))
+    order = list(TreeSampler(*examples_of(stage, data), step, config.seed))
+    steps = [order[i : i + step] for i in range(0, len(order), step)]
+    return rows, sum(packer(one).num_tokens for one in steps), len(order)
+
+
+def epochs(config: Config, stage: Stage, role: str, examples: float) -> float:
+    """How many times a stage passes over `examples` examples or pairs."""
+    args = getattr(config.train, stage).for_role(role)
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if args.max_steps > 0:
+        return float(args.max_steps * step / examples)
+    return float(args.num_train_epochs)

@@ -1,26 +1,23 @@
-"""The page's charts: matplotlib's, as SVG that takes its colours from the page.
+"""The page's charts: SVG by matplotlib that takes its colours from the page.
 
-Figures are drawn in colours that stand for the page's, and these are put in their place, so that a
-chart follows light and dark. Every chart has its numbers beside it, in a table that unfolds.
+Figures are drawn in placeholder colours, which are then replaced by the page's variables, so that a
+chart follows the light and the dark theme. Every chart carries its numbers as a table.
 """
 
 import io
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
-from malt_fast.results.html import (
-    element,
-    folded,
-    grid,
-    text,
-)
+from malt_fast.results.templates import Grid
 from malt_fast.utils.errors import printable
 
-COLOURS = {  # what matplotlib is given: what the page puts there
+COLOURS = {  # drawn by matplotlib: shown on the page
     "#010203": "currentColor",
     "#020304": "var(--dim)",
     "#030405": "var(--line)",
@@ -36,8 +33,15 @@ SIZE = (6.4, 3.4)  # inches of 72 px
 Interval = Sequence[float]
 
 
-def bars(title: str, rows: Sequence[tuple[str, float, Interval]], highlight: str) -> str:
-    """A horizontal bar a row, of a share with its interval, in percent."""
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    svg: Markup
+    numbers: Grid
+
+
+def bars(title: str, rows: Sequence[tuple[str, float, Interval]], highlight: str) -> Chart:
+    """Shares with their intervals as horizontal bars, in percent; rows: (name, share, interval)."""
 
     def draw(axis: Any) -> None:
         at = np.arange(len(rows))[::-1]
@@ -48,14 +52,16 @@ def bars(title: str, rows: Sequence[tuple[str, float, Interval]], highlight: str
         spread = np.maximum(0, [share - low, high - share])
         axis.errorbar(share, at, xerr=spread, fmt="none", ecolor=FG, elinewidth=1.2)
         axis.set_yticks(at, [printable(row[0]) for row in rows])
-        axis.set(xlabel="right, %", xlim=(0, None))
+        axis.set(xlabel="correct, %", xlim=(0, None))
         axis.grid(axis="x", color=LINE)
 
     height = max(1.6, 0.28 * len(rows) + 0.8)
     cells = [
-        [name, _percent(share), _percent(low), _percent(high)] for name, share, (low, high) in rows
+        [name, *(f"{100 * value:.1f}" for value in (share, *interval))]
+        for name, share, interval in rows
     ]
-    return chart(title, draw, (["system", "right %", "low", "high"], cells), (SIZE[0], height))
+    numbers = Grid(["system", "correct %", "low", "high"], cells)
+    return Chart(title, _svg(title, draw, (SIZE[0], height)), numbers)
 
 
 def lines(
@@ -64,8 +70,8 @@ def lines(
     xlabel: str,
     ylabel: str,
     bands: Mapping[str, Sequence[Interval]] | None = None,
-) -> str:
-    """series: name to (x, y); bands: name to an interval a point."""
+) -> Chart:
+    """series: name to (x, y); bands: name to one interval per point."""
 
     def draw(axis: Any) -> None:
         for colour, (name, (x, y)) in zip(CYCLE * 9, series.items(), strict=False):
@@ -80,67 +86,47 @@ def lines(
         for name, (x, y) in series.items()
         for a, b in zip(x, y, strict=True)
     ]
-    return chart(title, draw, (["", xlabel, ylabel], points), legend=len(series) > 1)
-
-
-def stacks(
-    title: str, names: Sequence[str], parts: Mapping[str, Sequence[float]], xlabel: str
-) -> str:
-    """A horizontal bar a name, of parts one after the other."""
-
-    def draw(axis: Any) -> None:
-        at, left = np.arange(len(names))[::-1], np.zeros(len(names))
-        for colour, (part, values) in zip(
-            (GOOD, BAD, ACCENT, WARN, DIM), parts.items(), strict=False
-        ):
-            axis.barh(at, values, 0.55, left=left, color=colour, alpha=0.8, label=printable(part))
-            left = left + np.array(values, float)
-        axis.set_yticks(at, [printable(name) for name in names])
-        axis.set(xlabel=xlabel)
-        axis.grid(axis="x", color=LINE)
-
-    cells = [[name, *(_short(v[i]) for v in parts.values())] for i, name in enumerate(names)]
-    height = max(1.6, 0.35 * len(names) + 1)
-    return chart(title, draw, (["", *parts], cells), (SIZE[0], height), legend=len(parts) > 1)
+    svg = _svg(title, draw, legend=len(series) > 1)
+    return Chart(title, svg, Grid(["", xlabel, ylabel], points))
 
 
 def grouped(
-    title: str, names: Sequence[str], parts: Mapping[str, Sequence[float]], xlabel: str
-) -> str:
-    """Horizontal bars beside each other, a group a name."""
+    title: str,
+    names: Sequence[str],
+    parts: Mapping[str, Sequence[float]],
+    xlabel: str,
+    *,
+    stacked: bool = False,
+) -> Chart:
+    """One group of horizontal bars per name; parts: a value per name. Stacked: end to end."""
 
     def draw(axis: Any) -> None:
-        at, width = np.arange(len(names))[::-1], 0.7 / len(parts)
-        for i, (colour, (part, values)) in enumerate(
-            zip((GOOD, BAD, DIM), parts.items(), strict=False)
-        ):
-            place = at + (len(parts) / 2 - i - 0.5) * width
-            axis.barh(place, values, width, color=colour, alpha=0.8, label=printable(part))
+        at, left = np.arange(len(names))[::-1].astype(float), np.zeros(len(names))
+        width = 0.55 if stacked else 0.7 / len(parts)
+        colours = (GOOD, BAD, ACCENT, WARN, DIM) if stacked else (GOOD, BAD, DIM)
+        for i, (colour, (part, values)) in enumerate(zip(colours, parts.items(), strict=False)):
+            place = at if stacked else at + (len(parts) / 2 - i - 0.5) * width
+            look = {"left": left, "color": colour, "alpha": 0.8, "label": printable(part)}
+            axis.barh(place, values, width, **look)
+            left = left + np.array(values, float) if stacked else left
         axis.set_yticks(at, [printable(name) for name in names])
         axis.set(xlabel=xlabel)
         axis.grid(axis="x", color=LINE)
 
+    height = max(1.6, (0.35 if stacked else 0.4) * len(names) + 1)
     cells = [[name, *(_short(v[i]) for v in parts.values())] for i, name in enumerate(names)]
-    height = max(1.6, 0.4 * len(names) + 1)
-    return chart(title, draw, (["", *parts], cells), (SIZE[0], height), legend=len(parts) > 1)
+    svg = _svg(title, draw, (SIZE[0], height), legend=len(parts) > 1)
+    return Chart(title, svg, Grid(["", *parts], cells))
 
 
-def chart(
+def _svg(
     title: str,
     draw: Callable[[Any], None],
-    numbers: tuple[Sequence[str], Sequence[Sequence[str]]],
     size: tuple[float, float] = SIZE,
     *,
     legend: bool = False,
-) -> str:
-    """A <figure> of what `draw` puts on an axis, and its numbers."""
-    caption = element("figcaption", text(title))
-    return element(
-        "figure", caption + _svg(title, draw, size, legend) + folded("numbers", grid(*numbers))
-    )
-
-
-def _svg(title: str, draw: Callable[[Any], None], size: tuple[float, float], legend: bool) -> str:
+) -> Markup:
+    """What `draw` puts on an axis."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -161,11 +147,11 @@ def _svg(title: str, draw: Callable[[Any], None], size: tuple[float, float], leg
             figure.legend(loc="outside upper left", ncols=4, frameon=False)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return _for_the_page(file.getvalue(), title)
+    return _fit_page(file.getvalue(), title)
 
 
-def _for_the_page(svg: str, title: str) -> str:
-    """The <svg> element alone, with a name, the page's colours, and ids of its own."""
+def _fit_page(svg: str, title: str) -> Markup:
+    """The <svg> element alone, with a label, the page's colours and font, and ids of its own."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'font: [^"]*?(\d+(?:\.\d+)?px) [^;"]*', r"font: \1 var(--sans)", svg)
@@ -177,11 +163,8 @@ def _for_the_page(svg: str, title: str) -> str:
         svg = svg.replace(drawn, shown)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{text(title)}"', 1)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    label = escape(printable(title))
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
 
 
 def _short(value: float) -> str:

@@ -7,15 +7,15 @@ from malt_fast.utils.errors import MaltError, first_line
 
 
 class Hub:
-    """Repositories NAME-ROLE: of models for adapters, of datasets for data; NAME-ROLE-merged."""
+    """Pushes adapters and data to NAME-ROLE, merged checkpoints to NAME-ROLE-merged."""
 
     def __init__(self, api: Any, name: str) -> None:
         self.api, self.name = api, name
 
     def push(self, folder: Path, place: str) -> str:
-        """Upload what the export has at `place`, such as data/verifier; where to.
+        """Upload the folder of an export named `place`, such as data/verifier; its address.
 
-        Raises MaltError where the hub refuses, or cannot be reached.
+        Raises MaltError if the hub refuses or cannot be reached.
         """
         import httpx
 
@@ -33,13 +33,13 @@ class Hub:
         except (OSError, ValueError, httpx.HTTPError) as error:
             raise MaltError(
                 f"{place} cannot be pushed to {repo} ({first_line(error)}): it is in {folder}; "
-                "check the name, the token's rights and the network, and give the command again"
+                "check the name, the token's rights and the network, and repeat the command"
             ) from None
         return str(url)
 
 
 def open_hub(name: str) -> Hub:
-    """Raises MaltError for a name that no repository can have, and without a token."""
+    """Raises MaltError for a name that no repository can have, or if no token is set."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]

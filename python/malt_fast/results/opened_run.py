@@ -1,11 +1,13 @@
-"""The parts of a run directory, finished or not: adapters, trees, log-probs of DPO's references.
+"""A run directory opened for reading: its settings, adapters, and the forests of its roles.
 
-Nothing is written and nothing made again; what is missing or damaged is told in a line each.
+A run need not be finished or whole. Nothing is written or computed again. Functions that read many
+parts return them with their problems: one line for each part that is missing or damaged.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from malt_fast.engines import Policy
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest
 from malt_fast.forest.forest import Credit, Forest
+from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.models.loading import check_adapter
-from malt_fast.runs.metrics import Lacking
-from malt_fast.runs.saved import MAY_CHANGE, published_adapters
+from malt_fast.runs.saved import MAY_CHANGE, PublishedRole, published_adapters
 from malt_fast.sampling.prepare import load_prompts
 from malt_fast.sampling.round_forest import forest_name
 from malt_fast.store.store import Store, open_store
@@ -32,94 +34,131 @@ from malt_fast.tasks.prompts import Prompts, Tokens
 from malt_fast.tasks.task import Task
 from malt_fast.training.references import References
 from malt_fast.training.stage import StageSpec
-from malt_fast.utils.errors import MaltError
+from malt_fast.utils.errors import MaltError, Problems
 from malt_fast.utils.seals import check_seal, seal_of
 
+Array = npt.NDArray[Any]
 Logps = npt.NDArray[np.float32]
-IDLE = (*MAY_CHANGE, "serve.", "store.", "report_to", "reuse")  # settings nothing is trained by
+RETRAIN = "run the training command again"
+# Beginnings of the settings that training does not depend on.
+IRRELEVANT = (*MAY_CHANGE, "serve.", "store.", "report_to", "reuse")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT directory, and the last stage that trained it."""
+    """A PEFT directory, and the last stage that trained it: `sft` or `dpo`."""
 
     folder: Path
     stage: str
 
 
 @dataclass(frozen=True)
-class Trees:
-    """The forest that a role learned from in one round, and what its prompts are made of."""
+class RoleForest:
+    """The forest that a role learned from in one round, with its questions and prompts."""
 
     role: str
     level: int
     round: int
     forest: Forest
     credit: Credit
-    questions: Sequence[dict[str, Any]]  # id and text of each tree's
-    segments: Sequence[Tokens]  # the texts as tokens
+    questions: Sequence[dict[str, str]]  # id, text and gold answer, one per tree
+    question_tokens: Sequence[Tokens]
     prompts: Prompts
+    task: Task
     config: Config
 
-    def tree_of(self, nodes: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-        size = len(self.forest) // len(self.questions)
-        return (self.forest.roots()[nodes] // size).astype(np.intp)
+    @cached_property
+    def examples(self) -> Array:
+        """Nodes that the role's SFT learned from."""
+        prefs, seed = self.config.preferences, self.config.seed
+        return select_examples(self.forest, self.credit, self.level, prefs, seed)
+
+    @cached_property
+    def pairs(self) -> Array:
+        """[pairs, 2]: the chosen and the rejected node of each sibling pair."""
+        prefs, seed = self.config.preferences, self.config.seed
+        return np.stack(select_pairs(self.forest, self.credit, self.level, prefs, seed), axis=1)
+
+    @property
+    def tree_size(self) -> int:
+        """Nodes per tree, the question included."""
+        return len(self.forest) // len(self.questions)
+
+    def tree_of(self, nodes: Array) -> npt.NDArray[np.intp]:
+        """The number of each node's tree."""
+        return (nodes // self.tree_size).astype(np.intp)
+
+
+def check_is_run(folder: Path) -> None:
+    """Raises MaltError for a folder that is not a run directory."""
+    if not (folder / "config.yaml").is_file():
+        raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
 
 
 # ---- settings ----
 
 
-def read_config(run: Path, lacking: Lacking) -> tuple[Config | None, Task | None]:
-    """None, and a line, for what cannot be read, such as the config of another version."""
-    config = None
-    trained, now = run / "adapters" / "config.yaml", run / "config.yaml"
+def read_config(run: Path) -> tuple[Config | None, Task | None, Problems]:
+    """The settings that the run was trained with, and its task without the questions.
+
+    None for what cannot be read, such as the settings of another version.
+    """
+    trained = run / "adapters" / "config.yaml"
+    problems: Problems = []
     try:
-        config = load_config_file(now)
-        if trained.is_file():
-            before = load_config_file(trained)
-            changed = [k for k in differences(before, config) if not k.startswith(IDLE)]
-            config = before
-            if changed:
-                lacking.append(
-                    f"{', '.join(changed)}: changed in config.yaml, but nothing was trained with "
-                    "it yet; cards and data are those of adapters/config.yaml"
-                )
-        return config, load_task(config, questions=False)
+        config = load_config_file(run / "config.yaml")
     except MaltError as error:
-        what = "the wording in the cards, and data" if config else "settings in the cards, and data"
-        lacking.append(f"{what}: {error}")
-        return config, None
+        return None, None, [f"settings and data: {error}"]
+    try:
+        if trained.is_file():
+            newer, config = config, load_config_file(trained)
+            changed = [k for k in differences(config, newer) if not k.startswith(IRRELEVANT)]
+            if changed:
+                problems.append(
+                    f"{', '.join(changed)}: changed in config.yaml since the last training; cards "
+                    "and data follow adapters/config.yaml"
+                )
+        return config, load_task(config, questions=False), problems
+    except MaltError as error:
+        return config, None, [*problems, f"prompts and data: {error}"]
 
 
 # ---- adapters ----
 
 
-def find_adapters(run: Path, chain: Sequence[str], lacking: Lacking) -> dict[str, Adapter]:
-    """The adapter of every role that has a usable one: of adapters/, else the newest trained."""
-    found = {}
+def find_adapters(run: Path, chain: Sequence[str]) -> tuple[dict[str, Adapter], Problems]:
+    """The usable adapter of every role: the published one, else the one trained last."""
+    found, problems = {}, list[str]()
+    published: dict[str, PublishedRole] = {}
+    if (run / "adapters").is_dir():
+        try:
+            published = published_adapters(run)
+        except MaltError as error:
+            problems.append(f"adapters: {error}")
     for role in chain:
-        final, newest = _published(run, role), _trained(run, role)
+        newest, final = _trained(run, role), None
+        if role in published:
+            final = Adapter(run / "adapters" / role / "final", published[role].stage)
         adapter = final or newest
         if adapter is None:
-            lacking.append(f"adapters/{role}: the run has none")
+            problems.append(f"adapters/{role}: the run has none")
             continue
         if final is None:
             where = adapter.folder.relative_to(run)
-            lacking.append(f"adapters/{role}: the final one, for which {where} stands here")
+            problems.append(f"adapters/{role}: training has not ended; {where} is used instead")
         elif newest is not None and seal_of(newest.folder) != seal_of(final.folder):
             where = newest.folder.relative_to(run)
-            lacking.append(f"{where}: newer than adapters/{role}, but training has not ended")
+            problems.append(f"{where}: newer than adapters/{role}, but training has not ended")
         try:
             check_weights(str(adapter.folder))
+            found[role] = adapter
         except MaltError as error:
-            lacking.append(f"adapters/{role}: {error}")
-            continue
-        found[role] = adapter
-    return found
+            problems.append(f"adapters/{role}: {error}")
+    return found, problems
 
 
 def check_weights(adapter: str) -> None:
-    """Raises MaltError for an adapter whose files cannot be read, or are not what was written."""
+    """Raises MaltError for an adapter that cannot be read or has changed since it was written."""
     check_adapter(adapter)
     check_seal(Path(adapter))
     try:
@@ -129,138 +168,112 @@ def check_weights(adapter: str) -> None:
         raise no_adapter(adapter, error) from None
 
 
-def roles_there(run: Path) -> list[str]:
-    """Roles that have an adapter, where no config names the chain."""
+def roles_with_adapters(run: Path) -> list[str]:
+    """Stands in for the chain where no settings name it."""
     folders = [*run.glob("adapters/*/sft"), *run.glob("round-*/*/sft")]
     return sorted({folder.parent.name for folder in folders})
 
 
-def _published(run: Path, role: str) -> Adapter | None:
-    """Of a finished run."""
-    try:
-        stage = published_adapters(run)[role].stage
-    except (MaltError, KeyError):
-        return None
-    return Adapter(run / "adapters" / role / "final", stage)
-
-
 def _trained(run: Path, role: str) -> Adapter | None:
-    """The newest one of the rounds."""
-    stages = [run / f"round-{n}" / role / stage for n in rounds(run) for stage in ("sft", "dpo")]
-    there = [folder for folder in stages if folder.is_dir()]
-    return Adapter(there[-1], there[-1].name) if there else None
-
-
-def rounds(run: Path) -> list[int]:
-    """Numbers of the rounds that were begun, ascending."""
+    """The role's last adapter in the folders of the rounds."""
     names = [folder.name.removeprefix("round-") for folder in run.glob("round-*")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    rounds = sorted(int(name) for name in names if name.isdecimal())
+    stages = [run / f"round-{n}" / role / stage for n in rounds for stage in ("sft", "dpo")]
+    present = [folder for folder in stages if folder.is_dir()]
+    return Adapter(present[-1], present[-1].name) if present else None
 
 
-# ---- trees ----
+# ---- forests ----
 
 
-def open_trees(run: Path, config: Config, task: Task, lacking: Lacking) -> list[Trees]:
-    """What every role learned from in every round, as far as it can be read."""
+def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest], Problems]:
+    """The forest that each role learned from in each round; roles may share one."""
     try:
         prompts = load_prompts(config, task)
-        questions = _questions(run / "questions.jsonl")
+        questions = _read_questions(run / "questions.jsonl")
         store = open_store(run / "samples", writable=False)
-        _check_wording(run, prompts)
+        _check_prompts(run / "prompts.json", prompts)
     except MaltError as error:
-        lacking.append(f"data: {error}")
-        return []
-    segments = [prompts.encode_question(question["text"]) for question in questions]
+        return [], [f"data: {error}"]
+    tokens = [prompts.encode_question(question["text"]) for question in questions]
     opened: dict[Path, tuple[Forest, Credit] | None] = {}
-    found = []
+    found, problems = [], list[str]()
     for index in range(config.train.rounds):
         for level, role in enumerate(config.chain, 1):
             path = run / f"round-{index}" / f"{forest_name(config, role)}.arrows"
             if path not in opened:
-                opened[path] = None
-                forest = _open_forest(path, store, questions, lacking)
-                if forest is not None:
-                    opened[path] = forest, assign_credit(config.tree, forest)
-            made = opened[path]
-            if made is not None:
-                trees = Trees(role, level, index, *made, questions, segments, prompts, config)
-                found.append(trees)
-    return found
+                try:
+                    forest = _open_forest(path, store, [one["id"] for one in questions])
+                    opened[path] = (forest, assign_credit(config.tree, forest))
+                except MaltError as error:
+                    problems.append(f"data of {path.relative_to(run)}: {error}")
+                    opened[path] = None
+            if made := opened[path]:
+                parts = (*made, questions, tokens, prompts, task, config)
+                found.append(RoleForest(role, level, index, *parts))
+    return found, problems
 
 
-def _questions(path: Path) -> list[dict[str, Any]]:
+def _read_questions(path: Path) -> list[dict[str, str]]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [{"id": str(row["id"]), "text": str(row["text"])} for row in rows]
+        return [
+            {"id": str(row["id"]), "text": str(row["text"]), "gold": str(row.get("gold", ""))}
+            for row in rows
+        ]
     except FileNotFoundError:
-        raise MaltError(f"{path} is missing: give the training command again") from None
-    except (ValueError, LookupError, TypeError):
-        raise MaltError(f"{path} is damaged: give the training command again") from None
+        raise MaltError(f"{path} is missing: {RETRAIN}") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise MaltError(f"{path} is damaged: {RETRAIN}") from None
 
 
-def _check_wording(run: Path, prompts: Prompts) -> None:
-    """Raises MaltError unless prompts are as they were when roles were trained."""
-    path = run / "prompts.json"
+def _check_prompts(path: Path, prompts: Prompts) -> None:
+    """Raises MaltError unless the prompts are those that the roles were trained with."""
     if not path.is_file():
-        raise MaltError(f"{path} is missing: give the training command again")
+        raise MaltError(f"{path} is missing: {RETRAIN}")
     if path.read_bytes() != prompts.as_json().encode():
         raise MaltError(
-            f"the prompts are not those in {path}: restore the wording and the tokenizer that they "
-            "came from"
+            f"the prompts differ from {path}: restore the prompts and the tokenizer of the training"
         )
 
 
-def _open_forest(
-    path: Path, store: Store, questions: Sequence[dict[str, Any]], lacking: Lacking
-) -> Forest | None:
-    """None, and a line, unless it is whole and of these questions."""
-    where = path.relative_to(path.parents[1])
+def _open_forest(path: Path, store: Store, ids: Sequence[str]) -> Forest:
+    """The saved forest over the questions `ids`. Raises MaltError where it is not all there."""
     if not path.is_file():
-        lacking.append(f"data of {where}: the run has not made it yet")
-        return None
+        raise MaltError("the run has not made it yet")
     file = read_forest(path, store)
-    if file is None or len(questions) != file.trees or not len(questions):
-        lacking.append(f"data of {where}: it is damaged, of another version or of other questions")
-        return None
-    known = np.flatnonzero(file.rows >= 0)
+    if file is None or len(ids) != file.trees or not len(ids):
+        raise MaltError("the file is damaged, of another version or made for other questions")
     forest = forest_of(file, store)
     if forest is None:
-        lacking.append(f"data of {where}: some of its samples cannot be read any more")
-        return None
-    _, first = np.unique(known // (len(file.rows) // file.trees), return_index=True)
-    some = known[first]  # an output of each tree that has any
-    asked = store.questions_of(file.rows[some].tolist())
-    trees = (some // (len(file.rows) // file.trees)).tolist()
-    if asked != [questions[tree]["id"] for tree in trees]:
-        lacking.append(f"data of {where}: its questions are not those of questions.jsonl")
-        return None
+        raise MaltError("some of its samples can no longer be read")
+    sampled = np.flatnonzero(file.rows >= 0)
+    trees, first = np.unique(sampled // (len(file.rows) // file.trees), return_index=True)
+    asked = store.questions_of(file.rows[sampled[first]].tolist())  # one output per tree
+    if asked != [ids[tree] for tree in trees.tolist()]:
+        raise MaltError("its questions are not those of questions.jsonl")
     return forest
 
 
-# ---- references ----
+# ---- reference log-probs ----
 
 
-def reference_logps(run: Path, trees: Trees, lacking: Lacking) -> Logps | None:
-    """[pairs, 2]: log-probs of a role's pairs under DPO's reference, where all are on disk."""
-    config, role = trees.config, trees.role
-    folder = run / f"round-{trees.round}" / role
-    file = f"data/{role}/dpo.parquet"
-    if not (folder / "references.npz").is_file():
-        lacking.append(f"ref_*_logps of {file}, since the role had no DPO in round {trees.round}")
-        return None
-    data = role_data(
-        trees.forest, trees.credit, trees.level, trees.segments, trees.prompts, config, "dpo"
-    )
-    start = Policy(config.base_model(role), _before_dpo(run, role, trees.round))
-    source = StageSpec.of(config, role, "dpo", start).reference_model
-    try:
-        references = References(folder / "references.npz", data, source)
-    except MaltError as error:
-        lacking.append(f"ref_*_logps of {file}, since {error}")
-        return None
+def reference_logps(run: Path, source: RoleForest) -> Logps:
+    """[pairs, 2]: log-probs of the role's pairs under the reference of its DPO.
+
+    Raises MaltError unless all of them are on disk.
+    """
+    config, role = source.config, source.role
+    file = run / f"round-{source.round}" / role / "references.npz"
+    if not file.is_file():
+        raise MaltError(f"the role had no DPO in round {source.round}")
+    parts = (source.forest, source.credit, source.level, source.question_tokens, source.prompts)
+    data = role_data(*parts, config, "dpo")
+    start = Policy(config.base_model(role), _before_dpo(run, role, source.round))
+    model = StageSpec.of(config, role, "dpo", start).reference_model
+    references = References(file, data, model)
     if len(references.missing()):
-        lacking.append(f"ref_*_logps of {file}, since those on disk are of other weights or pairs")
-        return None
+        raise MaltError("those on disk are of other weights or pairs")
     logps: Logps = references.logp[data.pairs]
     return logps
 
@@ -268,5 +281,5 @@ def reference_logps(run: Path, trees: Trees, lacking: Lacking) -> Logps | None:
 def _before_dpo(run: Path, role: str, index: int) -> str | None:
     """The adapter that the DPO of a round started from."""
     earlier = [run / f"round-{n}" / role / s for n in range(index) for s in ("sft", "dpo")]
-    there = [f for f in (*earlier, run / f"round-{index}" / role / "sft") if f.is_dir()]
-    return str(there[-1]) if there else None
+    present = [f for f in (*earlier, run / f"round-{index}" / role / "sft") if f.is_dir()]
+    return str(present[-1]) if present else None

@@ -1,69 +1,54 @@
-"""What a role's training data is like: signal, lengths, duplicates, truncation."""
+"""The quality of a role's training data: signal, lengths, duplicates, truncation."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from malt_fast.forest.forest import DONE, FAILED, FINISH_LENGTH
-from malt_fast.forest.preferences import select_examples, select_pairs
-from malt_fast.results.opened_run import Trees
+from malt_fast.forest.forest import DONE, FINISH_LENGTH
+from malt_fast.forest.yields import RoleYield, role_yield
+from malt_fast.results.opened_run import Array, RoleForest
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one role in one round. Shares are of finished outputs where nothing else is said."""
+    """Of one role in one round."""
 
-    role: str
     round: int
+    counts: RoleYield
     outputs: int  # finished
-    failed: int
-    truncated: float
-    identical: float  # to an earlier sibling
-    positive: float  # of those with a label
-    mixed: float  # share of sibling blocks whose labels differ
-    silent: float  # share of questions without a block whose labels differ
-    examples: int
-    pairs: int
-    length: dict[str, tuple[float, float, float]]  # label: 10 %, 50 %, 90 % of tokens
+    truncated: float  # share of the finished outputs that max_tokens ended
+    pairs: int  # 0 for a role without DPO
+    silent: float  # share of questions without siblings whose labels differ
+    length: dict[str, tuple[float, float, float]]  # label: 10 %, 50 %, 90 % quantile, tokens
     longer: tuple[float, float, float] | None  # chosen minus rejected, tokens: mean, 95 %
 
 
-def quality(trees: Trees, seed: int = 0) -> Quality:
-    forest, credit, level, config = trees.forest, trees.credit, trees.level, trees.config
-    size = len(forest) // len(trees.questions)
-    ids = np.flatnonzero(forest.level == level)
-    state, length = forest.state, forest.token_len
-    done = ids[state[ids] == DONE]
-    label, parent = credit.label, forest.parent
-    good, bad = ids[label[ids] == 1], ids[label[ids] == 0]
-    blocks = np.unique(parent[done])
-    mixed = np.intersect1d(parent[good], parent[bad])
-    seen = {(int(parent[i]), forest.tokens_of(int(i)).tobytes()) for i in done.tolist()}
-    chosen, rejected = select_pairs(forest, credit, level, config.preferences, config.seed)
-    examples = select_examples(forest, credit, level, config.preferences, config.seed)
-    more = length[chosen].astype(np.int64) - length[rejected]
+def measure_quality(source: RoleForest) -> Quality:
+    forest, label, config = source.forest, source.credit.label, source.config
+    ids = np.flatnonzero(forest.level == source.level)
+    done = ids[forest.state[ids] == DONE]
+    nodes = {"positive": ids[label[ids] == 1], "negative": ids[label[ids] == 0]}
+    mixed = np.intersect1d(forest.parent[nodes["positive"]], forest.parent[nodes["negative"]])
+    chosen, rejected = source.pairs.T
+    longer = forest.token_len[chosen].astype(np.int64) - forest.token_len[rejected]
+    learns = source.role in config.dpo_roles
     return Quality(
-        role=trees.role,
-        round=trees.round,
+        round=source.round,
+        counts=role_yield(forest, source.credit, source.level, source.role, config),
         outputs=len(done),
-        failed=int(np.count_nonzero(state[ids] == FAILED)),
         truncated=float(np.mean(forest.finish[done] == FINISH_LENGTH)) if len(done) else 0.0,
-        identical=1 - len(seen) / len(done) if len(done) else 0.0,
-        positive=len(good) / max(1, len(good) + len(bad)),
-        mixed=len(mixed) / max(1, len(blocks)),
-        silent=1 - len(np.unique(mixed // size)) / len(trees.questions),
-        examples=len(examples),
-        pairs=len(chosen) if trees.role in config.dpo_roles else 0,
+        pairs=len(chosen) if learns else 0,
+        silent=1 - len(np.unique(source.tree_of(mixed))) / len(source.questions),
         length={
-            name: tuple(np.quantile(length[nodes], (0.1, 0.5, 0.9)).tolist())
-            for name, nodes in (("positive", good), ("negative", bad))
-            if len(nodes)
+            name: tuple(np.quantile(forest.token_len[some], (0.1, 0.5, 0.9)).tolist())
+            for name, some in nodes.items()
+            if len(some)
         },
-        longer=_mean(more, seed) if len(more) > 1 and trees.role in config.dpo_roles else None,
+        longer=_mean(longer) if len(longer) > 1 and learns else None,
     )
 
 
-def _mean(values: np.ndarray, seed: int) -> tuple[float, float, float]:
+def _mean(values: Array) -> tuple[float, float, float]:
     """Mean and its 95 % interval, by the normal approximation."""
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
     return mean, mean - 1.96 * error, mean + 1.96 * error

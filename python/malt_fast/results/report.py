@@ -1,11 +1,11 @@
-"""report.html of a run is written."""
+"""Writes report.html, the page of a run."""
 
 from pathlib import Path
 
-from malt_fast.results.opened_run import Trees, open_trees
+from malt_fast.results.opened_run import RoleForest, check_is_run, open_forests
 from malt_fast.runs.lock import is_held, owner_of
 from malt_fast.runs.run import Run
-from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.utils.errors import MaltError, Problems, first_line
 from malt_fast.utils.files import replacing
 from malt_fast.utils.quiet import quiet
 
@@ -13,36 +13,41 @@ NAME = "report.html"
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
-    """Write the page of a run; where it lies. Raises MaltError for what is no run, and OSError."""
-    from malt_fast.results.page import page
-    from malt_fast.results.quality import quality
-    from malt_fast.results.read import read_run
-    from malt_fast.results.trees import tree_section
+    """Write the page of a run to `out`, DIR/report.html by default; returns its path.
 
-    if not (run / "config.yaml").is_file():
-        raise MaltError(f"{run} holds no run: give a directory that malt_fast.train made")
-    found, path, opened = read_run(run), out or run / NAME, list[Trees]()
+    Raises MaltError where `run` is no run directory, and OSError.
+    """
+    from malt_fast.results.page import page  # matplotlib is slow to import
+    from malt_fast.results.quality import measure_quality
+    from malt_fast.results.run_contents import read_run
+    from malt_fast.results.trees import tree_data
+
+    check_is_run(run)
+    path = out or run / NAME
+    contents, problems = read_run(run)
     owner = "" if is_held(run) else owner_of(run)
     if owner:
-        found.lacking.insert(0, f"what is still to come: the run is in use by {owner}, or was")
+        problems.insert(0, f"what is still to come: the run is in use by {owner}, or was")
+    forests, missing = list[RoleForest](), Problems()
     with quiet():
-        if found.config and found.task:
-            opened = open_trees(run, found.config, found.task, found.lacking)
-        shown = tree_section(run, opened, found.task, found.lacking) if found.task else None
-        qualities = [quality(one) for one in opened]
+        if contents.config and contents.task:
+            forests, missing = open_forests(run, contents.config, contents.task)
+        trees, hidden = tree_data(forests)
+        qualities = [measure_quality(one) for one in forests]
         with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-            for part in page(found, qualities, shown):
+            for part in page(contents, problems + missing + hidden, qualities, trees):
                 file.write(part)
     return path
 
 
-def finish(run: Run) -> None:
-    """Write the page at the end of a run, which it must not cost."""
+def write_final_report(run: Run) -> None:
+    """Write the page at the end of a run; a failure to do so only warns."""
     if not run.leads:
         return
     try:
         run.say(f"report: {write_report(run.folder)}")
     except (MaltError, OSError) as error:
-        run.warn(f"there is no report of this run ({first_line(error)})")
-    except Exception as error:  # what a damaged file made of it
-        run.warn(f"there is no report of this run ({type(error).__name__}: {first_line(error)})")
+        run.warn(f"the report could not be written ({first_line(error)})")
+    except Exception as error:  # a damaged file may raise anything
+        kind = type(error).__name__
+        run.warn(f"the report could not be written ({kind}: {first_line(error)})")

@@ -4,11 +4,10 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from malt_fast.utils.errors import Problems
 
-Lacking = Problems
 Line = dict[str, Any]  # "time" in s, "stage", and the figures
 
 
@@ -60,7 +59,7 @@ def _parse(text: str | bytes) -> Line | None:
         return None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 

@@ -1,1 +1,1 @@
-"""Requests of OpenAI's clients, answered by the chain."""
+"""Requests of OpenAI's clients, answered by the chain of a finished run."""

@@ -1,7 +1,7 @@
-"""What OpenAI's interface asks and answers, as plain values.
+"""Requests and replies of OpenAI's interface, as plain values.
 
-Of a chat, the last message is the question and must be the user's. System messages stand before it
-as they are; where there are earlier turns, all turns are opened by their speaker:
+The last message of a chat is the question, and must be the user's. System messages are put before
+it as they are; if there are earlier turns, each turn begins with its speaker:
 
     You answer briefly.
 
@@ -11,8 +11,8 @@ as they are; where there are earlier turns, all turns are opened by their speake
 
     User: And 2 + 2?
 
-Fields that are not named here are ignored, but for those that ask for log-probabilities: an answer
-that was voted on has none.
+Other fields are ignored, except those that ask for log-probabilities: an answer that was voted on
+has none.
 """
 
 import json
@@ -27,7 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from malt_fast.config.mistakes import sentence
-from malt_fast.serving.pipeline import Answer
+from malt_fast.serving.answer import Answer
 from malt_fast.utils.errors import MaltError
 
 PIECE = 32  # characters of a streamed piece
@@ -35,24 +35,24 @@ SPEAKERS = {"user": "User", "assistant": "Assistant"}
 
 
 def joined(content: object) -> object:
-    """The text of a message: its parts joined, nothing for null."""
+    """The text of a message: its parts joined; empty for null."""
     if not isinstance(content, list):
         return "" if content is None else content
     parts = [part.get("text") if isinstance(part, dict) else part for part in content]
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) < len(parts):
-        raise PydanticCustomError("parts", "parts of text and nothing else")
+        raise PydanticCustomError("parts", "parts of text only")
     return "".join(texts)
 
 
 def single(prompt: object) -> object:
-    """A lone text, or the one in a list."""
+    """A text, or the only text of a list."""
     if not isinstance(prompt, list):
         return prompt
     if not all(isinstance(item, str) for item in prompt):
         raise PydanticCustomError("prompt", "text, not token ids")
     if len(prompt) != 1:
-        raise PydanticCustomError("prompt", "one prompt, and more in requests beside this one")
+        raise PydanticCustomError("prompt", "one prompt, and others in further requests")
     return prompt[0]
 
 
@@ -78,7 +78,7 @@ class Message(Part):
 
 
 class Body(Part):
-    """What both kinds of requests have in common."""
+    """The fields that both kinds of requests share."""
 
     model: str | None = None
     n: Literal[1] | None = None
@@ -99,7 +99,7 @@ class Body(Part):
 
     @property
     def limit(self) -> int | None:
-        """Most tokens of the final role's output."""
+        """The most tokens of the last role's output."""
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -114,10 +114,10 @@ class ChatBody(Body):
         if last.role != "user":
             raise MaltError(
                 f"the last message is the {last.role}'s, but the question must come last: "
-                "end with a user message"
+                "end with a message of the user"
             )
         if not last.content.strip():
-            raise MaltError("the last message is empty: ask something")
+            raise MaltError("the last message is empty: ask a question")
         parts = [m.content for m in before if m.role not in SPEAKERS]
         turns = [m for m in before if m.role in SPEAKERS]
         spoken = [f"{SPEAKERS[m.role]}: {m.content}" for m in [*turns, last]]
@@ -136,7 +136,7 @@ B = TypeVar("B", bound=Body)
 
 
 def parse(kind: type[B], data: bytes) -> B:
-    """The request in a body. Raises MaltError for what cannot be read or is not served."""
+    """Parse a request body. Raises MaltError for one that cannot be read or served."""
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
@@ -149,14 +149,14 @@ def parse(kind: type[B], data: bytes) -> B:
         raise MaltError(sentence(kind, error)) from None
     if body.echo or (body.logprobs is not None and body.logprobs is not False):
         raise MaltError(
-            "echo and logprobs are not served, since answers are voted on: use tasks that generate"
+            "echo and logprobs are not served, as answers are voted on: use tasks that generate"
         )
     return body
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The answers to one request, whole or in chunks."""
+    """The reply to one request, whole or in chunks."""
 
     body: Body
     model: str
@@ -174,7 +174,7 @@ class Reply:
         return out | {"usage": usage(answer)} | self._malt(answer)
 
     def opening(self) -> list[dict[str, Any]]:
-        """Chunks that can be sent before there is an answer."""
+        """The chunks that are sent before the answer is known."""
         return [self._chunk({"role": "assistant", "content": ""})] if self.chat else []
 
     def chunks(self, answer: Answer) -> Iterator[dict[str, Any]]:
@@ -205,7 +205,7 @@ class Reply:
         }
 
     def _text(self, answer: Answer) -> tuple[str, str]:
-        """(the final text, cut at the first stop; why it ends)."""
+        """(final text, cut at the first stop string; finish reason)."""
         text = cut(answer.text, self.body.stop or [])
         return text, answer.finish_reason if text == answer.text else "stop"
 
@@ -227,12 +227,12 @@ def _choice(said: dict[str, Any], reason: str | None) -> dict[str, Any]:
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """`text` up to the first of `stops` in it."""
+    """`text` up to the first occurrence of any of `stops`."""
     return text[: min((i for stop in stops if stop and (i := text.find(stop)) >= 0), default=None)]
 
 
 def usage(answer: Answer) -> dict[str, int]:
-    """Tokens of all roles and passes."""
+    """Token counts over all roles and passes."""
     prompt, sampled = answer.prompt_tokens, answer.completion_tokens
     return {
         "prompt_tokens": prompt,

@@ -1,7 +1,7 @@
-"""The HTTP side: routes, the token, streams, and errors as OpenAI words them.
+"""The HTTP side: routes, the token, streams, and errors in OpenAI's format.
 
-Everything here runs in one event loop, and waits on the futures of jobs that the engine's thread
-resolves. A client that leaves takes its job with it.
+Everything here runs in one event loop and waits for the futures of jobs, which the engine's thread
+resolves. When a client disconnects, its job is dropped.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ T = TypeVar("T")
 
 MAX_BODY = 4 << 20  # bytes
 KEEP_ALIVE = 10.0  # seconds between comments in a stream that waits for its answer
-GRACE = 3.0  # seconds in which what is under way may finish when the server stops
-TOLD = 500  # characters of an error
+GRACE = 3.0  # seconds that requests have to finish when the server stops
+LONGEST = 500  # characters of an error message
 
 
 class ApiError(Exception):
-    """An answer other than 200."""
+    """A response other than 200."""
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
@@ -48,13 +48,13 @@ class ApiError(Exception):
 
 
 class Endpoint:
-    """Serves one model, `name`; requests need `token` if there is one."""
+    """Serves one model, `name`; if there is a `token`, requests must send it."""
 
     def __init__(
         self, thread: EngineThread, name: str, *, token: str | None = None, max_waiting: int = 256
     ) -> None:
         self.thread, self.name, self.token, self.max_waiting = thread, name, token, max_waiting
-        self.live: set[Job] = set()  # whose clients wait
+        self.live: set[Job] = set()  # whose clients are waiting
 
     def app(self) -> Starlette:
         return Starlette(
@@ -78,8 +78,8 @@ class Endpoint:
         failure = self.thread.failure
         if not failure:
             return as_json({"status": "ok"})
-        told = {"error": failure} if self._is_known(request) else {}  # it may name files of ours
-        return as_json({"status": "failed", **told}, 503)
+        reason = {"error": failure} if self._has_token(request) else {}  # it may name local files
+        return as_json({"status": "failed", **reason}, 503)
 
     async def models(self, request: Request) -> Response:
         self._check_token(request)
@@ -102,7 +102,7 @@ class Endpoint:
                 "model_not_found",
             )
         if len(self.live) >= self.max_waiting:
-            raise ApiError(429, f"{len(self.live)} questions are under way: ask again later")
+            raise ApiError(429, f"{len(self.live)} questions are being answered: ask again later")
         job = Job(body.question, body.seed, body.temperature, body.limit)
         reply = Reply(body, self.name)
         with ExitStack() as leaving:
@@ -121,15 +121,15 @@ class Endpoint:
         self.live.discard(job)
         self.thread.drop(job)
 
-    def _is_known(self, request: Request) -> bool:
-        """Whether it brings the token, if one is wanted."""
+    def _has_token(self, request: Request) -> bool:
+        """Whether the request sends the token, if there is one."""
         if self.token is None:
             return True
         given = request.headers.get("authorization", "").encode("latin-1")
         return hmac.compare_digest(given, os.fsencode(f"Bearer {self.token}"))
 
     def _check_token(self, request: Request) -> None:
-        if not self._is_known(request):
+        if not self._has_token(request):
             raise ApiError(
                 401,
                 "the token is missing or wrong: send the server's MALT_FAST_API_KEY as the API key",
@@ -138,11 +138,10 @@ class Endpoint:
 
 
 async def present(request: Request, future: "Future[T]") -> T:
-    """What a future holds. Raises ClientDisconnect if the client leaves first."""
+    """The result of a future. Raises ClientDisconnect if the client leaves first."""
     wanted: asyncio.Future[Any] = asyncio.wrap_future(future)
-    gone: asyncio.Future[Any] = asyncio.ensure_future(
-        request.receive()
-    )  # after the body: only that it has left
+    # After the body, the only message is that the client has left.
+    gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({wanted, gone}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -154,7 +153,7 @@ async def present(request: Request, future: "Future[T]") -> T:
 
 
 async def read_body(request: Request) -> bytes:
-    """The request's body. Raises ApiError for one that is too long."""
+    """The body of a request. Raises ApiError if it is too long."""
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
@@ -167,7 +166,7 @@ async def read_body(request: Request) -> bytes:
 
 
 class Events(StreamingResponse):
-    """Server-sent events; `leaving` is closed when they end, or the client leaves."""
+    """Server-sent events; `leaving` is closed when they end or the client leaves."""
 
     def __init__(self, content: AsyncIterator[bytes], leaving: ExitStack) -> None:
         super().__init__(
@@ -181,7 +180,7 @@ class Events(StreamingResponse):
 
 
 async def events(job: Job, reply: Reply) -> AsyncIterator[bytes]:
-    """The opening at once, comments while the roles work, then the answer in pieces."""
+    """The opening at once, comments while the roles work, then the answer in chunks."""
     for chunk in reply.opening():
         yield event(chunk)
     wanted = asyncio.wrap_future(job.answer)
@@ -190,10 +189,10 @@ async def events(job: Job, reply: Reply) -> AsyncIterator[bytes]:
     try:
         answer = wanted.result()
     except Unavailable as error:
-        yield event(worded(ApiError(503, str(error))))
+        yield event(error_body(ApiError(503, str(error))))
     else:
         if answer.error:
-            yield event(worded(ApiError(500, answer.error)))
+            yield event(error_body(ApiError(500, answer.error)))
         else:
             for chunk in reply.chunks(answer):
                 yield event(chunk)
@@ -216,30 +215,30 @@ def refusal(error: Any) -> Response:
     headers = {"retry_after": "1"} if error.status in (429, 503) else {}
     if error.status == 401:
         headers = {"www_authenticate": "Bearer"}
-    return as_json(worded(error), error.status, **headers)
+    return as_json(error_body(error), error.status, **headers)
 
 
-def worded(error: ApiError) -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
+def error_body(error: ApiError) -> dict[str, Any]:
+    """An error in OpenAI's format."""
     kinds = {401: "authentication_error", 429: "rate_limit_error"}
     kind = kinds.get(
         error.status, "server_error" if error.status >= 500 else "invalid_request_error"
     )
-    message = error.message if len(error.message) <= TOLD else f"{error.message[:TOLD]} ..."
+    message = error.message if len(error.message) <= LONGEST else f"{error.message[:LONGEST]} ..."
     return {"error": {"message": message, "type": kind, "param": None, "code": error.code}}
 
 
 def _no_route(request: Request, error: Any) -> Response:
-    routes = "/v1/chat/completions, /v1/completions, /v1/models and /health"
-    told = f"{request.method} {request.url.path} is not served: there are {routes}"
-    return refusal(ApiError(error.status_code, told))
+    routes = "/v1/chat/completions, /v1/completions, /v1/models or /health"
+    message = f"{request.method} {request.url.path} is not served: use {routes}"
+    return refusal(ApiError(error.status_code, message))
 
 
 # ---- the server ----
 
 
 class Server(uvicorn.Server):
-    """Gives what is under way GRACE seconds when it stops, then calls `stop`."""
+    """When it stops, gives requests GRACE seconds to finish, then calls `stop`."""
 
     def __init__(self, app: Starlette, stop: Callable[[], None]) -> None:
         super().__init__(

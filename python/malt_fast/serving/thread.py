@@ -1,8 +1,8 @@
-"""The thread that owns a pipeline: others hand it questions and hold futures.
+"""The thread that owns a pipeline: others give it jobs and wait for their futures.
 
-Engines are not thread-safe, so nobody else touches the pipeline once the thread runs. When the
-engine cannot go on, or the server stops, every job that waits or is still to come fails with that
-reason; the thread itself lives as long as the process.
+Engines are not thread-safe, so nothing else touches the pipeline once the thread runs. When the
+engine fails or the server stops, all jobs, waiting and later ones, fail with that reason; the
+thread itself lives as long as the process.
 """
 
 import logging
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from malt_fast.serving.pipeline import Answer, Pipeline
+from malt_fast.serving.answer import Answer
+from malt_fast.serving.pipeline import Pipeline
 from malt_fast.utils.errors import MaltError, first_line
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,12 @@ STOPPING = "the server is stopping: ask again when it is back"
 
 
 class Unavailable(Exception):
-    """No answer will come, for a reason that is not the question's."""
+    """No answer will come, for a reason that lies not in the question."""
 
 
 @dataclass(eq=False)
 class Job:
-    """A question with its own settings, and what becomes of it."""
+    """A question with its own settings, and the futures of its answer."""
 
     question: str
     seed: int | None = None
@@ -44,7 +45,7 @@ class EngineThread:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.failure = ""  # why no more questions are answered
-        self.closed = threading.Event()  # set once the engine is
+        self.closed = threading.Event()  # set once the engine is closed
         self.jobs: dict[int, Job] = {}  # by ticket
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="engine", daemon=True).start()
@@ -54,11 +55,11 @@ class EngineThread:
         self.inbox.put(partial(self._take, job))
 
     def drop(self, job: Job) -> None:
-        """Nobody waits for this job any more."""
+        """Discard a job that nobody waits for any more."""
         self.inbox.put(partial(self._drop, job))
 
     def stop(self) -> None:
-        """Fail what is not answered yet, and close the engine; `closed` tells when."""
+        """Fail all jobs without an answer and close the engine; then `closed` is set."""
         self.inbox.put(partial(self._fail, STOPPING))
 
     # ---- in the thread ----
@@ -77,7 +78,7 @@ class EngineThread:
             self.inbox.get()()
 
     def _read(self) -> None:
-        """What others want; wait for it while there is nothing to do."""
+        """Run what others asked for; wait for it while there is no other work."""
         if not self.pipeline.busy:
             self.inbox.get()()
         while not self.inbox.empty():
@@ -89,7 +90,7 @@ class EngineThread:
         except MaltError as error:
             self._fail(str(error))
             return
-        except Exception as error:  # a bug, a broken device: told, so that nobody waits for ever
+        except Exception as error:  # a bug or a broken device must not leave clients waiting
             log.exception("the engine failed")
             self._fail(f"the engine failed ({first_line(error)}): see the server's log")
             return
@@ -126,7 +127,7 @@ class EngineThread:
 
 
 def _resolve(future: "Future[Any]", value: Any = None, error: Exception | None = None) -> None:
-    """Set a future unless its owner has gone."""
+    """Set a future, unless it was cancelled."""
     if not future.set_running_or_notify_cancel():
         return
     if error is None:

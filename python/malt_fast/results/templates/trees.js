@@ -1,12 +1,12 @@
-// The tree viewer. Texts are untrusted: they become text nodes, never markup.
+// The tree viewer. Texts are untrusted: they become text nodes, never markup. trees.py writes the data.
 "use strict";
 (() => {
   const meta = document.getElementById("trees-meta");
   if (!meta) return;
   const forests = JSON.parse(meta.textContent);
   const $ = (name) => document.getElementById("t-" + name);
-  const ROW = 46;     // px, as trees.css has it
-  const KEPT = 8;     // chunks that stay open
+  const ROW = 46;     // px, the height of a row in trees.css
+  const KEPT = 8;     // chunks that stay unpacked
   const at = { forest: 0, index: null, found: [], question: -1, tree: null, node: -1, pair: null };
   const open = new Map();
 
@@ -38,11 +38,11 @@
     return `${forest().chain[forest().level[node] - 1]} ${path.join(".")}`;
   };
 
-  // ---- making elements ----
+  // ---- elements ----
 
-  function make(tag, given = {}, ...inside) {
+  function make(tag, attributes = {}, ...inside) {
     const made = document.createElement(tag);
-    for (const [key, value] of Object.entries(given)) {
+    for (const [key, value] of Object.entries(attributes)) {
       if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
       else if (value !== null && value !== undefined) made.setAttribute(key, value);
     }
@@ -54,7 +54,7 @@
 
   // ---- the list ----
 
-  const deep = { text: "", trees: null };   // what a search in outputs found
+  const deep = { text: "", trees: null };   // the last search in outputs, and the trees it found
 
   function filter() {
     const i = at.index, words = $("search").value.trim().toLowerCase();
@@ -129,7 +129,7 @@
   async function choose(t, node = null, address = true) {
     at.question = t;
     const found = await tree(t);
-    if (at.question !== t) return;   // another one was chosen meanwhile
+    if (at.question !== t) return;   // another question was chosen in the meantime
     at.tree = found;
     at.pair = null;
     at.node = node ?? childrenOf(-1)[0] ?? -1;
@@ -138,7 +138,7 @@
     show(address);
   }
 
-  // Node n takes the rows of the leaves below it.
+  // Grid rows: a node spans the rows of the leaves below it.
   function places() {
     const span = forest().parents.map(() => 1), first = [];
     let leaf = 1;
@@ -175,7 +175,7 @@
     const i = at.index, t = at.question;
     $("question").replaceChildren(
       make("p", { class: "asked" }, i.question[t]),
-      make("p", { class: "note" }, `gold answer: ${i.gold[t]} · ${i.id[t]} · ${i.right[t]} of ${i.graded[t]} leaves right`));
+      make("p", { class: "note" }, `gold answer: ${i.gold[t]} · ${i.id[t]} · ${i.right[t]} of ${i.graded[t]} leaves correct`));
   }
 
   function select(n, focus = true) {
@@ -203,26 +203,26 @@
     const one = at.tree, role = at.pair && (n === at.pair[0] ? "chosen: " : "rejected: ");
     const facts = [`value ${share(one.value[n])}`, `${one.tokens[n]} tokens`];
     if (one.label[n] >= 0) facts.push(one.label[n] ? "positive" : "negative");
-    if (one.outcome[n] !== null) facts.push(one.outcome[n] ? "right" : "wrong");
+    if (one.outcome[n] !== null) facts.push(one.outcome[n] ? "correct" : "wrong");
     if (one.state[n]) facts.push(one.state[n] === "cut" ? "cut off at max_tokens" : one.state[n]);
     const answer = one.answer[n] === null ? null :
-      make("p", { class: "answer" }, "answer read: ", make("b", {}, one.answer[n]), ` · gold: ${at.index.gold[at.question]}`);
+      make("p", { class: "answer" }, "extracted answer: ", make("b", {}, one.answer[n]), ` · gold: ${at.index.gold[at.question]}`);
     return make("article", { class: "card", style: tint(one.value[n]), "data-card": n },
       make("h4", {}, `${role || ""}${name(n)}`), make("p", { class: "note" }, facts.join(" · ")), answer,
-      make("pre", {}, one.text[n]), learnt(n));
+      make("pre", {}, one.text[n]), learned(n));
   }
 
-  function learnt(n) {
+  function learned(n) {
     const one = at.tree, parts = [];
-    if (one.examples.includes(n)) parts.push(make("li", {}, "an example of SFT"));
+    if (one.examples.includes(n)) parts.push(make("li", {}, "SFT example"));
     for (const [chosen, rejected] of one.pairs) {
       if (n !== chosen && n !== rejected) continue;
-      const told = n === chosen ? `chosen over ${name(rejected)}` : `rejected for ${name(chosen)}`;
+      const label = n === chosen ? `chosen over ${name(rejected)}` : `rejected for ${name(chosen)}`;
       parts.push(make("li", {}, make("button", {
         type: "button", class: "pair", onclick: () => { at.pair = [chosen, rejected]; show(); },
-      }, told)));
+      }, label)));
     }
-    return parts.length ? make("ul", { class: "learnt" }, ...parts) : null;
+    return parts.length ? make("ul", { class: "learned" }, ...parts) : null;
   }
 
   // ---- keys ----

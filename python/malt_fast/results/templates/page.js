@@ -1,4 +1,4 @@
-// Light, dark, or as the system has it.
+// Switches between the light and the dark theme; at first the system decides.
 "use strict";
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;

@@ -1,0 +1,111 @@
+"""The folders of an export: data, adapters, merged checkpoints. Each appears whole or not at all.
+
+Functions return the names of the folders they wrote, below `out`, and the problems they met.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from malt_fast.config.schema import ModelConfig
+from malt_fast.models.adapter_files import no_adapter
+from malt_fast.models.loading import load_causal
+from malt_fast.models.tokenizer import load_tokenizer
+from malt_fast.results.cards import KINDS, Facts, data_card, model_card
+from malt_fast.results.export_rows import Size, write_rows
+from malt_fast.results.opened_run import RoleForest, reference_logps
+from malt_fast.utils import interrupt
+from malt_fast.utils.errors import MaltError, Problems
+from malt_fast.utils.files import replacing_folder, write_text
+from malt_fast.utils.quiet import quiet
+
+MARK = "export.json"  # tells an export from a user's own folder
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def begin_export(out: Path) -> None:
+    """Create or reuse the folder `out`. Raises MaltError unless it is empty or an export."""
+    check_out(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / MARK).is_file():
+        write_text(out / MARK, "{}\n")
+
+
+def check_out(out: Path) -> None:
+    free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not free and not (out / MARK).is_file():
+        raise MaltError(f"{out} exists and is no export: give another --out DIR")
+
+
+def export_data(
+    run: Path, out: Path, facts: Facts, forests: Sequence[RoleForest]
+) -> tuple[dict[str, dict[str, Size]], Problems]:
+    """Write the rows of every role that has a forest; the sizes of its files."""
+    sizes, problems = {}, list[str]()
+    for role in dict.fromkeys(one.role for one in forests):
+        own, references = [one for one in forests if one.role == role], []
+        for one in own:
+            try:
+                references.append(reference_logps(run, one))
+            except MaltError as error:
+                problems.append(f"ref_*_logps of data/{role}/dpo.parquet: {error}")
+        with new_folder(out / "data" / role) as folder:
+            whole = len(references) == len(own)
+            sizes[role] = write_rows(folder, own, references if whole else None)
+            write_text(folder / "README.md", data_card(facts, role, sizes[role]))
+        empty = [kind for kind in KINDS if kind not in sizes[role]]
+        problems += [f"data/{role}/{kind}: the forest holds none" for kind in empty]
+    return sizes, problems
+
+
+def export_adapters(out: Path, facts: Facts) -> list[str]:
+    """Copy every adapter and write its card."""
+    for role, adapter in facts.adapters.items():
+        with new_folder(out / "adapters" / role) as folder:
+            for file in ADAPTER:
+                shutil.copyfile(adapter.folder / file, folder / file)
+            write_text(folder / "README.md", model_card(facts, role))
+    return [f"adapters/{role}" for role in facts.adapters]
+
+
+def export_merged(out: Path, facts: Facts) -> tuple[list[str], Problems]:
+    """Write base and adapter of every role as one checkpoint, with its tokenizer and card."""
+    names, problems = [], list[str]()
+    for role in facts.adapters:
+        try:
+            with quiet():
+                parts = merge(facts, role)
+                with new_folder(out / "merged" / role) as folder:
+                    for part in parts:
+                        part.save_pretrained(folder)
+                    write_text(folder / "README.md", model_card(facts, role, merged=True))
+            names.append(f"merged/{role}")
+        except MaltError as error:
+            problems.append(f"merged/{role}: {error}")
+    return names, problems
+
+
+def merge(facts: Facts, role: str) -> tuple[Any, Any]:
+    """(model, tokenizer), in the precision that the role was trained in. Raises MaltError."""
+    import peft
+    import torch
+
+    model = facts.config.model if facts.config else ModelConfig()
+    base, adapter = facts.base(role), str(facts.adapters[role].folder)
+    tokenizer = load_tokenizer(base, model.chat_template, model.trust_remote_code)
+    causal = load_causal(base, model.trust_remote_code, dtype=getattr(torch, model.dtype))
+    try:
+        return peft.PeftModel.from_pretrained(causal, adapter).merge_and_unload(), tokenizer
+    except Exception as error:  # PEFT, safetensors and torch raise many kinds
+        raise no_adapter(adapter, error) from None
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which then replaces `path`. Raises KeyboardInterrupt after Ctrl-C."""
+    interrupt.check()
+    path.parent.mkdir(exist_ok=True)
+    with replacing_folder(path) as folder:
+        yield folder

@@ -1,0 +1,74 @@
+"""The templates of the page and the cards. Values are escaped as they enter one, always.
+
+HTML shows control characters as `\\x1b`; Markdown shows its special characters as they are. What is
+HTML or Markdown already is marked by the type Markup.
+"""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from malt_fast.utils.errors import printable
+
+SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|~#$"})  # of Markdown
+
+
+class Grid(NamedTuple):
+    """A table of texts. The first `words` columns are text, the others aligned as numbers."""
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, Markup) else printable(str(value))
+
+
+def _plain(value: Any) -> Markup:
+    shown = _shown(value)
+    return shown if isinstance(shown, Markup) else Markup(shown.translate(SPECIAL))
+
+
+def asset(name: str) -> Markup:
+    """A file beside the templates, to be put into the page as it is: CSS or JavaScript."""
+    file = files("malt_fast.results").joinpath("templates", name)
+    return Markup(file.read_text(encoding="utf-8"))
+
+
+def fenced(text: str) -> Markup:
+    """A block of code in Markdown, in a fence longer than any inside it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return Markup(f"{fence}\n{text}\n{fence}")
+
+
+def code(text: str) -> Markup:
+    """Code within a line or a table's cell of Markdown."""
+    fence = "`" * (text.count("`") + 1)
+    inside = printable(text).replace("\n", " ").replace("|", "\\|")
+    return Markup(f"{fence}{inside}{fence}")
+
+
+def _environment(finalize: Any) -> Environment:
+    made = Environment(
+        loader=PackageLoader("malt_fast.results"),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.globals["asset"] = asset
+    made.filters |= {"fenced": fenced, "code": code, "yaml": lambda v: Markup(json.dumps(v))}
+    return made
+
+
+HTML = _environment(_shown)
+MARKDOWN = _environment(_plain)

@@ -1,0 +1,90 @@
+"""The answer to one question: what the passes of the chain said, and how they voted."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from malt_fast.engines import Completion, SamplingParams
+from malt_fast.evaluation.scores import vote
+from malt_fast.evaluation.systems import Used
+from malt_fast.grading.verdicts import extract_answer, number_answers
+from malt_fast.sampling.setup import Setup
+from malt_fast.tasks.task import Question
+from malt_fast.utils.errors import printable
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the chain answers to a question."""
+
+    question: str
+    text: str  # the last role's output in the first pass that gives the winning answer
+    answer: str | None  # what the grader reads in it
+    votes: int  # passes that agree with it; 0 where none has an answer
+    turns: list[dict[str, str | None]]  # per pass: every role's output, None where it failed
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int  # of all prompts of all roles and passes
+    completion_tokens: int  # sampled in all of them
+    error: str = ""  # why no pass finished, if none did
+
+    def __str__(self) -> str:
+        lines = [self.question]
+        for k, turn in enumerate(self.turns, 1):
+            for role, text in turn.items():
+                lines += ["", f"--- {role}, pass {k} ---", "(failed)" if text is None else text]
+        result = self.answer if self.votes else self.error or "none of the outputs has an answer"
+        lines += ["", f"=== {self.votes} of {len(self.turns)} votes: {result}"]
+        return printable("\n".join(lines))
+
+
+@dataclass
+class Asked:
+    """A question whose tree is growing."""
+
+    question: Question
+    seed: str
+    params: list[SamplingParams]  # one per role
+    outputs: dict[int, Completion] = field(default_factory=dict)  # by slot; none where it failed
+    prompt_tokens: int = 0
+    error: str = ""  # the first one
+
+
+def judge(setup: Setup, asked: Asked, used: Used) -> Answer:
+    """The vote over the last role's outputs, with all outputs that led to it.
+
+    used: [passes, roles], the slot of each role in each pass. Raises MaltError as graders do.
+    """
+    outputs = asked.outputs
+    texts = {slot: setup.prompts.decode(output.tokens) for slot, output in outputs.items()}
+    last = used[:, -1].tolist()
+    best, votes = _vote(setup, asked, [texts.get(slot) for slot in last])
+    text = texts[last[best]] if best >= 0 else None
+    cut = best >= 0 and outputs[last[best]].finish_reason == "length"
+    return Answer(
+        question=asked.question.text,
+        text=text or "",
+        answer=None if text is None else extract_answer(setup.task.grader, text),
+        votes=votes,
+        turns=[
+            {role: texts.get(slot) for role, slot in zip(setup.config.chain, slots, strict=True)}
+            for slots in used.tolist()
+        ],
+        finish_reason="length" if cut else "stop",
+        prompt_tokens=asked.prompt_tokens,
+        completion_tokens=sum(len(output.tokens) for output in outputs.values()),
+        error="" if text is not None else f"no pass was finished: {asked.error}",
+    )
+
+
+def _vote(setup: Setup, asked: Asked, finals: Sequence[str | None]) -> tuple[int, int]:
+    """(winning pass, votes for it); evaluate.tie_break decides between tied answers.
+
+    Without any answer the first output wins, with 0 votes; without any output, -1.
+    """
+    numbers = number_answers(setup.task.grader, [finals])[0].tolist()
+    lots = random.Random(f"{asked.seed}/{asked.question.id}")
+    best = vote(numbers, lots if setup.config.evaluate.tie_break == "random" else None)
+    if best >= 0:
+        return best, numbers.count(numbers[best])
+    return next((k for k, text in enumerate(finals) if text is not None), -1), 0
