@@ -1,11 +1,11 @@
-"""The forest against what it replaces: building it, credit, pairs, and memory.
+"""The forest against NumPy and objects: building it, credit, pairs, and memory.
 
     python benchmarks/bench_forest.py [--nodes N] [--tokens T] [--branching B] [--json FILE]
 
-Uniform trees of three levels, built in batches of some thousand outputs, as engines answer. The
-contenders get the same arrays and must agree before anything is timed:
+Uniform trees of three levels, built in batches of some thousand outputs, as engines return them.
+The contenders get the same arrays and must agree before anything is timed:
 
-- objects: a list of slotted dataclasses, tokens as lists of ints; loops. What pipelines do;
+- objects: a list of slotted dataclasses, tokens as lists of ints, and loops, as in most pipelines;
 - numpy: arrays concatenated from the batches; credit by np.add.at over the parents (any tree) or
   by adding the strided children of each level (fixed fan-out without failures only); pairs by
   broadcasting within blocks of equal size. Float means, no labels;
@@ -62,7 +62,7 @@ def make_workload(nodes: int, branching: int, mean_tokens: int) -> Workload:
 
 
 def batches(work: Workload) -> list[tuple[int, int]]:
-    """Ranges of parents whose outputs exist before their children are asked for."""
+    """Ranges of parents whose outputs exist before their children are requested."""
     inner, ranges, begin = work.level_begins[-2], [], 0
     while begin < inner:
         known = work.questions + begin * work.branching
@@ -180,7 +180,7 @@ def credit_strided(work: Workload) -> np.ndarray:
 
 
 def pairs_numpy(work: Workload, value: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
-    """Does not compare texts."""
+    """Without comparing texts."""
     begin, end = work.level_begins[level : level + 2]
     positive = value[begin:end].reshape(-1, work.branching) > 0.5
     block, chosen, rejected = np.nonzero(positive[:, :, None] & ~positive[:, None, :])

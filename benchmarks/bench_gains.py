@@ -1,7 +1,7 @@
-"""What does training gain on the bundled task, from one seed to the next?
+"""Gains of training on the bundled task, over seeds.
 
-Runs the whole program once a seed, each in a process of its own, and prints each system's accuracy
-and the paired difference of the trained chain to it. A run that was done already is only read.
+Runs the whole program once per seed, each in its own process, and prints the accuracy of each
+system and its paired difference to the trained chain. A finished run is only read.
 
     python benchmarks/bench_gains.py --seeds 0 1 2 3 --json benchmarks/results/gains.json
 """
@@ -20,7 +20,7 @@ from rich.table import Table
 
 
 def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
-    """evaluation.json of a run with this seed, with what metrics.jsonl says of its cost."""
+    """evaluation.json of a run with this seed, with seconds and peak memory from metrics.jsonl."""
     program = [sys.executable, "-m", "malt_fast.train", "--seed", str(seed), "--run", str(folder)]
     subprocess.run([*program, *options], check=True)
     result: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
@@ -34,8 +34,8 @@ def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> Table:
-    """A row a system, a column pair a seed."""
-    out = Table(title="accuracy %, and how far the trained chain is ahead (95 % interval)")
+    """One row per system, one column per seed."""
+    out = Table(title="accuracy %, and the lead of the trained chain (95 % interval)")
     out.add_column("system", no_wrap=True)
     for result in results:
         out.add_column(f"seed {result['seed']}", justify="right", no_wrap=True)
@@ -55,7 +55,9 @@ def table(results: list[dict[str, Any]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of the run directories"
+    )
     parser.add_argument("--json", type=Path)
     args, options = parser.parse_known_args()
     results = [run_seed(s, args.runs / f"gains-seed-{s}", options) for s in args.seeds]

@@ -1,4 +1,4 @@
-"""Grading against math-verify: agreement with labels, time a pair, hostile strings, mutations.
+"""Grading against math-verify: agreement with labels, time per pair, hostile strings, mutations.
 
     python benchmarks/bench_grading.py --data DIR [--mutations N] [--repeats R] [--json FILE]
 
@@ -6,12 +6,12 @@ DIR holds JSONL files of labelled pairs (`gold`, `prediction`, `expected` 1, 0 o
 grade the same pairs in one process, in turns:
 
 - malt_fast: `grade_with_reasons`, batch by batch; math-verify's workers are warm;
-- its core alone: extraction and comparison of one pair, over and over, timed pair by pair;
-- math_verify: as its README says, LaTeX with boxes first and plain expressions, bare strings in
-  dollar signs, its own time limits.
+- its core alone: extraction and comparison, repeated and timed pair by pair;
+- math_verify: as its README recommends: LaTeX with boxes first, then plain expressions; bare
+  strings in dollar signs; its own time limits.
 
-Hostile strings are timed one by one, by the core and by the whole grader. Mutations are real pairs
-and pieces of formulas cut, repeated and mixed: none may raise.
+Hostile strings are timed one by one, with the core and with the whole grader. Mutations are real
+pairs and pieces of formulas, cut, repeated and mixed: none may raise an error.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from malt_fast.grading.verdicts import (
 )
 
 REAL = ("gsm8k_openai_solutions", "gsm8k_tora", "math500_gpt", "math500_qwen3", "math_mathcoder")
-ONCE = 200  # how often the core grades a pair to be timed
+ONCE = 200  # times the core grades a pair to be timed
 CONFIGS = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 PIECES = [r"\frac{", r"\boxed{", r"\sqrt[", "Final Answer:", "####", r"\cup", r"\left(", "^{", "}"]
 
@@ -109,21 +109,23 @@ def core_times(pairs: Pairs) -> np.ndarray:
 
 
 def decided(pairs: Pairs) -> float:
-    """Share of pairs that the core decides."""
+    """Share of pairs that the core decides itself."""
     answers = _core.answers.extract_answers(pairs.grader, pairs.texts)
     wanted = [gold_answer(pairs.grader, gold) for gold in pairs.golds]
-    told = _core.answers.compare_answers(pairs.grader, wanted, [answer or "" for answer in answers])
-    return float(np.mean(told != UNKNOWN))
+    verdicts = _core.answers.compare_answers(
+        pairs.grader, wanted, [answer or "" for answer in answers]
+    )
+    return float(np.mean(verdicts != UNKNOWN))
 
 
 # ---- what is measured ----
 
 
-def agreement(told: np.ndarray, pairs: Pairs) -> dict[str, Any]:
+def agreement(verdicts: np.ndarray, pairs: Pairs) -> dict[str, Any]:
     return {
-        "agreement": float(np.mean(told == pairs.expected)),
-        "false_positives": int(np.sum(told & ~pairs.expected)),
-        "false_negatives": int(np.sum(~told & pairs.expected)),
+        "agreement": float(np.mean(verdicts == pairs.expected)),
+        "false_positives": int(np.sum(verdicts & ~pairs.expected)),
+        "false_negatives": int(np.sum(~verdicts & pairs.expected)),
     }
 
 
@@ -146,7 +148,7 @@ def measure(pairs: Pairs, repeats: int) -> dict[str, Any]:
 
 
 def hostile(pairs: Pairs) -> list[dict[str, Any]]:
-    """Each string by itself: milliseconds of the core and of the whole, and the verdict."""
+    """For each string: milliseconds of the core and of the whole grader, and the verdict."""
     out = []
     for gold, text in zip(pairs.golds, pairs.texts, strict=True):
         verdicts: list[int] = []
@@ -189,19 +191,19 @@ def mutated(all_pairs: list[Pairs], number: int) -> Iterator[tuple[list[str], li
 
 
 def survive(all_pairs: list[Pairs], number: int) -> dict[str, Any]:
-    """Grade mutations by the core; an exception ends the benchmark."""
+    """Grade mutations with the core; an exception ends the benchmark."""
     counts = np.zeros(3, np.int64)
     slowest = 0.0
     for golds, texts in mutated(all_pairs, number):
         for grader in ("math", "number", "choice", "exact"):
             start = time.perf_counter()
             answers = _core.answers.extract_answers(grader, texts)
-            told = _core.answers.compare_answers(
+            verdicts = _core.answers.compare_answers(
                 grader, golds, [answer or "" for answer in answers]
             )
             slowest = max(slowest, time.perf_counter() - start)
             if grader == "math":
-                counts += np.bincount(told, minlength=3)
+                counts += np.bincount(verdicts, minlength=3)
     keys = ("different", "equal", "cannot tell")
     return {"strings": number, "slowest_batch_s": slowest} | dict(
         zip(keys, counts.tolist(), strict=True)
@@ -248,7 +250,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    grade_with_reasons("math", [r"\boxed{x}"], [r"\sqrt{x^2}"])  # starts a worker
+    grade_with_reasons("math", [r"\boxed{x}"], [r"\sqrt{x^2}"])  # starts the workers
     files = load(options.data)
     attack = next((pairs for pairs in files if pairs.name == "adversarial"), None)
     benign = [pairs for pairs in files if pairs.name != "adversarial"]

@@ -21,16 +21,13 @@ Contenders that cannot run are listed with the reason. Targets and what was reac
 
 import argparse
 import gc
-import math
 import multiprocessing
-import operator
 import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,8 +35,10 @@ from typing import Any
 import numpy as np
 import torch
 from common import environment, gpu, peak_growth, print_table, write_json
+from kernel_cases import PRESETS, SECONDS
 from kernel_problems import Case, Problem, Truth, make_problem, truth_of
 from kernel_rivals import CONTENDERS, Contender, Function, Unavailable
+from kernel_targets import targets_of
 from torch import Tensor
 
 PACKAGES = (
@@ -55,68 +54,6 @@ PACKAGES = (
 FLUSH = 512 << 20  # bytes; an H100's L2 has 50 MB
 ROUNDS = (3, 100)  # at least, at most
 MODES = ("forward", "backward", "both")
-
-# ---- shapes ----
-
-CPU = Case("linear_logprob", 1024, 512, 32768, head="frozen", sweeps=("tokens", "vocabulary"))
-CPU_LOGITS = Case("logprob_from_logits", 1024, vocabulary=32768)
-CPU_DPO = Case("linear_dpo", 800, 512, 32768, head="frozen", pairs=8, prompt=100)
-QWEN = Case("linear_logprob", 8192, 4096, 151936, "bfloat16", "frozen", ("tokens", "vocabulary"))
-LLAMA = replace(QWEN, vocabulary=128256, sweeps=("vocabulary",))
-QWEN_LOGITS = Case("logprob_from_logits", 8192, vocabulary=151936, dtype="bfloat16")
-QWEN_DPO = Case("linear_dpo", 16000, 4096, 151936, "bfloat16", "frozen", pairs=16, prompt=1000)
-SMOKE = Case("linear_logprob", 48, 32, 515, head="frozen", sweeps=("tokens", "vocabulary"))
-SMOKE_DPO = Case("linear_dpo", 40, 32, 515, head="frozen", pairs=4, prompt=7)
-
-
-def trained(case: Case) -> Case:
-    return replace(case, head="trained", sweeps=())
-
-
-def sweep(case: Case, tokens: list[int], vocabularies: list[int]) -> list[Case]:
-    return [replace(case, rows=n, sweeps=("tokens",)) for n in tokens] + [
-        replace(case, vocabulary=v, sweeps=("vocabulary",)) for v in vocabularies
-    ]
-
-
-PRESETS = {  # the cases of targets come first
-    "cpu": [
-        CPU,
-        CPU_LOGITS,
-        trained(CPU),
-        Case("linear_logprob", 256, 896, 151936, head="frozen"),  # Qwen2.5-0.5B's head
-        Case("logprob_from_logits", 1024, vocabulary=151936),
-        replace(CPU_LOGITS, dtype="bfloat16"),
-        Case("dpo_loss", 16384),
-        CPU_DPO,
-        trained(CPU_DPO),
-        *sweep(CPU, [128, 256, 512, 2048, 4096], [4096, 8192, 16384, 65536, 131072]),
-    ],
-    "gpu": [
-        QWEN,
-        trained(QWEN),
-        QWEN_LOGITS,
-        QWEN_DPO,
-        trained(QWEN_DPO),
-        LLAMA,
-        trained(LLAMA),
-        *sweep(QWEN, [512, 1024, 2048, 4096, 16384], [32000, 65536, 262144]),
-        replace(QWEN, hidden=896, sweeps=()),  # Qwen2.5-0.5B's head
-        replace(QWEN_LOGITS, dtype="float32", rows=4096),
-        Case("dpo_loss", 16384),
-    ],
-    "smoke": [
-        SMOKE,
-        trained(SMOKE),
-        replace(SMOKE, dtype="bfloat16", sweeps=()),
-        Case("logprob_from_logits", 24, vocabulary=515),
-        Case("dpo_loss", 64),
-        SMOKE_DPO,
-        trained(SMOKE_DPO),
-        *sweep(SMOKE, [16], [257]),
-    ],
-}
-SECONDS = {"cpu": 600.0, "gpu": 100.0, "smoke": 2.0}
 
 # ---- one call ----
 
@@ -330,97 +267,6 @@ HOW_MEMORY = {
     "cuda": "torch.cuda.max_memory_allocated less memory_allocated before the call, "
     "results included",
 }
-
-# ---- targets ----
-
-
-class Figures:
-    """What was measured, by case and contender; NaN where it was not."""
-
-    def __init__(self, cases: dict[str, Any]) -> None:
-        self.cases = cases
-
-    def get(self, case: Case, contender: str, *path: str) -> float:
-        value = self.cases.get(case.name, {}).get("contenders", {}).get(contender, {})
-        for key in path:
-            value = value.get(key, {})
-        return value if isinstance(value, (int, float)) else math.nan
-
-    def ms(self, case: Case, mode: str, contender: str = "malt_fast") -> float:
-        return 1e3 * self.get(case, contender, mode, "median_s")
-
-    def speedup(self, case: Case, mode: str, rival: str) -> float:
-        return self.ms(case, mode, rival) / self.ms(case, mode)
-
-    def memory(self, case: Case, contender: str = "malt_fast") -> float:
-        return self.get(case, contender, "memory_bytes", "both")
-
-    def error(self, case: Case, kind: str) -> float:
-        return self.get(case, "malt_fast", "error", kind)
-
-
-SIGNS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
-
-
-@dataclass(frozen=True)
-class Target:
-    text: str
-    sign: str  # one of SIGNS
-    bound: float
-    unit: str
-    measured: Callable[[Figures], float]
-
-
-TARGETS = {
-    "cpu": [
-        Target("linear_logprob, frozen head, forward and backward: times faster than torch",
-               ">=", 1.5, "x", lambda f: f.speedup(CPU, "both", "torch")),
-        Target("the same: times faster than trl chunked",
-               ">=", 1.2, "x", lambda f: f.speedup(CPU, "both", "trl chunked")),
-        Target("the same: memory, of torch's",
-               "<=", 10, "%", lambda f: 100 * f.memory(CPU) / f.memory(CPU, "torch")),
-        Target("logprob_from_logits, forward: times faster than log_softmax and gather",
-               ">=", 3, "x", lambda f: f.speedup(CPU_LOGITS, "forward", "torch")),
-    ],
-    "gpu": [
-        Target("linear_logprob, forward", ">=", 650, "TFLOP/s",
-               lambda f: f.get(QWEN, "malt_fast", "tflop_per_s", "forward")),
-        Target("linear_logprob, frozen head, forward and backward",
-               "<=", 32, "ms", lambda f: f.ms(QWEN, "both")),
-        Target("the same: memory, gradient included",
-               "<", 0.35, "GB", lambda f: f.memory(QWEN) / 1e9),
-        Target("linear_logprob, trained head, forward and backward",
-               "<=", 60, "ms", lambda f: f.ms(trained(QWEN), "both")),
-        Target("linear_logprob, mean error a token",
-               "<", 1e-4, "nats", lambda f: f.error(QWEN, "mean")),
-        Target("linear_logprob, largest error of a token",
-               "<", 1e-4, "nats", lambda f: f.error(QWEN, "max")),
-        Target("logprob_from_logits, forward",
-               "<=", 0.85, "ms", lambda f: f.ms(QWEN_LOGITS, "forward")),
-        Target("linear_dpo, frozen head, 16 pairs", "<=", 95, "ms",
-               lambda f: f.ms(QWEN_DPO, "both")),
-        Target("linear_dpo, trained head, 16 pairs", "<=", 120, "ms",
-               lambda f: f.ms(trained(QWEN_DPO), "both")),
-    ],
-}  # fmt: skip
-
-
-def targets_of(preset: str, cases: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for target in TARGETS.get(preset, []):
-        measured = target.measured(Figures(cases))
-        better = SIGNS[target.sign](measured, target.bound)
-        verdict = "not measured" if math.isnan(measured) else "reached" if better else "missed"
-        rows.append(
-            {
-                "target": target.text,
-                "bound": f"{target.sign} {target.bound:g} {target.unit}",
-                "measured": None if math.isnan(measured) else measured,
-                "verdict": verdict,
-            }
-        )
-    return rows
-
 
 # ---- report ----
 

@@ -1,20 +1,20 @@
-"""Packs of prefix trees: how fast they are laid out, what they save, and how well bins are filled.
+"""Packs of prefix trees: speed of the layout, tokens saved, and bin packing.
 
     python benchmarks/bench_packing.py [--questions Q] [--items N] [--json FILE]
 
-- layout: the refiner's DPO data with the paper's shape: n drafts a question, n critiques a draft, n
-  refinements a critique, lengths lognormal, each refinement right by chance, all sibling pairs.
-  Against a trie of Python dicts, which must give the same token for token; it cuts and packs
-  nothing. "pair rows" are both rows of every pair, without padding, "own rows" each of their
-  refinements once: what other trainers put through the model;
-- block map: FlexAttention's layout of the mask of one pack, against create_block_mask, which must
-  find the same blocks; median ms;
-- bins: rows of that shape, against TRL's "bfd", as SFTTrainer calls it (a thousand rows at a time)
-  and on all rows at once, and against multipack (first fit decreasing, the number of bins found by
-  bisection, compiled by numba). TRL moves the rows' tokens too; they are given as single bytes.
-  The lower bound is the sum of the lengths; rows are never short, so nobody reaches it with them.
+- layout: the refiner's DPO data with the paper's shape: n drafts per question, n critiques per
+  draft, n refinements per critique, lognormal lengths, random outcomes, all sibling pairs. The
+  rival is a trie of Python dicts, which must give the same result token for token but cuts and
+  packs nothing. "pair rows" counts both rows of every pair without padding, "own rows" each
+  refinement in them once: what other trainers send through the model;
+- block map: FlexAttention's block layout of the mask of one pack, against create_block_mask, which
+  must find the same blocks; median ms;
+- bins: rows of that shape, against TRL's "bfd", called as SFTTrainer does (a thousand rows at a
+  time) and on all rows at once, and against multipack (first fit decreasing, the number of bins
+  found by bisection, compiled by numba). TRL also moves the tokens of the rows, given as single
+  bytes. The lower bound is the sum of the lengths; no method reaches it, as no row is short.
 
-All on one core, but for what pyarrow does for TRL.
+All on one core, except for pyarrow's work for TRL.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def lengths(rng: np.random.Generator, mean: float, n: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Workload:
     branching: int
-    tokens: np.ndarray  # int32, the arena: every prompt and every completion once
-    slices: tuple[np.ndarray, ...]  # begin and length of the prompts, then of the completions
+    tokens: np.ndarray  # int32: every prompt and every completion once
+    slices: tuple[np.ndarray, ...]  # begin and length of each prompt, then of each completion
     pairs: np.ndarray  # int64[P, 2], chosen and rejected sequence
     questions: int
 
@@ -146,7 +146,7 @@ def check_layout(work: Workload) -> None:
 
 
 def measure_layout(work: Workload, repeats: int) -> dict[str, Any]:
-    # Not in turns: a million dicts leave a heap behind in which nothing else is measured.
+    # Not in turns: a million dicts leave a fragmented heap, which slows everything measured later.
     timings = interleaved({"malt_fast": lambda: work.lay_out(CAPACITY)}, 10 * repeats)
     timings |= interleaved({"dicts": lambda: lay_out_dicts(work)}, 1)
     check_layout(work)
@@ -161,7 +161,7 @@ def measure_layout(work: Workload, repeats: int) -> dict[str, Any]:
         "tokens": {
             "arena": work.tokens.size,
             "laid_out": laid_out,
-            "whole_trees": work.lay_out(2**31 - 1).token.size,  # none cut
+            "whole_trees": work.lay_out(2**31 - 1).token.size,  # no sequence is cut
             "pair_rows": int(pair_rows),
             "own_rows": int(own_rows),
         },
@@ -187,7 +187,7 @@ def torch_block_map(end: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def measure_block_map(work: Workload, tokens: int, repeats: int) -> dict[str, Any]:
-    """The fullest pack, cut to whole blocks: create_block_mask never calls a cut one full."""
+    """The fullest pack, cut to whole blocks: create_block_mask never calls a partial block full."""
     packs = work.lay_out(tokens)
     p = int(np.diff(packs.begin).argmax())
     size = int(np.diff(packs.begin)[p]) // BLOCK * BLOCK
@@ -213,7 +213,7 @@ def measure_block_map(work: Workload, tokens: int, repeats: int) -> dict[str, An
 
 
 def row_lengths(n: int) -> np.ndarray:
-    """Of whole rows: question, draft, critique, refinement."""
+    """Lengths of whole rows: question, draft, critique, refinement."""
     rng = np.random.default_rng(0)
     parts = [lengths(rng, mean, n) for mean in (QUESTION, DRAFT, CRITIQUE, REFINEMENT)]
     return np.minimum(np.sum(parts, axis=0), CAPACITY)
@@ -237,7 +237,7 @@ def multipack(sizes: np.ndarray) -> np.ndarray:
     order = np.argsort(-sizes, kind="stable")
     decreasing, found = sizes[order], np.empty(sizes.size, np.int32)
     low = -(-int(sizes.sum()) // CAPACITY)
-    high = 2 * low + 1  # first fit decreasing never needs as many
+    high = 2 * low + 1  # first fit decreasing never needs more
     while low < high:
         middle = (low + high) // 2
         if first_fit(decreasing, CAPACITY, middle, found):
@@ -296,7 +296,7 @@ def measure_bins(items: int, repeats: int) -> dict[str, Any]:
 
 
 def measure_many(what: str, sizes: np.ndarray, repeats: int) -> dict[str, Any]:
-    """Ours alone, where rivals would take minutes."""
+    """malt_fast alone, at a size that would take its rivals minutes."""
     items = sizes.size
     timings = interleaved(
         {"malt_fast": lambda: _core.packing.best_fit_decreasing(sizes, CAPACITY)}, repeats

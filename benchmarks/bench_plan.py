@@ -1,10 +1,10 @@
-"""The plan of a run against what the run then does.
+"""The plan of a run against the run itself.
 
     python benchmarks/bench_plan.py [--data DIR] [--json FILE]
 
-Plans and trains the bundled demonstration; and, with --data, GSM8K (DIR/gsm8k, 300 questions, a
-probe of 100) with a small random model that says digits, and is right where the last one is odd or
-even as that of the gold answer. Prints every figure that has a fact.
+Plans and trains the bundled demonstration and, with --data, GSM8K (DIR/gsm8k, 300 questions, a
+probe of 100) with a small random model that prints digits. Its answer counts as correct if its last
+digit is odd or even as that of the gold answer. Prints every planned figure beside the actual one.
 """
 
 import argparse
@@ -23,7 +23,7 @@ ROLES = ("generator", "verifier", "refiner")
 
 
 def compare(run: Path, words: list[str], questions: int) -> list[dict[str, Any]]:
-    """Plan a run, do it, and put the two together."""
+    """Plan a run, train it, and return the rows of plan.json with the actual figures."""
     options = ["--run", str(run), *words]
     for argv in (["--plan", str(questions), *options], options):
         if train.main(argv):
@@ -32,7 +32,7 @@ def compare(run: Path, words: list[str], questions: int) -> list[dict[str, Any]]
 
 
 def gsm8k(data: Path, folder: Path) -> list[str]:
-    """The run of a small random model: short prompts, a few digits as answers."""
+    """Settings for a small random model: short prompts, a few digits as answers."""
     prompts = folder / "prompts.yaml"
     wording = {
         role: {"user": "{question}" + "".join(f" {{{name}}}" for name in ROLES[:i])}

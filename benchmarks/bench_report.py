@@ -1,12 +1,12 @@
-"""The report of a large run: how long writing it takes, and what it is like to use.
+"""The report of a large run: time to write it, and response times in a browser.
 
     python benchmarks/bench_report.py [--questions N] [--run DIR] [--json FILE]
 
-Makes a run of N questions (10,000) with three outputs of every role (390,000 in all), whose texts
-are words drawn as often as they stand in this project's documentation: drafts of 75, critiques of
-60, refinements of 90 on average. Writes its report, opens it from the disk in headless Chromium,
-and measures the first paint, the time from the click on a question to its drawn tree (50 of them,
-each in another chunk), the time of a search, and the memory of the page. --run: another run.
+Makes a run of N questions (10,000) with three outputs per role and parent (390,000 in all). Their
+texts are words with the frequencies of this project's documentation: drafts of 75 words, critiques
+of 60, refinements of 90 on average. Writes the report, opens it from the disk in headless Chromium,
+and measures the first paint, the time from the click on a question to its drawn tree (50 questions,
+each in another chunk), the time of a search, and the memory of the page. --run uses another run.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from malt_fast.store.store import open_store  # noqa: E402
 from malt_fast.tasks.load import load_task  # noqa: E402
 from tests.results.browser import Browser, open_browser  # noqa: E402
 
-WORDS = {1: 75, 2: 60, 3: 90}  # of an output, by level
+WORDS = {1: 75, 2: 60, 3: 90}  # per output, by level
 PARENTS = [-1] * 3 + [i // 3 for i in range(9)] + [3 + i // 3 for i in range(27)]
 LEVEL = [1] * 3 + [2] * 9 + [3] * 27
 CLICKS = 50
@@ -63,7 +63,7 @@ return performance.now() - begun;
 
 
 def vocabulary() -> tuple[list[str], list[int]]:
-    """Words of the documentation, and how often each stands there."""
+    """Words of the documentation and their counts."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("**/*.md"))]
     counts = Counter(re.findall(r"[A-Za-z]+", " ".join(texts)))
     words = sorted(counts)
@@ -71,7 +71,7 @@ def vocabulary() -> tuple[list[str], list[int]]:
 
 
 def write_model(folder: Path, words: list[str]) -> None:
-    """A tokenizer with a token a word; there are no weights, which a report does not need."""
+    """A tokenizer with one token per word; no weights, because a report needs none."""
     names = ["<unk>", "</s>", "Final", "Answer:", *map(str, range(100))]
     vocab = {word: i for i, word in enumerate(dict.fromkeys([*names, *words]))}
     model = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
@@ -83,7 +83,7 @@ def write_model(folder: Path, words: list[str]) -> None:
 
 
 def make_run(folder: Path, questions: int) -> None:
-    """A run directory as training leaves it, but for adapters and an evaluation."""
+    """A run directory as training leaves it, without adapters and evaluation."""
     rng = np.random.default_rng(0)
     words, counts = vocabulary()
     write_model(folder.parent / "model", words)
@@ -114,7 +114,7 @@ def make_run(folder: Path, questions: int) -> None:
 def fill(
     folder: Path, questions: int, vocab: dict[str, int], words: list[str], share: Any, rng: Any
 ) -> None:
-    """The samples, and the forest over them: easy questions are answered rightly more often."""
+    """The samples, and the forest over them: easy questions are answered correctly more often."""
     (folder / "round-0").mkdir()
     ids = np.array([vocab[word] for word in words], np.int32)
     ending = [vocab["Final"], vocab["Answer:"]]
@@ -147,7 +147,7 @@ def fill(
 
 
 def use(browser: Browser, page: Path, questions: int) -> dict[str, Any]:
-    """What a reader waits for, in ms."""
+    """Waiting times of a reader, in ms."""
     begun = time.perf_counter()
     browser.open(page)
     loaded = 1000 * (time.perf_counter() - begun)
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--questions", type=int, default=10_000)
     parser.add_argument("--run", type=Path)
-    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)  # runs in its own process
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.write:
@@ -198,7 +198,7 @@ def main() -> None:
         seconds = time.perf_counter() - begun
         page = run / "report.html"
         asked = len((run / "questions.jsonl").read_text().splitlines())
-        told: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "questions": asked,
             "outputs": asked * len(PARENTS) if args.run is None else None,
             "write_s": seconds,
@@ -207,16 +207,17 @@ def main() -> None:
         }
         with open_browser() as browser:
             browser.size(1400, 1000)
-            browser.open(page)  # the disk's cache is warm after it
-            told["browser"] = browser.run("return navigator.userAgent.match(/Chrome.[0-9.]+/)[0]")
-            told |= use(browser, page, asked)
+            browser.open(page)  # warms the disk's cache
+            agent = browser.run("return navigator.userAgent.match(/Chrome.[0-9.]+/)[0]")
+            figures["browser"] = agent
+            figures |= use(browser, page, asked)
     rows = [
         [key, f"{value:,.1f}" if isinstance(value, float) else str(value)]
-        for key, value in told.items()
+        for key, value in figures.items()
     ]
     print_table("report", ["", ""], rows)
     if args.json:
-        write_json(args.json, environment() | {"report": told})
+        write_json(args.json, environment() | {"report": figures})
 
 
 if __name__ == "__main__":

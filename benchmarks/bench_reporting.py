@@ -1,10 +1,10 @@
-"""What a run pays for its live view, loggers, plan's facts and report.
+"""The cost of a run's live view, loggers, plan figures and report.
 
     python benchmarks/bench_reporting.py [--runs N] [--json FILE]
 
 Trains the bundled demonstration on a pseudo-terminal, where the view is drawn, and times every call
-into what only reports; of the thread that draws, the time it works, since it waits while others do.
-A call within another counts for the outer one.
+that only reports. For the thread that draws, only its processor time counts, because it mostly
+waits. A call inside another one counts for the outer one.
 """
 
 import argparse
@@ -24,25 +24,26 @@ from unittest import mock
 from common import environment, print_table, write_json
 from rich.live import Live
 
-from malt_fast import report, train
+from malt_fast import train
+from malt_fast.results import report
 from malt_fast.runs.live import View
 from malt_fast.runs.loggers import Loggers
 from malt_fast.sampling.progress import SamplingFacts
 
 PARTS: list[tuple[str, Any, str]] = [
-    ("counting what came", SamplingFacts, "see"),
+    ("counting outputs", SamplingFacts, "see"),
     ("counting steps", View, "advance"),
     ("drawing the view", Live, "refresh"),
     ("loggers", Loggers, "log"),
     ("loggers", Loggers, "close"),
     ("facts of the plan", train, "fill_facts"),
-    ("the report", report, "finish"),
+    ("the report", report, "write_report"),
 ]
 
 
 @contextlib.contextmanager
 def timing() -> Iterator[dict[str, float]]:
-    """Seconds of each part, while within."""
+    """Seconds spent in each part inside this context."""
     spent: dict[str, float] = defaultdict(float)
     here = threading.local()
 
@@ -71,7 +72,7 @@ def timing() -> Iterator[dict[str, float]]:
 
 @contextlib.contextmanager
 def terminal() -> Iterator[list[int]]:
-    """Standard output as a pseudo-terminal; bytes that were written to it."""
+    """Standard output as a pseudo-terminal; yields the number of bytes written to it, in a list."""
     ours, theirs = os.openpty()
     count = [0]
 
@@ -89,7 +90,7 @@ def terminal() -> Iterator[list[int]]:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Of one run: seconds of its parts and of all."""
+    """Seconds of each part and of the whole run."""
     with terminal() as written, timing() as spent:
         begun = time.perf_counter()
         if train.main(["--run", str(folder)]):
@@ -111,8 +112,8 @@ def main() -> None:
     spent = {name: statistics.median(run[name] for run in runs) for name in names}
     parts = sum(spent[name] for name in names[:-1])
     rows = [[name, f"{s:.2f}", f"{100 * s / whole:.1f} %"] for name, s in spent.items()]
-    rows.insert(-1, ["all that reports", f"{parts:.2f}", f"{100 * parts / whole:.1f} %"])
-    print_table("what reporting costs", ["part", "seconds", "of the run"], rows)
+    rows.insert(-1, ["all reporting", f"{parts:.2f}", f"{100 * parts / whole:.1f} %"])
+    print_table("cost of reporting", ["part", "seconds", "of the run"], rows)
     if args.json:
         write_json(args.json, environment() | {"runs": runs, "share": parts / whole})
 

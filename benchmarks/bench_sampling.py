@@ -1,20 +1,20 @@
-"""Whole trees per second on a real engine: without barriers, with them, and one call a node.
+"""Whole trees per second on a real engine: without barriers, with barriers, one call per node.
 
     python benchmarks/bench_sampling.py [--preset cpu|h100] [--engines hf vllm] [--json FILE]
 
-Trees of n = 3 (39 outputs under a question), output lengths lognormal (sigma 0.8, at most 8 times
-the mean) and the same for all: an output's length comes from its seed, and no token stops it. A
-random model, the engine as malt_fast configures it, the same requests:
+Trees of n = 3 (39 outputs per question) with lognormal output lengths (sigma 0.8, at most 8 times
+the mean), the same for all contenders: an output's length comes from its seed, and no token stops
+it. A random model, the engine as malt_fast configures it, the same requests:
 
 - ours: malt_fast.sampling.expand;
 - levels: all drafts of all questions, then all critiques, then all refinements;
-- batches: the same for a few questions at a time, as one does who wants results before the end;
-- peak: as many prompts of the same lengths that share nothing, all handed over at once: what the
-  engine gives when nothing holds it up, nor any prefix helps it;
+- batches: the same for a few questions at a time, to have first results before the end;
+- peak: as many prompts of the same lengths without common prefixes, submitted all at once: the
+  engine's throughput without waiting and without prefix hits;
 - nodes: one transformers `generate` per node, one after the other, as published re-implementations
   of such pipelines do. Run on fewer trees.
 
-All in one process, in turns. Needs vLLM (make test-vllm installs its CPU build) for that engine.
+All in one process, in turns. The vllm engine needs vLLM (make test-vllm installs its CPU build).
 """
 
 import argparse
@@ -49,7 +49,7 @@ SIGMA = 0.8
 
 @dataclass(frozen=True)
 class Preset:
-    """A model, and how much of it."""
+    """Shape of the model, and amounts of work."""
 
     hidden: int
     layers: int
@@ -61,7 +61,7 @@ class Preset:
     question: int  # tokens
     output: int  # tokens, mean
     rows: int  # sequences that the engine decodes together
-    batch: int  # questions of a batch of the rival
+    batch: int  # questions per batch of the rival
 
 
 PRESETS = {
@@ -74,13 +74,13 @@ PRESETS = {
 
 
 def length_of(seed: int, mean: int) -> int:
-    """Tokens of the output with this seed."""
+    """Length in tokens of the output with this seed."""
     drawn = np.random.default_rng(seed).lognormal(np.log(mean) - SIGMA**2 / 2, SIGMA)
     return int(np.clip(drawn, 1, 8 * mean))
 
 
 class Measured:
-    """An engine whose outputs are as long as their seeds say; counts them."""
+    """An engine whose output lengths depend on the seeds; counts the tokens."""
 
     def __init__(self, engine: Engine, mean: int) -> None:
         self.engine, self.mean = engine, mean
@@ -108,7 +108,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Work:
-    """The questions and everything that all contenders share."""
+    """What all contenders share."""
 
     questions: Sequence[Question]
     prompts: Prompts
@@ -161,7 +161,7 @@ def levels(work: Work, engine: Measured, seed: str, batch: int | None = None) ->
 
 
 def peak(work: Work, engine: Measured, seed: str) -> None:
-    """Prompts as long as those of the trees, of random tokens."""
+    """Prompts of random tokens, as long as those of the trees."""
     rng = np.random.default_rng(abs(hash(seed)))
     mean, question = engine.mean, len(work.questions[0].text)
     requests = []
@@ -177,7 +177,7 @@ def peak(work: Work, engine: Measured, seed: str) -> None:
 
 
 def nodes(work: Work, model: Any, mean: int, seed: str) -> int:
-    """One `generate` a node; tokens sampled."""
+    """One `generate` per node; returns the number of tokens sampled."""
     growth = work.expansion(0, len(work.questions), seed)
     tokens = 0
     for tree in range(len(work.questions)):
@@ -248,10 +248,10 @@ def measure(
     ours(replace(work, questions=work.questions[:2]), engine, "warm-up")
     for repeat in range(repeats):
         for key, contender in contenders.items():
-            told = reset(engine)
+            cache_hits = reset(engine)
             start = time.perf_counter()
             contender(work, engine, f"{repeat}")
-            runs[key].append((time.perf_counter() - start, engine.tokens, told()))
+            runs[key].append((time.perf_counter() - start, engine.tokens, cache_hits()))
     engine.engine.close()
     report = {}
     for key, measured in runs.items():
@@ -269,7 +269,7 @@ def measure_nodes(work: Work, base: str, preset: Preset) -> dict[str, Any]:
 
 
 def reset(engine: Measured) -> Callable[[], float | None]:
-    """Forget what was counted, and what vLLM has cached; returns a reading of its cache hits."""
+    """Reset the counts and vLLM's prefix cache; returns a function that reads the cache hits."""
     engine.tokens = 0
     inner: Any = engine.engine
     if isinstance(inner, HFEngine):
@@ -330,7 +330,7 @@ def show(report: dict[str, Any]) -> None:
                     f"{hits:.0%}" if (hits := figure.get("prefix_cache_hits")) is not None else "",
                 ]
             )
-    header = ["engine", "way", "trees/s", "tokens/s", "ours x trees", "ours x tokens", "cache hits"]
+    header = ["engine", "method", "trees/s", "tokens/s", "x trees", "x tokens", "cache hits"]
     title = f"{report['trees']} trees of 39 outputs, {report['preset']['output']} tokens on average"
     print_table(title, header, rows)
 

@@ -1,20 +1,20 @@
-"""What barriers cost at scale, on a simulated engine; and how fast the scheduler itself is.
+"""The cost of barriers at scale, on a simulated engine; and the speed of the scheduler itself.
 
     python benchmarks/bench_scheduling.py [--million] [--json FILE]
 
-Simulated: malt_fast's own expand and router, on a clock that jumps. A replica decodes up to 256
-rows; a row holds its place for 20 ms a token (an 8B model on an H100, batch full: 12,800 tokens/s),
-a draft also for the prefill of its question (150 tokens at 30,000 a second; longer prompts are in
-the cache, for all ways alike). Finished rows free their place at once; the driver sees them at the
-end of a turn of 50 ms, as with Ray. Outputs: 300 tokens on average,
-lognormal, sigma as listed (0.5: critiques of one kind; 1: answers with stragglers), at most 4,096.
-Trees of n = 3. Times are those of the clock: they do not depend on the machine.
+Simulation: malt_fast's own expand and router on a simulated clock. A replica decodes up to 256
+rows. A row is busy for 20 ms per token (an 8B model on an H100 with a full batch: 12,800 tokens/s),
+a draft also during the prefill of its question (150 tokens at 30,000 per second; longer prompts are
+in the cache, for all methods alike). A finished row is free at once; the driver sees it at the end
+of a turn of 50 ms, as with Ray. Outputs have 300 tokens on average, lognormal with the listed sigma
+(0.5: critiques of one kind; 1: answers with some very long ones), at most 4,096. Trees of n = 3.
+Times are simulated and do not depend on the machine.
 
 - ours: expand; levels: a barrier after all drafts, and after all critiques; batches: the same for
-  as many questions at a time as fill all replicas with drafts; ideal: no row ever idle.
+  as many questions at a time as fill all replicas with drafts; ideal: no row is ever idle.
 
-Driver: expand on an engine that answers at once, outputs of 300 tokens: completions a second, and
-what an open tree costs in memory beside the forest.
+Driver: expand on an engine that answers at once with 300 tokens: completions per second, and the
+memory of an open tree beside the forest.
 """
 
 import argparse
@@ -44,11 +44,11 @@ SHAPE = shape_from_branching([3, 3, 3], [Policy("simulated")] * 3)
 PARAMS = [SamplingParams(max_tokens=4096)] * 3
 ROWS, STEP, PREFILL, TURN = 256, 0.020, 1 / 30_000, 0.050
 MEAN, LONGEST, QUESTION = 300, 4096, 150
-BINS = 1 << 12  # lengths that are told apart
+BINS = 1 << 12  # distinct lengths
 
 
 class Questions(Sequence[Question]):
-    """Any number of questions that take no memory."""
+    """Any number of questions, without memory for each."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -75,7 +75,7 @@ PROMPTS = make_prompts()
 
 
 def length_table(sigma: float) -> list[int]:
-    """Quantiles of the lengths, so that drawing one is a look-up."""
+    """Quantiles of the length distribution, so that a draw is a look-up."""
     normal = np.sort(np.random.default_rng(0).standard_normal(BINS * 64))[32::64]
     drawn = np.exp(np.log(MEAN) - sigma**2 / 2 + sigma * normal)
     return np.clip(drawn * MEAN / drawn.mean(), 1, LONGEST).astype(int).tolist()
@@ -86,12 +86,12 @@ LOGPROB = np.zeros(1, np.float32)
 
 
 class Simulated:
-    """Replicas on a clock; an Engine."""
+    """An Engine of replicas on a simulated clock."""
 
     def __init__(self, replicas: int, lengths: list[int]) -> None:
         self.router, self.lengths = Router(replicas), lengths
         self.wants = 2 * ROWS * replicas
-        self.queues: list[list] = [[] for _ in range(replicas)]  # taken, waiting for a row
+        self.queues: list[list] = [[] for _ in range(replicas)]  # accepted, waiting for a row
         self.free = [ROWS] * replicas
         self.taken = [0] * replicas
         self.events: list[tuple[float, int, int, Request]] = []
@@ -106,7 +106,7 @@ class Simulated:
         self.router.add(requests)
 
     def poll(self) -> list[Completion]:
-        """Go on to the end of the turn in which something finishes."""
+        """Advance to the end of the turn in which the next output finishes."""
         for i in range(len(self.queues)):
             for request in self.router.take(i, int(SHARE * 2 * ROWS) - self.taken[i]):
                 self.taken[i] += 1
@@ -142,7 +142,7 @@ class Simulated:
         pass
 
 
-# --- ways to sample -------------------------------------------------------------------------------
+# --- methods --------------------------------------------------------------------------------------
 
 
 def ours(trees: int, engine: Simulated) -> None:
@@ -183,19 +183,19 @@ def simulate(replicas: int, trees: int, sigma: float, ways: Sequence[str]) -> di
 
 
 def show(row: dict[str, Any]) -> str:
-    told = [f"{row['replicas']} replicas, {row['trees']:,} trees, sigma {row['sigma']}:"]
+    parts = [f"{row['replicas']} replicas, {row['trees']:,} trees, sigma {row['sigma']}:"]
     for way in ("ours", "levels", "batches"):
         if way in row:
             ratio = row[way]["hours"] / row["ours"]["hours"]
-            told.append(f"{way} {row[way]['of_ideal']:.1%} of ideal ({ratio:.2f} x the time)")
-    return " ".join(told)
+            parts.append(f"{way} {row[way]['of_ideal']:.1%} of ideal ({ratio:.2f} x the time)")
+    return " ".join(parts)
 
 
 # --- the driver -----------------------------------------------------------------------------------
 
 
 class NoOp:
-    """Answers at once, with 300 tokens."""
+    """An engine that answers at once, with 300 tokens."""
 
     def __init__(self, wants: int, at_once: int = 256) -> None:
         self.wants, self.at_once = wants, at_once
@@ -232,7 +232,7 @@ def measure_driver(trees: int, repeats: int) -> dict[str, Any]:
 
 
 def measure_open_trees(trees: int) -> dict[str, Any]:
-    """Memory of trees whose drafts are all done and critiques all asked for."""
+    """Memory of trees whose drafts are all finished and whose critiques are all requested."""
     growth = Expansion(Questions(trees), SHAPE, PROMPTS, PARAMS, 0)
     engine = NoOp(0)
     before = resident_bytes()
@@ -247,7 +247,9 @@ def measure_open_trees(trees: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--million", action="store_true", help="a million trees too (an hour)")
+    parser.add_argument(
+        "--million", action="store_true", help="also simulate a million trees (an hour)"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     report: dict[str, Any] = {"environment": environment()}
@@ -255,7 +257,7 @@ def main() -> None:
     report["driver"] |= measure_open_trees(5000)
     print(
         f"driver: {report['driver']['completions_per_s']:,.0f} completions/s, "
-        f"{report['driver']['bytes_per_open_tree']:,.0f} bytes an open tree"
+        f"{report['driver']['bytes_per_open_tree']:,.0f} bytes per open tree"
     )
     every = ["ours", "levels", "batches"]
     rows = [simulate(1, 200, sigma, every) for sigma in (0.3, 0.5, 0.8, 1.0, 1.2)]
@@ -266,18 +268,18 @@ def main() -> None:
     report["simulated"] = rows
     report["peak_memory_bytes"] = peak_bytes()
     header = ["replicas", "trees", "sigma", "ours", "levels", "batches", "x levels", "x batches"]
-    print_table("of what never idle rows would give; times ours", header, [cells(r) for r in rows])
+    print_table("share of the ideal throughput; time over ours", header, [cells(r) for r in rows])
     if args.json:
         write_json(args.json, report)
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    told = [f"{row['replicas']}", f"{row['trees']:,}", f"{row['sigma']}"]
+    cells = [f"{row['replicas']}", f"{row['trees']:,}", f"{row['sigma']}"]
     for way in ("ours", "levels", "batches"):
-        told.append(f"{row[way]['of_ideal']:.1%}" if way in row else "")
+        cells.append(f"{row[way]['of_ideal']:.1%}" if way in row else "")
     for way in ("levels", "batches"):
-        told.append(f"{row[way]['hours'] / row['ours']['hours']:.2f}" if way in row else "")
-    return told
+        cells.append(f"{row[way]['hours'] / row['ours']['hours']:.2f}" if way in row else "")
+    return cells
 
 
 if __name__ == "__main__":

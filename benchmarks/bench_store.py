@@ -1,18 +1,18 @@
-"""Keeping samples: appended so that they survive anything, and opened again.
+"""The store: appending durably, and opening again.
 
     python benchmarks/bench_store.py [--nodes N] [--tokens T] [--large N] [--json FILE]
 
-Outputs of 0 to 2 T tokens with their log-probs come one by one, and are made durable (fsync) every
-4,096 of them, the store's default. Opening means: know how many there are, and read a thousand by
-their keys. The contenders:
+Outputs of 0 to 2 T tokens with their log-probs arrive one by one and are made durable (fsync) every
+4,096 outputs, the store's default. Opening means to count them and to read a thousand by their
+keys. The contenders:
 
-- jsonl: an orjson line each, one file;
-- parquet: a part for every commit, as distilabel and others write them;
-- sqlite: a row each with the arrays as blobs, WAL, synchronous=NORMAL and a checkpoint a commit;
+- jsonl: one orjson line per output, one file;
+- parquet: one part per commit, as distilabel and others write them;
+- sqlite: one row per output, arrays as blobs, WAL, synchronous=NORMAL, a checkpoint per commit;
 - malt_fast: the store.
 
---large: also a store of that many, opened again: its time and memory, that of its trees, and that
-of values, examples and pairs of every role once they are graded.
+--large also opens a store of that many outputs: its time and memory, those of its trees, and those
+of values, examples and pairs of every role after grading.
 """
 
 import argparse
@@ -171,7 +171,7 @@ def append_sqlite(folder: Path, samples: Sequence[Sample]) -> None:
                     for s in some
                 ],
             )
-        base.execute("PRAGMA wal_checkpoint(PASSIVE)")  # which syncs: durable, as the others are
+        base.execute("PRAGMA wal_checkpoint(PASSIVE)")  # syncs, like the others
     base.close()
 
 
@@ -195,7 +195,7 @@ CONTENDERS: dict[str, Ways] = {
 
 
 def compare(samples: Sequence[Sample], work: Path) -> dict[str, Any]:
-    """In turns; every round into a fresh folder."""
+    """In turns; each round writes to a fresh folder."""
     rng = np.random.default_rng(1)
     keys = [samples[i].key for i in rng.choice(len(samples), SAMPLED, replace=False)]
     appends: dict[str, list[float]] = {name: [] for name in CONTENDERS}
@@ -222,7 +222,7 @@ def compare(samples: Sequence[Sample], work: Path) -> dict[str, Any]:
 
 
 def large(nodes: int, mean: int, work: Path) -> dict[str, Any]:
-    """A store of many: appended, opened; trees over it saved and opened."""
+    """A large store: append, open; save and open trees over it."""
     folder = work / "large"
     store = open_store(folder)
     begun, written = time.perf_counter(), 0
@@ -274,7 +274,7 @@ def large(nodes: int, mean: int, work: Path) -> dict[str, Any]:
 
 
 def pair(forest: Forest) -> None:
-    """What a change of θ or of the pair policy makes again."""
+    """What is computed again after a change of θ or of the pair policy."""
     values, preferences = credit(forest), PreferencesConfig()
     for level in (1, 2, 3):
         select_examples(forest, values, level, preferences, seed=0)
@@ -284,7 +284,7 @@ def pair(forest: Forest) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--nodes", type=int, default=100_000)
-    parser.add_argument("--tokens", type=int, default=100, help="mean tokens of an output")
+    parser.add_argument("--tokens", type=int, default=100, help="mean tokens per output")
     parser.add_argument("--large", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("build/bench_store"))
     parser.add_argument("--json", type=Path)
@@ -301,18 +301,18 @@ def main() -> None:
     ours = report["contenders"]["malt_fast"]
     print_table(
         f"{args.nodes:,} outputs of {args.tokens} tokens, synced every {GROUP}",
-        ["", "", "nodes/s", "of ours", "open ms", "of ours", "bytes a node"],
+        ["", "", "nodes/s", "of ours", "open ms", "of ours", "bytes per node"],
         [
             [
                 name,
                 "",
-                f"{told['nodes_per_s']:,.0f}",
-                f"{told['nodes_per_s'] / ours['nodes_per_s']:.2f}x",
-                f"{1000 * told['open']['median_s']:,.0f}",
-                f"{told['open']['median_s'] / ours['open']['median_s']:,.1f}x",
-                f"{told['bytes'] / args.nodes:,.0f}",
+                f"{figures['nodes_per_s']:,.0f}",
+                f"{figures['nodes_per_s'] / ours['nodes_per_s']:.2f}x",
+                f"{1000 * figures['open']['median_s']:,.0f}",
+                f"{figures['open']['median_s'] / ours['open']['median_s']:,.1f}x",
+                f"{figures['bytes'] / args.nodes:,.0f}",
             ]
-            for name, told in report["contenders"].items()
+            for name, figures in report["contenders"].items()
         ],
     )
     if args.large:

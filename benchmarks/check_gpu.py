@@ -2,10 +2,10 @@
 
     python benchmarks/check_gpu.py [--device cuda|cpu]
 
-Needs torch, triton and the installed package, no pytest. The error of a result may be a few float32
-roundings for any storage type; the error of a gradient three times that of plain torch in that
-type, both relative to the norm, plus one rounding. Ends with the registers and spills of every
-kernel that ran, and with status 1 if anything was wrong.
+Needs torch, triton and the installed package, but not pytest. The error of a result may be a few
+float32 roundings, whatever the storage type. The error of a gradient may be three times that of
+plain torch in the same type, both relative to the norm, plus one rounding. Prints the registers and
+spills of every kernel that ran, and exits with status 1 if any check failed.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def relative(a: Tensor, b: Tensor) -> float:
     return ((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-300)).item()
 
 
-# ---- written out ----
+# ---- plain torch ----
 
 
 def head_logits(x: dict[str, Any], dtype: torch.dtype) -> Tensor:
@@ -74,7 +74,7 @@ def make_head(device: torch.device, dtype: torch.dtype, *, full: bool) -> dict[s
     return {
         "hidden": (3 * torch.randn(ROWS, HIDDEN, **here)).to(dtype).requires_grad_(),
         "weight": weight.to(dtype),
-        "rows": torch.randint(ROWS, (TARGETS,), **here),  # some twice, some never
+        "rows": torch.randint(ROWS, (TARGETS,), **here),  # some rows twice, some never
         "targets": torch.randint(VOCABULARY, (TARGETS,), **here),
         "bias": torch.randn(VOCABULARY, **here).to(dtype) if full else None,
         "temperature": torch.rand(ROWS, **here) + 0.5 if full else 1.0,
@@ -195,7 +195,7 @@ def check_linear_dpo(device: torch.device) -> Iterator[Finding]:
 
 
 def check_like_a_model(device: torch.device) -> Iterator[Finding]:
-    """Data like a trained model's, at a size with long sums; the promised accuracy is 1e-4 nats."""
+    """Data like a trained model's, at a size with long sums; errors must stay below 1e-4 nats."""
     size = (512, 2048, 65536) if device.type == "cuda" else (64, 256, 4096)
     for dtype in ("float32", "bfloat16", "float16"):
         case = Case("linear_logprob", *size, dtype, "frozen")
@@ -220,7 +220,7 @@ def check_nan(device: torch.device) -> Iterator[Finding]:
 
 
 def check_beyond_int32(device: torch.device) -> Iterator[Finding]:
-    """More logits than an int32 can count."""
+    """More logits than an int32 can index."""
     if device.type != "cuda" or torch.cuda.mem_get_info()[0] < 12e9:
         return
     vocabulary = 151936
@@ -295,7 +295,7 @@ def main() -> None:
             figures = (f"{f.error:.1e}", f"{f.bound:.1e}", str(len(found)))
             rows.append((f.check, "" if f.right else "WRONG", *figures))
         findings += found
-    header = ("the worst of each check, and all that are wrong", "", "error", "bound", "of")
+    header = ("the worst of each check, and all failures", "", "error", "bound", "of")
     print_table(f"kernels on {device} against float64", header, rows)
     if device.type == "cuda":
         header = ("kernel", "", "registers", "spills", "shared bytes")

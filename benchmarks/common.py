@@ -1,4 +1,4 @@
-"""What every benchmark shares: the environment, interleaved timing, the table and the JSON file."""
+"""Shared by all benchmarks: environment, interleaved timing, tables and JSON files."""
 
 import ctypes
 import gc
@@ -18,7 +18,7 @@ import numpy as np
 
 
 def environment(packages: Sequence[str] = ("malt-fast", "numpy")) -> dict[str, Any]:
-    """The machine and the versions a figure was measured with."""
+    """The machine and versions of a measurement."""
     return {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
@@ -30,7 +30,7 @@ def environment(packages: Sequence[str] = ("malt-fast", "numpy")) -> dict[str, A
 
 
 def gpu() -> dict[str, Any]:
-    """The GPU that torch sees."""
+    """The GPU that torch uses."""
     import torch
 
     return {
@@ -55,7 +55,7 @@ def version_of(package: str) -> str | None:
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Seconds of one call, garbage collected before and not during it."""
+    """Seconds of one call; garbage is collected before it, not during it."""
     gc.collect()
     gc.disable()
     try:
@@ -71,9 +71,9 @@ def timed(function: Callable[[], object]) -> float:
 def interleaved(
     contenders: dict[str, Callable[[], object]], repeats: int = 5
 ) -> dict[str, dict[str, float]]:
-    """Times the contenders in turns, so that a busy moment hits all of them.
+    """Time the contenders in turns, so that a busy moment hits all of them.
 
-    One unmeasured call each, then `repeats` rounds. Seconds: median, least, 10 % and 90 % quantile.
+    One warm-up call each, then `repeats` rounds. Seconds: median, minimum, 10 % and 90 % quantile.
     """
     for function in contenders.values():
         function()
@@ -104,20 +104,20 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory this process ever had."""
+    """Peak resident memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def peak_growth(function: Callable[[], object]) -> int:
-    """Bytes that resident memory rose above what it was, at most, while the function ran (Linux).
+    """Peak rise of resident memory while the function runs, in bytes (Linux).
 
-    Counts everything, whoever allocated it. Freed memory that the heap had kept would hide some:
-    start the process with MALLOC_MMAP_THRESHOLD_=65536, so that large blocks go back to the system.
+    Counts all allocations. Freed memory that the heap keeps would hide some of them: start the
+    process with MALLOC_MMAP_THRESHOLD_=65536, so that large blocks are returned to the system.
     """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident_bytes()
     result = function()
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -133,7 +133,7 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table, plain where rich is missing; the first two columns are text, the rest numbers."""
+    """Print a table, plain without rich; the first two columns are text, the rest numbers."""
     if importlib.util.find_spec("rich") is None:
         print_plain_table(title, header, rows)
         return
@@ -158,7 +158,7 @@ def print_plain_table(title: str, header: Sequence[str], rows: Sequence[Sequence
 
 
 class Letters:
-    """A tokenizer for questions nobody reads: characters as numbers."""
+    """A tokenizer for random questions: characters as numbers."""
 
     bos_token_id, eos_token_id, name_or_path = None, 1, "letters"
 

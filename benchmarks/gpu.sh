@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Everything worth running on a machine with a GPU, in under 8 minutes and without a network:
-# installs the package unless it is there, checks the kernels against float64, then measures them,
-# and the training of a role. (pytest tests/training/test_gpu.py checks packs and whole runs.)
+# Checks and measurements for a machine with a GPU, in under 8 minutes and without a network:
+# installs the package if needed, checks the kernels against float64, then measures the kernels and
+# the training of a role. (pytest tests/training/test_gpu.py checks packs and whole runs.)
 #
 #     benchmarks/gpu.sh [RESULTS [RIVALS]]
 #
 # RESULTS: folder for kernels_gpu.json and training_gpu.json, default benchmarks/results. RIVALS (or MALT_RIVALS): folder
-# with other libraries, and with build tools or matplotlib where those are missing; made elsewhere by
+# with other libraries, and with build tools or matplotlib if those are missing; prepare it on another machine by
 #     pip install --target RIVALS --no-deps --python-version 3.12 --only-binary :all: \
 #         trl==1.16.0 liger-kernel==0.8.5 cut-cross-entropy==25.1.1
-# A library that is not there is listed as such. PYTHON: the interpreter, default python3.
+# Missing libraries are listed as such. PYTHON: the interpreter, default python3.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -49,8 +49,8 @@ elif "$python" -c 'import pybind11, scikit_build_core' 2>/dev/null &&
   "$python" -m pip install --quiet --no-build-isolation --no-deps .; then
   echo "installed"
 else
-  echo "Not installed, for want of cmake, pybind11, scikit-build-core or a compiler: the kernels" \
-    "run from the checkout, as on a GPU they need nothing that is compiled."
+  echo "Not installed: cmake, pybind11, scikit-build-core or a compiler is missing. The kernels run" \
+    "from the checkout, because on a GPU they need nothing compiled."
   package=$(mktemp -d)
   trap 'rm -r "$package"' EXIT
   cp -r python/malt_fast "$package"
@@ -58,11 +58,11 @@ else
   export PYTHONPATH=$package${PYTHONPATH:+:$PYTHONPATH}
 fi
 
-echo "== right?"
+echo "== checks"
 timeout 150 "$python" benchmarks/check_gpu.py
 
-echo "== how fast?"
-# Interrupted in time, it reports what it has.
+echo "== measurements"
+# If interrupted, the benchmark reports what it has measured so far.
 timeout -s INT -k 30 210 "$python" benchmarks/bench_kernels.py --preset gpu \
   --seconds 60 --json "$results/kernels_gpu.json" || (($? == 124))
 if "$python" -c 'import matplotlib' 2>/dev/null; then
@@ -72,5 +72,5 @@ if "$python" -c 'import malt_fast._core, peft, trl' 2>/dev/null; then
   timeout 150 "$python" benchmarks/bench_training.py --preset h100 --layers 16 --steps 3 \
     --json "$results/training_gpu.json"
 else
-  echo "training is left out: it needs the whole package, peft and trl"
+  echo "training is skipped: it needs the whole package, peft and trl"
 fi

@@ -1,4 +1,4 @@
-"""Problems for measuring and checking the kernels: shapes, data like a trained model's, the truth.
+"""Problems for measuring and checking the kernels: shapes, realistic data, exact results.
 
 The input of a language model's head is not noise, and speed and accuracy of a kernel can depend on
 that: cut-cross-entropy skips tiles without probability, bfloat16 rounds large logits more. So:
@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-REST = 2.5  # entropy of what the target leaves, in nats
+REST = 2.5  # entropy of the distribution without the target, in nats
 MARGIN, MARGIN_SPREAD = 1.4, 3.7  # target logit above the log-sum-exp of the rest
 OUTLIERS = 4  # channels
-CHECKED = 512  # rows whose gradient is compared with the truth
+CHECKED = 512  # rows whose gradient is compared
 BETA = 0.1
 
 ABSENT: Any = None

@@ -46,7 +46,7 @@ def series(report: dict[str, Any], sweep: str) -> list[dict[str, Any]]:
 
 
 def draw_time(ax: Axes, cases: list[dict[str, Any]], sweep: str, mode: str) -> None:
-    """Medians in ms, with the range from 20 to 80 %."""
+    """Medians in ms, with the range from the 20 % to the 80 % quantile."""
     for name, (colour, _) in LOOK.items():
         points = [
             (entry["case"][AXIS[sweep]], entry["contenders"][name][mode])

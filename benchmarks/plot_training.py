@@ -20,7 +20,7 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 3), layout="constrained")
     for axis, stage in zip(axes, stages, strict=True):
         for i, (name, losses) in enumerate(stage["losses"].items()):
-            # wide below narrow: the curves lie on each other
+            # wide lines below narrow ones, because the curves coincide
             axis.plot(losses, color=LOOK[i], linewidth=7 - 2 * i, alpha=0.6, label=name)
         axis.set(title=f"{stage['role']}'s {stage['stage'].upper()}", xlabel="step", ylabel="loss")
         axis.legend(frameon=False)

@@ -1,6 +1,6 @@
-"""A small random Llama whose tokenizer has a token a byte, and which mostly says digits.
+"""A small random Llama with one token per byte that mostly samples digits, and a grader for it.
 
-And a grader that it satisfies now and then: its last digit is odd or even, as that of the gold.
+The grader accepts an answer if its last digit is odd or even as that of the gold answer.
 """
 
 import re
@@ -36,7 +36,7 @@ def write_model(folder: Path) -> Path:
         tie_word_embeddings=False,
     )
     model = LlamaForCausalLM(config)
-    with torch.no_grad():  # a coordinate that every token shares is the bias that the head lacks
+    with torch.no_grad():  # a coordinate shared by all tokens replaces the missing bias of the head
         model.model.embed_tokens.weight[:, 0] = 50.0
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight[0] = 0

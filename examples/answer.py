@@ -1,4 +1,4 @@
-"""Answers a question by the trained roles of a run, and prints every turn.
+"""Answer a question with the trained roles of a run, and print every turn.
 
 python examples/answer.py runs/gsm8k "How many ...?"
 """

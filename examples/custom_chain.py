@@ -1,14 +1,14 @@
-"""Chains of your own: two roles, and four.
+"""Your own chains: two roles, and four.
 
-A chain is a list of names. Each role's wording holds {question}, and names those before it that it
-reads. `tree.branching` has a number a role; the last role's output is what is graded.
+A chain is a list of role names. Each role's prompt contains {question} and the names of the earlier
+roles that it reads. `tree.branching` has one number per role; the last role's output is graded.
 """
 
 import sys
 
 import malt_fast.api as mf
 
-# The bundled model knows no other words, so that the new roles are told that all is well.
+# The bundled model knows no other words, so the prompts of new roles contain a positive check.
 MODEL = {"model.name_or_path": "bundled", "sampling.temperature": 1, "sampling.max_tokens": 16}
 TWO = {
     "generator": "{question}\nDraft:",

@@ -1,8 +1,8 @@
-"""A grader of your own: any function of (completion, row) that gives a score from 0 to 1.
+"""Your own grader: a function of (completion, row) that returns a score from 0 to 1.
 
-Here an answer that is off by ten counts half, since only a carry was forgotten. What counts as
-right is a score of at least `task.min_score`. On the command line the same is
-`--task.grader custom_grader:close`, with this folder on PYTHONPATH.
+Here an answer that is off by ten scores 0.5, because only a carry was forgotten. An output is right
+if its score is at least `task.min_score`. On the command line, use
+`--task.grader custom_grader:close` with this folder on PYTHONPATH.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""A task of your own: questions with answers, a wording for every role, and how to grade.
+"""Your own task: questions with answers, a prompt for every role, and a grader.
 
-Rows may come from anywhere: a list, csv.DictReader, a datasets.Dataset. On the command line the
-same is `--task.name jsonl --task.path FILE.jsonl --task.prompts FILE.yaml --task.grader number`.
+Rows may come from a list, a csv.DictReader or a datasets.Dataset. On the command line, use
+`--task.name jsonl --task.path FILE.jsonl --task.prompts FILE.yaml --task.grader number`.
 """
 
 import random
@@ -9,7 +9,7 @@ import sys
 
 import malt_fast.api as mf
 
-PROMPTS = {  # {question} and the roles before; the bundled model knows no other words
+PROMPTS = {  # {question} and earlier roles; the bundled model knows no other words
     "generator": "{question}\nDraft:",
     "verifier": "{question}\nDraft:{generator}\nCheck:",
     "refiner": "{question}\nDraft:{generator}\nCheck:{verifier}\nFinal:",
@@ -30,7 +30,7 @@ def main(limit: int = 100) -> None:
     forest = mf.expand(setup)
     print(forest.grade())
     print(forest.show(0, mf.credit(forest)))
-    print(mf.evaluate(setup))  # nobody is trained yet: what the base model can do
+    print(mf.evaluate(setup))  # no role is trained yet: the base model's accuracy
 
 
 if __name__ == "__main__":

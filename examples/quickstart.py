@@ -1,8 +1,8 @@
-"""MALT in five minutes: sample trees, see what they say, train three roles, measure them.
+"""MALT in five minutes: sample trees, look at them, train three roles, evaluate them.
 
-The bundled world is a tiny model that adds and subtracts with bad habits: it forgets carries, and
-checks carelessly. On two CPU cores this takes a minute or two. With QUESTIONS=20 in the environment
-it takes seconds, and shows only that it runs.
+The bundled model is tiny and adds and subtracts with bad habits: it forgets carries and checks
+carelessly. On two CPU cores this takes a minute or two. With QUESTIONS=20 in the environment it
+takes seconds, but then shows only that everything runs.
 """
 
 # %%
@@ -13,15 +13,16 @@ import malt_fast.api as mf
 questions = int(os.environ.get("QUESTIONS", "200"))
 
 # %% [markdown]
-# Settings are named as on the command line; `malt-fast train --help all` lists them.
+# Settings have the same names as on the command line; `malt-fast train --help all` lists them.
 
 # %%
 setup = mf.prepare("arithmetic", {"task.limit": questions, "task.test_limit": questions})
 print(setup.task.train[0])
 
 # %% [markdown]
-# Three drafts a question, three critiques a draft, three answers a critique: 27 leaves. The value
-# of a leaf is whether it is right, that of any other output the mean of what came of it.
+# Three drafts per question, three critiques per draft, three answers per critique: 27 leaves. The
+# value of a leaf is 1 if it is right, else 0; the value of any other output is the mean of its
+# children's values.
 
 # %%
 forest = mf.expand(setup)
@@ -31,14 +32,14 @@ print(forest)
 print(forest.show(0, values))
 
 # %% [markdown]
-# The same as a table, for pandas, polars or arrow.
+# The same trees as a table, for pandas, polars or Arrow.
 
 # %%
 table = forest.to_pandas(values)
 print(table.groupby("role", sort=False)[["value", "tokens"]].mean())
 
 # %% [markdown]
-# A role learns from its outputs of high value, and from siblings of which one is better.
+# A role learns from its outputs of high value (SFT) and from sibling pairs (DPO).
 
 # %%
 trained = []
@@ -49,7 +50,7 @@ for role in setup.config.chain:
 print(data.to_dataset("dpo")[0])
 
 # %% [markdown]
-# Every system answers the same held-out questions with the same random numbers.
+# All systems answer the same held-out questions with the same random numbers.
 
 # %%
 print(mf.evaluate(setup, trained))
