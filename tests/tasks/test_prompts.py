@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from malt_fast.models.tokenizer import load_tokenizer
-from malt_fast.tasks.prompts import Prompts, RolePrompt, split_wording
+from malt_fast.tasks.prompts import Prompts, RolePrompt, split_prompt
 from malt_fast.utils.errors import MaltError
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer
 
@@ -169,13 +169,13 @@ def test_build_refuses_the_wrong_number_of_segments() -> None:
 )
 def test_bad_wordings(wording: str, part: str) -> None:
     with pytest.raises(MaltError) as caught:
-        split_wording(CHAIN, "refiner", {"refiner": RolePrompt(None, wording)})
+        split_prompt(CHAIN, "refiner", {"refiner": RolePrompt(None, wording)})
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_role_without_a_prompt() -> None:
     with pytest.raises(MaltError, match=r"'critic' has no prompt: give one by --task\.prompts"):
-        split_wording(["critic"], "critic", PLAIN)
+        split_prompt(["critic"], "critic", PLAIN)
 
 
 def test_no_chat_template() -> None:

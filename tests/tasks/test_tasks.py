@@ -21,7 +21,7 @@ from malt_fast.tasks import checks
 from malt_fast.tasks.arithmetic import CHAIN, totals
 from malt_fast.tasks.hub import hub_rows, is_hub_id
 from malt_fast.tasks.load import load_task
-from malt_fast.tasks.prompts import RolePrompt, split_wording
+from malt_fast.tasks.prompts import RolePrompt, split_prompt
 from malt_fast.tasks.task import Question, Task
 from malt_fast.train import PROGRAM
 from malt_fast.utils.errors import MaltError
@@ -573,10 +573,10 @@ def test_every_task_has_wordings_for_all(name: str) -> None:
     )
     assert list(extra) == ["direct", "debater"]
     for role in CHAIN_OF_THREE:
-        assert split_wording(CHAIN_OF_THREE, role, prompts)[1]
-    assert split_wording(["generator", "direct"], "direct", extra)[1] == [0, 1]
+        assert split_prompt(CHAIN_OF_THREE, role, prompts)[1]
+    assert split_prompt(["generator", "direct"], "direct", extra)[1] == [0, 1]
     debater = ["own", "first", "second", "debater"]
-    assert split_wording(debater, "debater", extra)[1] == [0, 1, 2, 3]
+    assert split_prompt(debater, "debater", extra)[1] == [0, 1, 2, 3]
     ends = {"math": "Final Answer: \\boxed{{answer}}", "csqa": "Final Answer: <letter>"}
     for text in [prompts["generator"], prompts["refiner"], *extra.values()]:
         assert name == "arithmetic" or ends.get(name, "Final Answer: <") in text.user

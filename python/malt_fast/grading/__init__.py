@@ -1,4 +1,4 @@
-"""Answers: found in a completion, compared with the gold answer, reported."""
+"""Grading: answers found in completions, compared with gold answers, and reported."""
 
 from malt_fast.grading.verdicts import (
     answers_equal,

@@ -1,4 +1,4 @@
-"""Graders written by users: `module:function`."""
+"""Custom graders, named `module:function`."""
 
 import importlib
 import inspect
@@ -15,12 +15,12 @@ Custom = Callable[[str, Mapping[str, Any]], float]
 
 
 def is_custom(grader: str) -> bool:
-    """Is it somebody's own, `module:function`?"""
+    """Whether a grader is custom, `module:function`."""
     return ":" in grader
 
 
 def load_custom(grader: str) -> Custom:
-    """The function that `module:function` names. Raises MaltError where there is none."""
+    """The function that `module:function` names. Raises MaltError if it cannot be loaded."""
     module, _, name = grader.partition(":")
     try:
         function: Custom = getattr(importlib.import_module(module), name)
@@ -35,8 +35,8 @@ def load_custom(grader: str) -> Custom:
 
 
 def code_of(grader: str) -> str:
-    """What a grader of one's own is now: the text of its module, and of those beside it that it
-    uses, as far as it can be told."""
+    """The source of a custom grader: its module, and the modules beside it that it uses, as far as
+    these can be found."""
     first = inspect.getmodule(load_custom(grader))
     waiting, texts = [first] if first else [], {}
     while waiting:
@@ -56,7 +56,7 @@ def code_of(grader: str) -> str:
 def score_custom(
     grader: str, completions: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> npt.NDArray[np.float64]:
-    """float64[n]: the scores of a grader of one's own. Raises MaltError where it fails."""
+    """float64[n]: the scores of a custom grader. Raises MaltError if it fails."""
     function = load_custom(grader)
     scores = np.empty(len(completions))
     for i, (text, row) in enumerate(zip(completions, rows, strict=True)):

@@ -1,7 +1,6 @@
-"""What was graded, and how far the verdicts can be trusted: counts, and a second opinion.
+"""Counts verdicts, and for mathematics compares a sample of them with math-verify alone.
 
-For mathematics, a sample of the verdicts is compared with those of math-verify alone; the pairs on
-which the two disagree are kept for people to read.
+Pairs on which the two disagree are kept for people to read.
 """
 
 import os
@@ -30,10 +29,10 @@ SAMPLE = 40  # pairs that get a second opinion
 
 @dataclass(frozen=True, slots=True)
 class GradeReport:
-    """What a grader decided about some outputs, or about none; reports of parts add up."""
+    """The verdicts on some outputs, possibly none; reports of parts add up."""
 
     grader: str
-    verdicts: Counter[str] = field(default_factory=Counter)  # outputs of each verdict
+    verdicts: Counter[str] = field(default_factory=Counter)  # outputs by verdict
     decided: int = 0  # outputs that the core decided alone
     checked: int = 0  # pairs that got a second opinion
     disagreements: list[dict[str, Any]] = field(default_factory=list)
@@ -64,7 +63,7 @@ class GradeReport:
 def report(
     task: str, completions: Sequence[str], golds: Sequence[str], verdicts: npt.NDArray[np.uint8]
 ) -> GradeReport:
-    """Count the verdicts and those of the core alone; of mathematics, ask math-verify too."""
+    """Count verdicts, and those that the core decides alone; for mathematics ask math-verify."""
     counts = Counter(VERDICTS[verdict] for verdict in verdicts.tolist())
     if is_custom(task):
         return GradeReport(task, counts)
@@ -92,21 +91,21 @@ def second_opinion(pairs: dict[tuple[str, str], bool]) -> tuple[int, list[dict[s
     """
     chosen = random.Random(0).sample(sorted(pairs), min(SAMPLE, len(pairs)))
     theirs = symbolic.equal(chosen, os.cpu_count() or 1)
-    heard = [(pair, say) for pair, say in zip(chosen, theirs, strict=True) if say != "refused"]
+    read = [(pair, one) for pair, one in zip(chosen, theirs, strict=True) if one != "refused"]
     disagreements = [
-        {"gold": gold, "answer": answer, "ours": pairs[gold, answer], "math_verify": say}
-        for (gold, answer), say in heard
-        if (say == "equal") != pairs[gold, answer]
+        {"gold": gold, "answer": answer, "ours": pairs[gold, answer], "math_verify": outcome}
+        for (gold, answer), outcome in read
+        if (outcome == "equal") != pairs[gold, answer]
     ]
-    return len(heard), disagreements
+    return len(read), disagreements
 
 
 def sentence(figures: dict[str, Any]) -> str:
-    """The figures of a report for the terminal, without zeros."""
+    """The figures of a report in one line, without zeros."""
     parts = [f"{n:,} {verdict}" for verdict, n in figures["verdicts"].items() if n]
     if figures.get("decided_by_core", 1) < 1:
         parts.append(f"{100 * figures['decided_by_core']:.1f} % decided by the core")
     if figures.get("disagreements"):
         n, of = len(figures["disagreements"]), figures["checked_by_math_verify"]
-        parts.append(f"math-verify says otherwise of {n} of {of}")
+        parts.append(f"math-verify disagrees on {n} of {of}")
     return "graded: " + (", ".join(parts) or "nothing")

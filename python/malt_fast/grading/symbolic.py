@@ -1,9 +1,9 @@
-"""math-verify in worker processes that can be killed: equality that our own grammar cannot tell.
+"""math-verify in worker processes that can be killed, for pairs that the C++ core cannot decide.
 
-A worker is this module as a program, so it starts from any thread, under Ray and in a notebook. It
-reads a JSON line [gold, answer, limit] and writes 1 or 0. A pair that takes more than `limit`
-seconds of processor time ends it, and counts as wrong, timed out: another worker goes on. Workers
-outlive a call, since one takes about two seconds to start, and end with their parent.
+A worker runs this module as a program, so it starts from any thread, under Ray and in a notebook.
+It reads JSON lines [gold, answer, limit] and writes 1 or 0. A pair that takes more than `limit`
+seconds of processor time ends the worker and counts as wrong, timed out; another worker goes on.
+Workers take about two seconds to start, so they outlive a call; they end with their parent.
 """
 
 import atexit
@@ -25,18 +25,18 @@ from typing import Literal
 from malt_fast.utils.errors import MaltError
 
 Outcome = Literal["equal", "different", "refused", "timed out"]  # refused: hostile or endless
-LIMIT = 1.0  # seconds of processor time a pair: a busy machine changes no verdict
+LIMIT = 1.0  # seconds of processor time per pair: a busy machine changes no verdict
 INSTALL = "grading mathematics needs math-verify: pip install 'math-verify[antlr4_13_2]'"
-PATIENCE = 60.0  # seconds to wait for a worker, by the clock: to start, or to answer
-MEMORY = 4 << 30  # bytes of address space that a worker may take beyond what its start took
+PATIENCE = 60.0  # seconds, by the clock, to wait for a worker to start or to answer
+MEMORY = 4 << 30  # bytes of address space that a worker may use after its start
 
-# What no answer needs, and a parser suffers from: towers of powers, deep nesting, endless digits.
+# What no answer needs and slows a parser down: towers of powers, deep nesting, endless digits.
 _WILD = re.compile(r'__|"|\d{40}|\d\s*\^\s*\{?\s*-?\d[\d.]{0,9}\s*\^|\^\s*\{?\s*-?\d{4}')
 _DEEP = 16
 
 
 def is_tame(text: str) -> bool:
-    """May a symbolic parser see this?"""
+    """Whether a text is safe for a symbolic parser."""
     if len(text) > 400 or _WILD.search(text) or not text.isprintable():
         return False
     depth = deepest = 0
@@ -47,16 +47,11 @@ def is_tame(text: str) -> bool:
 
 
 class Worker:
-    """One process; not for two threads at once."""
+    """One worker process; not thread-safe."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "malt_fast.grading.symbolic",
-            ],  # -P: nothing from the directory
+            [sys.executable, "-P", "-m", __name__],  # -P: no imports from the directory
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -67,20 +62,20 @@ class Worker:
             raise MaltError(INSTALL)
 
     def ask(self, gold: str, answer: str, limit: float) -> Outcome | None:
-        """None: it died, and not of the time that the pair took."""
+        """The outcome of a pair; None if the worker died for another reason than the time limit."""
         assert self.process.stdin
         try:
             self.process.stdin.write(json.dumps([gold, answer, limit]).encode() + b"\n")
-            told = self._read()
+            line = self._read()
         except BrokenPipeError:
-            told = b""
-        if told:
-            return "equal" if told == b"1\n" else "different"
+            line = b""
+        if line:
+            return "equal" if line == b"1\n" else "different"
         self.kill()
         return "timed out" if self.process.returncode == -signal.SIGPROF else None
 
     def _read(self) -> bytes:
-        """A line; b"" if none comes in time or the process has died."""
+        """A line; b"" if none comes in time, or the process has died."""
         assert self.process.stdout
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -99,7 +94,7 @@ class Worker:
 
 
 class Workers:
-    """The workers of this process: no more of them at once than cores, whoever asks."""
+    """The workers of this process: at most one per core at a time."""
 
     def __init__(self) -> None:
         self.idle: list[Worker] = []
@@ -107,7 +102,7 @@ class Workers:
 
     def ask(self, gold: str, answer: str, limit: float) -> Outcome:
         with self.room:
-            # One that was killed from outside says nothing about its pair: a new one is asked.
+            # If a worker was killed from outside, a new one gets its pair.
             for worker in (self._take(), None):
                 worker = worker or Worker()
                 outcome = worker.ask(gold, answer, limit)
@@ -121,7 +116,7 @@ class Workers:
         while self.idle:
             try:
                 worker = self.idle.pop()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 break
             if worker.lives:
                 return worker
@@ -137,7 +132,7 @@ atexit.register(lambda: _workers.close())
 
 
 def _forget() -> None:
-    """A forked child starts workers of its own."""
+    """A forked child starts its own workers."""
     global _workers
     _workers = Workers()
 
@@ -148,7 +143,7 @@ os.register_at_fork(after_in_child=_forget)
 def equal(
     pairs: Sequence[tuple[str, str]], workers: int = 1, limit: float = LIMIT
 ) -> list[Outcome]:
-    """What math-verify says of each (gold, answer). Raises MaltError where it is not installed."""
+    """math-verify's outcome for each (gold, answer). Raises MaltError if it is not installed."""
     tame = [i for i, pair in enumerate(pairs) if all(map(is_tame, pair))]
     outcomes: list[Outcome] = ["refused"] * len(pairs)
     if not tame:
@@ -157,8 +152,8 @@ def equal(
         raise MaltError(INSTALL)
     with ThreadPoolExecutor(min(workers, len(tame))) as threads:
         try:
-            told = threads.map(lambda i: _workers.ask(*pairs[i], limit), tame)
-            for i, outcome in zip(tame, told, strict=True):
+            answers = threads.map(lambda i: _workers.ask(*pairs[i], limit), tame)
+            for i, outcome in zip(tame, answers, strict=True):
                 outcomes[i] = outcome
         finally:
             threads.shutdown(cancel_futures=True)
@@ -173,7 +168,7 @@ def _serve() -> None:
     from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
     logging.disable(logging.CRITICAL)
-    told, sys.stdout = sys.stdout, sys.stderr  # libraries may print
+    out, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     configs = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 
     def read(text: str) -> list:
@@ -185,8 +180,8 @@ def _serve() -> None:
         whole = len(x) > 1 and len(y) > 1  # a parsed value and its text: no half-read formula
         return whole and verify(x, y, strict=True, timeout_seconds=None)
 
-    same("\\frac{1}{2}", "0.5")  # loads what is loaded late
-    print("ready", file=told, flush=True)
+    same("\\frac{1}{2}", "0.5")  # imports what is imported late
+    print("ready", file=out, flush=True)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
     for line in sys.stdin:
@@ -194,10 +189,10 @@ def _serve() -> None:
         signal.setitimer(signal.ITIMER_PROF, limit)  # its signal ends the process, even in C code
         try:
             right = same(gold, answer)
-        except Exception:  # sympy raises what it likes
+        except Exception:  # sympy raises all kinds
             right = False
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(int(right), file=told, flush=True)
+        print(int(right), file=out, flush=True)
 
 
 if __name__ == "__main__":

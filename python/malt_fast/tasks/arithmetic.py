@@ -1,9 +1,9 @@
-"""The bundled task: chains of five + or - steps on two-digit numbers, made from nothing.
+"""The bundled task: generated chains of five + or - steps on two-digit numbers.
 
-`47+38-10+25-36+14`: operands lie in 10..89, every running total in 10..99. A question has two or
-more steps that carry, or that borrow, but not both kinds: forgetting two never cancels, so that a
-right answer means a right chain. Question i of a split depends on nothing else: smaller sets begin
-larger ones.
+`47+38-10+25-36+14`: operands lie in 10..89, every running total in 10..99. Two or more steps of a
+question carry, or borrow, but never both kinds: two forgotten carries cannot cancel, so a right
+answer means a right chain. Question i of a split depends only on i: a smaller set is the beginning
+of a larger one.
 """
 
 import random
@@ -19,7 +19,7 @@ CHAIN = re.compile(r"\d\d(?:[+-]\d\d){5}")
 
 
 def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
-    """Training and held-out questions, as many as the limits say."""
+    """As many training and held-out questions as the limits ask for."""
     if task.limit is None or task.test_limit is None:
         raise MaltError(
             "arithmetic never runs out of questions: give --task.limit and --task.test_limit"
@@ -32,7 +32,7 @@ def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Quest
 
 
 def totals(question: str) -> list[int]:
-    """The five running totals of a chain; ValueError for any other text."""
+    """The five running totals of a chain. Raises ValueError for any other text."""
     if not CHAIN.fullmatch(question):
         raise ValueError(f"{question!r} is not a chain of {STEPS} steps")
     first, *steps = re.findall(r"[+-]?\d\d", question)
@@ -42,7 +42,7 @@ def totals(question: str) -> list[int]:
 
 def _question(split: str, i: int) -> Question:
     rng = random.Random(f"{split}-{i}")
-    # An eighth of all chains can be held out and the rest training ones: none is ever both.
+    # An eighth of all chains may be held-out questions, the others training ones: none is both.
     text = _chain(rng)
     while not _one_way(text) or (zlib.crc32(text.encode()) % 8 == 0) != (split == "held-out"):
         text = _chain(rng)
@@ -50,7 +50,7 @@ def _question(split: str, i: int) -> Question:
 
 
 def _one_way(question: str) -> bool:
-    """Are there two or more steps that carry, or that borrow, and none of the other kind?"""
+    """Whether two or more steps carry and none borrows, or the other way round."""
     first, *steps = re.findall(r"[+-]?\d\d", question)
     units, signs = int(first[1]), []
     for step in steps:

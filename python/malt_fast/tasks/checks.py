@@ -1,5 +1,4 @@
-"""What is looked at once a task's questions are there: odd ones are told, copies of held-out
-questions found, subsets drawn."""
+"""Checks of a task's questions: unusual ones, copies of held-out ones, ids; and subsets."""
 
 import hashlib
 import logging
@@ -15,11 +14,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAYS = {  # of each kind in a report
+MEANING = {  # of each kind in a report
     "no gold": "have no gold answer, or an empty one, and are left out",
     "several boxes": "have several boxes in their solution: the last one is the gold answer",
     "unreadable gold": "have a gold answer that the grader cannot read: only a copy of it is right",
-    "another box": "have a box that is not what `answer` says, which is the gold",
+    "another box": "have a box that differs from `answer`, which is the gold",
 }
 SHOWN = 10  # ids in a warning
 
@@ -30,11 +29,11 @@ RUN = 13  # words
 SHARE = 1 / 3
 
 
-def tell(report: "Report", total: int) -> None:
-    """Log a warning for each kind that a task reports, of `total` questions."""
+def warn_of(report: "Report", total: int) -> None:
+    """Log a warning for each kind of unusual question. total: number of all questions."""
     for kind, ids in report.items():
         if ids:
-            warn(ids, f"{total:,} questions {SAYS[kind]}")
+            warn(ids, f"{total:,} questions {MEANING[kind]}")
 
 
 def warn(ids: Sequence[str], what: str) -> None:
@@ -57,35 +56,34 @@ def check_ids(train: "Sequence[Question]", test: "Sequence[Question]") -> None:
 def decontaminate(
     train: "list[Question]", test: "Sequence[Question]", leave_out: bool
 ) -> "tuple[list[Question], list[str]]":
-    """The training questions to use, and the ids of those that are copies of held-out ones."""
+    """The training questions to use, and the ids of copies of held-out ones."""
     ids = contaminated(train, test)
     if not ids:
         return train, ids
-    told = f"{len(train):,} training questions stand among the held-out ones too, or nearly so"
+    what = f"{len(train):,} training questions are copies of held-out ones, or nearly so"
     if not leave_out:
-        warn(ids, f"{told}, and task.decontaminate would leave them out")
+        warn(ids, f"{what}; task.decontaminate would leave them out")
         return train, ids
     if len(ids) == len(train):
         raise MaltError(
-            f"all {told}: give other held-out questions by --task.test_path, or set "
+            f"all {what}: give other held-out questions by --task.test_path, or set "
             "task.decontaminate to false"
         )
-    warn(ids, f"{told}, and are left out (task.decontaminate)")
+    warn(ids, f"{what}, and are left out (task.decontaminate)")
     copies = set(ids)
     return [q for q in train if q.id not in copies], ids
 
 
 def contaminated(train: "Sequence[Question]", test: "Sequence[Question]") -> list[str]:
-    """Ids of training questions that are copies of held-out ones. Linear in the words.
+    """Ids of training questions that are copies of held-out ones, in time linear in the words.
 
-    A copy has the same words as a held-out question, or a third of it or more are runs of 13 words
-    that held-out questions have.
+    A copy has the same words as a held-out question, or at least a third of its words lie in runs
+    of 13 words that held-out questions have, too.
 
-    The share is there because a run alone may be a turn of phrase. Of GSM8K's 7,473 training
-    questions four have a run in common with the test set: three copy a test question with other
-    names and numbers (0.76, 0.76 and 0.45 of their words), one merely begins a sentence alike
-    (0.24: "the first movie is 1 hour and 30 minutes long while ..."). Of CommonsenseQA's 9,741 one
-    has, a copy (0.46).
+    The share is needed because a single run may be a phrase. Of GSM8K's 7,473 training questions
+    four share a run with the test set: three copy a test question with other names and numbers
+    (0.76, 0.76 and 0.45 of their words), one only has a similar sentence (0.24: "the first movie is
+    1 hour and 30 minutes long while ..."). Of CommonsenseQA's 9,741 one does, a copy (0.46).
     """
     same = {_key(q.text) for q in test}
     runs = {run for q in test for run in _runs(q.text)}
@@ -97,21 +95,21 @@ def _words(text: str) -> list[str]:
 
 
 def _key(text: str) -> str:
-    """The text but for case, white space and the punctuation of sentences; signs all count."""
+    """The text without case, white space and the punctuation of sentences, but with all signs."""
     return " ".join(PUNCTUATION.sub(" ", text.casefold()).split()) or text.strip()
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
-    """Of a text without its drawings in Asymptote, which begin alike in MATH."""
+    """All runs of words in a text without its Asymptote drawings, which begin alike in MATH."""
     before, *drawings = text.split("[asy]")
     words = _words(" ".join([before, *(after.rpartition("[/asy]")[2] for after in drawings)]))
     return [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
 
 
 def _share(text: str, runs: set[tuple[str, ...]]) -> float:
-    """The share of a text's words that lie in one of the runs."""
+    """The share of a text's words that lie in one of `runs`."""
     own = _runs(text)
-    covered, end = 0, 0  # words, and where the last covered one ends
+    covered, end = 0, 0  # words covered, and the end of the last covered one
     for start, run in enumerate(own):
         if run in runs:
             covered += start + RUN - max(start, end)
@@ -120,8 +118,10 @@ def _share(text: str, runs: set[tuple[str, ...]]) -> float:
 
 
 def subset(questions: "list[Question]", limit: int | None, seed: int | None) -> "list[Question]":
-    """The first `limit` questions, or under a seed as many drawn by a hash of their id: of the
-    same questions, a smaller subset begins a larger one."""
+    """The first `limit` questions; with a seed those with the smallest hashes of their ids.
+
+    A smaller subset of the same questions is the beginning of a larger one.
+    """
     if seed is not None:
         questions = sorted(questions, key=lambda q: _hash(f"{seed}:{q.id}"))
     return questions[:limit]

@@ -1,6 +1,7 @@
-"""CommonsenseQA: questions with five choices, as its authors' JSONL files or the hub have them.
+"""CommonsenseQA: questions with five choices, from its authors' JSONL files or the hub.
 
-The question's text is the stem and below it the choices, `A: ...` a line; the gold is a letter.
+The question's text is the stem and below it the choices, one `A: ...` per line; the gold is a
+letter.
 """
 
 import string
@@ -24,8 +25,8 @@ HUB = {"train": "train", "test": "validation"}  # the test split has no answers
 
 
 def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
-    """Training and held-out questions; dev_rand_split.jsonl beside train_rand_split.jsonl, or the
-    hub's validation split, holds the latter."""
+    """Training and held-out questions; the latter are in dev_rand_split.jsonl beside
+    train_rand_split.jsonl, or in the hub's validation split."""
 
     def read(path: str, split: str) -> list[Question]:
         rows = read_rows(path, HUB[split])

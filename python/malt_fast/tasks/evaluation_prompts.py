@@ -61,14 +61,14 @@ class EvaluationPrompts:
 def extra_prompts(prompts: Prompts, extra: Mapping[str, RolePrompt], chat: bool) -> list[Prompts]:
     """For each extra prompt a chain that ends in it, after one role per output that it reads."""
     found = []
-    for name, wording in extra.items():
+    for name, prompt in extra.items():
         if name not in EXTRA:
             raise MaltError(f"the task has an extra prompt '{name}': {nearest(name, EXTRA)}")
         read = dict.fromkeys(EXTRA[name], RolePrompt(None, "{question}"))
         found.append(
             Prompts(
                 [*read, name],
-                read | {name: wording},
+                read | {name: prompt},
                 prompts.tokenizer,
                 chat=chat,
                 extra_end_ids=prompts.end_ids,

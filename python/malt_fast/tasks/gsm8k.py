@@ -18,7 +18,7 @@ from malt_fast.tasks.task import Question, Report
 
 
 def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
-    """Training and held-out questions; a test.jsonl beside train.jsonl holds the latter."""
+    """Training and held-out questions; the latter are in test.jsonl beside train.jsonl."""
 
     def read(path: str, split: str) -> list[Question]:
         return make_questions(read_rows(path, split), path, split, task, by_columns(task, gold))
@@ -28,7 +28,7 @@ def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Quest
 
 
 def gold(answer: str) -> str:
-    """The number that ends a solution; ValueError if there is none."""
+    """The number at the end of a solution. Raises ValueError if there is none."""
     last = answer.strip().rpartition("\n")[2]
     for marker in ("####", "A:"):
         last = last.rpartition(marker)[2]

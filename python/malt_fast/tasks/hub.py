@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, as rows."""
+"""Rows of data sets on the Hugging Face hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,19 +6,19 @@ from typing import Any
 
 from malt_fast.utils.errors import MaltError, first_line
 
-WHOLE = ("default", "main", "all")  # names of configurations that hold a data set's every row
+WHOLE = ("default", "main", "all")  # names of configurations that hold all rows of a data set
 
 
 def is_hub_id(path: str) -> bool:
-    """A hub id is `owner/name`: one slash, no file ending; whatever exists here is local."""
+    """Whether a path is a hub id, `owner/name`: one slash, no file suffix, and no local file."""
     here = Path(path).exists() or path.endswith((".jsonl", ".json"))
     return not here and path.count("/") == 1
 
 
 def hub_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of a split: of the configuration that holds all, else of every one in turn.
+    """(where, row) of a split: of the configuration that holds all rows, else of each in turn.
 
-    Raises MaltError for a data set that cannot be loaded, or has no such split.
+    Raises MaltError for a data set that cannot be loaded or has no such split.
     """
     from datasets import get_dataset_config_names, load_dataset
 

@@ -1,6 +1,6 @@
 """Any JSONL file with a question and an answer column.
 
-Under a grader of one's own a file may lack the answer column: such a grader sees the whole row.
+With a custom grader the answer column is optional: such a grader sees the whole row.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from malt_fast.tasks.task import Question, Report
 
 
 def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
-    """Questions of `task.path`, and of `task.test_path` or else a held-out tenth."""
+    """Questions of `task.path`, and of `task.test_path`, else a held-out tenth."""
     custom = is_custom(grader)
 
     def gold(answer: str) -> str:

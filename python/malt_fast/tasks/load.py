@@ -1,7 +1,7 @@
-"""Tasks: questions with gold answers, the wording for each role, and a grader.
+"""Loads the task of a config: questions with gold answers, a prompt per role, and a grader.
 
 A task is a module that makes the questions and a YAML file of the same name with `prompts:`,
-`extra:` (wordings that only an evaluation needs), `chat:`, `grader:` and `defaults:` (config values
+`extra:` (prompts that only an evaluation needs), `chat:`, `grader:` and `defaults:` (config values
 that suit it).
 """
 
@@ -17,18 +17,18 @@ from malt_fast.tasks.checks import (
     check_ids,
     decontaminate,
     subset,
-    tell,
+    warn_of,
 )
-from malt_fast.tasks.prompts import RolePrompt, split_wording
+from malt_fast.tasks.prompts import RolePrompt, split_prompt
 from malt_fast.tasks.rules import check_task
 from malt_fast.tasks.task import EXTRA, Question, Report, Task
 from malt_fast.utils.errors import MaltError, nearest
 
 
 def load_task(config: Config, *, questions: bool = True) -> Task:
-    """Questions, prompts and grader that a config names; raises MaltError before any work.
+    """The task of a config. Raises MaltError for any mistake in it.
 
-    questions: whether to read them; a task that only words and grades does without their files.
+    questions: whether to read the questions; prompts and grader do not need their files.
     """
     check_task(config.task)
     name = config.task.name
@@ -38,29 +38,29 @@ def load_task(config: Config, *, questions: bool = True) -> Task:
     if config.task.prompts is not None:
         prompts, extra, chat = _custom(config.task.prompts, prompts, extra, chat)
     for role in config.chain:
-        split_wording(config.chain, role, prompts)
+        split_prompt(config.chain, role, prompts)
     grader = config.task.grader or own["grader"]
     if is_custom(grader):
-        load_custom(grader)  # or tells now that there is none
+        load_custom(grader)  # raises MaltError if it cannot be loaded
     train, test, report = _questions(config.task, grader) if questions else ([], [], {})
     used = {role: prompts[role] for role in config.chain}
     return Task(name, train, test, used, chat, grader, extra, report)
 
 
 def _questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
-    """The questions to use, and the ids of the odd ones among all that there are."""
+    """The questions to use, and a report on the unusual ones among all questions."""
     module = import_module(f"malt_fast.tasks.{task.name}")
     train, test, report = module.questions(task, grader)
     check_ids(train, test)
-    tell(report, len(train) + len(test) + len(report.get("no gold", [])))
-    if task.name != "arithmetic":  # which keeps the two apart by itself
+    warn_of(report, len(train) + len(test) + len(report.get("no gold", [])))
+    if task.name != "arithmetic":  # whose splits have no question in common
         train, report["contaminated"] = decontaminate(train, test, task.decontaminate)
     train = subset(train, task.limit, task.subset_seed)
     test = subset(test, task.test_limit, task.subset_seed)
     return train, test, {kind: ids for kind, ids in report.items() if ids}
 
 
-# ---- wording ----
+# ---- prompts ----
 
 
 def _custom(
@@ -69,7 +69,7 @@ def _custom(
     extra: dict[str, RolePrompt],
     chat: bool,
 ) -> tuple[dict[str, RolePrompt], dict[str, RolePrompt], bool]:
-    """Prompts, further wordings and `chat` with those of a file over them."""
+    """Prompts, extra prompts and `chat`, each replaced by what a file gives."""
     values = read_yaml(path)
     known = ["prompts", "extra", "chat"]
     for key in values:
@@ -88,11 +88,11 @@ def _custom(
 
 
 def _check_extra(extra: Mapping[str, RolePrompt], path: Path) -> None:
-    """Raises MaltError for wordings that nobody uses, or that name what they cannot read."""
+    """Raises MaltError for extra prompts with unknown names or unknown fields."""
     for name in extra:
         if name not in EXTRA:
             raise MaltError(f"{path} has '{name}' below `extra:`: {nearest(name, EXTRA)}")
-        split_wording([*EXTRA[name], name], name, extra)
+        split_prompt([*EXTRA[name], name], name, extra)
 
 
 def _prompts(values: Any, path: Path) -> dict[str, RolePrompt]:
@@ -104,7 +104,7 @@ def _prompts(values: Any, path: Path) -> dict[str, RolePrompt]:
 
 
 def _prompt(role: Any, value: Any, path: Path) -> RolePrompt:
-    """A text is the user's turn; a mapping has `user` and perhaps `system`."""
+    """A text is the user's turn; a mapping has `user` and optionally `system`."""
     parts = {"user": value} if isinstance(value, str) else value
     if not isinstance(parts, Mapping) or "user" not in parts or parts.keys() - {"user", "system"}:
         raise MaltError(

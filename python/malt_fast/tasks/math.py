@@ -1,9 +1,9 @@
 r"""MATH: competition problems, from a local folder or JSONL files in its format, or the hub.
 
-`FOLDER/train/algebra/1.json` with `problem` and `solution`; or rows of the same with `unique_id`
-and perhaps `answer`, as MATH-500 and PRM800K's split have them. The gold answer is in the column
-`answer`, else in the last `\boxed{}` or `\fbox{}` of the solution. The data set's known blemishes
-(empty boxes, several boxes, `\boxed 2`) stop no load: they are reported.
+`FOLDER/train/algebra/1.json` has `problem` and `solution`; rows of MATH-500 and PRM800K's split
+have `unique_id` and perhaps `answer`, too. The gold answer is in the column `answer`, else in the
+last `\boxed{}` or `\fbox{}` of the solution. Known defects of the data set (empty boxes, several
+boxes, `\boxed 2`) are reported and stop no run.
 """
 
 import re
@@ -35,7 +35,7 @@ SPLITS = ("train", "test")
 
 
 def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
-    """Training and held-out questions, and the ids of those with a blemish."""
+    """Training and held-out questions, and the ids of those with a defect."""
     report: Report = {"no gold": [], "several boxes": [], "unreadable gold": []}
     differing: dict[str, tuple[str, str]] = {}
     reader = _reader(grader, report, differing)
@@ -52,7 +52,7 @@ def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Quest
 
 
 def last_box(solution: str) -> str:
-    """What the last box of a solution holds; empty if there is none, or nothing in it."""
+    """The content of the last box of a solution; "" if there is none, or nothing in it."""
     starts = [match.start() for match in BOX.finditer(solution)]
     return (extract_answer("math", solution[starts[-1] :]) or "").strip(SPACE) if starts else ""
 
@@ -61,7 +61,7 @@ def last_box(solution: str) -> str:
 
 
 def _reader(grader: str, report: Report, differing: dict[str, tuple[str, str]]) -> Reader:
-    """Fills the report, and (box, answer) where the two are different texts."""
+    """A reader that fills `report`, and `differing` with (box, answer) that are different texts."""
 
     def read(row: Row, where: str, name: str) -> tuple[str, str] | None:
         text = text_of(row, "problem", where, FORMAT, "problem")
@@ -85,7 +85,7 @@ def _reader(grader: str, report: Report, differing: dict[str, tuple[str, str]]) 
 
 
 def _answer(row: Row, where: str) -> str | None:
-    """The column `answer`: empty where it is blank, None where a row has none."""
+    """The column `answer`: "" if it is blank, None if the row has none."""
     value = row.get("answer")
     blank = isinstance(value, str) and not value.strip()
     return "" if blank else None if value is None else text_of(row, "answer", where, FORMAT)
@@ -100,7 +100,7 @@ def _solution(row: Row, where: str, *, needed: bool) -> str:
 
 
 def _rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
-    """(where, row) of a split, where the hub or a folder has splits, else of all there is."""
+    """(where, row) of a split of the hub's data set or the folder; without splits, of all rows."""
     if is_hub_id(path):
         return hub_rows(path, split)
     here = Path(path)
@@ -114,7 +114,7 @@ def _rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
 
 
 def _split_of(folder: Path, split: str) -> Path | None:
-    """FOLDER/train or FOLDER/train.jsonl, where there is one."""
+    """FOLDER/train or FOLDER/train.jsonl, if it exists."""
     found = [folder / name for name in (split, f"{split}.jsonl") if (folder / name).exists()]
     return found[0] if found else None
 
@@ -127,7 +127,7 @@ def _beside(path: Path) -> str | None:
 
 
 def _folder_rows(folder: Path, split: str) -> Iterator[tuple[str, Row]]:
-    """Every file below a folder: 1.json before 10.json, `train/algebra/1.json` its id."""
+    """Rows of every file below a folder, 1.json before 10.json; ids like `train/algebra/1.json`."""
     files = [
         file
         for file in folder.rglob("*")

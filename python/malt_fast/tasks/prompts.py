@@ -1,9 +1,9 @@
-"""The chain of roles, and how a role's prompt is put together from token segments.
+"""Builds the prompt of each role from token segments.
 
-A prompt is `head(question) · seg · seg · tail`: the fixed pieces of text come from the role's
-wording (through the chat template, rendered once), the segments are the question and earlier roles'
-outputs. Each is tokenised by itself, once; sampled tokens are used as they came, so that siblings
-share their prompt to the token and nothing is decoded and tokenised again.
+A prompt is `head(question) · seg · seg · tail`. The fixed texts are the role's own (put through the
+chat template once); the segments are the question and the outputs of earlier roles. Each piece is
+tokenised by itself, once, and sampled tokens are used as they came: siblings share their prompt to
+the token, and nothing is decoded and tokenised again.
 """
 
 import json
@@ -20,15 +20,15 @@ from malt_fast.models.tokenizer import _name, fingerprint
 from malt_fast.utils.errors import MaltError, first_line, nearest
 
 Tokens = npt.NDArray[np.int32]
-FIX = "give another wording by --task.prompts FILE"
+FIX = "give another prompt by --task.prompts FILE"
 BRACES = "write {{ and }} for literal braces"
-# Some templates print today's date: a fixed one keeps prompts equal when a run goes on tomorrow.
+# Some templates print the date; a fixed one keeps prompts the same when a run goes on later.
 DATE = date(2024, 7, 26)
 
 
 @dataclass(frozen=True, slots=True)
 class RolePrompt:
-    """A role's wording. `user` holds {question} and names of earlier roles; `{{` is a brace."""
+    # Some templates print the date: a fixed one keeps prompts the same when a run goes on later.
 
     system: str | None
     user: str
@@ -37,10 +37,9 @@ class RolePrompt:
 class Prompts:
     """Builds prompts for every role of a chain, with one tokenizer.
 
-    chat=True renders the wording through the tokenizer's chat template; chat=False uses it as plain
-    text after the begin token, if there is one. `extra_end_ids` are further tokens that end an
-    output, such as a model's generation config lists. Raises MaltError for a wording, a template or
-    a tokenizer that cannot serve.
+    chat: whether prompts go through the tokenizer's chat template; otherwise they are plain text
+    after the begin token, if there is one. extra_end_ids: more tokens that end an output, as from a
+    model's generation config. Raises MaltError for an unusable prompt, template or tokenizer.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Prompts:
         self._pieces: list[list[Tokens]] = []  # [role][slot + 1]
         self._levels: list[list[int]] = []  # [role][slot] = level whose segment goes there
         for role in self.chain:
-            texts, levels = split_wording(self.chain, role, prompts)
+            texts, levels = split_prompt(self.chain, role, prompts)
             rendered = self._render(role, prompts[role].system, texts) if chat else texts
             if not chat and prompts[role].system:
                 rendered = [f"{prompts[role].system}\n\n{texts[0]}", *texts[1:]]
@@ -77,13 +76,13 @@ class Prompts:
             self._levels.append(levels)
 
     def encode_question(self, text: str) -> Tokens:
-        """int32[Q]: a question's own segment; text that looks like a control token stays text."""
+        """int32[Q]: the segment of a question; text that looks like a control token stays text."""
         return self._encode(text, split_special_tokens=True)
 
     def build(self, level: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
         """int32[P]: the prompt of role `level` (1-based).
 
-        `segments` are the outputs of levels 1 .. level - 1 as sampled; a last end token is dropped.
+        segments: the outputs of levels 1 .. level - 1 as sampled; their end tokens are dropped.
         """
         if not 1 <= level <= len(self.chain) or len(segments) != level - 1:
             raise ValueError(
@@ -96,7 +95,7 @@ class Prompts:
         return np.concatenate(parts).astype(np.int32, copy=False)
 
     def as_json(self) -> str:
-        """End tokens, and for each role its fixed tokens with the names of segments in between."""
+        """The end tokens, and for each role its fixed tokens with the names of segments between."""
         names = ["question", *self.chain]
         parts: dict[str, list[list[int] | str]] = {}
         for role, pieces, levels in zip(self.chain, self._pieces, self._levels, strict=True):
@@ -106,7 +105,7 @@ class Prompts:
         return json.dumps({"end_ids": self.end_ids, "prompts": parts}) + "\n"
 
     def decode(self, tokens: npt.ArrayLike) -> str:
-        """Text of an output: its end token and any control token dropped."""
+        """The text of an output, without its end token and any control token."""
         ids = self._without_end(np.asarray(tokens, np.int32)).tolist()
         text: str = self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -131,18 +130,18 @@ class Prompts:
         return tuple(dict.fromkeys(int(i) for i in ids))
 
     def _turn_end(self) -> list[int]:
-        """The control token that closes an assistant's turn (a base model's eos is another)."""
+        """The control token that ends an assistant's turn (the eos of a base model is another)."""
         mark = _mark(0)
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
         try:
             text = self._template(turns, add_generation_prompt=False)
-        except Exception:  # a template may refuse such a turn; then eos alone ends outputs
+        except Exception:  # a template may refuse such a turn: then only eos ends outputs
             return []
         after = self._encode(text.partition(mark)[2].lstrip())[:1].tolist()
         return [i for i in after if i in self.tokenizer.all_special_ids]
 
     def _render(self, role: str, system: str | None, texts: Sequence[str]) -> list[str]:
-        """The wording inside the chat template, cut where its segments go."""
+        """The prompt inside the chat template, cut where the segments go."""
         marks = [_mark(i) for i in range(len(texts) - 1)]
         user = texts[0] + "".join(m + text for m, text in zip(marks, texts[1:], strict=True))
         try:
@@ -169,7 +168,7 @@ class Prompts:
             return self._template(turns)
         try:
             return self._template([{"role": "system", "content": system}, *turns])
-        except Exception:  # templates without a system turn refuse it: it opens the user's instead
+        except Exception:  # a template without a system turn: it goes before the user's text
             return self._template([{"role": "user", "content": f"{system}\n\n{user}"}])
 
     def _template(self, turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -183,10 +182,10 @@ class Prompts:
         return text
 
 
-def split_wording(
+def split_prompt(
     chain: Sequence[str], role: str, prompts: Mapping[str, RolePrompt]
 ) -> tuple[list[str], list[int]]:
-    """A role's wording as fixed texts and, between them, levels (0 = question) of the segments.
+    """The fixed texts of a role's prompt, and the levels (0 = question) of the segments between.
 
     Raises MaltError unless {question} comes once, then earlier roles in chain order, each at most
     once.
@@ -219,10 +218,10 @@ def split_wording(
     return texts, levels
 
 
-def _fields(role: str, wording: str) -> list[tuple[str, str | None]]:
-    """(text, name of the field after it or None) in order, `{{` and `}}` unescaped."""
+def _fields(role: str, prompt: str) -> list[tuple[str, str | None]]:
+    """(text, name of the field after it or None) in order, with `{{` and `}}` unescaped."""
     try:
-        parsed = list(string.Formatter().parse(wording))
+        parsed = list(string.Formatter().parse(prompt))
     except ValueError as error:
         raise MaltError(f"the {role}'s prompt has a stray brace ({error}): {BRACES}") from None
     if any(spec or conversion for _, _, spec, conversion in parsed):
@@ -231,5 +230,5 @@ def _fields(role: str, wording: str) -> list[tuple[str, str | None]]:
 
 
 def _mark(i: int) -> str:
-    """A word that no wording holds, standing for a segment while the template is rendered."""
+    """A word that occurs in no prompt: it stands for a segment while the template is rendered."""
     return f"Zq7malt{i}slot7qZ"

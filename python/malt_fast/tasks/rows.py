@@ -1,7 +1,7 @@
-"""What tasks share: rows read from files or the hub, questions made of them, one held-out part.
+"""Rows from files or the hub, questions made of them, and a held-out part; shared by the tasks.
 
-The first bad row is a MaltError that says where it stands. A task hands in a `Reader`, which knows
-what its rows look like.
+The first bad row raises a MaltError with its place. A task passes a `Reader` for the format of its
+rows.
 """
 
 import json
@@ -19,19 +19,19 @@ from malt_fast.utils.errors import MaltError, nearest
 
 log = logging.getLogger(__name__)
 
-SPACE = " \r\n"  # around a text; a tab or form feed may be what is left of \text or \frac
+SPACE = " \r\n"  # around a text; a tab or form feed may be a damaged \text or \frac
 Row = dict[str, Any]
 Reader = Callable[[Row, str, str], tuple[str, str] | None]
-"""(row, where, id) -> (text, gold), or None for a row to leave out."""
+"""(row, where, id) -> (text, gold); None to leave the row out."""
 
 
 def split_questions(
     task: TaskConfig, read: Callable[[str, str], list[Question]], beside: str | None = None
 ) -> tuple[list[Question], list[Question]]:
-    """Training and held-out questions by `read(path, split)`.
+    """Training and held-out questions, by `read(path, split)`.
 
-    Held-out ones come from `task.test_path`, else from `beside`, which the task found next to the
-    training questions, else from the hub's data set, else they are a tenth of the training ones.
+    Held-out ones come from `task.test_path`, else from `beside`, a path next to the training
+    questions, else from the hub's data set, else they are a tenth of the training questions.
     """
     path = task.path or ""
     train = read(path, "train")
@@ -56,7 +56,7 @@ def hold_out(rows: list[Question], source: str) -> tuple[list[Question], list[Qu
 
 
 def sibling(path: Path, train: str, test: str) -> str | None:
-    """What is called `test` beside a path called `train`, if both are."""
+    """The path named `test` beside a path named `train`, if both exist."""
     there = path.with_name(test) if path.name == train else None
     return str(there) if there and there.exists() else None
 
@@ -72,9 +72,9 @@ def make_questions(
     read: Reader,
     own_id: str = "",
 ) -> list[Question]:
-    """Questions of (where, row) pairs.
+    """Questions from (where, row) pairs.
 
-    A question's id is in `task.id_column`, else in `own_id` where a row has that, else its number.
+    A question's id is in `task.id_column`, else in `own_id` if the row has that, else its number.
     """
     keep = is_custom(task.grader or "")
     out: list[Question] = []
@@ -88,18 +88,18 @@ def make_questions(
                 f"{where} has the id '{name}' of {seen[name]}: give every question its own"
             )
         seen[name] = where
-        wording = read(row, where, name)
-        if wording is not None:
-            out.append(Question(name, *wording, row if keep else {}))
+        found = read(row, where, name)
+        if found is not None:
+            out.append(Question(name, *found, row if keep else {}))
     if not out:
         raise MaltError(f"{source} holds no questions that can be used: give others")
     return out
 
 
 def by_columns(task: TaskConfig, gold: Callable[[str], str], *, may_lack: bool = False) -> Reader:
-    """Reads the columns that the config names; `gold` takes an answer or raises ValueError.
+    """A reader of the columns that the config names. gold: of an answer; may raise ValueError.
 
-    may_lack: a row without an answer has an empty gold, unless the config names a column for it.
+    may_lack: a row without an answer has gold "", unless the config names a column for it.
     """
     own = TaskConfig.model_fields["answer_column"].default
 
@@ -152,7 +152,7 @@ def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content without a byte order mark."""
+    """The content of a file, without a byte order mark."""
     try:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
@@ -164,7 +164,7 @@ def read_bytes(path: Path) -> bytes:
 def json_row(text: bytes, path: Path, number: int = 1) -> tuple[str, Row]:
     """(file:line, row) of a JSON object that begins at line `number`.
 
-    Control characters inside its texts are let through, as MATH has some.
+    Control characters in its texts are allowed, since MATH has some.
     """
     try:
         row = json.loads(text.decode("utf-8"), strict=False)
@@ -177,5 +177,5 @@ def json_row(text: bytes, path: Path, number: int = 1) -> tuple[str, Row]:
             f"{where} is not valid JSON ({problem}): correct or remove that line"
         ) from None
     if not isinstance(row, dict):
-        raise MaltError(f"{path}:{number} is not a JSON object: write one {{...}} a line")
+        raise MaltError(f"{path}:{number} is not a JSON object: write one {{...}} per line")
     return f"{path}:{number}", row

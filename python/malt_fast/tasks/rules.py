@@ -1,4 +1,4 @@
-"""Checks that settings of a task fit together."""
+"""Checks that the settings of a task fit together."""
 
 from malt_fast.config.schema import TaskConfig
 from malt_fast.grading.custom import is_custom
@@ -6,7 +6,8 @@ from malt_fast.grading.verdicts import GRADERS
 from malt_fast.utils.errors import MaltError, nearest
 
 
-def check_task(task: "TaskConfig") -> None:
+def check_task(task: TaskConfig) -> None:
+    """Raises MaltError for settings that contradict each other."""
     if task.name == "arithmetic" and (task.path or task.test_path):
         raise MaltError(
             "the arithmetic task reads no file: give --task.name gsm8k, math, csqa or jsonl with "
@@ -20,13 +21,13 @@ def check_task(task: "TaskConfig") -> None:
         changed = getattr(task, key) != type(task).model_fields[key].default
         if changed and task.name not in ("gsm8k", "jsonl"):
             raise MaltError(
-                f"task.{key} is for gsm8k and jsonl, and {task.name} has columns of its own: "
+                f"task.{key} is for gsm8k and jsonl, and {task.name} has fixed columns: "
                 "leave it out"
             )
     _check_grader(task)
 
 
-def _check_grader(task: "TaskConfig") -> None:
+def _check_grader(task: TaskConfig) -> None:
     known = ", ".join(GRADERS)
     if task.grader is None and task.name == "jsonl":
         raise MaltError(
@@ -37,7 +38,7 @@ def _check_grader(task: "TaskConfig") -> None:
     if not is_custom(task.grader):
         raise MaltError(
             f"task.grader = '{task.grader}' is no grader ({nearest(task.grader, GRADERS)}): give "
-            f"{known}, or a function of your own as package.module:function"
+            f"{known}, or your own function as package.module:function"
         )
     module, _, function = task.grader.partition(":")
     if not all(name.isidentifier() for name in [*module.split("."), function]):

@@ -6,10 +6,10 @@ from typing import Any
 
 from malt_fast.tasks.prompts import RolePrompt
 
-Report = dict[str, list[str]]  # what is odd about questions: their ids
+Report = dict[str, list[str]]  # kind of unusual question -> ids
 
-
-EXTRA = {"direct": ("generator",), "debater": ("own", "first", "second")}  # what they read
+EXTRA = {"direct": ("generator",), "debater": ("own", "first", "second")}
+"""The names of extra prompts, and the outputs that each reads after the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Question:
     text: str
     gold: str
     row: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What it was made from, for graders of one's own; else empty."""
+    """The row it was made from, for custom graders; else empty."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Task:
     name: str
     train: list[Question]
     test: list[Question]
-    prompts: dict[str, RolePrompt]  # one a role of the chain
-    chat: bool  # render the prompts through the model's chat template
+    prompts: dict[str, RolePrompt]  # one per role of the chain
+    chat: bool  # whether prompts go through the model's chat template
     grader: str
     extra: dict[str, RolePrompt] = field(default_factory=dict)
-    """direct: the last role without a verification, who reads {question} and what the first role
-    wrote as {generator}; debater: one of three who debate, who reads {question}, its {own} last
-    answer and those of the other two, {first} and {second}."""
+    """direct: the last role without a verifier; it reads {question} and the first role's output
+    as {generator}. debater: one of three that debate; it reads {question}, its {own} last answer
+    and those of the other two, {first} and {second}."""
     report: Report = field(default_factory=dict)
