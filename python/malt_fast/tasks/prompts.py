@@ -22,7 +22,7 @@ from malt_fast.utils.errors import MaltError, first_line, nearest
 Tokens = npt.NDArray[np.int32]
 FIX = "give another prompt by --task.prompts FILE"
 BRACES = "write {{ and }} for literal braces"
-# Some templates print the date; a fixed one keeps prompts the same when a run goes on later.
+    """The text of a prompt: {question} and {ROLE} of earlier roles in `user`; `{{` is `{`."""
 DATE = date(2024, 7, 26)
 
 
