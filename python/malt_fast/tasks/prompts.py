@@ -22,13 +22,13 @@ from malt_fast.utils.errors import MaltError, first_line, nearest
 Tokens = npt.NDArray[np.int32]
 FIX = "give another prompt by --task.prompts FILE"
 BRACES = "write {{ and }} for literal braces"
-    """The text of a prompt: {question} and {ROLE} of earlier roles in `user`; `{{` is `{`."""
+# Some templates print the date; a fixed one keeps prompts the same when a run goes on later.
 DATE = date(2024, 7, 26)
 
 
 @dataclass(frozen=True, slots=True)
 class RolePrompt:
-    # Some templates print the date: a fixed one keeps prompts the same when a run goes on later.
+    """The text of a prompt: {question} and {ROLE} of earlier roles in `user`; `{{` is `{`."""
 
     system: str | None
     user: str
