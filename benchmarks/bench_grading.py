@@ -78,10 +78,12 @@ def ours(pairs: Pairs) -> np.ndarray:
 
 
 def math_verify(pairs: Pairs) -> np.ndarray:
-    return np.array([says(g, t) for g, t in zip(pairs.golds, pairs.texts, strict=True)])
+    return np.array(
+        [math_verify_accepts(g, t) for g, t in zip(pairs.golds, pairs.texts, strict=True)]
+    )
 
 
-def says(gold: str, text: str) -> bool:
+def math_verify_accepts(gold: str, text: str) -> bool:
     try:
         return bool(verify(parse(wrapped(gold), CONFIGS), parse(wrapped(text), CONFIGS)))
     except Exception:

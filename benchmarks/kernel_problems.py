@@ -54,8 +54,8 @@ class Case:
         return 2 * self.rows * self.hidden * self.vocabulary
 
     def flop(self, mode: str) -> int:
-        """What the result needs, whoever computes it: forward G, gradient of hidden G, of the head
-        G; a DPO loss's reference another G. Products that a contender repeats do not count."""
+        """Operations that the result needs: forward G, gradient of hidden G, of the head G, a DPO
+        loss's reference another G. Products that a contender repeats do not count."""
         reference = self.product if self.operation == "linear_dpo" else 0
         gradients = 2 if self.head == "trained" else 1
         return reference + self.product * (1 if mode == "forward" else 1 + gradients)
