@@ -21,12 +21,7 @@ from torch import Tensor
 
 from malt_fast.engines import Completion, Request
 from malt_fast.engines.cache import Plan, SlotCache, grown
-from malt_fast.engines.sampler import (
-    draw,
-    filtered,
-    logprobs_of,
-    uniforms,
-)
+from malt_fast.engines.sampler import draw, filtered, logprobs_of, uniforms
 
 PREFILL_TOKENS = 8192  # in one forward pass; bounds the memory of its activations
 

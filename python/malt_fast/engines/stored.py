@@ -18,13 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast._core.forest import FINISH_STOP
-from malt_fast.engines import (
-    Completion,
-    Engine,
-    Policy,
-    Request,
-    SamplingParams,
-)
+from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
 from malt_fast.store.segments import Sample
 from malt_fast.store.store import Store
 

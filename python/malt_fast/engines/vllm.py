@@ -23,18 +23,8 @@ from weakref import WeakSet
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.engines import (
-    Completion,
-    Policy,
-    Request,
-    SamplingParams,
-)
-from malt_fast.models.adapter_files import (
-    content_name,
-    is_untrained,
-    rank_of,
-    write_zeros,
-)
+from malt_fast.engines import Completion, Policy, Request, SamplingParams
+from malt_fast.models.adapter_files import content_name, is_untrained, rank_of, write_zeros
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError, first_line, nearest
 from malt_fast.utils.quiet import quiet

@@ -16,13 +16,7 @@ import numpy.typing as npt
 from malt_fast import _core
 from malt_fast.grading import symbolic
 from malt_fast.grading.custom import is_custom
-from malt_fast.grading.verdicts import (
-    RIGHT,
-    UNKNOWN,
-    VERDICTS,
-    gold_answer,
-    grader_of,
-)
+from malt_fast.grading.verdicts import RIGHT, UNKNOWN, VERDICTS, gold_answer, grader_of
 
 SAMPLE = 40  # pairs that get a second opinion
 

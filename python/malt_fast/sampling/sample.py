@@ -12,11 +12,7 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from malt_fast.config.schema import Config
-from malt_fast.engines import (
-    Completion,
-    Engine,
-    Policy,
-)
+from malt_fast.engines import Completion, Engine, Policy
 from malt_fast.engines.stored import StoredEngine
 from malt_fast.forest.forest import Forest, build_forest
 from malt_fast.models.identity import adapter_identity, content, model_identity

@@ -249,11 +249,7 @@ def open_store(
     try:
         make_folder(folder)
         return Store(
-            folder,
-            batch=batch,
-            interval=interval,
-            segment_bytes=segment_bytes,
-            writable=writable,
+            folder, batch=batch, interval=interval, segment_bytes=segment_bytes, writable=writable
         )
     except OSError as error:
         raise MaltError(

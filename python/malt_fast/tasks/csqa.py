@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_fast.config.schema import TaskConfig
-from malt_fast.tasks.rows import (
-    Row,
-    make_questions,
-    read_rows,
-    sibling,
-    split_questions,
-    text_of,
-)
+from malt_fast.tasks.rows import Row, make_questions, read_rows, sibling, split_questions, text_of
 from malt_fast.tasks.task import Question, Report
 from malt_fast.utils.errors import MaltError
 

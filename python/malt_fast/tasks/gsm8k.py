@@ -7,13 +7,7 @@ from pathlib import Path
 
 from malt_fast.config.schema import TaskConfig
 from malt_fast.grading.verdicts import can_read
-from malt_fast.tasks.rows import (
-    by_columns,
-    make_questions,
-    read_rows,
-    sibling,
-    split_questions,
-)
+from malt_fast.tasks.rows import by_columns, make_questions, read_rows, sibling, split_questions
 from malt_fast.tasks.task import Question, Report
 
 

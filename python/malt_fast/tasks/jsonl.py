@@ -8,12 +8,7 @@ from pathlib import Path
 from malt_fast.config.schema import TaskConfig
 from malt_fast.grading.custom import is_custom
 from malt_fast.grading.verdicts import can_read
-from malt_fast.tasks.rows import (
-    by_columns,
-    file_rows,
-    make_questions,
-    split_questions,
-)
+from malt_fast.tasks.rows import by_columns, file_rows, make_questions, split_questions
 from malt_fast.tasks.task import Question, Report
 
 

@@ -13,12 +13,7 @@ from typing import Any
 from malt_fast.config.schema import PACKAGE, Config, TaskConfig
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.grading.custom import is_custom, load_custom
-from malt_fast.tasks.checks import (
-    check_ids,
-    decontaminate,
-    subset,
-    warn_of,
-)
+from malt_fast.tasks.checks import check_ids, decontaminate, subset, warn_of
 from malt_fast.tasks.prompts import RolePrompt, split_prompt
 from malt_fast.tasks.rules import check_task
 from malt_fast.tasks.task import EXTRA, Question, Report, Task
@@ -64,10 +59,7 @@ def _questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Ques
 
 
 def _custom(
-    path: Path,
-    prompts: dict[str, RolePrompt],
-    extra: dict[str, RolePrompt],
-    chat: bool,
+    path: Path, prompts: dict[str, RolePrompt], extra: dict[str, RolePrompt], chat: bool
 ) -> tuple[dict[str, RolePrompt], dict[str, RolePrompt], bool]:
     """Prompts, extra prompts and `chat`, each replaced by what a file gives."""
     values = read_yaml(path)
