@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -16,6 +17,7 @@ from malt_fast.config.load import (
 )
 from malt_fast.config.mistakes import settings
 from malt_fast.config.schema import Config, resolve_model
+from malt_fast.config.values import nested
 from malt_fast.config.yaml_files import read_yaml, yaml_text
 from malt_fast.tasks.load import load_task
 from malt_fast.train import PROGRAM
@@ -303,6 +305,30 @@ def test_make_config_takes_nested_values() -> None:
     config = make_config({"chain": ["a"], "tree": {"branching": [2]}})
     assert config.chain == ["a"]
     assert config.dpo_roles == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("task.path", Path("x"), "x"),
+        ("run", Path("r"), Path("r")),
+        ("reuse", [Path("a")], [Path("a")]),
+        ("tree.branching", (2, 2, 2), [2, 2, 2]),
+        ("tree.branching", "2,2,2", [2, 2, 2]),
+        ("lora.r", np.int64(4), 4),
+        ("task.limit", None, None),
+    ],
+)
+def test_values_from_python(key: str, value: Any, expected: Any) -> None:
+    found: Any = make_config(nested([(key, value)]))
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == expected
+
+
+def test_a_later_value_wins() -> None:
+    assert nested([("a.b", 1), ("a", {"c": 2}), ("a.d", 3)]) == {"a": {"c": 2, "d": 3}}
+    assert nested([("a", 1), ("a.b", 2)]) == {"a": {"b": 2}}
 
 
 def test_nearest() -> None:

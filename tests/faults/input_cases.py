@@ -1,4 +1,4 @@
-"""Configs, command lines, data sets and run directories as users get them wrong: strategies.
+"""Strategies for configs, command lines, data sets and run directories with mistakes in them.
 
 A case is a working folder and a command line; all paths in it are relative to that folder, where
 `model` is a tiny model, `questions.jsonl` goes with it and `run` is a finished run (inputs.py).
@@ -22,7 +22,7 @@ Depth = Literal["checks", "sampling", "all"]
 
 @dataclass(frozen=True)
 class Damage:
-    """To the `place`-th file or folder of a run, whatever it holds."""
+    """Damage to the `place`-th file or folder of a run."""
 
     how: str
     place: int
@@ -36,7 +36,7 @@ class Case:
     words: tuple[str, ...]
     files: Mapping[str, Content] = field(default_factory=dict)
     damage: tuple[Damage, ...] = ()
-    depth: Depth = "checks"  # how far the program really works; what is heavy begins after that
+    depth: Depth = "checks"  # how far the program runs, before heavy work
 
 
 BASE = ("--model.name_or_path", "model", "--model.device", "cpu")
@@ -57,8 +57,8 @@ RUN = (
     *("--evaluate.bootstrap", "100", "--evaluate.votes", "1"),
 )
 SWEEP = ("--sweep", "lora.r=4")
-OTHER = "swept/sweeps/lora.r=4"  # whose adapters have other shapes
-AGAIN = {  # how the programs go on with a run
+OTHER = "swept/sweeps/lora.r=4"  # a run whose adapters have other shapes
+AGAIN = {  # commands that continue with a run
     "train": RUN,
     "evaluate": ("--run", "run"),
     "sweep": ("--run", "swept", *SWEEP),
@@ -456,7 +456,7 @@ IDS = ("train-0", "train-1", "train-2", "train-3", "train-4", "nobody")
 
 @st.composite
 def wordings(draw: st.DrawFn) -> Case:
-    """Prompts of one's own, and a chat template."""
+    """Custom prompts, and a chat template."""
     words, files = [*QUESTIONS, "--task.grader", "number"], {}
     if draw(st.booleans()):
         some = st.one_of(
@@ -541,7 +541,7 @@ HOW = (
 
 @st.composite
 def runs(draw: st.DrawFn) -> Case:
-    """A finished run with one to three things broken, and a program that goes on with it."""
+    """A finished run with one to three damages, and a program that reads it."""
     program = draw(st.sampled_from(["train", "train", "evaluate", "serve", "sweep"]))
     one = st.builds(Damage, st.sampled_from(HOW), st.integers(0, 999), st.integers(0, 999))
     return Case(

@@ -1,9 +1,9 @@
-"""What the programs say to bad input: success, or one sentence and exit status 2, in seconds.
+"""Bad input to the programs ends in success, or in one sentence and exit status 2, in seconds.
 
     python -m tests.faults.inputs --cases 10000 --json FILE
 
 The cases come from input_cases.py. Each runs a program's main() in this process, in a working
-folder of its own; what is heavy and beyond what the case is about is not begun.
+folder of its own. Heavy work that a case is not about is not started.
 """
 
 import argparse
@@ -44,8 +44,8 @@ from tests.faults.input_cases import AGAIN, FOLDER, KINDS, OTHER, RUN, Case, Con
 from tests.small_run import write_model, write_questions
 
 PACKAGES = ("malt-fast", "hypothesis", "peft", "pydantic", "torch", "transformers")
-SECONDS = 60  # that a case may take before it counts as hanging
-MEMORY = 4 << 30  # bytes beyond what the process has; more is a finding too
+SECONDS = 60  # after which a case counts as hanging
+MEMORY = 4 << 30  # bytes a case may add to the process
 LONGEST = 1500  # characters of a sentence
 PYTHON = re.compile(r"Traceback|object has no attribute|NoneType|<class |object at 0x|\[Errno")
 MAINS = {
@@ -57,18 +57,18 @@ MAINS = {
 
 
 class Passed(BaseException):
-    """The checks are passed, and what comes now is heavy."""
+    """The checks have passed, and heavy work would start."""
 
 
 class Hangs(BaseException):
-    """It takes too long, or too much memory."""
+    """The program takes too long, or too much memory."""
 
 
 def passed(*_: Any, **__: Any) -> NoReturn:
     raise Passed
 
 
-# What is not begun, by how far a case goes.
+# Heavy work that is not started, by how far a case goes.
 HEAVY: dict[Depth, tuple[str, ...]] = {
     "checks": ("train.train_round", "evaluate.evaluate_run", "sweep.train", "serve.run_server"),
     "sampling": ("train.train_role",),
@@ -78,7 +78,7 @@ HEAVY: dict[Depth, tuple[str, ...]] = {
 
 @cache
 def world() -> tempfile.TemporaryDirectory[str]:
-    """What all cases share: a model, questions, finished runs."""
+    """A folder that all cases share: a model, questions, finished runs."""
     home = tempfile.TemporaryDirectory(prefix="malt-inputs-")
     with contextlib.chdir(home.name), contextlib.redirect_stdout(io.StringIO()):
         write_model(Path("model"))
@@ -156,7 +156,7 @@ def changed(how: str, path: Path, rng: random.Random, run: Path, other: Path) ->
 
 
 def other_shape(content: bytes, rng: random.Random) -> bytes:
-    """Of a JSON or YAML text one value changed, or all of it."""
+    """A JSON or YAML text with one value, or all of it, replaced."""
     odd: list[Any] = [None, [], {}, "x", -1, 10**30, 0.5, [[]], True]
     try:
         values = json.loads(content)
@@ -179,16 +179,16 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-# ---- what comes of it ----
+# ---- outcomes ----
 
 
 def outcome(case: Case) -> str:
-    """`success`, `error: WHO TOLD IT`, or `finding: ...` for all that must not be."""
+    """`success`, `error: FUNCTION THAT RAISED IT`, or `finding: ...` for what must not happen."""
     home = Path(world().name)
     with tempfile.TemporaryDirectory(dir=home) as folder, contextlib.chdir(folder):
         prepare(case, home)
         with ExitStack() as stack:
-            err, told = watch(stack, case.depth)
+            err, raisers = watch(stack, case.depth)
             try:
                 status = MAINS[case.program](case.words)
             except (Passed, SystemExit) as done:
@@ -199,19 +199,22 @@ def outcome(case: Case) -> str:
                 return f"finding: {type(error).__name__} in {place(error)}: {str(error)[:200]!r}"
     if status != 2:
         return f"finding: exit status {status}" if status else "success"
-    return complaint(err.buffer.getvalue().decode()) or f"error: {told[-1] if told else 'a file'}"
+    return (
+        complaint(err.buffer.getvalue().decode())
+        or f"error: {raisers[-1] if raisers else 'a file'}"
+    )
 
 
 def watch(stack: ExitStack, depth: Depth) -> tuple[io.TextIOWrapper, list[str]]:
-    """For as long as `stack` is open: (what goes to stderr, who made each MaltError).
+    """While `stack` is open: (the text on stderr, the functions that made a MaltError).
 
-    Time and memory are bounded, and what is heavy ends the program.
+    Time and memory are bounded, and heavy work ends the program.
     """
-    told: list[str] = []
+    raisers: list[str] = []
 
     def made(self: MaltError, *args: object) -> None:
         code = sys._getframe(1)
-        told.append(
+        raisers.append(
             f"{code.f_globals['__name__']}.{code.f_code.co_name}".removeprefix("malt_fast.")
         )
 
@@ -223,12 +226,12 @@ def watch(stack: ExitStack, depth: Depth) -> tuple[io.TextIOWrapper, list[str]]:
     for name in HEAVY[depth]:
         stack.enter_context(patch(f"malt_fast.{name}", passed))
     stack.enter_context(bounds())
-    return err, told
+    return err, raisers
 
 
 @contextlib.contextmanager
 def bounds() -> Iterator[None]:
-    """Raise Hangs in what takes too long or too much."""
+    """Raise Hangs in a program that takes too long or too much memory."""
     end, most = time.monotonic() + SECONDS, resident_bytes() + MEMORY
 
     def look(_: int, __: FrameType | None) -> None:
@@ -256,10 +259,10 @@ def place(error: BaseException) -> str:
 
 
 def complaint(err: str) -> str:
-    """What is wrong with how an error was told; empty if nothing is."""
+    """What is wrong with the message on stderr; empty if nothing is."""
     *lines, end = err.split("\n")
-    told = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    if end or told != [len(lines) - 1]:
+    errors = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    if end or errors != [len(lines) - 1]:
         return f"finding: not one line at the end: {err[-300:]!r}"
     sentence = lines[-1]
     if not sentence.isprintable():

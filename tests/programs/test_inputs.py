@@ -1,5 +1,4 @@
-"""Bad input is one sentence: a few hundred cases of the sweep (tests/faults/inputs.py), and what it
-once found."""
+"""Bad input gives one sentence: a few hundred cases of tests/faults/inputs.py, and old findings."""
 
 from pathlib import Path
 
@@ -56,13 +55,13 @@ FOUND = {
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_what_was_found_once(name: str) -> None:
+def test_old_findings(name: str) -> None:
     assert outcome(FOUND[name]).startswith("error: ")
 
 
 @pytest.mark.parametrize("place", range(0, 60, 9))
 def test_an_evaluation_reads_no_noise(place: int) -> None:
-    """In an adapter's weights or config, in the prompts, in the config, ..."""
+    """Noise in the weights or config of an adapter, in the prompts, in the config, ..."""
     damage = (Damage("noise", place, 3),)
     case = Case("run", "evaluate", AGAIN["evaluate"], damage=damage, depth="all")
     assert not outcome(case).startswith("finding")
@@ -75,12 +74,12 @@ NO_SENTENCES = (
 
 
 @pytest.mark.parametrize("err", NO_SENTENCES)
-def test_what_is_no_sentence_is_seen(err: str) -> None:
+def test_a_bad_message_is_a_finding(err: str) -> None:
     assert complaint(err).startswith("finding")
     assert complaint("error: the thing is wrong: mend it\n") == ""
 
 
-def test_a_check_that_is_gone_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_check_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     case = config("--\x1b[1m", "1")
     assert outcome(case).startswith("error: ")
     monkeypatch.setattr("malt_fast.utils.exit_status.one_line", lambda text: text)
