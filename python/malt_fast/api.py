@@ -33,7 +33,9 @@ from rich.console import Console
 from malt_fast.config.load import make_config, with_task_defaults
 from malt_fast.config.values import nested
 from malt_fast.engines import Policies, Policy
-from malt_fast.evaluation.design import compare, measure, sample_systems
+from malt_fast.evaluation.design import design_evaluation, sample_systems
+from malt_fast.evaluation.result import EvaluationResult
+from malt_fast.evaluation.run import measure
 from malt_fast.evaluation.tables import as_terminal, describe, main_table
 from malt_fast.forest import forest as core
 from malt_fast.forest.credit import assign_credit
@@ -331,8 +333,8 @@ def answering(setup: Setup, trained: Sequence[Trained] = ()) -> Pipeline:
     return Pipeline.of(setup, _policies(setup, trained, "final"))
 
 
-class Evaluation(dict[str, Any]):
-    """What a program writes to evaluation.json; printed, its table."""
+class Evaluation(EvaluationResult):
+    """The figures that a program writes to evaluation.json; it prints as their table."""
 
     def __str__(self) -> str:
         terminal = Console(file=StringIO(), width=WIDTH)
@@ -344,11 +346,6 @@ class Evaluation(dict[str, Any]):
 
     __repr__ = __str__
 
-    @property
-    def accuracy(self) -> dict[str, float]:
-        """Share of right answers of every system."""
-        return {system["name"]: system["accuracy"] for system in self["systems"]}
-
 
 def evaluate(
     setup: Setup, trained: Sequence[Trained] = (), *, samples: str | Path | None = None
@@ -358,7 +355,7 @@ def evaluate(
     Arguments as in `expand`.
     """
     sft, final = _policies(setup, trained, "sft"), _policies(setup, trained, "final")
-    compared = compare(setup, {"base": setup.base(), "sft": sft, "final": final})
+    design = design_evaluation(setup, {"base": setup.base(), "sft": sft, "final": final})
     with open_samples(samples) as store:
-        outputs, _, _ = sample_systems(setup, store, compared)
-    return Evaluation(measure(setup, compared, outputs))
+        outputs, _, _ = sample_systems(setup, store, design)
+    return Evaluation(**dict(measure(setup, design, outputs)))

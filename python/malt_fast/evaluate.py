@@ -1,17 +1,11 @@
-"""How good are the trained roles? `python -m malt_fast.evaluate --run DIR`.
+"""Evaluate a finished run again: `python -m malt_fast.evaluate --run DIR`.
 
-Every system (one answer alone, a chain, their votes, before and after training, each role left
-untrained) answers the same held-out questions. One shape samples them all: outputs that two systems
-have in common are sampled once, and pass k of every system draws the same random numbers, so that
-differences between systems come from their weights. Figures have 95 % intervals; differences to the
-fully trained, voting system are paired by question.
+All systems (single answers, chains and votes, before and after training, ablations) answer the same
+held-out questions; accuracies come with 95 % intervals and paired differences. `--suite paper` adds
+the paper's ablations and protocol, curves over calls, tables/ and curves.svg.
 
-`--suite paper` adds what the paper has beside (chains of some roles, a debate, its protocol),
-curves over calls, and files of all tables: tables/, curves.svg.
-
-A run's own evaluation is repeated with the settings of its config.yaml; only those below `evaluate`
-and `engine`, the device and the test set may be changed, and evaluation.json tells what they were.
-Reads adapters/ROLE/{sft,final}; a role without one stays its base model.
+The settings are those of DIR/config.yaml; only those below `evaluate` and `engine`, the device and
+the test set may change. A role without an adapter in DIR/adapters answers as its base model.
 """
 
 import sys
@@ -42,23 +36,24 @@ PROGRAM = Program(
 )
 
 
-def reevaluate(config: Config) -> None:
-    """Evaluate the finished run that a config names."""
+def evaluate(config: Config) -> None:
+    """Evaluate the finished run that `config` names, with its saved adapters."""
     assert config.run is not None
     loggers_of(config.report_to)
-    # Nothing is trained here, so that training questions may be asked again.
+    # Nothing is trained here: the test set may contain training questions.
     task = config.task.model_copy(update={"decontaminate": False})
     setup, run = load_setup(config.model_copy(update={"task": task})), Run(config.run, config)
     run.expect("prompts.json", setup.prompts.as_json())
-    base = setup.base()
     with writing(run):
         run.note("prompts.json", setup.prompts.as_json())
-        evaluate_run(run, setup, base, *saved_policies(config.run, base), again=True)
+        base = setup.base()
+        sft, final = saved_policies(config.run, base)
+        evaluate_run(run, setup, base, sft, final, again=True)
         write_final_report(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(PROGRAM, reevaluate, argv)
+    return run_command(PROGRAM, evaluate, argv)
 
 
 if __name__ == "__main__":

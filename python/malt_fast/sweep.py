@@ -9,6 +9,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,31 +19,32 @@ import pyarrow.parquet as pq
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.load import make_config, plain_config
-from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
 from malt_fast.config.sections import setting
 from malt_fast.config.values import merge, nested
 from malt_fast.config.yaml_files import read_value
 from malt_fast.evaluation.plots import plot_sweep
-from malt_fast.evaluation.tables import (
-    INTERVAL,
-    Column,
-    Table,
-    as_terminal,
-    write_tables,
-)
-from malt_fast.runs.directory import check_folder
+from malt_fast.evaluation.result import EvaluationResult, read_result
+from malt_fast.evaluation.statistics import Interval
+from malt_fast.evaluation.tables import INTERVAL, Column, Table, as_terminal, write_tables
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, reading
 from malt_fast.runs.saved import MAY_CHANGE
-from malt_fast.sampling.prepare import load_setup
+from malt_fast.sampling.prepare import load_setup, prepare
 from malt_fast.sampling.setup import questions_text
 from malt_fast.train import train
 from malt_fast.utils.errors import MaltError
-from malt_fast.utils.files import read_checked
 
 REFUSED = ("task.", "model.")  # other questions or another model: nothing to compare
 UNTRAINED = ("evaluate.", "serve.", "engine.")  # settings that training does not depend on
+
+
+@dataclass(frozen=True)
+class Point:
+    """The finished run of one value."""
+
+    result: EvaluationResult
+    data: dict[str, int]  # rows that "ROLE examples" and "ROLE pairs" had in all rounds
 
 
 def sweep(config: Config, text: str) -> None:
@@ -55,18 +57,18 @@ def sweep(config: Config, text: str) -> None:
     main.expect("prompts.json", setup.prompts.as_json())
     for one in configs.values():
         check(one)
-    results = {}
+    points = {}
     for word, one in configs.items():
         main.say(f"sweep: {key} = {word}")
-        results[word] = figures(train(one).folder)
-    table = sweep_table(config.task.name, key, results)
+        points[word] = read_point(train(one).folder)
+    table = sweep_table(config.task.name, key, points)
     main.console.print(as_terminal(table))
     write_tables(main.path("tables"), [table])
-    plot_sweep(main.path(f"sweep-{key}.svg"), key, list(values.values()), lines(results))
+    plot_sweep(main.path(f"sweep-{key}.svg"), key, list(values.values()), lines(points))
 
 
 def parse_sweep(text: str) -> tuple[str, dict[str, Any]]:
-    """`KEY=V1,V2`: the key, and values by how they are written; a list is one in brackets."""
+    """The key, and the values by their text, of `KEY=V1,V2`; a list is one value in brackets."""
     key, _, words = text.partition("=")
     values = read_value(f"[{words}]")
     if not key or not isinstance(values, list) or not values:
@@ -83,13 +85,14 @@ def parse_sweep(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def in_words(value: Any) -> str:
+    """A value as the table and the folder's name show it."""
     if isinstance(value, list):
         return ",".join(map(in_words, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def with_value(config: Config, key: str, word: str, value: Any) -> Config:
-    """The config of the run for one value. Raises MaltError for an unknown key or a bad value."""
+    """The settings of one value's run. Raises MaltError for an unknown key or a bad value."""
     assert config.run is not None
     folder = config.run / "sweeps" / f"{key}={quote(word, ',', errors='replace')}"
     reuse = [str(path) for path in (config.run, *config.reuse)]
@@ -98,55 +101,44 @@ def with_value(config: Config, key: str, word: str, value: Any) -> Config:
 
 
 def check(config: Config) -> None:
-    """Raises MaltError for a run that could not be trained, or compared."""
-    assert config.run is not None
+    """Raises MaltError if the run could not be trained or evaluated."""
     if config.engine.name == "replay":
-        raise MaltError("recordings cannot tell trained roles from untrained ones: no sweep")
-    check_requirements(config)
-    check_folder(config.run)
-    load_setup(config)
+        raise MaltError("recordings do not cover trained roles: choose another engine for a sweep")
+    prepare(config)
 
 
-def figures(folder: Path) -> dict[str, Any]:
-    """Of a finished run: accuracies with intervals, and what each role was trained on."""
+def read_point(folder: Path) -> Point:
     path = folder / "evaluation.json"
     with reading(path):
-        result = read_checked(path)
-        malt, n = result["paired"][0]["a"], result["systems"][0]["n"]
-        right = {row["name"]: (row["accuracy"], row["ci95"]) for row in result["systems"]}
-        whole, voting = right["MALT"], right[malt]
+        result = read_result(path)
     data: dict[str, int] = Counter()
     for file in sorted(folder.glob("round-*/data/*/*.parquet")):
-        what = "examples" if file.stem == "sft" else "pairs"
+        rows = "examples" if file.stem == "sft" else "pairs"
         with reading(file), file.open("rb") as source:
-            data[f"{file.parent.name} {what}"] += pq.read_metadata(source).num_rows
-    return {"name": malt, "n": n, "MALT": whole, "voting": voting, "data": data}
+            data[f"{file.parent.name} {rows}"] += pq.read_metadata(source).num_rows
+    return Point(result, data)
 
 
-def lines(results: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
-    """(accuracy, interval) per value: of MALT and of MALT voting; one line, if one vote is all."""
-    voting = " or ".join(dict.fromkeys(result["name"] for result in results.values()))
-    alone = {"MALT": [result["MALT"] for result in results.values()]}
-    return alone | {voting: [result["voting"] for result in results.values()]}
+def lines(points: dict[str, Point]) -> dict[str, list[tuple[float, Interval]]]:
+    """(accuracy, interval) per value: of MALT, and of MALT with votes unless one vote is all."""
+    results = [point.result for point in points.values()]
+    voting = " or ".join(dict.fromkeys(result.malt for result in results))
+    named = {"MALT": [result.system("MALT") for result in results]}
+    named[voting] = [result.system(result.malt) for result in results]
+    return {name: [(one.accuracy, one.ci95) for one in own] for name, own in named.items()}
 
 
-def sweep_table(task: str, key: str, results: dict[str, dict[str, Any]]) -> Table:
-    """A row a value: MALT, MALT voting, and what the roles were trained on in all rounds."""
-    data = sorted({name for result in results.values() for name in result["data"]})
-    right = lines(results)
+def sweep_table(task: str, key: str, points: dict[str, Point]) -> Table:
+    """One row per value: accuracies, and the roles' training data over all rounds."""
+    data, accuracies = sorted({name for one in points.values() for name in one.data}), lines(points)
     columns = [Column(key, "text"), Column("questions", "number")]
-    columns += [column for name in right for column in (Column(f"{name} right %"), INTERVAL)]
+    columns += [c for name in accuracies for c in (Column(f"{name} acc. %"), INTERVAL)]
     columns += [Column(name, "number") for name in data]
-    points = zip(*right.values(), strict=True)
-    rows = [
-        [
-            word,
-            one["n"],
-            *(cell for point in line for cell in point),
-            *(one["data"].get(n, 0) for n in data),
-        ]
-        for (word, one), line in zip(results.items(), points, strict=True)
-    ]
+    rows = []
+    for i, (word, point) in enumerate(points.items()):
+        cells = [cell for line in accuracies.values() for cell in line[i]]
+        counts = [point.data.get(name, 0) for name in data]
+        rows.append([word, point.result.systems[0].n, *cells, *counts])
     return Table(f"sweep-{key}", f"{task}: {key}", columns, rows)
 
 

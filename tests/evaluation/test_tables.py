@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from malt_fast.evaluation.result import FLIPS, EvaluationResult
 from malt_fast.evaluation.tables import (
     INTERVAL,
     Column,
@@ -89,28 +90,29 @@ def test_cells(cell, kind, text):
 
 def result(published=None):
     """A small result of the suite `paper`."""
-    row = {"accuracy": 0.5, "ci95": (0.4, 0.6), "n": 90, "subsets": None}
+    row = {"accuracy": 0.5, "ci95": (0.4, 0.6), "n": 90}
     row |= {"calls_per_question": 3.0, "tokens_per_question": 30.0}
-    shares = dict.fromkeys(
-        ("wrong_to_right", "right_to_right", "wrong_to_wrong", "right_to_wrong"), 0.25
-    )
+    shares = dict.fromkeys(FLIPS, 0.25)
     turn = {"role": "generator", "answered": 0.4, "accuracy": 0.3, "ci95": (0.2, 0.4)}
     paired = {"a": "MALT+MV@3", "b": "SA", "difference": 0.1, "ci95": (0, 0.2), "p_value": 0.1}
     curve = {"votes": [1, 2], "calls": [3, 6], "majority": [0.3, 0.4], "pass": [0.3, 0.6]}
     curve |= {f"{key}_ci95": [(0.2, 0.4), (0.3, 0.7)] for key in ("majority", "pass")}
-    return {
-        "task": "gsm8k",
-        "seed": 0,
-        "relative_gain": None,
-        "systems": [row | {"name": "SA"}, row | {"name": "MALT+MV@3"}],
-        "paired": [paired],
-        "flips": {"SA -> MALT+MV@3": shares},
-        "flips_ci95": {"SA -> MALT+MV@3": {name: (0.2, 0.3) for name in shares}},
-        "turns": {"MALT": [turn], "MALT+MV@3": [turn]},
-        "ablations": {"untrained": {}, "present": {"G": "SA", "G+V+R": "MALT+MV@3"}},
-        "curves": {"SA": curve},
-        "published": published,
-    }
+    return EvaluationResult.model_validate(
+        {
+            "task": "gsm8k",
+            "seed": 0,
+            "malt": "MALT+MV@3",
+            "relative_gain": None,
+            "systems": [row | {"name": "SA"}, row | {"name": "MALT+MV@3"}],
+            "paired": [paired],
+            "flips": {"SA -> MALT+MV@3": shares},
+            "flips_ci95": {"SA -> MALT+MV@3": {name: (0.2, 0.3) for name in shares}},
+            "turns": {"MALT": [turn], "MALT+MV@3": [turn]},
+            "ablations": {"untrained": {}, "present": {"G": "SA", "G+V+R": "MALT+MV@3"}},
+            "curves": {"SA": curve},
+            "published": published,
+        }
+    )
 
 
 def test_every_table_of_the_suite_is_whole(tmp_path):
@@ -133,5 +135,5 @@ def test_what_was_published_stands_beside():
     whole = result(known | {"turns": {"generator": 87.0}})
     assert [row[-1] for row in turns_table(whole).rows] == [None, 87.0]
     assert [row[-1] for row in suite_tables(result(known))[1].rows] == [84.25, 90.5]
-    flips = result(known | {"flips": dict.fromkeys(result()["flips"]["SA -> MALT+MV@3"], 25.0)})
+    flips = result(known | {"flips": dict.fromkeys(FLIPS, 25.0)})
     assert [row[-1] for row in suite_tables(flips)[3].rows] == [25.0] * 4

@@ -25,6 +25,7 @@ from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils import files, interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.exit_status import exit_status
+from malt_fast.utils.files import read_checked, write_checked
 from tests.small_run import FAST, content, run, write_model, write_questions
 
 
@@ -189,6 +190,11 @@ def test_a_damaged_evaluation_is_made_again(
     assert path.read_text() != whole
     assert run(*made, folder) == 0
     assert path.read_text() == whole and "is damaged" in capsys.readouterr().out
+    values = read_checked(path)
+    write_checked(path, {key: value for key, value in values.items() if key != "malt"})
+    assert run(*made, folder) == 0
+    shown = capsys.readouterr().out
+    assert path.read_text() == whole and "of another version: the run is evaluated again" in shown
 
 
 def test_rows_for_other_trainers_are_made_again(

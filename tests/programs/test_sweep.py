@@ -10,6 +10,7 @@ from malt_fast import sweep
 from malt_fast.config import requirements
 from malt_fast.config.load import make_config
 from malt_fast.config.yaml_files import read_yaml
+from malt_fast.evaluation.result import EvaluationResult
 from malt_fast.sampling import sample
 from malt_fast.utils.errors import MaltError
 from tests import small_run
@@ -50,7 +51,7 @@ def test_a_sweep_over_a_threshold_samples_no_tree_and_goes_on(
         assert make_config(read_yaml(folder / "config.yaml")).reuse == [finished]
         result = json.loads((folder / "evaluation.json").read_text())
         right = {one["name"]: one for one in result["systems"]}
-        for column, name in (("MALT right %", "MALT"), ("MALT+MV@3 right %", "MALT+MV@3")):
+        for column, name in (("MALT acc. %", "MALT"), ("MALT+MV@3 acc. %", "MALT+MV@3")):
             assert float(row[column]) == pytest.approx(100 * right[name]["accuracy"])
             low, high = right[name]["ci95"]
             assert float(row[f"{column} low"]) == pytest.approx(100 * low)
@@ -136,13 +137,14 @@ def test_values_are_read_as_yaml_and_written_as_folders(tmp_path: Path) -> None:
 
 
 def test_one_vote_makes_one_line() -> None:
-    one = {
-        "name": "MALT",
-        "n": 20,
-        "MALT": (0.5, (0.4, 0.6)),
-        "voting": (0.5, (0.4, 0.6)),
-        "data": {},
-    }
+    row = {"name": "MALT", "accuracy": 0.5, "ci95": (0.4, 0.6), "n": 20}
+    row |= {"calls_per_question": 3, "tokens_per_question": 30}
+    empty = {"relative_gain": None, "paired": [], "flips": {}, "flips_ci95": {}, "turns": {}}
+    result = EvaluationResult.model_validate(
+        {"task": "t", "seed": 0, "malt": "MALT", "systems": [row], **empty}
+    )
+    one = sweep.Point(result, {})
     table = sweep.sweep_table("t", "k", {"1": one, "2": one})
-    assert [column.name for column in table.columns] == ["k", "questions", "MALT right %", "95 %"]
+    names = ["k", "questions", "MALT acc. %", "95 %"]
+    assert [column.name for column in table.columns] == names
     assert table.rows == [["1", 20, 0.5, (0.4, 0.6)], ["2", 20, 0.5, (0.4, 0.6)]]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from malt_fast.engines import Completion, Policy, Request
-from malt_fast.evaluation.scores import judge, vote
-from malt_fast.evaluation.systems import build_shape, systems_of
+from malt_fast.evaluation.judge import judge
+from malt_fast.evaluation.scores import vote
+from malt_fast.evaluation.shape import build_shape
+from malt_fast.evaluation.systems import systems_of
 from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import expand, node_seed
 from malt_fast.serving.answer import Answer

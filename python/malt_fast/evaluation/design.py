@@ -1,23 +1,13 @@
-"""What an evaluation samples, and which system uses which part of it."""
+"""What an evaluation samples, and which outputs each system uses."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies
-from malt_fast.evaluation.paper import paper_figures
-from malt_fast.evaluation.scores import judge, summarise
-from malt_fast.evaluation.systems import (
-    System,
-    Training,
-    Used,
-    build_shape,
-    paper_systems,
-    pools,
-    systems_of,
-)
+from malt_fast.evaluation.shape import Used, build_shape
+from malt_fast.evaluation.systems import System, Training, paper_systems, pools, systems_of
 from malt_fast.forest.forest import Forest
 from malt_fast.sampling.expand import Slot
 from malt_fast.sampling.grade import grading_fingerprint
@@ -29,18 +19,17 @@ from malt_fast.utils.errors import MaltError
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What an evaluation samples, and who uses which part of it."""
+class EvaluationDesign:
+    """What an evaluation samples, and which outputs each system uses."""
 
     questions: Sequence[Question]
-    systems: list[System]
-    pools: list[System]  # of the curves
-    shape: list[Slot]
-    slots: list[Used]  # of systems, then of pools
+    shape: list[Slot]  # sampled under every question
+    systems: dict[str, tuple[System, Used]]  # by name, in the order of the tables
+    pools: dict[str, tuple[System, Used]]  # of the curves
 
 
-def compare(setup: Setup, policies: dict[Training, Policies]) -> Compared:
-    """Raises MaltError where there is nothing to ask."""
+def design_evaluation(setup: Setup, policies: dict[Training, Policies]) -> EvaluationDesign:
+    """Raises MaltError if there are no held-out questions."""
     config = setup.config
     questions = setup.task.test[: config.evaluate.limit]
     if not questions:
@@ -52,20 +41,29 @@ def compare(setup: Setup, policies: dict[Training, Policies]) -> Compared:
     if config.evaluate.suite == "paper":
         systems = paper_systems(chain, votes, list(setup.task.extra), rounds)
         curves = pools(chain, config.evaluate.calls)
-    shape, slots = build_shape([*systems, *curves], setup.evaluation_prompts.numbers, policies)
-    return Compared(questions, systems, curves, shape, slots)
+    shape, used = build_shape([*systems, *curves], setup.evaluation_prompts.numbers, policies)
+    own = {system.name: (system, slots) for system, slots in zip(systems, used, strict=False)}
+    of_curves = zip(curves, used[len(systems) :], strict=True)
+    pooled = {system.name: (system, slots) for system, slots in of_curves}
+    return EvaluationDesign(questions, shape, own, pooled)
 
 
-def _seed(config: Config) -> str:
+def sampling_seed(config: Config) -> str:
     return f"{config.seed}/evaluate"
 
 
-def evaluation_fingerprint(setup: Setup, compared: Compared) -> str:
-    """Of all that evaluation.json depends on."""
-    config, questions = setup.config, compared.questions
+def sampling_fingerprint(setup: Setup, design: EvaluationDesign) -> str:
+    """Hash of everything the sampled tokens depend on."""
+    seed = sampling_seed(setup.config)
+    return fingerprint(setup, design.questions, design.shape, seed, evaluating=True)
+
+
+def evaluation_fingerprint(setup: Setup, design: EvaluationDesign) -> str:
+    """Hash of everything evaluation.json depends on."""
+    config = setup.config
     parts = [
-        fingerprint(setup, questions, compared.shape, _seed(config), evaluating=True),
-        grading_fingerprint(setup, questions),
+        sampling_fingerprint(setup, design),
+        grading_fingerprint(setup, design.questions),
         config.evaluate.model_dump_json(),
         config.seed,
         config.chain,
@@ -74,30 +72,15 @@ def evaluation_fingerprint(setup: Setup, compared: Compared) -> str:
 
 
 def sample_systems(
-    setup: Setup, samples: Samples, compared: Compared, on_done: OnDone | None = None
+    setup: Setup, samples: Samples, design: EvaluationDesign, on_done: OnDone | None = None
 ) -> tuple[Forest, Ints, dict[str, float]]:
-    """The outputs of all systems to all questions."""
+    """The outputs of all systems to all questions, as `sample` returns them."""
     return sample(
         setup,
         samples,
-        compared.questions,
-        compared.shape,
-        _seed(setup.config),
+        design.questions,
+        design.shape,
+        sampling_seed(setup.config),
         evaluating=True,
         on_done=on_done,
     )
-
-
-def measure(setup: Setup, compared: Compared, forest: Forest) -> dict[str, Any]:
-    """What evaluation.json says of the outputs of `sample_systems`."""
-    config, questions, systems = setup.config, compared.questions, compared.systems
-    used, pooled = compared.slots[: len(systems)], compared.slots[len(systems) :]
-    graded = (setup.task.grader, config.task.min_score)
-    judged = judge(forest, compared.shape, questions, setup.prompts.decode, *graded)
-    result = summarise(judged, systems, used, questions, config) | {"task": setup.task.name}
-    names = setup.evaluation_prompts.names
-    result["grading"] = {names[n - 1]: told for n, told in judged.grading.items()}
-    if config.evaluate.suite == "paper":
-        curves, extra = list(zip(compared.pools, pooled, strict=True)), list(setup.task.extra)
-        result = paper_figures(result, judged, systems, used, curves, questions, config, extra)
-    return result

@@ -1,9 +1,8 @@
-"""The paper's own figures: its protocol, tables and curves from one evaluation's answers.
+"""What the suite `paper` adds: the paper's protocol, tables and curves, from the same outputs.
 
-What paper.yaml tells was published; it stands beside ours where model and task are the same.
+The published figures of paper.yaml are added where model, task, chain and votes are the paper's.
 """
 
-from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -12,99 +11,97 @@ import numpy as np
 from malt_fast.config.schema import PACKAGE, Config, EvaluateConfig
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.evaluation.curves import majority_at_k, pass_at_k
-from malt_fast.evaluation.scores import (
-    Bools,
-    Judged,
-    flip_figures,
-    right_answers,
-    turns,
-)
+from malt_fast.evaluation.design import EvaluationDesign
+from malt_fast.evaluation.judge import Bools, Judged
+from malt_fast.evaluation.result import Ablations, Curve, EvaluationResult, Published, Subsets
+from malt_fast.evaluation.scores import all_voted_right, flips, turns
+from malt_fast.evaluation.shape import Used
 from malt_fast.evaluation.statistics import bootstrap_means
-from malt_fast.evaluation.systems import (
-    System,
-    Used,
-    present,
-    steps_of,
-)
-from malt_fast.tasks.task import Question
+from malt_fast.evaluation.systems import System, steps_of
 
-SUBSETS, SIZE = 4, 100  # of test questions, drawn at random
+SUBSETS, SIZE = 4, 100  # random subsets of test questions
 
 
-def published(config: Config) -> dict[str, Any] | None:
-    """What the paper reports of this model on this task, if it does."""
+def published(config: Config) -> Published | None:
+    """The paper's figures for this model on this task, if it has any."""
     usual = (Config.model_fields["chain"].default, EvaluateConfig.model_fields["votes"].default)
     if config.model.roles or (config.chain, config.evaluate.votes) != usual:
         return None
     model = PurePath(config.model.name_or_path).name.removeprefix("Meta-")  # its older name
-    found: dict[str, Any] | None = (
-        read_yaml(PACKAGE / "evaluation" / "paper.yaml").get(model, {}).get(config.task.name)
-    )
-    return found
+    tables = read_yaml(PACKAGE / "evaluation" / "paper.yaml").get(model, {})
+    figures = tables.get(config.task.name)
+    return Published.model_validate(figures) if figures else None
 
 
-def subset_figures(right: Bools, seed: int) -> dict[str, float] | None:
-    """Accuracy on four random subsets of 100 questions; None if there are not as many."""
+def subset_figures(right: Bools, seed: int) -> Subsets | None:
+    """Accuracy on four random subsets of 100 questions; None if there are fewer questions."""
     if len(right) < SIZE:
         return None
     draws = [np.random.default_rng([seed, i]) for i in range(SUBSETS)]
     means = [right[rng.choice(len(right), SIZE, replace=False)].mean() for rng in draws]
-    return {
-        "mean": float(np.mean(means)),
-        "population_std": float(np.std(means)),
-        "sample_std": float(np.std(means, ddof=1)),
-    }
+    return Subsets(
+        mean=float(np.mean(means)),
+        population_std=float(np.std(means)),
+        sample_std=float(np.std(means, ddof=1)),
+    )
 
 
 def paper_figures(
-    result: dict[str, Any],
-    judged: Judged,
-    systems: Sequence[System],
-    used: Sequence[Used],
-    pools: Sequence[tuple[System, Used]],
-    questions: Sequence[Question],
-    config: Config,
-    extra: Sequence[str],
-) -> dict[str, Any]:
-    """`result` of scores.summarise with what the suite `paper` adds. extra: wordings there are."""
-    chain, votes = config.chain, config.evaluate.votes
-    right = right_answers(judged, systems, used, questions, config)
-    names = {(system.steps, system.votes): system.name for system in systems}
-    malt = result["paired"][0]["a"]
-    shares, intervals = flip_figures(right["SA"], right[malt])
+    result: EvaluationResult, judged: Judged, design: EvaluationDesign, config: Config
+) -> EvaluationResult:
+    """The `result` of scores.summarise with the figures of the suite `paper`."""
+    chain, votes, malt = config.chain, config.evaluate.votes, result.malt
+    right = all_voted_right(judged, design, config)
+    moved = f"SA -> {malt}"
+    shares, intervals = flips(right["SA"], right[malt])
+    whole = [steps_of(chain, "base"), steps_of(chain, "sft"), steps_of(chain, "final")]
     voted = {
-        system.name: turns(judged, slots, chain, questions, config)
-        for system, slots in zip(systems, used, strict=True)
-        if system.steps in [steps_of(chain, training) for training in ("base", "sft", "final")]
-        and system.votes == votes
+        name: turns(judged, used, design.questions, config)
+        for name, (system, used) in design.systems.items()
+        if system.steps in whole and system.votes == votes
     }
-    rows = present(chain, votes, extra).items()
-    curves = {system.name: curve(judged, system, slots, config) for system, slots in pools}
-    for row in result["systems"]:
-        row["subsets"] = subset_figures(right[row["name"]], config.seed)
-    return result | {
+    systems = [
+        system.model_copy(update={"subsets": subset_figures(right[system.name], config.seed)})
+        for system in result.systems
+    ]
+    curves = {name: curve(judged, *pool, config) for name, pool in design.pools.items()}
+    added: dict[str, Any] = {
         "suite": "paper",
+        "systems": systems,
         "published": published(config),
-        "flips": result["flips"] | {f"SA -> {malt}": shares},
-        "flips_ci95": result["flips_ci95"] | {f"SA -> {malt}": intervals},
-        "turns": result["turns"] | voted,
-        "ablations": {
-            "untrained": {s.name.rpartition("-")[2]: s.name for s in systems if " -" in s.name},
-            "present": {label: names[system.steps, system.votes] for label, system in rows},
-        },
+        "flips": result.flips | {moved: shares},
+        "flips_ci95": result.flips_ci95 | {moved: intervals},
+        "turns": result.turns | voted,
+        "ablations": ablations(design, malt, votes),
         "curves": curves,
     }
+    return result.model_copy(update=added)
 
 
-def curve(judged: Judged, system: System, slots: Used, config: Config) -> dict[str, Any]:
-    """Means over questions at k = 1 .. passes of a pool, with intervals."""
-    answers, right = judged.answers[:, slots[:, -1]], judged.right[:, slots[:, -1]]
-    votes = list(range(1, len(slots) + 1))
-    values = {"majority": majority_at_k(answers, right), "pass": pass_at_k(right)}
+def ablations(design: EvaluationDesign, malt: str, votes: int) -> Ablations:
+    """The voting systems with an untrained role, and those with some roles; `malt` comes last."""
+    systems = [system for system, _ in design.systems.values()]
+    partial = [system for system in systems if system.present and system.votes == votes]
+    partial.sort(key=lambda system: system.name == malt)
+    return Ablations(
+        untrained={system.untrained: system.name for system in systems if system.untrained},
+        present={system.present: system.name for system in partial if system.present},
+    )
+
+
+def curve(judged: Judged, system: System, used: Used, config: Config) -> Curve:
+    """Means over questions for k = 1 .. passes of a pool, with bootstrap intervals."""
+    answers, right = judged.answers[:, used[:, -1]], judged.right[:, used[:, -1]]
+    votes = list(range(1, len(used) + 1))
+    values = [majority_at_k(answers, right), pass_at_k(right)]
     random_state = {"resamples": config.evaluate.bootstrap, "seed": config.seed}
-    ends = bootstrap_means(np.concatenate(list(values.values()), axis=1), **random_state)
-    figures: dict[str, Any] = {"votes": votes, "calls": [k * len(system.steps) for k in votes]}
-    for i, (name, value) in enumerate(values.items()):
-        mine = ends[:, i * len(votes) : (i + 1) * len(votes)]
-        figures |= {name: value.mean(0).tolist(), f"{name}_ci95": mine.T.tolist()}
-    return figures
+    ends = bootstrap_means(np.concatenate(values, axis=1), **random_state).T.tolist()
+    majority, at_least_one = (value.mean(0).tolist() for value in values)
+    return Curve(
+        votes=votes,
+        calls=[k * len(system.steps) for k in votes],
+        majority=majority,
+        majority_ci95=ends[: len(votes)],
+        pass_at_k=at_least_one,
+        pass_ci95=ends[len(votes) :],
+    )

@@ -1,4 +1,4 @@
-"""Figures of an evaluation as SVG files, drawn with matplotlib."""
+"""Plots of an evaluation and of a sweep as SVG files, drawn with matplotlib."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,34 +6,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from malt_fast.evaluation.result import EvaluationResult
+from malt_fast.evaluation.statistics import Interval
 from malt_fast.utils.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOOK = ("#0072B2", "#E69F00", "#D55E00", "#009E73")  # Okabe and Ito's, for the colour-blind
+COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73")  # Okabe and Ito's, safe for colour-blind
 
 
-def plot_curves(path: Path, result: dict[str, Any]) -> None:
-    """Right answers against calls: the majority's (solid) and any vote's (thin), with intervals."""
-    figure, axis = _figure(f"{result['task']}, {result['systems'][0]['n']:,} questions", "calls")
-    for colour, (name, curve) in zip(LOOK, result["curves"].items(), strict=False):
-        for key, width, label in (("majority", 2.2, name), ("pass", 0.8, f"{name}, any right")):
-            low, high = 100 * np.array(curve[f"{key}_ci95"]).T
-            marker = "o" if len(curve["calls"]) == 1 else None  # a line needs two points
-            values = 100 * np.array(curve[key])
-            axis.plot(curve["calls"], values, color=colour, lw=width, label=label, marker=marker)
-            axis.fill_between(curve["calls"], low, high, color=colour, alpha=0.15, lw=0)
+def plot_curves(path: Path, result: EvaluationResult) -> None:
+    """Accuracy against calls per question: maj@k (bold) and pass@k (thin), with intervals."""
+    figure, axis = _figure(f"{result.task}, {result.systems[0].n:,} questions", "calls")
+    for colour, (name, curve) in zip(COLOURS, result.curves.items(), strict=False):
+        lines = (
+            (f"{name}, maj@k", 2.2, curve.majority, curve.majority_ci95),
+            (f"{name}, pass@k", 0.8, curve.pass_at_k, curve.pass_ci95),
+        )
+        marker = "o" if len(curve.calls) == 1 else None  # a line needs two points
+        for label, width, shares, intervals in lines:
+            values, (low, high) = 100 * np.array(shares), 100 * np.array(intervals).T
+            axis.plot(curve.calls, values, color=colour, lw=width, label=label, marker=marker)
+            axis.fill_between(curve.calls, low, high, color=colour, alpha=0.15, lw=0)
     axis.set_ylim(0, 100)
     _save(figure, axis, path)
 
 
-def plot_sweep(path: Path, key: str, values: Sequence[Any], rows: dict[str, list[Any]]) -> None:
-    """Right answers against a setting's values; rows: (share, interval) per value, by system."""
+def plot_sweep(
+    path: Path, key: str, values: Sequence[Any], rows: dict[str, list[tuple[float, Interval]]]
+) -> None:
+    """Accuracy against a setting's values; rows: (accuracy, interval) per value, by system."""
     figure, axis = _figure("", key)
     numbers = all(type(value) in (int, float) for value in values)
     at = np.array(values if numbers else range(len(values)), float)
-    for colour, (name, points) in zip(LOOK, rows.items(), strict=False):
+    for colour, (name, points) in zip(COLOURS, rows.items(), strict=False):
         share = np.array([share for share, _ in points])
         low, high = np.array([interval for _, interval in points]).T
         error = 100 * np.maximum(0, [share - low, high - share])
@@ -47,13 +54,13 @@ def _figure(title: str, xlabel: str) -> tuple["Figure", Any]:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    axis.set(title=title, xlabel=xlabel, ylabel="right, %")
+    axis.set(title=title, xlabel=xlabel, ylabel="accuracy, %")
     axis.grid(alpha=0.3)
     return figure, axis
 
 
 def _save(figure: "Figure", axis: Any, path: Path) -> None:
-    """The same figures make the same bytes."""
+    """Write the SVG: the same figures give the same bytes."""
     from matplotlib import rc_context
 
     axis.spines[["top", "right"]].set_visible(False)

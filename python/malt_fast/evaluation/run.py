@@ -1,19 +1,21 @@
-"""The evaluation of a run: sampled, measured, printed and saved."""
+"""The evaluation of a run: sampled, measured, saved and shown."""
 
-from pathlib import Path
 from typing import Any
 
 from malt_fast.config.load import flat
 from malt_fast.engines import Policies
 from malt_fast.evaluation.design import (
-    Compared,
-    _seed,
-    compare,
+    EvaluationDesign,
+    design_evaluation,
     evaluation_fingerprint,
-    measure,
     sample_systems,
+    sampling_fingerprint,
 )
+from malt_fast.evaluation.judge import judge
+from malt_fast.evaluation.paper import paper_figures
 from malt_fast.evaluation.plots import plot_curves
+from malt_fast.evaluation.result import EvaluationResult, read_result, write_result
+from malt_fast.evaluation.scores import summarise
 from malt_fast.evaluation.tables import (
     SUITE_TABLES,
     as_terminal,
@@ -23,78 +25,96 @@ from malt_fast.evaluation.tables import (
     write_tables,
 )
 from malt_fast.forest.file import save_forest
+from malt_fast.forest.forest import Forest
 from malt_fast.runs.run import Run
 from malt_fast.runs.saved import MAY_CHANGE
 from malt_fast.sampling.expand import answered
 from malt_fast.sampling.progress import SamplingFacts
-from malt_fast.sampling.sample import fingerprint
 from malt_fast.sampling.setup import Setup
-from malt_fast.utils.files import read_checked, write_checked
 
 
 def evaluate_run(
     run: Run, setup: Setup, base: Policies, sft: Policies, final: Policies, *, again: bool = False
-) -> dict[str, Any]:
-    """Evaluate, print, write evaluation.json; one made from all this is only printed, unless
-    `again`."""
-    path = run.path("evaluation.json")
-    compared = compare(setup, {"base": base, "sft": sft, "final": final})
-    made_from = evaluation_fingerprint(setup, compared)
-    there = None if again else _there(run, path)
-    if there is not None and there.get("made_from") == made_from:
+) -> EvaluationResult:
+    """Evaluate, write evaluation.json and show its tables.
+
+    A previous evaluation with the same fingerprint is only shown, unless `again`.
+    """
+    design = design_evaluation(setup, {"base": base, "sft": sft, "final": final})
+    made_from = evaluation_fingerprint(setup, design)
+    result = None if again else read_previous_evaluation(run)
+    if result is not None and result.made_from == made_from:
         run.say("evaluate: evaluation.json is there already")
     else:
-        result = _evaluate(run, setup, compared)
-        settings = flat(run.config)
-        chosen = [key for key in settings if key.startswith(("seed", *MAY_CHANGE))]
-        result["settings"] = {key: settings[key] for key in chosen}
-        result["made_from"] = made_from
-        write_checked(path, result)
-        right = {row["name"]: row["accuracy"] for row in result["systems"]}
-        run.log("evaluation", task=result["task"], right=right)
-        for name in SUITE_TABLES:  # of an evaluation before
-            for file in run.path("tables").glob(f"{name}.*"):
-                file.unlink()
-        run.path("curves.svg").unlink(missing_ok=True)
-    return _show(run, path)
-
-
-def _there(run: Run, path: Path) -> dict[str, Any] | None:
-    """An evaluation of before."""
-    if not path.is_file():
-        return None
-    try:
-        return read_checked(path)
-    except ValueError:
-        run.warn(f"{path} is damaged: the run is evaluated again")
-        return None
-
-
-def _show(run: Run, path: Path) -> dict[str, Any]:
-    """Print an evaluation, and write its tables."""
-    written = read_checked(path)
-    run.console.print(as_terminal(main_table(written), bold=written["paired"][0]["a"]))
-    for line in describe(written):
-        run.say(line)
-    if written.get("suite") == "paper":
-        write_tables(run.path("tables"), suite_tables(written))
-        plot_curves(run.path("curves.svg"), written)
-        run.say(f"tables: {run.path('tables')}, curves: {run.path('curves.svg')}")
-    return written
-
-
-def _evaluate(run: Run, setup: Setup, compared: Compared) -> dict[str, Any]:
-    questions, shape, seed = compared.questions, compared.shape, _seed(setup.config)
-    facts = SamplingFacts(len(shape))
-    with run.stage("evaluate", len(questions) * len(shape), facts) as (shown, figures):
-        forest, rows, told = sample_systems(
-            setup, run.samples, compared, lambda *settled: facts.see(shown, *settled)
-        )
-        sampled = fingerprint(setup, questions, shape, seed, evaluating=True)
-        parents, store = [slot.parent for slot in shape], run.samples.store
-        save_forest(run.path("evaluation.arrows"), forest, store, sampled, "", parents, rows)
-        result = measure(setup, compared, forest)
-        figures |= {"questions": len(questions), "systems": len(compared.systems)}
-        figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}
-        figures |= told
+        kept = {"settings": changeable_settings(run), "made_from": made_from}
+        result = sample_and_measure(run, setup, design).model_copy(update=kept)
+        write_result(run.path("evaluation.json"), result)
+        run.log("evaluation", task=result.task, right=result.accuracy)
+        remove_tables(run)
+    show(run, result)
     return result
+
+
+def read_previous_evaluation(run: Run) -> EvaluationResult | None:
+    """The previous evaluation, if it can be read."""
+    path = run.path("evaluation.json")
+    try:
+        return read_result(path)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        run.warn(f"{path} is damaged or of another version: the run is evaluated again")
+        return None
+
+
+def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> EvaluationResult:
+    """Sample all systems into evaluation.arrows, with progress, and measure them."""
+    shape, facts, store = design.shape, SamplingFacts(len(design.shape)), run.samples.store
+    with run.stage("evaluate", len(design.questions) * len(shape), facts) as (shown, figures):
+        forest, rows, of_engine = sample_systems(
+            setup, run.samples, design, lambda *settled: facts.see(shown, *settled)
+        )
+        made_from, parents = sampling_fingerprint(setup, design), [slot.parent for slot in shape]
+        save_forest(run.path("evaluation.arrows"), forest, store, made_from, "", parents, rows)
+        result = measure(setup, design, forest)
+        figures |= {"questions": len(design.questions), "systems": len(design.systems)}
+        figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}
+        figures |= of_engine
+    return result
+
+
+def measure(setup: Setup, design: EvaluationDesign, forest: Forest) -> EvaluationResult:
+    """The figures of the outputs that `sample_systems` returned."""
+    task, config, names = setup.task, setup.config, setup.evaluation_prompts.names
+    graded = (task.grader, config.task.min_score)
+    judged = judge(forest, design.shape, design.questions, setup.prompts.decode, *graded)
+    result = summarise(judged, design, config)
+    if config.evaluate.suite == "paper":
+        result = paper_figures(result, judged, design, config)
+    grading = {names[number - 1]: figures for number, figures in judged.grading.items()}
+    return result.model_copy(update={"task": task.name, "grading": grading})
+
+
+def changeable_settings(run: Run) -> dict[str, Any]:
+    """The settings in which two evaluations of one run may differ, and its seed."""
+    settings = flat(run.config)
+    return {key: settings[key] for key in settings if key.startswith(("seed", *MAY_CHANGE))}
+
+
+def remove_tables(run: Run) -> None:
+    """Remove the tables and curves of a previous evaluation."""
+    for name in SUITE_TABLES:
+        for file in run.path("tables").glob(f"{name}.*"):
+            file.unlink()
+    run.path("curves.svg").unlink(missing_ok=True)
+
+
+def show(run: Run, result: EvaluationResult) -> None:
+    """Print the figures, and write the tables and curves of the suite `paper`."""
+    run.console.print(as_terminal(main_table(result), bold=result.malt))
+    for line in describe(result):
+        run.say(line)
+    if result.suite == "paper":
+        write_tables(run.path("tables"), suite_tables(result))
+        plot_curves(run.path("curves.svg"), result)
+        run.say(f"tables: {run.path('tables')}, curves: {run.path('curves.svg')}")

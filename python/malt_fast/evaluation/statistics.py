@@ -1,4 +1,4 @@
-"""How sure is a figure? Intervals and tests for right/wrong answers on the same questions."""
+"""Intervals and tests for right and wrong answers to the same questions."""
 
 import math
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ def paired_bootstrap(
 ) -> Interval:
     """95 % percentile interval of mean(a) - mean(b), questions drawn with replacement.
 
-    a, b: bool[n], the same question at the same place, n > 0. A question's difference is -1, 0 or
-    1, so how often each is drawn follows a multinomial law: that is sampled, not n indices.
+    a, b: bool[n], n > 0, aligned by question. A question's difference is -1, 0 or 1, and the counts
+    of the three in a resample are multinomial: they are drawn instead of n indices.
     """
     values, counts = np.unique(a.astype(np.int64) - b.astype(np.int64), return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(a), counts / len(a), size=resamples)
@@ -36,10 +36,10 @@ def paired_bootstrap(
 
 
 def mcnemar(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
-    """Two-sided exact p-value that a and b are right equally often (McNemar 1947).
+    """Exact two-sided p-value for the hypothesis that a and b are right equally often.
 
-    Of the questions that only one of them got right, each is a fair coin under the hypothesis:
-    p = 2 P(Binomial(discordant, 1/2) <= the smaller count), at most 1.
+    McNemar (1947): a question that only one of them answers correctly is a fair coin under the
+    hypothesis, so p = 2 P(Binomial(discordant, 1/2) <= the smaller count), at most 1.
     """
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     tail = sum(_binomials(only_a + only_b, min(only_a, only_b)))
@@ -47,7 +47,7 @@ def mcnemar(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
 
 
 def _binomials(n: int, last: int) -> Iterator[int]:
-    """C(n, 0), ..., C(n, last), each from the one before."""
+    """C(n, 0), ..., C(n, last)."""
     term = 1
     for i in range(last + 1):
         yield term
@@ -57,9 +57,9 @@ def _binomials(n: int, last: int) -> Iterator[int]:
 def bootstrap_means(
     values: npt.NDArray[np.float64], *, resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """[2, m]: 95 % percentile intervals of the column means of values[n, m], n > 0.
+    """float64[2, m]: 95 % percentile intervals of the column means of values[n, m], n > 0.
 
-    Questions are drawn with replacement, the same for all columns.
+    Questions (rows) are drawn with replacement, the same ones for all columns.
     """
     n, rng = len(values), np.random.default_rng(seed)
     step = max(1, (1 << 22) // n)  # resamples at once: 32 MB of counts

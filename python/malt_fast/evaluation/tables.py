@@ -1,7 +1,7 @@
-"""evaluation.json as tables: for the terminal, and as CSV, LaTeX (booktabs) and Markdown files.
+"""An evaluation as tables: in the terminal, and as CSV, LaTeX (booktabs) and Markdown files.
 
-A cell is text, a number or an interval, as its column's kind says; shares are shown in percent. An
-interval is one column for people, that before it being its own, and two in CSV, low and high.
+A cell is text, a number or an interval, according to its column. Shares are shown in percent. An
+interval belongs to the column before it; it takes one column, in CSV two: low and high.
 """
 
 import csv
@@ -16,11 +16,11 @@ from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from malt_fast.evaluation.paper import SIZE, SUBSETS
+from malt_fast.evaluation.result import FLIPS, EvaluationResult
 from malt_fast.grading.report import sentence
 from malt_fast.utils.files import write_text
 
 Kind = Literal["text", "share", "gain", "number", "percent", "p"]
-FLIPS = ("wrong_to_right", "right_to_right", "wrong_to_wrong", "right_to_wrong")
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|~#$"})
 _LATEX = str.maketrans(
     {char: f"\\{char}" for char in "&%$#_{}"}
@@ -41,15 +41,16 @@ class Table:
     name: str  # of its files
     title: str
     columns: list[Column]
-    rows: list[list[Any]] = field(default_factory=list)  # None: nothing to tell
+    rows: list[list[Any]] = field(default_factory=list)  # None: an empty cell
     note: str = ""
 
 
 INTERVAL = Column("95 %", interval=True)
+GAIN = (Column("gain", "gain"), Column("95 %", "gain", interval=True), Column("p", "p"))
 
 
 def write_tables(folder: Path, tables: Sequence[Table]) -> None:
-    """NAME.csv, NAME.tex and NAME.md of each table."""
+    """Write NAME.csv, NAME.tex and NAME.md of each table."""
     folder.mkdir(exist_ok=True)
     for table in tables:
         write_text(folder / f"{table.name}.csv", as_csv(table))
@@ -61,7 +62,7 @@ def write_tables(folder: Path, tables: Sequence[Table]) -> None:
 
 
 def show(cell: Any, kind: Kind) -> str:
-    """A cell for people; an interval as `low..high`."""
+    """A cell as text, rounded; an interval as `low..high`."""
     if cell is None or isinstance(cell, str):
         return cell or ""
     if isinstance(cell, list | tuple):
@@ -75,13 +76,13 @@ def show(cell: Any, kind: Kind) -> str:
 
 
 def shown(table: Table) -> list[list[str]]:
-    """The rows for people."""
+    """The rows as text."""
     kinds = [column.kind for column in table.columns]
     return [[show(c, kind) for c, kind in zip(row, kinds, strict=True)] for row in table.rows]
 
 
 def as_csv(table: Table) -> str:
-    """Unrounded, shares in percent as in the other formats."""
+    """Numbers unrounded; shares in percent, as in the other formats."""
 
     def plain(cell: Any, kind: Kind) -> Any:
         scaled = kind in ("share", "gain") and not isinstance(cell, str | None)
@@ -118,7 +119,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """A tabular for booktabs, to be \\input; its title and note are comments."""
+    """A booktabs tabular to \\input; title and note are comments."""
 
     def tex(cell: Any, column: Column) -> str:
         if column.kind == "text" or cell is None:
@@ -145,114 +146,116 @@ def as_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-# ---- the tables of the suite ----
+# ---- tables of an evaluation ----
 
 
 SUITE_TABLES = ("main", "ablations", "turns", "flips", "curves")  # names of their files
 
 
-def suite_tables(result: dict[str, Any]) -> list[Table]:
+def suite_tables(result: EvaluationResult) -> list[Table]:
     """Every table of a result of the suite `paper`."""
-    builders = (paper_table, ablations, turns_table, flips_table, curves_table)
+    builders = (paper_table, ablations_table, turns_table, flips_table, curves_table)
     return [build(result) for build in builders]
 
 
-def main_table(result: dict[str, Any]) -> Table:
-    """The table of any suite, as the terminal shows it."""
-    malt, n = result["paired"][0]["a"], result["systems"][0]["n"]
+def main_table(result: EvaluationResult) -> Table:
+    """The table of either suite, as the terminal shows it."""
     table = Table(
         "main",
-        f"{result['task']}, {n:,} held-out questions, seed {result['seed']}",
+        f"{result.task}, {result.systems[0].n:,} held-out questions, seed {result.seed}",
         [
-            *(Column("system", "text"), Column("right %"), INTERVAL),
-            *(Column("calls", "number"), Column("tokens", "number")),
-            *(Column("ahead", "gain"), Column("95 %", "gain", True), Column("p", "p")),
+            *(Column("system", "text"), Column("acc. %"), INTERVAL),
+            *(Column("calls", "number"), Column("tokens", "number"), *GAIN),
         ],
-        note=f"ahead: {malt} minus the system, same questions; p: exact McNemar test",
+        note=f"gain: {result.malt} minus the system, same questions; p: exact McNemar test",
     )
-    against = {row["b"]: row for row in result["paired"]}
-    for row in result["systems"]:
-        other = against.get(row["name"], {})
-        cells = [row[key] for key in ("name", "accuracy", "ci95")]
-        cells += [row[f"{key}_per_question"] for key in ("calls", "tokens")]
-        table.rows.append([*cells, *(other.get(key) for key in ("difference", "ci95", "p_value"))])
+    for system in result.systems:
+        cells = [system.name, system.accuracy, system.ci95]
+        cells += [system.calls_per_question, system.tokens_per_question]
+        table.rows.append([*cells, *_gain(result, system.name)])
     return table
 
 
-def paper_table(result: dict[str, Any]) -> Table:
-    """The main table, with the paper's protocol and its figures."""
-    table, known = main_table(result), (result["published"] or {}).get("systems")
+def _gain(result: EvaluationResult, name: str) -> list[Any]:
+    """The cells of GAIN; empty for `malt` itself."""
+    paired = {difference.b: difference for difference in result.paired}
+    other = paired.get(name)
+    return [other.difference, other.ci95, other.p_value] if other else [None] * len(GAIN)
+
+
+def paper_table(result: EvaluationResult) -> Table:
+    """The main table with the figures of the paper's protocol, and the published ones."""
+    table, known = main_table(result), result.published
     names = [f"{SUBSETS}x{SIZE} {figure}" for figure in ("mean", "population std", "sample std")]
     table.columns.extend(Column(name) for name in names)
     if known:
         table.columns.extend([Column("paper", "percent"), Column("paper std", "percent")])
-    for row, cells in zip(result["systems"], table.rows, strict=True):
-        subsets = row["subsets"] or {}
-        cells += [subsets.get(key) for key in ("mean", "population_std", "sample_std")]
-        cells += [*known.get(row["name"], ()), None, None][:2] if known else []
+    for system, cells in zip(result.systems, table.rows, strict=True):
+        subsets = system.subsets
+        if subsets:
+            cells += [subsets.mean, subsets.population_std, subsets.sample_std]
+        else:
+            cells += [None] * len(names)
+        cells += [*known.systems.get(system.name, ()), None, None][:2] if known else []
     return table
 
 
-def ablations(result: dict[str, Any]) -> Table:
-    known = (result["published"] or {}).get("systems")
-    columns = [Column("roles", "text"), Column("right %"), INTERVAL]
-    columns += [Column("ahead", "gain"), Column("95 %", "gain", True), Column("p", "p")]
+def ablations_table(result: EvaluationResult) -> Table:
+    known = result.published
+    columns = [Column("roles", "text"), Column("acc. %"), INTERVAL, *GAIN]
     columns += [Column("paper", "percent")] if known else []
-    malt = result["paired"][0]["a"]
-    title = f"{result['task']}: a role untrained, or roles left out"
-    table = Table("ablations", title, columns, note=f"ahead: {malt} minus the row")
-    systems = {row["name"]: row for row in result["systems"]}
-    against = {row["b"]: row for row in result["paired"]}
-    for group, names in result["ablations"].items():
+    title = f"{result.task}: one role untrained, and chains of some roles"
+    table = Table("ablations", title, columns, note=f"gain: {result.malt} minus the row")
+    groups = {"untrained": result.ablations.untrained, "present": result.ablations.present}
+    for group, names in groups.items():
         for label, name in names.items():
-            row, other = systems[name], against.get(name, {})
-            cells = [f"{group}: {label}", row["accuracy"], row["ci95"]]
-            cells += [other.get(key) for key in ("difference", "ci95", "p_value")]
-            cells += [known.get(name, [None])[0]] if known else []
+            system = result.system(name)
+            cells = [f"{group}: {label}", system.accuracy, system.ci95, *_gain(result, name)]
+            cells += [known.systems.get(name, [None])[0]] if known else []
             table.rows.append(cells)
     return table
 
 
-def turns_table(result: dict[str, Any]) -> Table:
-    known, malt = (result["published"] or {}).get("turns"), result["paired"][0]["a"]
+def turns_table(result: EvaluationResult) -> Table:
+    known = result.published.turns if result.published else {}
     columns = [Column("system", "text"), Column("after", "text"), Column("answered %")]
-    columns += [Column("right %"), INTERVAL]
+    columns += [Column("acc. %"), INTERVAL]
     columns += [Column("paper", "percent")] if known else []
-    title = f"{result['task']}: answers after each role's turn, found in its text by the grader"
+    title = f"{result.task}: accuracy after each role's turn, from the answers in its outputs"
     table = Table("turns", title, columns)
-    for name, turns in result["turns"].items():
+    for name, turns in result.turns.items():
         for turn in turns:
-            cells = [name, turn["role"], turn["answered"], turn["accuracy"], turn["ci95"]]
-            cells += [known.get(turn["role"]) if name == malt else None] if known else []
+            cells = [name, turn.role, turn.answered, turn.accuracy, turn.ci95]
+            cells += [known.get(turn.role) if name == result.malt else None] if known else []
             table.rows.append(cells)
     return table
 
 
-def flips_table(result: dict[str, Any]) -> Table:
-    known = (result["published"] or {}).get("flips")
+def flips_table(result: EvaluationResult) -> Table:
+    known = result.published.flips if result.published else {}
     columns = [Column("system", "text"), Column("questions", "text"), Column("share %")]
     columns += [INTERVAL, *([Column("paper", "percent")] if known else [])]
-    title = (
-        f"{result['task']}: the first role's answer and the last one's of a pass, or two systems'"
-    )
+    title = f"{result.task}: first to last answer of a pass, or one system's to another's"
     table = Table("flips", title, columns)
-    for name, shares in result["flips"].items():
+    for name, shares in result.flips.items():
         for flip in FLIPS:
-            interval = result["flips_ci95"][name][flip]
-            cells = [name, flip.replace("_", " "), shares[flip], interval]
+            cells = [name, flip.replace("_", " "), shares[flip], result.flips_ci95[name][flip]]
             cells += [known[flip] if "->" in name else None] if known else []
             table.rows.append(cells)
     return table
 
 
-def curves_table(result: dict[str, Any]) -> Table:
+def curves_table(result: EvaluationResult) -> Table:
     columns = [Column("system", "text"), Column("votes", "number"), Column("calls", "number")]
-    columns += [Column("majority right %"), INTERVAL, Column("any right %"), INTERVAL]
-    title = f"{result['task']}: k votes out of one pool of passes, averaged over all subsets"
+    columns += [Column("maj@k %"), INTERVAL, Column("pass@k %"), INTERVAL]
+    title = f"{result.task}: k votes from one pool of passes, averaged over all subsets"
     table = Table("curves", title, columns)
-    names = ("votes", "calls", "majority", "majority_ci95", "pass", "pass_ci95")
-    for name, curve in result["curves"].items():
-        points = zip(*(curve[key] for key in names), strict=True)
+    for name, curve in result.curves.items():
+        points = zip(
+            *(curve.votes, curve.calls, curve.majority, curve.majority_ci95),
+            *(curve.pass_at_k, curve.pass_ci95),
+            strict=True,
+        )
         table.rows.extend([name, *point] for point in points)
     return table
 
@@ -261,7 +264,7 @@ def curves_table(result: dict[str, Any]) -> Table:
 
 
 def as_terminal(table: Table, bold: str = "") -> TerminalTable:
-    """bold: the first cell of the row that is to stand out."""
+    """bold: the first cell of the row to set in bold."""
     title, note = escape(table.title), escape(table.note)
     out = TerminalTable(title=title, caption=note, box=box.SIMPLE, padding=0)
     for column in table.columns:
@@ -272,17 +275,16 @@ def as_terminal(table: Table, bold: str = "") -> TerminalTable:
     return out
 
 
-def describe(result: dict[str, Any]) -> list[str]:
-    """Beside the table: the gain, and what later roles do to the first one's answer."""
+def describe(result: EvaluationResult) -> list[str]:
+    """Lines below the table: the relative gain, the flips, and the accuracy after each turn."""
     lines = []
-    if result["relative_gain"] is not None:
-        malt, gain = result["paired"][0]["a"], 100 * result["relative_gain"]
-        lines.append(f"{malt} against SA: {gain:+.2f} % relative")
-    for name, share in result["flips"].items():
-        mended, spoilt = share["wrong_to_right"], share["right_to_wrong"]
-        told = f"wrong to right {100 * mended:.1f} %, right to wrong {100 * spoilt:.1f} %"
-        turns = [t for t in result["turns"].get(name, ()) if t["answered"] > 0.5]
-        steps = " -> ".join(f"{t['role']} {100 * t['accuracy']:.1f}" for t in turns)
-        lines.append(f"{name}: {told}" + (f"; right after each turn, %: {steps}" if steps else ""))
-    lines += [f"{role}, {sentence(told)}" for role, told in result.get("grading", {}).items()]
+    if result.relative_gain is not None:
+        lines.append(f"{result.malt} against SA: {100 * result.relative_gain:+.2f} % relative")
+    for name, shares in result.flips.items():
+        mended, spoilt = 100 * shares["wrong_to_right"], 100 * shares["right_to_wrong"]
+        turns = [turn for turn in result.turns.get(name, ()) if turn.answered > 0.5]
+        steps = " -> ".join(f"{turn.role} {100 * turn.accuracy:.1f}" for turn in turns)
+        line = f"{name}: wrong to right {mended:.1f} %, right to wrong {spoilt:.1f} %"
+        lines.append(line + (f"; accuracy after each turn, %: {steps}" if steps else ""))
+    lines += [f"{role}, {sentence(figures)}" for role, figures in result.grading.items()]
     return lines

@@ -18,7 +18,7 @@ import numpy as np
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policy
-from malt_fast.evaluation.design import compare
+from malt_fast.evaluation.design import design_evaluation
 from malt_fast.forest.role_data import Stage, segments_above
 from malt_fast.forest.yields import unlimited, yield_rows
 from malt_fast.planning.plan_file import (
@@ -217,7 +217,7 @@ def evaluation_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
             sft[role] = final[role] = Policy(policy.base, f"sft {role}")
         if (role, "pairs") in learns:
             final[role] = Policy(policy.base, f"final {role}")
-    design = compare(setup, {"base": base, "sft": sft, "final": final})
+    design = design_evaluation(setup, {"base": base, "sft": sft, "final": final})
     levels = range(1, len(setup.config.chain) + 1)
     mean = [float(probe.forest.token_len[probe.nodes(level)].mean()) for level in levels]
     lengths = [mean[s.role - 1] if s.role <= len(mean) else max(mean) for s in design.shape]

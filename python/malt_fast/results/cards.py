@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from malt_fast.config.schema import Config, DPOStageConfig
 from malt_fast.engines.vllm import RANKS
+from malt_fast.evaluation.result import read_result
 from malt_fast.evaluation.tables import as_markdown, main_table
 from malt_fast.models.adapter_files import config_of, rank_of
 from malt_fast.results.export_rows import Size
@@ -19,7 +20,6 @@ from malt_fast.results.opened_run import Adapter
 from malt_fast.results.templates import MARKDOWN, code
 from malt_fast.tasks.task import Task
 from malt_fast.utils.errors import Problems
-from malt_fast.utils.files import read_checked
 
 KINDS = {  # of rows: what they are, and the trainer that reads them
     "sft": Markup("positive outputs (`prompt, completion`), for `SFTTrainer`"),
@@ -52,10 +52,10 @@ def read_results(run: Path) -> tuple[Markup, Problems]:
     """The result table with its intervals, in Markdown."""
     path = run / "evaluation.json"
     try:
-        return Markup(as_markdown(main_table(read_checked(path)))), []
+        return Markup(as_markdown(main_table(read_result(path)))), []
     except FileNotFoundError:
         return Markup(), ["results in the cards: the run was not evaluated"]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except ValueError:
         return Markup(), [f"results in the cards: {path} is damaged or of another version"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from malt_fast.config.load import flat, make_config, with_task_defaults
 from malt_fast.config.schema import Config
 from malt_fast.config.yaml_files import yaml_text
+from malt_fast.evaluation.result import EvaluationResult, Flip
 from malt_fast.evaluation.tables import main_table, shown, suite_tables
 from malt_fast.results import charts
 from malt_fast.results.charts import Chart
@@ -69,43 +70,45 @@ def facts(run: RunContents) -> list[str]:
 # ---- results ----
 
 
-def summary(result: dict[str, Any]) -> str:
+def summary(result: EvaluationResult) -> str:
     """The accuracy of MALT, and its difference to the first system it is compared with."""
-    first = result["paired"][0]
-    systems = {row["name"]: row for row in result["systems"]}
-    malt, other = systems[first["a"]], systems[first["b"]]
-    low, high = (100 * end for end in malt["ci95"])
-    least, most = (100 * end for end in first["ci95"])
-    p = "p < 0.0001" if first["p_value"] < 1e-4 else f"p = {first['p_value']:.2g}"
+    first = result.paired[0]
+    malt, other = result.system(result.malt), result.system(first.b)
+    low, high = (100 * end for end in malt.ci95)
+    least, most = (100 * end for end in first.ci95)
+    p = "p < 0.0001" if first.p_value < 1e-4 else f"p = {first.p_value:.2g}"
     return (
-        f"{first['a']} answers {100 * malt['accuracy']:.1f} % of {malt['n']:,} held-out questions "
-        f"correctly (95 % interval {low:.1f} to {high:.1f}), {first['b']} "
-        f"{100 * other['accuracy']:.1f} %: {100 * first['difference']:+.1f} points on the same "
+        f"{malt.name} answers {100 * malt.accuracy:.1f} % of {malt.n:,} held-out questions "
+        f"correctly (95 % interval {low:.1f} to {high:.1f}), {first.b} "
+        f"{100 * other.accuracy:.1f} %: {100 * first.difference:+.1f} points on the same "
         f"questions ({least:+.1f} to {most:+.1f}, {p})."
     )
 
 
-def result_tables(result: dict[str, Any]) -> list[tuple[str, Grid, str]]:
+def result_tables(result: EvaluationResult) -> list[tuple[str, Grid, str]]:
     """(title, table, note) of each."""
-    made = suite_tables(result) if result.get("suite") == "paper" else [main_table(result)]
+    made = suite_tables(result) if result.suite == "paper" else [main_table(result)]
     return [(one.title, Grid([c.name for c in one.columns], shown(one)), one.note) for one in made]
 
 
-def evaluation_charts(result: dict[str, Any]) -> list[Chart]:
-    malt = result["paired"][0]["a"]
-    rows = [(row["name"], row["accuracy"], row["ci95"]) for row in result["systems"]]
-    made = [charts.bars("Accuracy by system", rows, malt)]
-    if curves := result.get("curves"):
-        votes = {name: (c["calls"], _percent(c["majority"])) for name, c in curves.items()}
-        bands = {name: [_percent(ci) for ci in c["majority_ci95"]] for name, c in curves.items()}
+def evaluation_charts(result: EvaluationResult) -> list[Chart]:
+    rows = [(system.name, system.accuracy, system.ci95) for system in result.systems]
+    made = [charts.bars("Accuracy by system", rows, result.malt)]
+    if curves := result.curves:
+        votes = {name: (curve.calls, _percent(curve.majority)) for name, curve in curves.items()}
+        bands = {
+            name: [(100 * low, 100 * high) for low, high in curve.majority_ci95]
+            for name, curve in curves.items()
+        }
         title = "Accuracy of the majority's answer, by calls"
         made.append(charts.lines(title, votes, "calls", "correct, %", bands))
     if turns := answered_turns(result):
         made.append(charts.lines("Accuracy after each turn", turns, "turn", "correct, %"))
-    if flips := result.get("flips"):
-        kinds = {"wrong_to_right": "wrong to right", "right_to_wrong": "right to wrong"}
+    if flips := result.flips:
+        changed: tuple[Flip, ...] = ("wrong_to_right", "right_to_wrong")
         parts = {
-            name: _percent([flip[key] for flip in flips.values()]) for key, name in kinds.items()
+            flip.replace("_", " "): _percent([shares[flip] for shares in flips.values()])
+            for flip in changed
         }
         title = "Answers that change from draft to end"
         made.append(charts.grouped(title, list(flips), parts, "questions, %", stacked=True))
@@ -116,12 +119,12 @@ def _percent(shares: Sequence[float]) -> list[float]:
     return [100 * share for share in shares]
 
 
-def answered_turns(result: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
+def answered_turns(result: EvaluationResult) -> dict[str, tuple[list[float], list[float]]]:
     """(turn, accuracy in percent) of each system, for the roles that mostly state an answer."""
     found = {}
-    for name, turns in (result.get("turns") or {}).items():
+    for name, turns in result.turns.items():
         points = [
-            (k, 100 * turn["accuracy"]) for k, turn in enumerate(turns, 1) if turn["answered"] > 0.5
+            (k, 100 * turn.accuracy) for k, turn in enumerate(turns, 1) if turn.answered > 0.5
         ]
         if len(points) > 1:
             found[name] = ([float(k) for k, _ in points], [share for _, share in points])

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from malt_fast.config.schema import Config
+from malt_fast.evaluation.result import EvaluationResult, read_result
 from malt_fast.results.opened_run import read_config
 from malt_fast.runs.metrics import Line, is_number, read_lines
 from malt_fast.tasks.task import Task
 from malt_fast.utils.errors import Problems
-from malt_fast.utils.files import read_checked
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class RunContents:
     name: str
     config: Config | None
     task: Task | None
-    evaluation: dict[str, Any] | None
+    evaluation: EvaluationResult | None
     metrics: list[Line]
     plan: list[Line]  # rows of plan.json
     environment: dict[str, Any]
@@ -60,7 +60,7 @@ def read_run(run: Path) -> tuple[RunContents, Problems]:
     problems += found + (damage if (run / "plan.json").is_file() else [])  # few runs have a plan
     evaluation = None
     try:
-        evaluation = read_checked(run / "evaluation.json")
+        evaluation = read_result(run / "evaluation.json")
     except FileNotFoundError:
         problems.append("results: the run has not been evaluated yet")
     except ValueError:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from malt_fast.engines import Completion, SamplingParams
 from malt_fast.evaluation.scores import vote
-from malt_fast.evaluation.systems import Used
+from malt_fast.evaluation.shape import Used
 from malt_fast.grading.verdicts import extract_answer, number_answers
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.task import Question

@@ -29,12 +29,8 @@ from malt_fast.engines import (
     Request,
     SamplingParams,
 )
-from malt_fast.evaluation.systems import (
-    System,
-    Used,
-    build_shape,
-    steps_of,
-)
+from malt_fast.evaluation.shape import Used, build_shape
+from malt_fast.evaluation.systems import System, steps_of
 from malt_fast.runs.run import Run
 from malt_fast.runs.saved import saved_policies
 from malt_fast.sampling.engine_choice import open_engine
