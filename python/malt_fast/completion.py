@@ -23,6 +23,18 @@ from malt_fast.utils.exit_status import exit_status, show
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 FOLDERS = {"run", "reuse", "out"}
 FILES = {"task.path", "task.test_path", "model.name_or_path"}  # other values are possible too
+# bash splits `--key=value` at `=`, which shtab does not expect.
+EQUALS = """
+_malt_fast() {
+  local i words=()
+  for ((i = 0; i <= COMP_CWORD; i++)); do
+    [[ ${COMP_WORDS[i]} == "=" && $i -lt $COMP_CWORD ]] || words+=("${COMP_WORDS[i]#=}")
+  done
+  local COMP_WORDS=("${words[@]}") COMP_CWORD=$((${#words[@]} - 1))
+  _shtab_malt_fast
+}
+complete -o bashdefault -F _malt_fast malt-fast
+"""
 
 
 def script(shell: str) -> str:
@@ -41,7 +53,7 @@ def script(shell: str) -> str:
         else:
             _add_options(options, import_module(f"malt_fast.{command}").PROGRAM)
     text: str = shtab.complete(parser, shell)
-    return text
+    return text + EQUALS if shell == "bash" else text
 
 
 def _add_options(parser: argparse.ArgumentParser, program: Program[Any]) -> None:

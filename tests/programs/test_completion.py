@@ -30,7 +30,7 @@ def offered(bash_script, tmp_path):
         quoted = " ".join(f"'{word}'" for word in words)
         code = (
             f"source {bash_script}; complete -p malt-fast >/dev/null || exit 1; "
-            f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _shtab_malt_fast; "
+            f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _malt_fast; "
             'printf "%s\\n" "${COMPREPLY[@]}"'
         )
         command = ["bash", "--norc", "-c", code]
@@ -64,6 +64,10 @@ def test_values(offered):
         *("auto", "hf", "vllm", "openai", "replay")
     ]
     assert offered("malt-fast", "train", "--engine.name", "v") == ["vllm"]
+    assert offered("malt-fast", "train", "--engine.name", "=", "v") == ["vllm"]
+    assert offered("malt-fast", "train", "--engine.name", "=") == offered(
+        "malt-fast", "train", "--engine.name", ""
+    )
     assert offered("malt-fast", "train", "--preferences.dedup", "t") == ["true"]
     assert offered("malt-fast", "train", "--config", "so") == ["some.yaml"]
     assert sorted(offered("malt-fast", "train", "--task.path", "")) == ["runs", "some.yaml"]
