@@ -57,10 +57,10 @@ def test_a_sweep_over_a_threshold_samples_no_tree_and_goes_on(
             assert float(row[f"{column} low"]) == pytest.approx(100 * low)
             assert float(row[f"{column} high"]) == pytest.approx(100 * high)
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-        told = {line["stage"]: line for line in lines}
-        assert told["sample round 0"]["reused"] == told["sample round 0"]["outputs"]
-        assert int(row["refiner pairs"]) == told["dpo refiner"]["pairs"]
-        assert int(row["generator examples"]) == told["sft generator"]["examples"]
+        stages = {line["stage"]: line for line in lines}
+        assert stages["sample round 0"]["reused"] == stages["sample round 0"]["outputs"]
+        assert int(row["refiner pairs"]) == stages["dpo refiner"]["pairs"]
+        assert int(row["generator examples"]) == stages["sft generator"]["examples"]
         assert "generator pairs" not in row  # it gets no DPO
     assert b"MALT+MV@3" in (finished / "sweep-tree.threshold.svg").read_bytes()
 
@@ -78,8 +78,8 @@ def test_smaller_trees_are_taken_from_larger_ones(finished: Path) -> None:
     folder = finished / "sweeps" / "tree.branching=2,2,2"
     forest = small_run.load_forest(folder)
     assert (forest.level == 1).sum() == 2 * (forest.level == 0).sum()
-    told = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    first = next(line for line in told if line["stage"] == "sample round 0")
+    logged = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    first = next(line for line in logged if line["stage"] == "sample round 0")
     assert first["reused"] == first["outputs"]  # of the larger trees
     assert sweep.main([*words, "--evaluate.votes=1"]) == 0
 
@@ -101,7 +101,7 @@ def test_smaller_trees_are_taken_from_larger_ones(finished: Path) -> None:
         ("sampling=1", "sampling = 1 is not possible"),
     ],
 )
-def test_mistakes_are_told_before_any_work(
+def test_mistakes_stop_before_any_work(
     finished: Path, text: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
