@@ -208,9 +208,8 @@ class Batch:
             target, source = torch.tensor([holes, rows], device=self.text.device)
             for layer in self.cache.layers:
                 layer.move(source, target)
-            for x in (self.text, self.logprobs, self.stops, self.seeds, self.top_k):
-                x[target] = x[source]
-            for x in (self.temperature, self.top_p, self.min_p):
+            tensors = (self.text, self.logprobs, self.stops, self.seeds)
+            for x in (*tensors, self.top_k, self.temperature, self.top_p, self.min_p):
                 x[target] = x[source]
             for y in (self.begin, self.length, self.limit):
                 y[holes] = y[rows]

@@ -210,23 +210,23 @@ class RayEngine:
         return ray.remote(Worker).options(**options).remote(self.spec, self.cores)
 
     def _open(self, replicas: Sequence[Replica]) -> None:
-        """Load the engines of new actors, all at once."""
+        """Load the engines of new actors, in parallel."""
         import ray
 
         try:
-            told = ray.get([replica.actor.open.remote() for replica in replicas])
+            found = ray.get([replica.actor.open.remote() for replica in replicas])
         except ray.exceptions.RayError as error:
             raise MaltError(
                 f"an engine died while it was loading ({first_line(error)}): see Ray's logs"
             ) from None
-        for replica, wants in zip(replicas, told, strict=True):
+        for replica, wants in zip(replicas, found, strict=True):
             if isinstance(wants, MaltError):
                 raise wants
             replica.wants = wants
 
 
 def check_room(cluster: Cluster, spec: EngineSpec, replicas: int) -> None:
-    """Raises MaltError for a cluster on which the replicas would wait for ever."""
+    """Raises MaltError if the replicas would wait forever for room in the cluster."""
     if spec.gpus:
         room = sum(gpus // spec.gpus for gpus in cluster.gpus)
         each = f"{spec.gpus} GPU{'s' * (spec.gpus > 1)} each, on one machine"

@@ -192,7 +192,7 @@ class VLLMEngine:
     # ---- adapters ----
 
     def _load(self, adapter: str | None, folder: str) -> None:
-        """Load an adapter from `folder` now, so that a bad one is told at the start."""
+        """Load an adapter from `folder` now, so that a bad one fails at the start."""
         from vllm.lora.request import LoRARequest
 
         handle = LoRARequest(content_name(folder), len(self.adapters), folder)

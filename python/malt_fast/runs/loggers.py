@@ -5,7 +5,7 @@
     eval/TASK/SYSTEM  accuracy
     STAGE/ROLE/...    of training, by step; after the first round, round-N/STAGE/ROLE/...
 
-A run that goes on goes on in its loggers: loggers.json keeps its ids there.
+A resumed run continues in the same loggers: loggers.json keeps its ids there.
 
 accelerate's trackers are not used: they pass the same ids to the same calls, so nothing becomes
 shorter, but ignore MLFLOW_EXPERIMENT_ID and start accelerate's process state.

@@ -85,12 +85,8 @@ def slot_nodes(forest: Forest, shape: Sequence[Slot]) -> npt.NDArray[np.int64]:
 def reserve(trees: int, shape: Sequence[Slot]) -> Forest:
     """A forest of `trees` questions, each with all nodes of `shape`, nothing sampled yet."""
     forest = Forest()
-    add_trees(forest, trees, shape)
-    return forest
-
-
-def add_trees(forest: Forest, trees: int, shape: Sequence[Slot]) -> None:
     forest.add_trees(trees, np.array([slot.parent for slot in shape], np.int32))
+    return forest
 
 
 @dataclass(slots=True, eq=False)

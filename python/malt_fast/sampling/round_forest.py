@@ -1,6 +1,7 @@
 """The graded forest of a round: sampled, or loaded where it is still current."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from malt_fast.config.schema import Config
@@ -39,12 +40,9 @@ def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Polici
     graded = grading_fingerprint(setup, questions)
     if not run.leads:
         distributed.wait_for(run.path("samples"))
+        distributed.wait_for(path)
         return distributed.wait_until(
-            lambda: (
-                current_forest(path, run.read_samples(), sampled, graded)
-                if path.is_file()
-                else None
-            )
+            lambda: current_forest(path, run.read_samples(), sampled, graded)
         )
     store = run.samples.store
     forest = current_forest(path, store, sampled, graded)
@@ -91,28 +89,20 @@ def sample_trees(
     run: Run, setup: Setup, index: int, name: str, shape: Sequence[Slot], seed: str
 ) -> tuple[Forest, Ints]:
     """The trees of all training questions, and the store's row of every node."""
-    questions, config = setup.task.train, setup.config
+    questions, config, outputs = setup.task.train, setup.config, len(shape)
     trees = SampledTrees(questions, shape, config.chain, setup.prompts, setup.task.grader)
     count = lambda forest: tree_yield(forest, assign_credit(config.tree, forest), config)  # noqa: E731
-    facts = SamplingFacts(len(shape), TreeMonitor(trees, run.warn, count))
+    facts = SamplingFacts(outputs, TreeMonitor(trees, run.warn, count))
     where = {"round": index, "forest": name}
-    stage = run.stage(f"sample round {index}", len(questions) * len(shape), facts, **where)
+    stage = run.stage(f"sample round {index}", len(questions) * outputs, facts, **where)
     with stage as (shown, figures):
-        forest, rows, told = sample(
-            setup,
-            run.samples,
-            questions,
-            shape,
-            seed,
-            on_done=lambda *settled: facts.see(shown, *settled),
+        on_done = partial(facts.see, shown)
+        forest, rows, engine_figures = sample(
+            setup, run.samples, questions, shape, seed, on_done=on_done
         )
-        figures |= {
-            "trees": len(questions),
-            "outputs": answered(forest),
-            "tokens": int(forest.token_len.sum()),
-        }
-        figures["failed"] = len(forest) - len(questions) - answered(forest)
-        figures |= told
+        figures |= {"trees": len(questions), "outputs": answered(forest)}
+        figures |= {"tokens": int(forest.token_len.sum())}
+        figures |= {"failed": len(questions) * outputs - answered(forest), **engine_figures}
     return forest, rows
 
 

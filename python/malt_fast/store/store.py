@@ -63,7 +63,7 @@ class Store:
     """
 
     def __init__(
-        self, folder: Path, *, batch: int, interval: float, segment_bytes: int, writable: bool
+        self, folder: Path, batch: int, interval: float, segment_bytes: int, writable: bool
     ) -> None:
         """Raises OSError, and MaltError for a store of another version."""
         self.folder, self.writable = folder, writable
@@ -248,9 +248,7 @@ def open_store(
         raise MaltError(f"{folder} holds no samples: give a run that sampled something")
     try:
         make_folder(folder)
-        return Store(
-            folder, batch=batch, interval=interval, segment_bytes=segment_bytes, writable=writable
-        )
+        return Store(folder, batch, interval, segment_bytes, writable)
     except OSError as error:
         raise MaltError(
             f"{folder} cannot be used ({first_line(error)}): mend that, or give another --run DIR"

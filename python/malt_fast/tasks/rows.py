@@ -118,7 +118,7 @@ def by_columns(task: TaskConfig, gold: Callable[[str], str], *, may_lack: bool =
 
 
 def text_of(row: Row, column: str, where: str, fix: str, what: str = "value") -> str:
-    """The text of a column, stripped; a number counts as its text. `fix`: where there is none."""
+    """The stripped text of a column; a number counts as text. fix: for a missing column."""
     if column not in row:
         raise MaltError(f"{where} has no column '{column}' ({nearest(column, row)}): {fix}")
     value = row[column]
