@@ -27,7 +27,6 @@ from malt_fast.evaluation.plots import plot_sweep
 from malt_fast.evaluation.result import EvaluationResult, read_result
 from malt_fast.evaluation.statistics import Interval
 from malt_fast.evaluation.tables import INTERVAL, Column, Table, as_terminal, write_tables
-from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, reading
 from malt_fast.runs.saved import MAY_CHANGE
 from malt_fast.sampling.prepare import load_setup, prepare
@@ -75,11 +74,11 @@ def parse_sweep(text: str) -> tuple[str, dict[str, Any]]:
         raise MaltError(f"--sweep {text} names no values: write `--sweep KEY=V1,V2`")
     if key == "run" or key.startswith(REFUSED):
         raise MaltError(
-            f"{key} cannot be swept, only settings of the method can: train another run"
+            f"{key} cannot be swept, since the runs could not be compared: train another run"
         )
     if key.startswith(UNTRAINED):
         raise MaltError(
-            f"{key} changes nothing that is trained: evaluate the run again by --{key} VALUE"
+            f"{key} does not change training: evaluate the run again with --{key} VALUE"
         )
     return key, {in_words(value): value for value in values}
 
@@ -163,7 +162,6 @@ PROGRAM = Program(
 
 
 def run_program(command: Command) -> None:
-    loggers_of(command.report_to)
     sweep(plain_config(command), command.sweep)
 
 
