@@ -35,7 +35,7 @@ def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> Table:
     """One row per system, one column per seed."""
-    out = Table(title="accuracy %, and the lead of the trained chain (95 % interval)")
+    out = Table(title="accuracy %, and the gain of the trained chain (95 % interval)")
     out.add_column("system", no_wrap=True)
     for result in results:
         out.add_column(f"seed {result['seed']}", justify="right", no_wrap=True)
