@@ -8,16 +8,20 @@ ARGS ?=
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
 
-test: .venv/.test lint
-	$(BIN)/python -m pytest -q -n 2
+PYTEST := $(BIN)/python -m pytest -q
+# Two processes; the tests of a file stay in one, since they share its runs and models.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-# Tests that are too slow for every change.
+test: .venv/.test lint
+	$(PYTEST) $(PARALLEL)
+
+# Tests that are too slow for every change, and the randomised ones with many more cases.
 test-slow: .venv/.test
-	$(BIN)/python -m pytest -q -n 2 -m slow
+	$(PYTEST) $(PARALLEL) -m "slow or hypothesis" --hypothesis-profile=nightly
 
 # The CPU build of vLLM in the same .venv, and the tests that need it.
 test-vllm: .venv/.vllm
-	$(BIN)/python -m pytest -q -m vllm
+	$(PYTEST) -m vllm
 
 # The site, into build/site; every warning is an error.
 docs: .venv/.test
@@ -53,10 +57,10 @@ lint: .venv/.test build/stubs
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.?pp')
+	$(BIN)/bandit -q -c pyproject.toml -r python kernels benchmarks
 	$(BIN)/mypy
 	$(BIN)/mypy kernels
-	$(BIN)/bandit -q -c pyproject.toml -r python kernels benchmarks
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.?pp')
 
 # Known vulnerabilities of what is pinned. Strict: a package that cannot be looked up is no success.
 audit: build/audit/bin/pip-audit
@@ -90,7 +94,7 @@ asan tsan: .venv/.test
 	build/$@/stress_forest 20
 	MALT_CORE=$$(ls build/$@/_core*.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$(foreach name,$(LIBRARIES_$@),$$(g++ -print-file-name=$(name)))" \
-	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton" $(TESTS_$@)
+	$(PYTEST) -p no:cacheprovider -k "not compile and not triton" $(TESTS_$@)
 
 # Coverage-guided fuzzing of the reader of answers (needs clang++ with libFuzzer; Debian: clang, libclang-rt-dev) and of
 # the reader of the store.

@@ -1,10 +1,12 @@
-"""Fixtures that several test files share."""
+"""Settings and fixtures that all tests share."""
 
 import gc
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,13 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not (Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()):
-    # No GPU: Triton's interpreter, which has to be chosen before triton is first imported.
+    # No GPU: use Triton's interpreter. It must be chosen before triton is imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A busy machine is no reason to fail.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
-
+# No deadline: tests must pass on a busy machine, too. `make test-slow` takes "nightly".
+settings.register_profile("nightly", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("nightly"), max_examples=20)
+settings.load_profile("quick")
 
 # `make sanitize` tests another build of the core than the installed one.
 if core := os.environ.get("MALT_CORE"):
@@ -30,10 +32,7 @@ if core := os.environ.get("MALT_CORE"):
 
 @pytest.fixture(autouse=True, scope="module")
 def frozen_imports() -> None:
-    """Hide imported modules from the garbage collector, which accelerate runs at every stage.
-
-    A tiny run then takes 2.7 s of processor time instead of 4.5 s.
-    """
+    """Hides what is imported from the garbage collector, which accelerate runs at every stage."""
     gc.collect()
     gc.freeze()
 
@@ -45,3 +44,68 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, which a plain clone does not have")
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions of tiny runs."""
+    from tests.small_run import write_questions
+
+    return write_questions(tmp_path_factory.mktemp("data") / "questions.jsonl")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of tiny runs."""
+    from tests.small_run import write_model
+
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def made(data: Path, model: Path) -> tuple[Path, Path]:
+    """Questions and model."""
+    return data, model
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory, blank_charts: None
+) -> Path:
+    """A finished tiny run. Tests read it, or change a copy of it."""
+    from tests.small_run import run
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert run(data, model, folder) == 0
+    return folder
+
+
+def save_blank(_: Any, file: Any, **options: Any) -> None:
+    """Stands in for matplotlib's Figure.savefig."""
+    svg = '<svg width="1pt" height="1pt" xmlns="http://www.w3.org/2000/svg"></svg>'
+    file.write(svg) if hasattr(file, "write") else Path(file).write_text(svg)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_charts() -> Iterator[Any]:
+    """Charts are saved as empty SVGs, since drawing them takes half of a tiny run's time.
+
+    Gives the savefig that draws.
+    """
+    if core or importlib.util.find_spec("matplotlib") is None:  # sanitized, or free-threaded
+        yield None
+        return
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save_blank)
+        yield draw
+
+
+@pytest.fixture(scope="module")
+def drawn_charts(blank_charts: Any) -> Iterator[None]:
+    """Draws charts after all, for tests that look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", blank_charts)
+        yield

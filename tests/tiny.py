@@ -33,10 +33,11 @@ def tiny_llama(
     *,
     chat_template: bool = False,
     seed: int = 0,
+    layers: int = 2,
     max_position_embeddings: int = 2048,
     likes: dict[str, float] | None = None,
 ) -> Path:
-    """Write a two-layer random Llama (hidden 64, 2 heads of 32, 1 KV head) and its tokenizer.
+    """Write a random Llama (hidden 64, 2 heads of 32, 1 KV head) and its tokenizer.
 
     `likes` adds to the logits of tokens, so that random outputs are right now and then.
     """
@@ -46,7 +47,7 @@ def tiny_llama(
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malt_fast import _core
+from tests.volume import volume
 
 Sequence = tuple[list[int], list[int]]  # prompt, completion
 Prefix = tuple[int, ...]
@@ -195,7 +196,7 @@ prompts = st.sampled_from([[0], [1], [0, 1], [0, 1, 2, 0], [2] * 20, [0, 1, 2, 0
 forests = st.lists(st.tuples(prompts, tokens), min_size=1, max_size=12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=volume(300))
 @given(sequences=forests, room=st.integers(0, 30), data=st.data())
 def test_layout(sequences, room, data):
     index = st.integers(0, len(sequences) - 1)
@@ -320,7 +321,7 @@ def test_bad_input_is_named(change, says):
 # ---- blocks ----
 
 
-@settings(max_examples=60)
+@settings(max_examples=volume(60))
 @given(sequences=forests, block=st.integers(1, 9))
 def test_block_map_is_the_dense_mask_by_blocks(sequences, block):
     end = lay_out(sequences, [], 10**6).end
@@ -360,7 +361,7 @@ def quadratic(sizes: list[int], capacity: int) -> list[int]:
     return bins
 
 
-@settings(max_examples=200)
+@settings(max_examples=volume(200))
 @given(st.data(), st.sampled_from([1, 5, 63, 64, 65, 4095, 4096, 5000, 10**6, 2**41]))
 def test_bins_are_those_of_the_quadratic_search(data, capacity):
     """Many items per unit of capacity and few: both ways to look a bin up."""

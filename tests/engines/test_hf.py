@@ -22,6 +22,7 @@ from malt_fast.engines.sampler import draw, filtered, uniforms
 from malt_fast.utils.errors import MaltError
 from tests.adapters import make_adapter
 from tests.tiny import tiny_llama
+from tests.volume import volume
 
 END = 2  # </s> of the tiny tokenizer
 VOCABULARY = 259
@@ -228,7 +229,7 @@ def test_first_token_follows_the_filtered_softmax(base, model, params):
     assert abs(chi2 - df) < 5 * math.sqrt(2 * df) + 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=volume(60), deadline=None)
 @given(
     st.lists(st.integers(-40, 40), min_size=1, max_size=12, unique=True),
     st.integers(0, 14),

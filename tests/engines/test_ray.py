@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -28,12 +28,11 @@ from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.ray_cluster import Cluster, connected
 from tests import small_run
-from tests.small_run import load_forest, write_model, write_questions
+from tests.small_run import load_forest
 from tests.tiny import byte_tokenizer, tiny_llama
+from tests.volume import volume
 
 CHAIN = ["generator", "verifier", "refiner"]
-
-
 SPEC = EngineSpec("hf", EngineConfig(batch_size=16), "float32", "cpu", ())
 
 
@@ -45,7 +44,7 @@ def request(id: int, tree: int) -> Request:
 # ---- the router ----
 
 
-@settings(max_examples=100)
+@settings(max_examples=volume(100))
 @given(st.integers(1, 5), st.lists(st.integers(0, 9), max_size=60), st.randoms())
 def test_every_request_is_taken_once_though_engines_die(engines, trees, rng):
     router = Router(engines)
@@ -134,62 +133,6 @@ def test_a_cluster_that_does_not_answer_is_an_error():
         RayEngine(SPEC, 2, "127.0.0.1:1")
 
 
-def grow(engine, base: str, on_progress=None) -> Forest:
-    wording = {
-        role: RolePrompt(None, "{question}" + "".join(f"|{{{r}}}" for r in CHAIN[:i]) + f" {role}:")
-        for i, role in enumerate(CHAIN)
-    }
-    prompts = Prompts(CHAIN, wording, byte_tokenizer(), chat=False)
-    params = [SamplingParams(max_tokens=6, stop_token_ids=(2,))] * 3
-    shape: list[Slot] = shape_from_branching([2, 2, 2], [Policy(base)] * 3)
-    questions = [Question(f"q{i}", f"what is {i}?", "0") for i in range(12)]
-    forest = expand(questions, shape, prompts, params, engine, 5, on_progress)
-    engine.close()
-    return forest
-
-
-def same(a: Forest, b: Forest) -> None:
-    assert (a.state == DONE).all() and (b.state == DONE).all()
-    for node in range(len(a)):
-        x, y = a.tokens_of(node), b.tokens_of(node)
-        assert x.tolist() == y.tolist()
-
-
-def test_two_replicas_grow_the_forest_of_one_though_one_is_killed(tmp_path, caplog):
-    pytest.importorskip("ray")
-    base = str(tiny_llama(tmp_path / "model"))
-    alone = grow(SPEC.open(), base)
-    two = RayEngine(SPEC, 2)
-    assert two.wants == 2 * SPEC.open().wants
-    same(alone, grow(two, base))
-
-    import ray
-
-    engine = RayEngine(SPEC, 2)
-    pids = ray.get([replica.actor.pid.remote() for replica in engine.replicas])
-    assert len(set(pids)) == 2
-    seen = 0
-
-    def kill(nodes: int, tokens: int) -> None:
-        nonlocal seen
-        if seen < 40 <= seen + nodes:  # of 168, in the middle of things
-            os.kill(pids[0], signal.SIGKILL)
-        seen += nodes
-
-    same(alone, grow(engine, base, kill))
-    assert seen == 168 and "a new one takes its place" in caplog.text
-
-
-def test_an_engine_that_cannot_load_says_so_from_its_actor(tmp_path):
-    pytest.importorskip("ray")
-    engine = RayEngine(SPEC, 2)
-    engine.submit([request(0, 0)])  # the model 'm' does not exist
-    with pytest.raises(MaltError, match="the model 'm' cannot be loaded"):
-        while engine.pending:
-            engine.poll()
-    engine.close()
-
-
 def odd_spec(poll: Callable[[], list], error: MaltError | None = None) -> EngineSpec:
     """Engines that do `poll`, or that cannot be opened."""
 
@@ -214,9 +157,84 @@ def odd_spec(poll: Callable[[], list], error: MaltError | None = None) -> Engine
     return OddSpec("hf", EngineConfig(), "float32", "cpu", ())
 
 
-def test_engines_that_fail_again_and_again_end_the_run(caplog):
+def test_an_engine_that_cannot_be_opened_says_so():
     pytest.importorskip("ray")
+    with pytest.raises(MaltError, match="no such thing"):
+        RayEngine(odd_spec(list, MaltError("no such thing")), 2)
+    import ray
 
+    assert not ray.is_initialized()
+
+
+def grow(engine, base: str, on_progress=None) -> Forest:
+    wording = {
+        role: RolePrompt(None, "{question}" + "".join(f"|{{{r}}}" for r in CHAIN[:i]) + f" {role}:")
+        for i, role in enumerate(CHAIN)
+    }
+    prompts = Prompts(CHAIN, wording, byte_tokenizer(), chat=False)
+    params = [SamplingParams(max_tokens=6, stop_token_ids=(2,))] * 3
+    shape: list[Slot] = shape_from_branching([2, 2, 2], [Policy(base)] * 3)
+    questions = [Question(f"q{i}", f"what is {i}?", "0") for i in range(12)]
+    forest = expand(questions, shape, prompts, params, engine, 5, on_progress)
+    engine.close()
+    return forest
+
+
+def same(a: Forest, b: Forest) -> None:
+    assert (a.state == DONE).all() and (b.state == DONE).all()
+    for node in range(len(a)):
+        x, y = a.tokens_of(node), b.tokens_of(node)
+        assert x.tolist() == y.tolist()
+
+
+def test_the_program_runs_on_two_actors(data, model, finished_run, tmp_path):
+    pytest.importorskip("ray")
+    assert small_run.run(data, model, tmp_path / "run", "--engine.replicas", "2") == 0
+    same(load_forest(finished_run), load_forest(tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """One cluster for the tests below: each would start its own in seconds."""
+    pytest.importorskip("ray")
+    with connected(None):
+        yield
+
+
+def test_two_replicas_grow_the_forest_of_one_though_one_is_killed(ray_cluster, tmp_path, caplog):
+    base = str(tiny_llama(tmp_path / "model"))
+    alone = grow(SPEC.open(), base)
+    two = RayEngine(SPEC, 2)
+    assert two.wants == 2 * SPEC.open().wants
+    same(alone, grow(two, base))
+
+    import ray
+
+    engine = RayEngine(SPEC, 2)
+    pids = ray.get([replica.actor.pid.remote() for replica in engine.replicas])
+    assert len(set(pids)) == 2
+    seen = 0
+
+    def kill(nodes: int, tokens: int) -> None:
+        nonlocal seen
+        if seen < 40 <= seen + nodes:  # of 168, in the middle of things
+            os.kill(pids[0], signal.SIGKILL)
+        seen += nodes
+
+    same(alone, grow(engine, base, kill))
+    assert seen == 168 and "a new one takes its place" in caplog.text
+
+
+def test_an_engine_that_cannot_load_says_so_from_its_actor(ray_cluster, tmp_path):
+    engine = RayEngine(SPEC, 2)
+    engine.submit([request(0, 0)])  # the model 'm' does not exist
+    with pytest.raises(MaltError, match="the model 'm' cannot be loaded"):
+        while engine.pending:
+            engine.poll()
+    engine.close()
+
+
+def test_engines_that_fail_again_and_again_end_the_run(ray_cluster, caplog):
     def poll() -> list:
         raise AssertionError("a bug")  # no MaltError: the actor lives on, and must make room
 
@@ -230,8 +248,7 @@ def test_engines_that_fail_again_and_again_end_the_run(caplog):
     engine.close()
 
 
-def test_figures_are_the_mean_of_the_replicas_that_have_worked():
-    pytest.importorskip("ray")
+def test_figures_are_the_mean_of_the_replicas_that_have_worked(ray_cluster):
     engine = RayEngine(odd_spec(list), 2)
     assert engine.figures() == {}
     engine.submit([request(0, 0)])
@@ -240,32 +257,14 @@ def test_figures_are_the_mean_of_the_replicas_that_have_worked():
     engine.close()
 
 
-def test_an_engine_that_cannot_be_opened_says_so():
-    pytest.importorskip("ray")
-    with pytest.raises(MaltError, match="no such thing"):
-        RayEngine(odd_spec(list, MaltError("no such thing")), 2)
-    import ray
-
-    assert not ray.is_initialized()
-
-
-def test_the_program_runs_on_two_actors(tmp_path, capsys):
-    pytest.importorskip("ray")
-    data, model = write_questions(tmp_path / "q.jsonl"), write_model(tmp_path / "model")
-    assert small_run.run(data, model, tmp_path / "one") == 0
-    assert small_run.run(data, model, tmp_path / "two", "--engine.replicas", "2") == 0
-    one, two = (load_forest(tmp_path / name) for name in ("one", "two"))
-    same(one, two)
-
-
 # ---- grading ----
 
 
-def test_a_task_grades_as_this_process_does() -> None:
-    ray = pytest.importorskip("ray")
+def test_a_task_grades_as_this_process_does(ray_cluster) -> None:
+    import ray
+
     completions = ["\\boxed{-x > -1}", "\\boxed{2}", "", "\\boxed{\\log_2 8}"]
     golds = ["x < 1", "3", "1", "x = 3"]
-    with connected(None):
-        told = ray.get(ray.remote(grade_with_reasons).remote("math", completions, golds))
+    told = ray.get(ray.remote(grade_with_reasons).remote("math", completions, golds))
     assert told.tolist() == grade_with_reasons("math", completions, golds).tolist()
     assert told.tolist() == [RIGHT, WRONG, NOTHING, RIGHT]

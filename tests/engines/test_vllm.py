@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 
 import httpx
@@ -32,7 +31,7 @@ from malt_fast.models.adapter_files import content_name
 from malt_fast.utils.errors import MaltError
 from tests import small_run
 from tests.adapters import make_adapter
-from tests.small_run import load_forest, write_model, write_questions
+from tests.small_run import load_forest
 from tests.tiny import tiny_llama
 
 pytestmark = pytest.mark.vllm
@@ -166,16 +165,6 @@ if __name__ == "__main__":
 
 
 # ---- the whole program ----
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_questions(tmp_path_factory.mktemp("data") / "questions.jsonl")
 
 
 def test_a_whole_run_on_vllm(data, model, tmp_path, capsys):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from malt_fast.evaluation.curves import majority_at_k, pass_at_k
 from malt_fast.evaluation.statistics import bootstrap_means
+from tests.volume import volume
 
 
 def majority(said: list[int], correct: set[int]) -> Fraction:
@@ -24,7 +25,7 @@ def average(n: int, k: int, chance) -> Fraction:
     return sum(map(chance, subsets), Fraction(0)) / len(subsets)
 
 
-@settings(max_examples=120)
+@settings(max_examples=volume(120))
 @given(st.lists(st.integers(-1, 4), min_size=1, max_size=8), st.sets(st.integers(0, 4)))
 def test_all_subsets(said, correct):
     n, right = len(said), np.array([[answer in correct for answer in said]])

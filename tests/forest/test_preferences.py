@@ -29,6 +29,7 @@ from malt_fast.forest.yields import RoleYield, yield_rows, yield_table
 from malt_fast.tasks.prompts import Prompts, RolePrompt
 from tests.core.forests import Node, grow, random_tree, trees
 from tests.tiny import byte_tokenizer
+from tests.volume import volume
 
 CHAIN = ["a", "b", "c", "d"]
 WORDING = {
@@ -70,7 +71,7 @@ def row(node_of: dict[int, Node], node: int) -> Key:
     return prompt.tobytes(), np.array(node_of[node].tokens, np.int32).tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=volume(40), deadline=None)
 @given(trees(), st.integers(1, 4), st.booleans())
 def test_rows_are_what_the_trees_hold(questions: list[Node], level: int, dedup: bool) -> None:
     forest, node_of = grow(questions)
@@ -200,7 +201,7 @@ def twin_yield(
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=volume(30), deadline=None)
 @given(trees())
 def test_yield_counts_what_is_there(questions: list[Node]) -> None:
     forest, node_of = grow(questions)

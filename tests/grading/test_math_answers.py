@@ -26,6 +26,7 @@ from malt_fast.grading.verdicts import (
     grade_with_reasons,
 )
 from malt_fast.utils.errors import MaltError
+from tests.volume import volume
 
 DIFFERENT, EQUAL, UNKNOWN = range(3)
 
@@ -357,7 +358,7 @@ SIGNS = list("0123456789.,+-*/^_=<>()[]{}\\$&|!%:; abxyzπ√½\u2212\uff15\x00\
 HOSTILE = st.lists(st.sampled_from(PIECES + SIGNS) | st.characters(), max_size=60).map("".join)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=volume(2000))
 @given(HOSTILE, HOSTILE)
 @example("\ud800", "\ud800")
 def test_nothing_raises_and_verdicts_are_fair(gold: str, answer: str) -> None:

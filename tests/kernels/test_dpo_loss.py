@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from malt_fast import _core
+from tests.volume import volume
 
 MODULE = importlib.import_module("malt_fast.kernels.dpo_loss")
 
@@ -114,7 +115,7 @@ def assert_right(case):
     close(ours, truth, scale * max(1, len(losses)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=volume(100), deadline=None)
 @given(
     case=st.builds(
         make_case, st.integers(0, 20), st.integers(1, 12), st.integers(0, 99),

@@ -10,6 +10,7 @@ from malt_fast.kernels import linear_dpo, linear_dpo_trained, tiles
 from malt_fast.kernels.dpo_loss import dpo_loss
 
 from tests.kernels.heads import cases, make_case, written_out
+from tests.volume import volume
 
 
 def completions(case, count, pairs, seed=0):
@@ -87,7 +88,7 @@ preferences = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=volume(100), deadline=None)
 @given(
     case=cases.filter(lambda case: len(case.rows) > 0),
     head=st.booleans(),

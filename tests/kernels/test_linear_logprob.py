@@ -10,6 +10,7 @@ from malt_fast.kernels import checks, linear_logprob, softmax_rows, tiles, which
 from malt_fast.kernels.head_rows import make_plan
 
 from tests.kernels.heads import Case, cases, make_case, run, upstream, written_out
+from tests.volume import volume
 
 
 def assert_right(case, head):
@@ -33,7 +34,7 @@ def assert_right(case, head):
         assert error <= 2 * eps * largest + 0.1 * eps * scale
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=volume(150), deadline=None)
 @given(
     case=cases, head=st.booleans(), tile=st.sampled_from([(1, 1), (10, 5), (192, 64), (9999, 999)])
 )
@@ -55,7 +56,7 @@ def test_odd_shapes_and_borders_of_tiles(shape, head):
     assert_right(replace(case, targets=targets), head)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=volume(50), deadline=None)
 @given(case=cases, head=st.booleans(), tile=st.sampled_from([(10, 5), (9999, 999)]))
 def test_rows_in_order_with_a_target_each(case, head, tile):
     """The usual layout, which needs no sorting."""
@@ -178,7 +179,7 @@ def test_identical_logits_are_uniform():
     torch.testing.assert_close(out.entropy, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=volume(50), deadline=None)
 @given(case=cases)
 def test_entropy(case):
     small = 1e-10 if case.hidden.dtype == torch.float64 else 2e-5

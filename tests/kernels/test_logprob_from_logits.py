@@ -8,6 +8,7 @@ from malt_fast.kernels import logprob_from_logits
 
 from malt_fast import _core
 from tests.kernels.heads import DTYPES
+from tests.volume import volume
 
 
 def written_out(logits, targets, temperature=1.0, softcap=None, dtype=torch.float64):
@@ -27,7 +28,7 @@ def make(m, v, seed=0, dtype=torch.float32, spread=3.0):
     return logits, torch.randint(v, (m,), generator=g), torch.randn(m, generator=g)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=volume(150), deadline=None)
 @given(
     m=st.integers(0, 9),
     v=st.sampled_from([1, 2, 7, 8, 9, 31, 63, 64, 65, 1023, 1024, 1025, 3000]),

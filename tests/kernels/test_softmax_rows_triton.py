@@ -36,6 +36,7 @@ from tests.kernels.row_operations import (
     make,
     near,
 )
+from tests.volume import volume
 
 pytest.importorskip("triton")
 if not (GPU or INTERPRETED):
@@ -54,7 +55,7 @@ def triton_rows(monkeypatch):
 
 
 @settings(
-    max_examples=30,
+    max_examples=volume(30),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(

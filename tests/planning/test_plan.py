@@ -19,13 +19,7 @@ from malt_fast.planning.plan_file import Row, read_plan
 from malt_fast.planning.probe import steady_speed
 from malt_fast.runs.run import Run
 from malt_fast.store.store import open_store
-from tests.small_run import run, write_model, write_questions
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("plan")
-    return write_questions(folder / "q.jsonl"), write_model(folder / "model")
+from tests.small_run import run
 
 
 def figures(folder: Path) -> dict[tuple[str, str, str], Row]:

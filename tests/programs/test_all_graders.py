@@ -104,7 +104,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model for each key of SAYS, which says its tokens and next to nothing else."""
     folder = tmp_path_factory.mktemp("models")
     return {
-        name: tiny_llama(folder / name, chat_template=True, likes=likes)
+        name: tiny_llama(folder / name, chat_template=True, layers=1, likes=likes)
         for name, likes in SAYS.items()
     }
 

@@ -12,21 +12,18 @@ import pytest
 
 import malt_fast.api as mf
 from malt_fast.forest.forest import UNGRADED
-from tests.small_run import FAST, load_forest, run, write_model, write_questions
+from tests.small_run import FAST, load_forest
 
 SUM = {"question": "1+1", "answer": "2"}
 WORDING = {"generator": "{question}"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(data, model, finished_run):
     """A finished run of a program, and the settings that it had."""
-    folder = tmp_path_factory.mktemp("api")
-    model, data = write_model(folder / "model"), write_questions(folder / "data.jsonl")
-    assert run(data, model, folder / "run") == 0
     settings = {key[2:]: value for key, value in zip(FAST[::2], FAST[1::2], strict=True)}
     settings |= {"task.path": str(data), "task.grader": "number"}
-    return folder, settings | {"model.name_or_path": str(model)}
+    return finished_run, settings | {"model.name_or_path": str(model)}
 
 
 @pytest.fixture(scope="module")
@@ -52,32 +49,32 @@ def trained(graded, tmp_path_factory):
 
 
 def test_trees_are_those_of_the_program(made, graded):
-    theirs = load_forest(made[0] / "run")
+    theirs = load_forest(made[0])
     assert np.array_equal(theirs.outcome, graded.nodes.outcome)
     for node in range(len(theirs)):
         assert np.array_equal(theirs.tokens_of(node), graded.nodes.tokens_of(node))
 
 
-def test_rows_are_those_of_the_program(made, trained):
+def test_rows_are_those_of_the_program(made, trained, tmp_path):
     for trainer in trained[1]:
         for stage in ("sft", "dpo"):
-            file = made[0] / "run" / "round-0" / "data" / trainer.data.role / f"{stage}.parquet"
+            file = made[0] / "round-0" / "data" / trainer.data.role / f"{stage}.parquet"
             if file.is_file():
-                theirs = datasets.Dataset.from_parquet(str(file), cache_dir=str(made[0] / "cache"))
+                theirs = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
                 assert theirs.to_list() == trainer.data.to_dataset(stage).to_list()
 
 
 def test_adapters_are_those_of_the_program(made, trained):
     name = "adapter_model.safetensors"
     for role in trained[0]:
-        theirs = made[0] / "run" / "adapters" / role.role
+        theirs = made[0] / "adapters" / role.role
         for stage, policy in (("sft", role.sft), ("final", role.final)):
             assert (theirs / stage / name).read_bytes() == Path(policy.adapter, name).read_bytes()
     assert all(trainer.logs["sft"][-1]["step"] == 2 for trainer in trained[1])
 
 
 def test_figures_are_those_of_the_program(made, setup, trained):
-    theirs = json.loads((made[0] / "run" / "evaluation.json").read_text())
+    theirs = json.loads((made[0] / "evaluation.json").read_text())
     ours = mf.evaluate(setup, trained[0])
     figures = ours.model_dump(mode="json", by_alias=True, exclude={"settings", "made_from"})
     assert {key: theirs[key] for key in figures} == figures

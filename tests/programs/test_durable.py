@@ -29,12 +29,6 @@ from malt_fast.utils.files import read_checked, write_checked
 from tests.small_run import FAST, content, run, write_model, write_questions
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("durable")
-    return write_questions(folder / "q.jsonl"), write_model(folder / "model")
-
-
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -274,6 +268,7 @@ def test_one_ctrl_c_while_a_role_trains_leaves_a_checkpoint(
     assert not [*folder.rglob("*.checkpoints")]
 
 
+@pytest.mark.slow
 def test_one_ctrl_c_while_roles_train_side_by_side(made: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     data, model = made
@@ -367,8 +362,20 @@ def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path: Path, monkeypat
 # ---- disks and clocks ----
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
-@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        ("write", errno.ENOSPC),
+        ("fsync", errno.EIO),
+        ("replace", errno.EROFS),
+        pytest.param("write", errno.EIO, marks=pytest.mark.slow),
+        pytest.param("write", errno.EROFS, marks=pytest.mark.slow),
+        pytest.param("fsync", errno.ENOSPC, marks=pytest.mark.slow),
+        pytest.param("fsync", errno.EROFS, marks=pytest.mark.slow),
+        pytest.param("replace", errno.ENOSPC, marks=pytest.mark.slow),
+        pytest.param("replace", errno.EIO, marks=pytest.mark.slow),
+    ],
+)
 def test_a_failing_disk_is_one_sentence_and_the_run_goes_on(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch, capsys, number, call
 ) -> None:

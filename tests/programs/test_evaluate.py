@@ -121,6 +121,7 @@ def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFix
     assert not [file for file in run.folder.iterdir() if file.name.startswith(".")]
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_main_makes_tables_and_curves_of_the_paper(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,12 +9,14 @@ from malt_fast.config.yaml_files import DEEPEST, read_yaml
 from malt_fast.utils.errors import MaltError
 from tests.faults.input_cases import AGAIN, ARITHMETIC, BOMB, KINDS, REPLAY, Case, Damage
 from tests.faults.inputs import complaint, outcome
+from tests.volume import volume
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(("kind", "cases"), [("config", 140), ("data", 130), ("run", 30)])
 def test_every_case_is_a_success_or_a_sentence(kind: str, cases: int) -> None:
     @settings(
-        max_examples=cases,
+        max_examples=volume(cases),
         database=None,
         deadline=None,
         derandomize=True,

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     options = ["--runs", "2", "--kills", "10", "--work", str(tmp_path), "--json", str(report)]

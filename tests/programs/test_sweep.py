@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,12 @@ from malt_fast.config.yaml_files import read_yaml
 from malt_fast.evaluation.result import EvaluationResult
 from malt_fast.sampling import sample
 from malt_fast.utils.errors import MaltError
-from tests import small_run
+from tests.small_run import load_forest
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run."""
-    folder = tmp_path_factory.mktemp("sweep")
-    data = small_run.write_questions(folder / "questions.jsonl")
-    model = small_run.write_model(folder / "model")
-    assert small_run.run(data, model, folder / "run") == 0
-    return folder / "run"
+def finished(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("sweep") / "run"))
 
 
 def differing(folder: Path, other: Path) -> set[str]:
@@ -37,6 +33,7 @@ def differing(folder: Path, other: Path) -> set[str]:
     }
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_a_sweep_over_a_threshold_samples_no_tree_and_goes_on(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +73,7 @@ def test_smaller_trees_are_taken_from_larger_ones(finished: Path) -> None:
     words = ["--run", str(finished), "--sweep=tree.branching=[2,2,2]"]
     assert sweep.main(words) == 0
     folder = finished / "sweeps" / "tree.branching=2,2,2"
-    forest = small_run.load_forest(folder)
+    forest = load_forest(folder)
     assert (forest.level == 1).sum() == 2 * (forest.level == 0).sum()
     logged = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     first = next(line for line in logged if line["stage"] == "sample round 0")

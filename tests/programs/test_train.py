@@ -21,18 +21,8 @@ from malt_fast.training.side_by_side import gpus_of
 from malt_fast.utils import ray_cluster
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.ray_cluster import Cluster
-from tests.small_run import FAST, content, load_forest, run, write_model, write_questions
+from tests.small_run import FAST, content, load_forest, run
 from tests.tiny import tiny_llama
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_questions(tmp_path_factory.mktemp("data") / "questions.jsonl")
 
 
 def wording(folder: Path, chain: list[str]) -> Path:
@@ -99,9 +89,8 @@ def test_a_run_makes_everything_and_twice_the_same(data, model, tmp_path):
     assert (folder / "metrics.jsonl").read_text().count("\n") > 5
 
 
-def test_a_run_goes_on_where_it_stopped(data, model, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_it_stopped(data, model, finished_run, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    assert run(data, model, tmp_path / "whole") == 0
 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
@@ -113,7 +102,7 @@ def test_a_run_goes_on_where_it_stopped(data, model, tmp_path, monkeypatch):
         patch.setattr("malt_fast.sampling.round_forest.sample", stop)
         patch.setattr("malt_fast.training.train_stage.train_stage", stop)
         assert run(data, model, folder) == 0
-    assert results(folder) == results(tmp_path / "whole")
+    assert results(folder) == results(finished_run)
 
 
 @pytest.mark.parametrize(
@@ -308,11 +297,10 @@ def test_a_role_without_pairs_is_skipped_with_a_warning(data, model, tmp_path, c
     assert not (tmp_path / "run/adapters/verifier").exists()
 
 
-def test_roles_side_by_side_are_those_trained_in_turn(data, model, tmp_path):
+def test_roles_side_by_side_are_those_trained_in_turn(data, model, finished_run, tmp_path):
     pytest.importorskip("ray")
-    assert run(data, model, tmp_path / "turns") == 0
     assert run(data, model, tmp_path / "beside", "--train.side_by_side", "true") == 0
-    a, b = results(tmp_path / "turns"), results(tmp_path / "beside")
+    a, b = results(finished_run), results(tmp_path / "beside")
     assert a.keys() == b.keys() and a["round-0/forest.arrows"] == b["round-0/forest.arrows"]
     for name in a:
         if name.endswith("safetensors"):
@@ -323,7 +311,7 @@ def test_roles_side_by_side_are_those_trained_in_turn(data, model, tmp_path):
 
 def test_a_role_takes_no_more_than_a_machine_has():
     cluster = Cluster(cores=[16, 4], gpus=[4, 0])
-    assert (ray_cluster.share(3), gpus_of(make_config({}), cluster)) == (5, 1)
+    assert (cluster.share(3), gpus_of(make_config({}), cluster)) == (5, 1)
     assert Cluster([16] * 9, [4] * 9).share(3) == 16
     assert Cluster([6, 6], [0, 0]).share(3) == 3  # 4 would leave room for two
     small = Cluster([2], [0])

@@ -24,6 +24,8 @@ from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.files import read_checked, write_checked
 from tests.small_run import load_forest, run, write_model, write_questions
 
+pytestmark = pytest.mark.usefixtures("drawn_charts")
+
 HOSTILE = (
     "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b>", "</style>",
     "]]>", "<!-- x", "\x1b[31m\x00", "\ud800", "${1} &amp; `",
@@ -72,7 +74,7 @@ def data_of(page: str, name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(drawn_charts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("report")
     data, model = write_questions(home / "q.jsonl"), write_model(home / "model")
     more = ["--task.test_path", str(data), "--task.decontaminate", "false"]

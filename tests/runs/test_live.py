@@ -21,7 +21,7 @@ from malt_fast.runs import live
 from malt_fast.runs.live import View, view
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.training.train_role import training_facts
-from tests.small_run import FAST, load_forest, run, write_model, write_questions
+from tests.small_run import FAST, load_forest, run
 
 
 class Clock:
@@ -118,12 +118,6 @@ def test_training_tells_what_its_stage_has() -> None:
     assert training_facts(sft) == ["loss 0.500"]
     assert training_facts(sft | dpo) == ["loss 0.500 · accuracy 0.750 · margin 1.500"]
     assert training_facts({}) == [""]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("live")
-    return write_questions(folder / "q.jsonl"), write_model(folder / "model")
 
 
 def test_a_run_in_a_terminal(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Figures of a run in TensorBoard and elsewhere, and lines of metrics.jsonl that a kill tore."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,7 @@ from malt_fast.runs.loggers import loggers_of, scalars
 from malt_fast.runs.metrics import read_lines
 from malt_fast.runs.run import Run
 from malt_fast.utils.errors import MaltError
-from tests.small_run import run, write_model, write_questions
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("scalars")
-    return write_questions(folder / "q.jsonl"), write_model(folder / "model")
+from tests.small_run import run
 
 
 def in_tensorboard(folder: Path) -> dict[str, list[float]]:
@@ -50,6 +45,7 @@ def test_a_run_is_in_tensorboard_whatever_it_reports_to(made, tmp_path: Path, lo
     check(tmp_path / "run", in_tensorboard(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_roles_that_train_side_by_side_are_there_too(made, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     assert run(*made, tmp_path / "run", "--train.side_by_side", "true") == 0
@@ -203,9 +199,10 @@ def test_no_two_lines_of_a_run_are_one_point() -> None:
     assert ("data/verifier/pairs", 0) in points
 
 
-def test_an_evaluation_knows_its_loggers_before_it_samples(made, tmp_path: Path, capsys) -> None:
-    folder = tmp_path / "run"
-    assert run(*made, folder) == 0
+def test_an_evaluation_knows_its_loggers_before_it_samples(
+    finished_run: Path, tmp_path: Path, capsys
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("report_to: []", "report_to: [nolog]"))
     before = (folder / "metrics.jsonl").read_bytes()

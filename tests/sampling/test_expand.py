@@ -32,6 +32,7 @@ from malt_fast.tasks.prompts import Prompts, RolePrompt
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
 from tests.tiny import byte_tokenizer
+from tests.volume import volume
 
 CHAIN = ["generator", "verifier", "refiner"]
 WORDING = {
@@ -107,7 +108,7 @@ def twin(question: Question, branching: Sequence[int], path: tuple[int, ...] = (
     return here + [node for p in below for node in twin(question, branching[1:], p)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=volume(30), deadline=None)
 @given(
     st.integers(0, 4), st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 10**6)
 )
@@ -158,7 +159,7 @@ def test_a_refused_request_fails_its_subtree_and_nothing_else():
     assert not any(request.path[:1] == (1,) and len(request.path) > 1 for request in engine.seen)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=volume(30), deadline=None)
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 10**6))
 def test_no_more_trees_are_open_than_requests_are_wanted(n, wants, order):
     engine = FakeEngine(order)
@@ -275,7 +276,7 @@ def told(shape: list[Slot], slot: int, question: Question) -> np.ndarray | None:
     return heard(prompt, node_seed(5, question.id, shape[slot].path))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=volume(150), deadline=None)
 @given(graphs(), st.integers(1, 4), st.integers(0, 10**6))
 def test_a_graph_is_its_recursive_twin_whatever_the_order(shape, n, order):
     engine = Reading(order)

@@ -18,7 +18,7 @@ from malt_fast.sampling.sampled_trees import SampledTrees
 from malt_fast.sampling.signs import BLOCKS, ENOUGH, truncated, unanswered, unmixed
 from malt_fast.tasks.task import Question
 from malt_fast.training.alarms import collapsing
-from tests.small_run import run, write_model, write_questions
+from tests.small_run import run
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000))
@@ -133,12 +133,6 @@ def test_what_trees_yield_is_added_up_as_they_end(seed: int, right: float) -> No
 
 
 # ---- whole runs ----
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("alarms")
-    return write_questions(folder / "q.jsonl"), write_model(folder / "model")
 
 
 def warned(folder: Path) -> list[str]:

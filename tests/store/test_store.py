@@ -26,6 +26,7 @@ from malt_fast.store.segments import read_index, scan_parts
 from malt_fast.store.store import open_store
 from malt_fast.utils.errors import MaltError
 from tests.store.stored import fill, key_of, known, open_small, same, sample_of
+from tests.volume import volume
 
 PLACE = ("begin", "end")
 
@@ -34,7 +35,7 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("samples-*.arrows"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=volume(25), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.booleans()), max_size=12),
     st.integers(1, 9),

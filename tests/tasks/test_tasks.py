@@ -27,6 +27,7 @@ from malt_fast.train import PROGRAM
 from malt_fast.utils.errors import MaltError
 from tests.questions import serve
 from tests.questions import write_lines as write
+from tests.volume import volume
 
 FEW = ("--task.limit", "2", "--task.test_limit", "2")  # for arithmetic, which makes its questions
 
@@ -468,7 +469,7 @@ ROWS = st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES), max_size=3)
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "math", "csqa", "jsonl"])
-@settings(max_examples=50)
+@settings(max_examples=volume(50))
 @given(odd=ROWS)
 def test_odd_rows_are_questions_or_a_sentence(
     name: str, odd: list[Any], tmp_path_factory: pytest.TempPathFactory

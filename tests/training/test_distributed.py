@@ -10,7 +10,6 @@ import pytest
 
 from malt_fast.config.schema import PACKAGE
 from tests.programs import test_train
-from tests.programs.test_train import data, model  # noqa: F401
 from tests.training.test_trainer import assert_same, base, role_data, train, weights  # noqa: F401
 
 PROFILES = PACKAGE / "profiles"
@@ -75,7 +74,7 @@ def test_two_processes_train_as_one(mode, base, tmp_path):  # noqa: F811
         assert_same(found, expected, rtol=1e-3, atol=max(1e-4, apart))
 
 
-def test_a_run_of_two_processes(data, model, tmp_path):  # noqa: F811
+def test_a_run_of_two_processes(data, model, tmp_path):
     folder = tmp_path / "run"
     task = ["--task.name", "jsonl", "--task.path", data, "--task.grader", "number"]
     task += ["--model.name_or_path", model, "--run", folder, "--model.device", "cpu"]
@@ -91,7 +90,7 @@ def test_a_run_of_two_processes(data, model, tmp_path):  # noqa: F811
     assert done.stdout.count("run directory") == 1
 
 
-def test_processes_need_a_directory(data, model):  # noqa: F811
+def test_processes_need_a_directory(data, model):
     task = ["--task.name", "jsonl", "--task.path", data, "--task.grader", "number"]
     task += ["--model.name_or_path", model]
     done = launch("ddp", "-m", "malt_fast.train", *task, *test_train.FAST)

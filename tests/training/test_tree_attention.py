@@ -14,6 +14,7 @@ from malt_fast.training.tree_attention import (
     tree_attention,
 )
 from malt_fast.utils.errors import MaltError
+from tests.volume import volume
 
 
 def random_ends(rng: np.random.Generator, n: int, longest: int) -> np.ndarray:
@@ -50,7 +51,7 @@ def inputs(seed, n, heads, groups, dim, dtype=torch.float64):
     ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=volume(60))
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.sampled_from([1, 2, 31, 32, 33, 200]),
