@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -80,32 +79,22 @@ def finished_run(
     return folder
 
 
-def save_blank(_: Any, file: Any, **options: Any) -> None:
-    """Stands in for matplotlib's Figure.savefig."""
-    svg = '<svg width="1pt" height="1pt" xmlns="http://www.w3.org/2000/svg"></svg>'
-    file.write(svg) if hasattr(file, "write") else Path(file).write_text(svg)
-
-
 @pytest.fixture(scope="session", autouse=True)
-def blank_charts() -> Iterator[Any]:
-    """Charts are saved as empty SVGs, since drawing them takes half of a tiny run's time.
-
-    Gives the savefig that draws.
-    """
+def blank_charts() -> Iterator[None]:
+    """Every chart is empty unless a test asks for `drawn_charts`."""
     if core or importlib.util.find_spec("matplotlib") is None:  # sanitized, or free-threaded
-        yield None
+        yield
         return
-    from matplotlib.figure import Figure
+    from tests.charts import save_blank, saving_by
 
-    draw = Figure.savefig
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", save_blank)
-        yield draw
+    with saving_by(save_blank):
+        yield
 
 
-@pytest.fixture(scope="module")
-def drawn_charts(blank_charts: Any) -> Iterator[None]:
-    """Draws charts after all, for tests that look at them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.figure.Figure.savefig", blank_charts)
+@pytest.fixture
+def drawn_charts(blank_charts: None) -> Iterator[None]:
+    """Charts are drawn, for tests that look at them."""
+    from tests.charts import draw, saving_by
+
+    with saving_by(draw):
         yield

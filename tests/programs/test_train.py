@@ -330,7 +330,10 @@ def test_a_role_that_fails_beside_others_says_so(data, model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--train.side_by_side", "true", "--train.regenerate", "sequential"], "exclude each"),
+        (
+            ["--train.side_by_side", "true", "--train.regenerate", "sequential"],
+            "excludes train.reg",
+        ),
         (["--train.side_by_side", "true"], "pip install 'malt-fast[ray]'"),
         (["--train.load_in_4bit", "true"], "pip install 'malt-fast[qlora]'"),
     ],

@@ -22,9 +22,8 @@ from malt_fast.results.templates import HTML, Grid
 from malt_fast.store.store import open_store
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.files import read_checked, write_checked
+from tests.charts import draw, saving_by
 from tests.small_run import load_forest, run, write_model, write_questions
-
-pytestmark = pytest.mark.usefixtures("drawn_charts")
 
 HOSTILE = (
     "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b>", "</style>",
@@ -74,11 +73,12 @@ def data_of(page: str, name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def finished(drawn_charts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("report")
     data, model = write_questions(home / "q.jsonl"), write_model(home / "model")
     more = ["--task.test_path", str(data), "--task.decontaminate", "false"]
-    assert run(data, model, home / "run", *more, "--evaluate.suite", "paper") == 0
+    with saving_by(draw):
+        assert run(data, model, home / "run", *more, "--evaluate.suite", "paper") == 0
     return home / "run"
 
 
@@ -172,6 +172,7 @@ def above(meta: dict[str, Any], node: int) -> int:
     return node
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_the_same_run_gives_the_same_bytes(copy: Path) -> None:
     before = (copy / "report.html").read_bytes()
     assert report.main(["--run", str(copy)]) == 0
@@ -233,6 +234,7 @@ def test_a_run_that_is_still_written_to(copy: Path) -> None:
     assert "process 1 on a machine since today" in (copy / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_stages_of_every_forest_and_curves_of_every_round(copy: Path) -> None:
     told: list[dict[str, object]] = []
     for index in range(2):
@@ -302,6 +304,7 @@ def test_a_report_that_cannot_be_written_costs_no_run(copy: Path, monkeypatch, c
 # ---- untrusted text ----
 
 
+@pytest.mark.usefixtures("drawn_charts")
 @pytest.mark.parametrize("words", HOSTILE)
 def test_text_becomes_no_markup(words: str) -> None:
     page = HTML.from_string(
@@ -320,6 +323,7 @@ def test_text_becomes_no_markup(words: str) -> None:
     assert inside and json.loads(inside[1]) == [words]
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_a_run_full_of_hostile_text(copy: Path, monkeypatch) -> None:
     bad = "".join(HOSTILE)
     questions = [json.loads(x) for x in (copy / "questions.jsonl").read_text().splitlines()]

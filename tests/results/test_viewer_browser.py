@@ -11,6 +11,7 @@ import pytest
 from malt_fast import report
 from malt_fast.forest.forest import Forest
 from malt_fast.tasks.prompts import Prompts
+from tests.charts import draw, saving_by
 from tests.results.browser import Browser, open_browser
 from tests.small_run import load_forest, run, write_model, write_questions
 
@@ -34,8 +35,9 @@ def made(folder: Path, *options: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(drawn_charts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("viewer"))
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with saving_by(draw):
+        return made(tmp_path_factory.mktemp("viewer"))
 
 
 @pytest.fixture
