@@ -279,7 +279,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:
     for words, says in (
         (["--run", str(tmp_path)], "holds no run"),
         ([], "'run' is missing"),
-        (["--run", str(tmp_path), "--lout", "x"], "--lout"),
+        (["--run", str(tmp_path), "--lout", "x"], "lout"),
     ):
         assert report.main(words) == 2
         error = capsys.readouterr().err
