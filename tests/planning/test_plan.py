@@ -1,4 +1,4 @@
-"""The plan against what the run then does, and its pieces against plain counting."""
+"""The plan against what the run then does; its parts against plain counting."""
 
 import json
 from pathlib import Path
@@ -58,8 +58,8 @@ def test_a_plan_of_all_questions_is_what_comes(made: tuple[Path, Path], tmp_path
     sampled = open_store(folder / "samples", writable=False).next_row
     assert sampled == 18 * 21
     assert run(data, model, folder, *more) == 0
-    told = next(line for line in lines(folder) if line["stage"] == "sample round 0")
-    assert told["reused"] == sampled  # the probe was no waste
+    logged = next(line for line in lines(folder) if line["stage"] == "sample round 0")
+    assert logged["reused"] == sampled  # the run uses the whole probe
     found = figures(folder)
     exact = [row for (stage, _, what), row in found.items() if stage.startswith(("round", "data"))]
     assert len(exact) == 2 * 3 + 3 + 2 and all(row.plan == row.fact for row in exact)
@@ -129,7 +129,7 @@ def test_a_plan_of_known_outputs_takes_the_speed_of_the_one_before(made, tmp_pat
     assert "without the report, sampling and evaluation" in found["all", "", "time"].source
 
 
-def test_a_random_model_that_teaches_nothing_is_told(made, tmp_path: Path, capsys) -> None:
+def test_a_random_model_that_teaches_nothing_is_planned(made, tmp_path: Path, capsys) -> None:
     rows = [{"question": f"never {i}", "answer": "77"} for i in range(20)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run(tmp_path / "q.jsonl", made[1], tmp_path / "run", "--plan=9") == 0
@@ -168,7 +168,7 @@ def test_ctrl_c_in_the_probe_keeps_what_was_sampled(made, tmp_path: Path, monkey
 
 
 def test_facts_of_two_rounds_and_of_what_was_done_again() -> None:
-    told = [
+    lines = [
         {"stage": "sample round 0", "seconds": 3600.0, "peak_memory_mb": 500},
         {"stage": "sample round 0", "seconds": 1800.0, "peak_memory_mb": 400},
         {"stage": "sft/verifier", "loss": 1.0},
@@ -177,7 +177,7 @@ def test_facts_of_two_rounds_and_of_what_was_done_again() -> None:
         {"stage": "sft verifier", "seconds": 360.0, "peak_memory_mb": 900, "peak_gpu_memory_mb": 7},
         *({"stage": "evaluate", "seconds": s, "outputs": 5, "tokens": 50} for s in (720.0, 360.0)),
     ]
-    found = facts_of(told)
+    found = facts_of(lines)
     assert found["sampling", "", "time"] == 2 and found["sft verifier", "verifier", "time"] == 0.2
     assert found["evaluate", "", "time"] == 0.1 and found["all", "", "time"] == pytest.approx(2.3)
     assert found["sampling", "", "peak memory"] == 500  # before training took more
@@ -185,8 +185,8 @@ def test_facts_of_two_rounds_and_of_what_was_done_again() -> None:
     assert found["training", "", "peak GPU memory"] == 9
 
 
-def test_stages_tell_the_memory_of_a_gpu(tmp_path: Path, monkeypatch) -> None:
-    """Of cards that this process uses, the fullest; a stage's own."""
+def test_stages_log_the_memory_of_a_gpu(tmp_path: Path, monkeypatch) -> None:
+    """The largest peak of the GPUs in use, per stage."""
     held = [3 * 2**20, 7 * 2**20]
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -1,4 +1,4 @@
-"""A run taken elsewhere: into TRL, PEFT and merged checkpoints, and what may be missing."""
+"""An exported run in TRL, PEFT and as merged checkpoints; exports of runs with missing parts."""
 
 import json
 import os
@@ -52,7 +52,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A finished run whose outputs are mostly `1</s>` or `2</s>`, some cut off; its export."""
+    """A finished run whose outputs are mostly `1</s>` or `2</s>`, some cut off, and its export."""
     folder = tmp_path_factory.mktemp("export")
     likes = {"1": 12.0, "2": 12.0, "</s>": 13.0}
     model = tiny_llama(folder / "model", chat_template=True, likes=likes)
@@ -66,7 +66,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(home, tmp_path) -> Path:
-    """The run without its export, to be spoilt."""
+    """The run without its export, to be damaged."""
     shutil.copytree(home / "run", tmp_path / "run", ignore=shutil.ignore_patterns("export"))
     return tmp_path / "run"
 
@@ -76,7 +76,7 @@ def rows(home: Path, role: str, kind: str):
     return datasets.load_dataset(str(folder), kind, cache_dir=str(home / "cache"))["train"]
 
 
-def told(capsys, *argv: str) -> tuple[int, str, str]:
+def run_export(capsys, *argv: str) -> tuple[int, str, str]:
     status = export.main(argv)
     out = capsys.readouterr()
     assert "Traceback" not in out.err and out.err.count("\n") <= 1
@@ -130,7 +130,7 @@ def test_kto_rows_and_steps_hold_every_label_and_value(home):
 
 
 def test_every_round_is_there_with_its_own_trees_and_references(home, tmp_path, capsys):
-    """Two rounds, a forest for every role: as the training files of each round have it."""
+    """Two rounds with one forest per role: the rows equal the training files of each round."""
     more = (
         "--train.rounds",
         "2",
@@ -143,7 +143,7 @@ def test_every_round_is_there_with_its_own_trees_and_references(home, tmp_path, 
     folder = tmp_path / "run"
     assert run(home / "questions.jsonl", home / "model", folder, *options) == 0
     capsys.readouterr()
-    status, out, _ = told(capsys, "--run", str(folder))
+    status, out, _ = run_export(capsys, "--run", str(folder))
     assert status == 0
     lacks = [line for line in out.splitlines() if line.startswith("not exported")]
     expected = "not exported: ref_*_logps of data/generator/dpo.parquet: "
@@ -175,8 +175,8 @@ def test_exact_rows_give_back_their_tokens_and_others_do_not(home, kind):
     assert kind == "sft" or seen == {True, False}
 
 
-def test_texts_that_do_not_give_back_their_tokens_are_told():
-    """Cut off, half a character, a control token inside, another split, a prompt of another."""
+def test_texts_that_do_not_give_back_their_tokens_are_marked():
+    """Cut off, half a character, a control token inside, another split, another prompt."""
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["ab", AddedToken("xy", single_word=True)])
     end = tokenizer.eos_token_id
@@ -224,7 +224,7 @@ def arguments(kind, folder: Path, **more):
 
 
 def one_step(trainer) -> dict[str, float]:
-    """Train one step; the first log line. The weights must have moved."""
+    """Train one step, check that the weights moved; returns the first log line."""
     watched = next(p for n, p in trainer.model.named_parameters() if "lora_B.default" in n)
     before = watched.detach().clone()
     trainer.train()
@@ -238,7 +238,7 @@ def adapted(home: Path, adapter: Path):
 
 
 def test_dpo_trainer_takes_pairs_and_reference_log_probs(home, tmp_path):
-    """From the SFT adapter the first loss is ln 2, under our references as under TRL's own."""
+    """From the SFT adapter the first loss is ln 2, with our reference log-probs as with TRL's."""
     trl = pytest.importorskip("trl")
     table = rows(home, "verifier", "dpo").filter(lambda row: row["exact"])
     assert len(table) >= 4
@@ -299,7 +299,7 @@ def test_kto_trainer_takes_labelled_outputs(home, tmp_path):
 
 @torch.no_grad()
 def plain_logps(model, table) -> list[float]:
-    """Log-probs of completions, a row at a time, by transformers' own logits."""
+    """Log-probs of completions from the logits of transformers, one row at a time."""
     found = []
     for row in table:
         ids = torch.tensor([row["prompt_ids"] + row["completion_ids"]])
@@ -311,7 +311,7 @@ def plain_logps(model, table) -> list[float]:
 
 @torch.no_grad()
 def our_logps(home: Path, adapter: Path, role: str) -> list[float]:
-    """The same by the model that roles are trained with, on packs of trees."""
+    """The same from the model that roles are trained with, on packs of trees."""
     from malt_fast.forest.role_data import RoleData
 
     table = rows(home, role, "kto")
@@ -365,11 +365,11 @@ if __name__ == "__main__":
     settings |= {"max_logprobs": -1}
     if adapter:
         llm = LLM(base, enable_lora=True, max_lora_rank=8, **settings)
-        told = llm.generate(prompts, params, lora_request=LoRARequest("role", 1, adapter))
+        outputs = llm.generate(prompts, params, lora_request=LoRARequest("role", 1, adapter))
     else:
-        told = LLM(merged, **settings).generate(prompts, params)
+        outputs = LLM(merged, **settings).generate(prompts, params)
     found = [0.0] * len(table)
-    for (i, _, token), one in zip(pairs, told, strict=True):
+    for (i, _, token), one in zip(pairs, outputs, strict=True):
         found[i] += one.outputs[0].logprobs[0][token].logprob
     json.dump(found, open(rows + ".logps", "w"))
 """
@@ -380,7 +380,7 @@ if __name__ == "__main__":
     ("what", "role"), [("adapter", "verifier"), ("adapter", "refiner"), ("merged", "refiner")]
 )
 def test_vllm_gives_our_log_probs(home, tmp_path, what, role):
-    """By its own class, as a user has it; in a fresh process, since one holds one engine."""
+    """Through its public class, in a process of its own, because a process holds one engine."""
     out, table = home / "run" / "export", rows(home, role, "kto").select(range(30))
     script, file = tmp_path / "score.py", tmp_path / "rows.json"
     script.write_text(VLLM)
@@ -413,7 +413,7 @@ def test_a_second_export_writes_the_same_bytes(home, tmp_path):
     assert not [path for path in out.rglob(".*")]
 
 
-def test_adapters_are_the_runs_and_cards_tell_of_them(home):
+def test_adapters_are_the_runs_and_cards_describe_them(home):
     out, run = home / "run" / "export", home / "run"
     result = json.loads((run / "evaluation.json").read_text())
     best = result["systems"][-1]
@@ -457,15 +457,15 @@ def test_cards_escape_what_they_show():
 
 
 def change(run: Path, before: str, after: str) -> None:
-    """A setting, as if the run had been trained with it."""
+    """Change a setting as if the run had been trained with it."""
     for file in (run / "config.yaml", run / "adapters" / "config.yaml"):
         file.write_text(file.read_text().replace(before, after))
 
 
-def test_settings_changed_since_the_training_are_told_of(home, copy, capsys):
+def test_settings_changed_since_the_training_are_named(home, copy, capsys):
     config = copy / "config.yaml"
     config.write_text(config.read_text().replace("threshold: 0.15", "threshold: 0.4"))
-    status, out, _ = told(capsys, "--run", str(copy))
+    status, out, _ = run_export(capsys, "--run", str(copy))
     assert status == 0 and "not exported: tree.threshold: changed in config.yaml" in out
     for name in ("adapters/verifier/README.md", "data/verifier/sft.parquet"):
         assert (copy / "export" / name).read_bytes() == (home / "run/export" / name).read_bytes()
@@ -473,7 +473,7 @@ def test_settings_changed_since_the_training_are_told_of(home, copy, capsys):
 
 def test_datasets_does_not_take_another_run_from_its_cache(home, copy, capsys):
     change(copy, "threshold: 0.15", "threshold: 0.4")
-    assert told(capsys, "--run", str(copy))[0] == 0
+    assert run_export(capsys, "--run", str(copy))[0] == 0
     folder = copy / "export" / "data" / "verifier"
     theirs = rows(home, "verifier", "sft")["node"]
     mine = datasets.load_dataset(str(folder), "sft", cache_dir=str(home / "cache"))["train"]["node"]
@@ -488,7 +488,7 @@ def test_an_unfinished_run_gives_what_it_has(home, copy, capsys):
     shutil.rmtree(copy / "round-0" / "refiner")
     shutil.rmtree(copy / "round-0" / "verifier" / "dpo")
     (copy / "evaluation.json").unlink()
-    status, out, err = told(capsys, "--run", str(copy))
+    status, out, err = run_export(capsys, "--run", str(copy))
     assert (status, err) == (0, "")
     lines = [line for line in out.splitlines() if line.startswith("not exported: ")]
     assert [line.removeprefix("not exported: ") for line in lines] == [
@@ -501,13 +501,13 @@ def test_an_unfinished_run_gives_what_it_has(home, copy, capsys):
     ]
     there = sorted(path.name for path in (copy / "export" / "adapters").iterdir())
     assert there == ["generator", "verifier"]
-    told_again = json.loads((copy / "export" / "export.json").read_text())
-    assert told_again["not_exported"] == [line.removeprefix("not exported: ") for line in lines]
+    written = json.loads((copy / "export" / "export.json").read_text())
+    assert written["not_exported"] == [line.removeprefix("not exported: ") for line in lines]
     card = (copy / "export" / "adapters" / "verifier" / "README.md").read_text()
     assert "The run was not evaluated." in card and "DPO:" not in card
 
 
-def spoil_config(run: Path) -> None:
+def damage_config(run: Path) -> None:
     with (run / "config.yaml").open("a") as file:
         file.write("old_setting: 1\n")
 
@@ -529,8 +529,8 @@ def fewer_questions(run: Path) -> None:
     (run / "questions.jsonl").write_text("\n".join(lines[1:]) + "\n")
 
 
-LOST = {  # what is done to a run, and what is told of it; data cannot be exported then
-    "config of another version": (spoil_config, "settings and data: 'old_setting'"),
+LOST = {  # damage to a run that leaves no data to export, and the reason that is given
+    "config of another version": (damage_config, "settings and data: 'old_setting'"),
     "forest": (lambda run: (run / "round-0/forest.arrows").unlink(), "has not made it yet"),
     "damaged forest": (
         lambda run: (run / "round-0/forest.arrows").write_bytes(b"no"),
@@ -548,9 +548,9 @@ LOST = {  # what is done to a run, and what is told of it; data cannot be export
 
 @pytest.mark.parametrize("case", LOST)
 def test_adapters_are_exported_where_data_cannot_be(copy, capsys, case):
-    spoil, reason = LOST[case]
-    spoil(copy)
-    status, out, err = told(capsys, "--run", str(copy))
+    damage, reason = LOST[case]
+    damage(copy)
+    status, out, err = run_export(capsys, "--run", str(copy))
     assert (status, err) == (0, "")
     assert len([line for line in out.splitlines() if reason in line]) == 1, out
     assert sorted(p.name for p in (copy / "export" / "adapters").iterdir()) == sorted(CHAIN)
@@ -558,10 +558,10 @@ def test_adapters_are_exported_where_data_cannot_be(copy, capsys, case):
 
 
 def test_reference_log_probs_of_other_weights_are_left_out(home, copy, capsys):
-    """Text without them is exported all the same."""
+    """The text is exported without them."""
     shutil.rmtree(copy / "round-0" / "verifier" / "sft")
     shutil.copytree(copy / "round-0" / "refiner" / "sft", copy / "round-0" / "verifier" / "sft")
-    status, out, _ = told(capsys, "--run", str(copy))
+    status, out, _ = run_export(capsys, "--run", str(copy))
     assert status == 0 and "of other weights or pairs" in out
     mine = pyarrow.parquet.read_table(copy / "export" / "data" / "verifier" / "dpo.parquet")
     assert "ref_chosen_logps" not in mine.column_names
@@ -569,12 +569,12 @@ def test_reference_log_probs_of_other_weights_are_left_out(home, copy, capsys):
     assert whole - set(mine.column_names) == {"ref_chosen_logps", "ref_rejected_logps"}
 
 
-def test_damaged_parts_are_told_of_and_left_out(copy, capsys):
+def test_damaged_parts_are_named_and_left_out(copy, capsys):
     (copy / "evaluation.json").write_text('{"systems": 3}')
     final = copy / "adapters" / "verifier" / "final"
     (final / "adapter_model.safetensors").write_bytes(b"short")
     (copy / "adapters" / "refiner" / "final" / "adapter_config.json").write_text("[]")
-    status, out, err = told(capsys, "--run", str(copy))
+    status, out, err = run_export(capsys, "--run", str(copy))
     assert (status, err) == (0, "")
     assert "evaluation.json is damaged or of another version" in out
     assert f"adapters/verifier: the adapter '{final}' is damaged" in out
@@ -582,24 +582,24 @@ def test_damaged_parts_are_told_of_and_left_out(copy, capsys):
     assert [p.name for p in (copy / "export" / "adapters").iterdir()] == ["generator"]
 
 
-def test_adapters_of_a_training_before_are_told_of(copy, capsys):
+def test_adapters_of_a_training_before_are_named(copy, capsys):
     (copy / "round-0" / "verifier" / "dpo" / "stage.txt").write_text("another")
-    _, out, _ = told(capsys, "--run", str(copy))
+    _, out, _ = run_export(capsys, "--run", str(copy))
     assert "round-0/verifier/dpo: newer than adapters/verifier" in out
 
 
 def test_adapters_without_an_index_give_way_to_those_of_the_rounds(copy, capsys):
     (copy / "adapters" / "index.json").unlink()
-    status, out, _ = told(capsys, "--run", str(copy))
+    status, out, _ = run_export(capsys, "--run", str(copy))
     assert status == 0 and out.count("not exported: adapters: ") == 1
     assert "adapters/verifier: training has not ended; round-0/verifier/dpo is used instead" in out
 
 
-def test_merging_without_the_base_model_is_told(home, copy, capsys):
+def test_merging_without_the_base_model_is_named(home, copy, capsys):
     shutil.copytree(home / "model", copy.parent / "model")
     change(copy, str(home / "model"), str(copy.parent / "model"))
     (copy.parent / "model" / "model.safetensors").unlink()
-    status, out, err = told(capsys, "--run", str(copy), "--merged")
+    status, out, err = run_export(capsys, "--run", str(copy), "--merged")
     assert (status, err) == (0, "")
     assert out.count("not exported: merged/") == 3 and not list(copy.glob("export/merged/*"))
 
@@ -620,7 +620,7 @@ def test_mistakes_are_one_sentence(home, copy, tmp_path, capsys):
         ("--run",): "--run",
         ("--run", run, "--mergd"): "mergd",
         ("--run", str(tmp_path / "nowhere")): "holds no run",
-        ("--run", "a\0b"): "holds no run",
+        ("--run", "a\0b"): "NUL",
         ("--run", run, "--out", run): "is no export",
         ("--run", run, "--out", str(tmp_path / "mine")): "is no export",
         ("--run", run, "--out", str(tmp_path / "file")): "is no export",
@@ -629,7 +629,7 @@ def test_mistakes_are_one_sentence(home, copy, tmp_path, capsys):
     }
     before = every_file(copy)
     for argv, reason in cases.items():
-        status, _, err = told(capsys, *argv)
+        status, _, err = run_export(capsys, *argv)
         assert status == 2 and err.startswith("error: ") and reason in err, (argv, err)
     assert every_file(copy) == before and not (empty / "export").exists()
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
@@ -662,7 +662,7 @@ def test_pushing(home, monkeypatch, capsys):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     argv = ("--run", str(home / "run"), "--merged", "--push_to_hub", "me/malt")
-    status, out, err = told(capsys, *argv)
+    status, out, err = run_export(capsys, *argv)
     assert (status, err) == (0, "") and "https://huggingface.co/datasets/me/malt-refiner" in out
     assert all(private and again for _, _, private, again in hub.made)
     names = [f"me/malt-{role}" for role in CHAIN]
@@ -677,16 +677,16 @@ def test_pushing(home, monkeypatch, capsys):
 def test_what_the_hub_refuses_is_one_sentence(home, monkeypatch, tmp_path, capsys):
     argv = ("--run", str(home / "run"), "--out", str(tmp_path / "out"), "--push_to_hub")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    status, _, err = told(capsys, *argv, "me/malt")
+    status, _, err = run_export(capsys, *argv, "me/malt")
     assert status == 2 and "no Hugging Face token" in err
-    status, _, err = told(capsys, *argv, "me/m/a")
+    status, _, err = run_export(capsys, *argv, "me/m/a")
     assert status == 2 and "cannot name a repository" in err
-    assert not (tmp_path / "out").exists()  # told before any work
+    assert not (tmp_path / "out").exists()  # before any work
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
     monkeypatch.setattr(
         huggingface_hub, "HfApi", lambda: FakeHub(httpx.ConnectError("no route\nx"))
     )
-    status, _, err = told(capsys, *argv, "me/malt")
+    status, _, err = run_export(capsys, *argv, "me/malt")
     assert status == 2 and "(no route)" in err and "cannot be pushed to me/malt-generator" in err
     assert (tmp_path / "out" / "adapters" / "verifier").is_dir()
 
@@ -701,9 +701,11 @@ def test_the_console_script_lists_and_dispatches(monkeypatch, capsys):
     listed = [line.split()[0] for line in shown if not line.startswith("  malt-fast ")]
     assert {"train", "evaluate", "export", "serve"} <= set(listed)
     for name in listed:
-        with pytest.raises(SystemExit) as stop:
-            __main__.main([name, "--help"])
-        assert stop.value.code == 0 and f"malt_fast.{name}" in capsys.readouterr().out
+        try:
+            status = __main__.main([name, "--help"])
+        except SystemExit as stop:
+            status = stop.code
+        assert status == 0 and f"malt_fast.{name}" in capsys.readouterr().out
     assert __main__.main(["exprt"]) == 2
     assert "did you mean 'export'" in capsys.readouterr().err
     assert __main__.main(["export", "--run", "nowhere"]) == 2

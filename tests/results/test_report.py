@@ -1,4 +1,4 @@
-"""The report's page: its figures, what is missing, untrusted text, the same bytes again."""
+"""The page of a run: its figures, missing parts, untrusted text, determinism."""
 
 import base64
 import fcntl
@@ -105,24 +105,24 @@ def test_a_run_ends_with_a_page_that_needs_no_network(finished: Path) -> None:
 
 def test_figures_are_those_of_the_evaluation(finished: Path) -> None:
     result = read_checked(finished / "evaluation.json")
-    told = " ".join(parsed((finished / "report.html").read_text()).texts)
+    shown = " ".join(parsed((finished / "report.html").read_text()).texts)
     for row in result["systems"]:
         low, high = row["ci95"]
         line = f"{100 * row['accuracy']:.1f} {100 * low:.1f}..{100 * high:.1f}"
-        assert row["name"] in told and line in told
+        assert row["name"] in shown and line in shown
     malt = result["paired"][0]["a"]
     right = next(row["accuracy"] for row in result["systems"] if row["name"] == malt)
-    assert f"{malt} answers {100 * right:.1f} % of 20 held-out questions" in told
+    assert f"{malt} answers {100 * right:.1f} % of 20 held-out questions" in shown
 
 
 def test_data_quality_equals_plain_counting(finished: Path) -> None:
     forest = load_forest(finished)
-    told = parsed((finished / "report.html").read_text()).texts
-    at = told.index("questions without signal %") + 5  # the rest of the head
+    shown = parsed((finished / "report.html").read_text()).texts
+    at = shown.index("questions without signal %") + 5  # the rest of the head
     metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     yields = next(line["roles"] for line in metrics if line["stage"] == "yield")
     for level, role in enumerate(("generator", "verifier", "refiner"), 1):
-        row = told[told.index(role, at) :][:12]
+        row = shown[shown.index(role, at) :][:12]
         nodes = [n for n in range(len(forest)) if forest.level[n] == level]
         done = [n for n in nodes if forest.state[n] == 1]
         cut = sum(forest.finish[n] == 1 for n in done) / len(done)
@@ -210,8 +210,8 @@ def test_what_is_missing_or_damaged_is_named(copy: Path, capsys, name, says, how
     if how == "half" and name in ("adapters/config.yaml", "samples/samples-00000.arrows"):
         return  # a shorter config is one; of the samples, those of the evaluation come last
     assert report.main(["--run", str(copy)]) == 0, capsys.readouterr()
-    told = " ".join(parsed((copy / "report.html").read_text()).texts)
-    assert says in told and ("Missing from this page" in told or not says)
+    shown = " ".join(parsed((copy / "report.html").read_text()).texts)
+    assert says in shown and ("Missing from this page" in shown or not says)
 
 
 def test_a_run_that_has_only_begun(copy: Path) -> None:
@@ -221,8 +221,8 @@ def test_a_run_that_has_only_begun(copy: Path) -> None:
         (copy / name).unlink()
     (copy / "metrics.jsonl").write_text("")
     assert report.main(["--run", str(copy)]) == 0
-    told = parsed((copy / "report.html").read_text()).texts
-    assert "Missing from this page" in told and "Settings" in told and "Trees" not in told
+    shown = parsed((copy / "report.html").read_text()).texts
+    assert "Missing from this page" in shown and "Settings" in shown and "Trees" not in shown
 
 
 def test_a_run_that_is_still_written_to(copy: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_run_that_is_still_written_to(copy: Path) -> None:
 
 @pytest.mark.usefixtures("drawn_charts")
 def test_stages_of_every_forest_and_curves_of_every_round(copy: Path) -> None:
-    told: list[dict[str, object]] = []
+    lines: list[dict[str, object]] = []
     for index in range(2):
         for name in ("forest-generator", "forest-verifier"):
             tokens = {"tokens": 5000, "reused_tokens": 3000}
@@ -246,12 +246,12 @@ def test_stages_of_every_forest_and_curves_of_every_round(copy: Path) -> None:
                 "forest": name,
                 "seconds": 4.0,
             }
-            told.append(line | tokens)
+            lines.append(line | tokens)
         for step in (1, 2):
-            told.append({"stage": "sft/verifier", "round": index, "step": step, "loss": 1.0})
-        told.append({"stage": "sft verifier", "round": index, "seconds": 2.0})
+            lines.append({"stage": "sft/verifier", "round": index, "step": step, "loss": 1.0})
+        lines.append({"stage": "sft verifier", "round": index, "seconds": 2.0})
     again = {"stage": "sft/verifier", "round": 1, "step": 2, "loss": 0.5}
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*told, again]))
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*lines, again]))
     found, _ = read_run(copy)
     assert [len(lines) for lines in found.curves().values()] == [2, 2]
     assert found.curves()["sft/verifier", 1][1]["loss"] == 0.5

@@ -123,11 +123,11 @@ def test_pairs_lead_to_their_siblings(opened: Browser) -> None:
         opened.click(f"[data-node='{node}']")
         if opened.count(".pair"):
             break
-    told = opened.text(".pair")
+    label = opened.text(".pair")
     opened.click(".pair")
     heads = opened.run("return [...document.querySelectorAll('.card h4')].map(e => e.textContent)")
     assert [head.split(":")[0] for head in heads] == ["chosen", "rejected"]
-    assert told.partition(" ")[0] in ("chosen", "rejected")
+    assert label.partition(" ")[0] in ("chosen", "rejected")
     role = {head.split(": ")[1].split()[0] for head in heads}
     assert len(role) == 1
     opened.press("Escape")

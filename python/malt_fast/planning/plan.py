@@ -30,14 +30,7 @@ from malt_fast.planning.plan_file import (
     settings_checksum,
     write_plan,
 )
-from malt_fast.planning.probe import (
-    STEPS,
-    Probe,
-    epochs,
-    take_probe,
-    time_steps,
-    training_tokens,
-)
+from malt_fast.planning.probe import STEPS, Probe, epochs, take_probe, time_steps, training_tokens
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.prompts import Tokens

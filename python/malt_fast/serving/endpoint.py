@@ -21,13 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from malt_fast.serving.api import (
-    Body,
-    ChatBody,
-    Reply,
-    TextBody,
-    parse,
-)
+from malt_fast.serving.api import Body, ChatBody, Reply, TextBody, parse
 from malt_fast.serving.thread import EngineThread, Job, Unavailable
 from malt_fast.utils.errors import MaltError
 
@@ -109,10 +103,10 @@ class Endpoint:
             self.live.add(job)
             leaving.callback(self._leave, job)
             self.thread.ask(job)
-            await present(request, job.accepted)
+            await result_while_connected(request, job.accepted)
             if body.stream:
                 return Events(events(job, reply), leaving.pop_all())
-            answer = await present(request, job.answer)
+            answer = await result_while_connected(request, job.answer)
         if answer.error:
             raise ApiError(500, answer.error)
         return as_json(reply.whole(answer))
@@ -137,7 +131,7 @@ class Endpoint:
             )
 
 
-async def present(request: Request, future: "Future[T]") -> T:
+async def result_while_connected(request: Request, future: "Future[T]") -> T:
     """The result of a future. Raises ClientDisconnect if the client leaves first."""
     wanted: asyncio.Future[Any] = asyncio.wrap_future(future)
     # After the body, the only message is that the client has left.
@@ -148,8 +142,8 @@ async def present(request: Request, future: "Future[T]") -> T:
         gone.cancel()
     if not wanted.done():
         raise ClientDisconnect
-    out: T = wanted.result()
-    return out
+    result: T = wanted.result()
+    return result
 
 
 async def read_body(request: Request) -> bytes:
@@ -206,16 +200,19 @@ def event(values: dict[str, Any]) -> bytes:
 # ---- plain answers ----
 
 
-def as_json(values: dict[str, Any], status: int = 200, **headers: str) -> Response:
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return Response(json.dumps(values), status, named, "application/json")
+HEADERS = {
+    401: {"www-authenticate": "Bearer"},
+    429: {"retry-after": "1"},
+    503: {"retry-after": "1"},
+}
 
 
-def refusal(error: Any) -> Response:
-    headers = {"retry_after": "1"} if error.status in (429, 503) else {}
-    if error.status == 401:
-        headers = {"www_authenticate": "Bearer"}
-    return as_json(error_body(error), error.status, **headers)
+def as_json(values: dict[str, Any], status: int = 200) -> Response:
+    return Response(json.dumps(values), status, HEADERS.get(status), "application/json")
+
+
+def refusal(error: ApiError) -> Response:
+    return as_json(error_body(error), error.status)
 
 
 def error_body(error: ApiError) -> dict[str, Any]:

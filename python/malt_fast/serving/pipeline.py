@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -22,13 +21,7 @@ import numpy as np
 from malt_fast.config.load import saved_config
 from malt_fast.config.schema import Config
 from malt_fast.config.values import nested
-from malt_fast.engines import (
-    Completion,
-    Engine,
-    Policies,
-    Request,
-    SamplingParams,
-)
+from malt_fast.engines import Completion, Engine, Policies, Request, SamplingParams
 from malt_fast.evaluation.shape import Used, build_shape
 from malt_fast.evaluation.systems import System, steps_of
 from malt_fast.runs.run import Run
@@ -99,12 +92,7 @@ class Pipeline:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # ---- all at once ----
