@@ -140,11 +140,11 @@ def test_a_random_model_that_teaches_nothing_is_planned(made, tmp_path: Path, ca
     assert "what the run will take" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--plan", "0"], ["--plan="], ["--plan", "many"]])
+@pytest.mark.parametrize("words", [["--plan", "0"], ["--plan", "-3"], ["--plan", "many"]])
 def test_mistakes_are_one_sentence(made, tmp_path: Path, capsys, words: list[str]) -> None:
     assert run(*made, tmp_path / "run", *words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --plan") and not (tmp_path / "run").exists()
+    assert error.startswith("error: ") and "plan" in error and not (tmp_path / "run").exists()
 
 
 def test_ctrl_c_in_the_probe_keeps_what_was_sampled(made, tmp_path: Path, monkeypatch) -> None:

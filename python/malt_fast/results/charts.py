@@ -52,7 +52,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, Interval]], highlight: str
         spread = np.maximum(0, [share - low, high - share])
         axis.errorbar(share, at, xerr=spread, fmt="none", ecolor=FG, elinewidth=1.2)
         axis.set_yticks(at, [printable(row[0]) for row in rows])
-        axis.set(xlabel="correct, %", xlim=(0, None))
+        axis.set(xlabel="accuracy, %", xlim=(0, None))
         axis.grid(axis="x", color=LINE)
 
     height = max(1.6, 0.28 * len(rows) + 0.8)
@@ -60,7 +60,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, Interval]], highlight: str
         [name, *(f"{100 * value:.1f}" for value in (share, *interval))]
         for name, share, interval in rows
     ]
-    numbers = Grid(["system", "correct %", "low", "high"], cells)
+    numbers = Grid(["system", "acc. %", "low", "high"], cells)
     return Chart(title, _svg(title, draw, (SIZE[0], height)), numbers)
 
 

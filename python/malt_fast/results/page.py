@@ -101,9 +101,9 @@ def evaluation_charts(result: EvaluationResult) -> list[Chart]:
             for name, curve in curves.items()
         }
         title = "Accuracy of the majority's answer, by calls"
-        made.append(charts.lines(title, votes, "calls", "correct, %", bands))
+        made.append(charts.lines(title, votes, "calls", "accuracy, %", bands))
     if turns := answered_turns(result):
-        made.append(charts.lines("Accuracy after each turn", turns, "turn", "correct, %"))
+        made.append(charts.lines("Accuracy after each turn", turns, "turn", "accuracy, %"))
     if flips := result.flips:
         changed: tuple[Flip, ...] = ("wrong_to_right", "right_to_wrong")
         parts = {
