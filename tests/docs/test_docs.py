@@ -176,14 +176,14 @@ def finished(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.mark.parametrize("page", ["README.md", "docs/kernels.md", "docs/durable.md"])
 def test_python_blocks_run(finished: Path, page: str) -> None:
-    """One after the other, beside a run; kernels' names stand for tensors of a few rows."""
-    for language, text in blocks(ROOT / page):
-        if language == "python" and "import malt_fast.api" not in text:  # which test_api.py runs
-            code = PRELUDE + text if "head.weight" in text else text
-            done = subprocess.run(
-                [sys.executable, "-c", code], cwd=finished, capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{text}\n{done.stderr}"
+    """A page as one program, beside a run; names of the kernels' page stand for small tensors."""
+    texts = [text for language, text in blocks(ROOT / page) if language == "python"]
+    here = [text for text in texts if "import malt_fast.api" not in text]  # which test_api.py runs
+    code = "\n".join([PRELUDE, *here] if any("head.weight" in text for text in here) else here)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=finished, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 PRELUDE = """
