@@ -1,4 +1,4 @@
-"""Questions for tests: a hub that is not there, and MATH in the small."""
+"""Questions for tests: a fake hub, and rows in the formats of MATH and CommonsenseQA."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from malt_fast.utils.errors import MaltError
 def serve(
     monkeypatch: pytest.MonkeyPatch, name: str, configurations: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Let the hub have one data set: {configuration: {split: rows}}."""
+    """Replaces the hub by one with a single data set: {configuration: {split: rows}}."""
     datasets = pytest.importorskip("datasets")
 
     def names(asked: str) -> list[str]:
@@ -49,12 +49,12 @@ def write_lines(path: Path, rows: list[Any]) -> str:
 
 
 def problem(text: str, solution: str, **more: Any) -> dict[str, Any]:
-    """A row as MATH has it."""
+    """A row in MATH's format."""
     return {"problem": text, "level": "Level 1", "type": "Algebra", "solution": solution, **more}
 
 
 def write_math(folder: Path, split: str, problems: Mapping[str, Mapping[str, Any]]) -> None:
-    """FOLDER/train/algebra/1.json from {"algebra/1": row}."""
+    """Writes FOLDER/train/algebra/1.json from {"algebra/1": row}."""
     for name, row in problems.items():
         file = folder / split / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -62,13 +62,13 @@ def write_math(folder: Path, split: str, problems: Mapping[str, Mapping[str, Any
 
 
 def choices(stem: str, answer: str, name: str, *texts: str) -> dict[str, Any]:
-    """A row as CommonsenseQA's authors write it."""
+    """A row in the format of CommonsenseQA's authors."""
     listed = [{"label": "ABCDE"[i], "text": text} for i, text in enumerate(texts)]
     question = {"question_concept": "thing", "choices": listed, "stem": stem}
     return {"answerKey": answer, "id": name, "question": question}
 
 
 def score(completion: str, row: dict[str, Any]) -> float:
-    """A grader as users write them: the share of the row's words that an output has."""
+    """A custom grader: the share of the row's words that an output contains."""
     words = str(row.get("words", "")).split()
     return sum(word in completion for word in words) / max(1, len(words))

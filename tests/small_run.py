@@ -1,4 +1,4 @@
-"""A whole run on a tiny model that is right now and then, in seconds."""
+"""A whole run in a second or two, on a tiny model that sometimes answers correctly."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def load_forest(folder: Path, name: str = "round-0/forest.arrows") -> Forest:
 
 
 def content(folder: Path, name: str = "round-0/forest.arrows") -> bytes:
-    """All that a forest of a run says, wherever its store has it."""
+    """The content of a run's forest, independent of where its store keeps the outputs."""
     forest = load_forest(folder, name)
     names = ("parent", "first_child", "n_children", "level", "state", "finish", "outcome")
     tokens = [forest.tokens_of(node) for node in range(len(forest))]
@@ -51,6 +51,7 @@ def content(folder: Path, name: str = "round-0/forest.arrows") -> bytes:
 
 
 def run(data: Path, model: Path, folder: Path, *options: str) -> int:
+    """Trains and evaluates in `folder`; returns the exit status."""
     task = ["--task.name", "jsonl", "--task.path", str(data), "--task.grader", "number"]
     base = ["--model.name_or_path", str(model), "--run", str(folder)]
     return train.main([*task, *base, *FAST, *options])

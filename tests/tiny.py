@@ -13,7 +13,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer(chat_template: bool = False) -> PreTrainedTokenizerFast:
-    """One token a byte, plus <pad>, <s> and </s>; decodes every string it encodes."""
+    """One token per byte, plus <pad>, <s> and </s>. Decodes every string that it encodes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<pad>", "<s>", "</s>"]
     vocab = {token: i for i, token in enumerate(special + alphabet)}
@@ -39,7 +39,7 @@ def tiny_llama(
 ) -> Path:
     """Write a random Llama (hidden 64, 2 heads of 32, 1 KV head) and its tokenizer.
 
-    `likes` adds to the logits of tokens, so that random outputs are right now and then.
+    `likes` adds to the logits of tokens, so that random outputs are sometimes right.
     """
     tokenizer = byte_tokenizer(chat_template)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""examples/quickstart.ipynb is quickstart.py, cell by cell: `python -m tests.docs.notebook`."""
+"""Writes examples/quickstart.ipynb from quickstart.py: `python -m tests.docs.notebook`."""
 
 import json
 import re
@@ -8,7 +8,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def notebook(script: str) -> str:
-    """A script whose cells begin with `# %%`, or with `# %% [markdown]`, as a notebook's JSON."""
+    """The notebook, as JSON, of a script whose cells begin with `# %%` or `# %% [markdown]`."""
     doc, *cells = re.split(r"^# %%", script, flags=re.MULTILINE)
     made = [_cell("markdown", doc.strip().strip('"').strip())]
     for cell in cells:

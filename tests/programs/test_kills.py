@@ -1,4 +1,4 @@
-"""Ten kills in the small; `make faults` has hundreds."""
+"""Ten kills of tiny runs; `make faults` has hundreds."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, by the WebDriver protocol, which chromedriver speaks."""
+"""A headless Chromium for tests, driven through chromedriver by the WebDriver protocol."""
 
 import base64
 import shutil
@@ -45,11 +45,11 @@ class Browser:
         self.ask("post", "url", url=f"{path.resolve().as_uri()}{fragment}")
 
     def run(self, script: str, *values: Any) -> Any:
-        """What `script` returns; a promise's result is waited for."""
+        """The value that `script` returns; promises are awaited."""
         return self.ask("post", "execute/sync", script=script, args=list(values))
 
     def wait(self, script: str, *values: Any) -> Any:
-        """Until the expression `script` is something."""
+        """Waits until the expression `script` is true, and returns its value."""
         until = time.monotonic() + 30
         while not (found := self.run(f"return ({script})", *values)):
             assert time.monotonic() < until, f"never: {script}"

@@ -1,4 +1,4 @@
-"""A finished run made in a second, a pipeline on a scripted engine, and a server in a thread."""
+"""For tests of serving: a run made by hand, a scripted engine, a server in a thread."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def encode(text: str) -> np.ndarray:
 
 
 def say(request: Request) -> str | None:
-    """Mostly an answer, sometimes none, sometimes a failure: a hash of all that may matter."""
+    """Mostly an answer, sometimes none or a failure: a hash of everything that may matter."""
     key = (request.policy, request.prompt.tobytes(), request.seed, request.params)
     draw = hashlib.sha256(repr(key).encode()).digest()
     if draw[0] < 10:

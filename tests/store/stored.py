@@ -1,4 +1,4 @@
-"""Samples for tests of the store: whatever is asked of number i is known without the store."""
+"""Samples for tests of the store. Sample number i can be computed without the store."""
 
 import hashlib
 from functools import cache
@@ -16,7 +16,7 @@ def key_of(i: int) -> bytes:
 
 @cache
 def sample_of(i: int, longest: int = 20) -> Sample:
-    """Number i; some have no tokens."""
+    """Sample number i; some have no tokens."""
     rng = np.random.default_rng(i)
     tokens = rng.integers(0, 2**31 - 1, rng.integers(0, longest), np.int32)
     path = tuple(rng.integers(0, 99, rng.integers(1, 4)).tolist())
@@ -48,7 +48,7 @@ def fill(store: Store, numbers: range) -> None:
 
 
 def known(store: Store, n: int) -> list[int]:
-    """Numbers below n that the store gives back; each of them as it was put in."""
+    """Numbers below n whose samples the store has. Asserts that these are intact."""
     found = store.find([key_of(i) for i in range(n)])
     there = [i for i, one in enumerate(found) if one is not None]
     assert all(same(found[i][1], sample_of(i)) for i in there)  # type: ignore[index]
