@@ -17,7 +17,7 @@ from malt_fast.evaluation.tables import as_markdown, main_table
 from malt_fast.models.adapter_files import config_of, rank_of
 from malt_fast.results.export_rows import Size
 from malt_fast.results.opened_run import Adapter
-from malt_fast.results.templates import MARKDOWN, code
+from malt_fast.results.templates import MARKDOWN, code, trusted
 from malt_fast.tasks.task import Task
 from malt_fast.utils.errors import Problems
 
@@ -52,7 +52,7 @@ def read_results(run: Path) -> tuple[Markup, Problems]:
     """The result table with its intervals, in Markdown."""
     path = run / "evaluation.json"
     try:
-        return Markup(as_markdown(main_table(read_result(path)))), []
+        return trusted(as_markdown(main_table(read_result(path)))), []
     except FileNotFoundError:
         return Markup(), ["results in the cards: the run was not evaluated"]
     except ValueError:
@@ -85,11 +85,11 @@ def _training(config: Config, adapter: Adapter, role: str) -> list[tuple[str, st
     stages = ("sft", "dpo") if adapter.stage == "dpo" else ("sft",)
     task = f"{code(config.task.name)}, {config.train.rounds} round(s), seed {config.seed}"
     return [
-        ("chain", Markup(" → ".join(code(name) for name in config.chain))),
-        ("task", Markup(task)),
+        ("chain", trusted(" → ".join(code(name) for name in config.chain))),
+        ("task", trusted(task)),
         ("trees", f"branching {branching}, positive are values {sign} {tree.threshold:g}"),
         ("training", "; then ".join(_stage(config, stage, role) for stage in stages)),
-        ("LoRA", Markup(f"r = {lora.r}, lora_alpha = {lora.lora_alpha:g}")),
+        ("LoRA", trusted(f"r = {lora.r}, lora_alpha = {lora.lora_alpha:g}")),
     ]
 
 

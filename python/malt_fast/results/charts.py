@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from malt_fast.results.templates import Grid
+from malt_fast.results.templates import Grid, trusted
 from malt_fast.utils.errors import printable
 
 COLOURS = {  # drawn by matplotlib: shown on the page
@@ -164,7 +164,7 @@ def _fit_page(svg: str, title: str) -> Markup:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     label = escape(printable(title))
-    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+    return trusted(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
 
 
 def _short(value: float) -> str:

@@ -32,7 +32,7 @@ class Hub:
             )
         except (OSError, ValueError, httpx.HTTPError) as error:
             raise MaltError(
-                f"{place} cannot be pushed to {repo} ({first_line(error)}): it is in {folder}; "
+                f"{place} cannot be pushed to {repo} ({first_line(error)}): it stays in {folder}; "
                 "check the name, the token's rights and the network, and repeat the command"
             ) from None
         return str(url)
@@ -52,5 +52,5 @@ def open_hub(name: str) -> Hub:
             "digits, '-', '_' and '.'"
         ) from None
     if get_token() is None:
-        raise MaltError("no Hugging Face token is set: give HF_TOKEN, or log in by `hf auth login`")
+        raise MaltError("no Hugging Face token is set: set HF_TOKEN, or run `hf auth login`")
     return Hub(HfApi(), name)

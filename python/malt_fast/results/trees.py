@@ -22,6 +22,7 @@ from malt_fast import _core
 from malt_fast.forest.forest import DONE, FAILED, FINISH_LENGTH, NO_NODE, UNGRADED
 from malt_fast.grading.custom import is_custom
 from malt_fast.results.opened_run import Array, RoleForest
+from malt_fast.results.templates import trusted
 from malt_fast.utils.errors import Problems
 
 CHUNK = 50  # trees: few enough to open while a reader waits
@@ -64,7 +65,7 @@ def _chunks(views: Sequence["ForestView"]) -> Iterator[tuple[str, Markup]]:
 def _packed(value: Any) -> Markup:
     raw = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     data = gzip.compress(raw.encode("utf-8", "backslashreplace"), 6, mtime=0)
-    return Markup(base64.b64encode(data).decode())
+    return trusted(base64.b64encode(data).decode())
 
 
 class ForestView:
