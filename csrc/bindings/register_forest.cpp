@@ -194,6 +194,10 @@ void register_forest(py::module_& m) {
         .def("tokens_of", &tokens_of, "id"_a, "The node's own tokens, a view.")
         .def("roots", &roots, "[nodes]: the question each node belongs to.")
         .def_property_readonly(
+            "tree_size",
+            [](Forest& self) { return locked(self, [&] { return self.tree_size(); }); },
+            "Nodes of each tree, its question included; 0 unless add_trees made all of them alike.")
+        .def_property_readonly(
             "nbytes", [](Forest& self) { return locked(self, [&] { return self.nbytes(); }); },
             "Bytes used by nodes and by tokens of the forest's own.");
     define_changes(forest);

@@ -69,6 +69,7 @@ struct Shape {
 NodeId Forest::add_questions(std::size_t n) {
     make_room(n);
     const auto first = static_cast<NodeId>(size());
+    alike_ = alike_ && n == 0;
     append_nodes(n, State::kDone);
     return first;
 }
@@ -79,6 +80,8 @@ NodeId Forest::add_trees(std::size_t n, std::span<const std::int32_t> parents) {
     if (n > kMaxNodes / stride) throw std::length_error("a forest holds at most 2**32 - 1 nodes");
     make_room(n * stride);
     const auto first = static_cast<NodeId>(size());
+    alike_ = alike_ && (first == 0 || tree_size_ == stride);
+    tree_size_ = stride;
     for (std::size_t t = 0; t < n; ++t) {
         const auto root = static_cast<NodeId>(size());
         append_nodes(1, State::kDone);

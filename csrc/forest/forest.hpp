@@ -86,6 +86,8 @@ class Forest {
     void set_outcomes(std::span<const NodeId> ids, std::span<const std::uint8_t> outcomes);
 
     [[nodiscard]] std::size_t size() const { return parent_.size(); }
+    // Nodes of each tree, its question included; 0 unless add_trees made all of them alike.
+    [[nodiscard]] std::size_t tree_size() const { return alike_ ? tree_size_ : 0; }
     [[nodiscard]] std::size_t nbytes() const;
     [[nodiscard]] Nodes nodes() const;
 
@@ -115,6 +117,8 @@ class Forest {
     Column<std::int32_t> tokens_{kMaxTokens};
     std::span<const std::int32_t> lent_;
     std::shared_ptr<const void> owner_;
+    std::size_t tree_size_ = 0;
+    bool alike_ = true;
 };
 
 // The question each node belongs to: root[v] for every node v.

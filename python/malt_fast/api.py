@@ -134,13 +134,8 @@ class Forest:
     def text(self, node: int) -> str:
         """The text of a node: a question, or an output."""
         if self.nodes.level[node] == 0:
-            return self.setup.task.train[node // self.size].text
+            return self.setup.task.train[node // self.nodes.tree_size].text
         return self.setup.prompts.decode(self.nodes.tokens_of(node))
-
-    @cached_property
-    def size(self) -> int:
-        """The number of nodes in a tree, with its question."""
-        return len(self.nodes) // max(1, len(self))
 
     def to_table(self, values: Credit | None = None) -> pa.Table:
         """One row per node; with `values` also `value` and `label` (1 positive, 0 negative)."""
@@ -150,7 +145,7 @@ class Forest:
         done = (nodes.state == DONE) & (nodes.level > 0)
         columns: dict[str, Any] = {
             "node": ids,
-            "question": pa.array(questions[ids // self.size], pa.string()),
+            "question": pa.array(questions[ids // self.nodes.tree_size], pa.string()),
             "role": names[nodes.level],
             "parent": pa.array(nodes.parent, mask=nodes.level == 0),
             "text": [
@@ -170,7 +165,7 @@ class Forest:
 
     def show(self, tree: int = 0, values: Credit | None = None) -> str:
         """A tree as indented text, with the values of its nodes if they are given."""
-        begin, lines = tree * self.size, []
+        begin, lines = tree * self.nodes.tree_size, []
         waiting = [begin]
         while waiting:
             node = waiting.pop()

@@ -97,10 +97,10 @@ def sampling_rows(probe: Probe) -> list[Row]:
 
 def prompt_tokens(probe: Probe, level: int) -> tuple[float, float]:
     """Tokens of all prompts of a role: as they are sent, and with shared prefixes counted once."""
-    forest, size = probe.forest, len(probe.forest) // len(probe.questions)
+    forest = probe.forest
     parents = np.unique(forest.parent[probe.nodes(level)])
     prompts = [
-        probe.setup.prompts.build(level, probe.questions[p // size], segments_above(forest, p))
+        probe.setup.prompts.build(level, probe.questions[p // forest.tree_size], segments_above(forest, p))
         for p in parents.tolist()
     ]
     children = forest.n_children[parents].tolist()

@@ -79,14 +79,9 @@ class RoleForest:
         prefs, seed = self.config.preferences, self.config.seed
         return np.stack(select_pairs(self.forest, self.credit, self.level, prefs, seed), axis=1)
 
-    @property
-    def tree_size(self) -> int:
-        """Nodes per tree, the question included."""
-        return len(self.forest) // len(self.questions)
-
     def tree_of(self, nodes: Array) -> npt.NDArray[np.intp]:
         """The number of each node's tree."""
-        return (nodes // self.tree_size).astype(np.intp)
+        return (nodes // self.forest.tree_size).astype(np.intp)
 
 
 def check_is_run(folder: Path) -> None:

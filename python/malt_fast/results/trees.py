@@ -76,7 +76,7 @@ class ForestView:
         first = roles[0]
         self.roles, self.grader, self.questions = roles, first.task.grader, first.questions
         self.forest, self.value, self.label = first.forest, first.credit.value, first.credit.label
-        self.all_trees, self.size = len(first.questions), first.tree_size
+        self.all_trees, self.size = len(first.questions), first.forest.tree_size
         self.trees = min(self.all_trees, MOST)
         self.parents = self.forest.parent[1 : self.size].astype(np.int64) - 1  # -1: the question
         self.outcome = self.forest.outcome

@@ -33,7 +33,7 @@ def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
 def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) -> dict[str, Any]:
     """Set the outcome of every finished output of the last role; returns a report of verdicts."""
     leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
-    trees = forest.roots()[leaves] // (len(forest) // max(1, len(questions)))
+    trees = forest.roots()[leaves] // forest.tree_size
     total = GradeReport(setup.task.grader)
     for begin in range(0, len(leaves), GRADED):
         some = leaves[begin : begin + GRADED]
