@@ -258,3 +258,17 @@ def test_threads_may_share_a_forest() -> None:
     assert len(forest) == 1600
     for node in range(400, 1600):
         assert forest.tokens_of(node).tolist() == [forest.parent[node]] * 2
+
+
+def test_tree_size() -> None:
+    forest = Forest()
+    assert forest.tree_size == 0
+    forest.add_trees(2, [-1, -1, 0])
+    forest.add_trees(1, [-1, 0, 0])
+    assert forest.tree_size == 4
+    forest.add_trees(1, [-1])
+    assert forest.tree_size == 0
+    questions = Forest()
+    questions.add_questions(3)
+    questions.add_trees(3, [-1])
+    assert questions.tree_size == 0

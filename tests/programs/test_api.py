@@ -123,7 +123,9 @@ def test_a_forest_is_a_table(graded):
     assert list(roots.text) == [q.text for q in graded.setup.task.train]
     assert roots.parent.isna().all() and "value" not in graded.to_table().column_names
     shown = graded.show(1, values).splitlines()
-    assert len(shown) == graded.size and shown[0].endswith(graded.setup.task.train[1].text)
+    assert len(shown) == graded.nodes.tree_size and shown[0].endswith(
+        graded.setup.task.train[1].text
+    )
 
 
 def test_threshold(graded):

@@ -155,6 +155,11 @@ class Forest:
         """
         The arena: all outputs in order of completion, or the lent one.
         """
+    @property
+    def tree_size(self) -> int:
+        """
+        Nodes of each tree, its question included; 0 unless add_trees made all of them alike.
+        """
 
 class Credit:
     """

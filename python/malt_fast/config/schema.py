@@ -203,7 +203,7 @@ class PreferencesConfig(Section):
 class LoraConfig(Section):
     r: int = setting(32, "rank", ge=1, le=512)
     lora_alpha: float = setting(
-        32, "scale: updates are multiplied by lora_alpha / r", gt=0, le=4096
+        32.0, "scale: updates are multiplied by lora_alpha / r", gt=0, le=4096
     )
     lora_dropout: float = setting(0.0, "dropout before the adapter", ge=0, lt=1)
     target_modules: str | list[str] = setting(

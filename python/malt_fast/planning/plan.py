@@ -97,10 +97,12 @@ def sampling_rows(probe: Probe) -> list[Row]:
 
 def prompt_tokens(probe: Probe, level: int) -> tuple[float, float]:
     """Tokens of all prompts of a role: as they are sent, and with shared prefixes counted once."""
-    forest = probe.forest
+    forest, build = probe.forest, probe.setup.prompts.build
     parents = np.unique(forest.parent[probe.nodes(level)])
     prompts = [
-        probe.setup.prompts.build(level, probe.questions[p // forest.tree_size], segments_above(forest, p))
+        probe.setup.prompts.build(
+            level, probe.questions[p // forest.tree_size], segments_above(forest, p)
+        )
         for p in parents.tolist()
     ]
     children = forest.n_children[parents].tolist()
