@@ -97,7 +97,7 @@ def sampling_rows(probe: Probe) -> list[Row]:
 
 def prompt_tokens(probe: Probe, level: int) -> tuple[float, float]:
     """Tokens of all prompts of a role: as they are sent, and with shared prefixes counted once."""
-    forest, build = probe.forest, probe.setup.prompts.build
+    forest = probe.forest
     parents = np.unique(forest.parent[probe.nodes(level)])
     prompts = [
         probe.setup.prompts.build(
