@@ -22,7 +22,7 @@ from malt_fast.sampling import sample
 from malt_fast.store import store
 from malt_fast.training.adapters import saving
 from malt_fast.training.trainer import StageTrainer
-from malt_fast.utils import files, interrupt
+from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.exit_status import exit_status
 from malt_fast.utils.files import read_checked, write_checked
@@ -142,7 +142,7 @@ def test_damage_is_sampled_again(
     folder = tmp_path / "run"
     shutil.copytree(base, folder)
     opened = store.open_store(folder / "samples", writable=False)
-    path, key = opened.live, opened.live_parts[7].keys[3].tobytes()
+    path, key = opened.live.path, opened.live.batches[7].keys[3].tobytes()
     data = bytearray(path.read_bytes())
     data[data.index(key)] ^= 1
     path.write_bytes(data)
@@ -392,8 +392,7 @@ def test_a_failing_disk_is_one_sentence_and_the_run_goes_on(
 
     few = ["--task.limit", "4", "--train.dpo_roles", "[]"]
     with monkeypatch.context() as patch:
-        for module in (files, store):
-            patch.setattr(module.os, call, fails)
+        patch.setattr(os, call, fails)
         assert run(*made, folder, *few, "--store.batch", "4") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and "cannot be" in error
