@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from malt_fast.config.schema import PACKAGE
+from malt_fast.train import main
 from tests.programs import test_train
 from tests.training.test_trainer import assert_same, base, role_data, train, weights  # noqa: F401
 
@@ -90,8 +91,8 @@ def test_a_run_of_two_processes(data, model, tmp_path):
     assert done.stdout.count("run directory") == 1
 
 
-def test_processes_need_a_directory(data, model):
-    task = ["--task.name", "jsonl", "--task.path", data, "--task.grader", "number"]
-    task += ["--model.name_or_path", model]
-    done = launch("ddp", "-m", "malt_fast.train", *task, *test_train.FAST)
-    assert done.returncode != 0 and "2 processes need one run directory" in done.stderr
+def test_processes_need_a_directory(data, model, monkeypatch, capsys):
+    task = ["--task.name", "jsonl", "--task.path", str(data), "--task.grader", "number"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*task, "--model.name_or_path", str(model), *test_train.FAST]) == 2
+    assert "2 processes need one run directory" in capsys.readouterr().err
