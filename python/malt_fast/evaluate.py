@@ -1,11 +1,17 @@
-"""Evaluate a finished run again: `python -m malt_fast.evaluate --run DIR`.
+"""Measure a finished run: `python -m malt_fast.evaluate --run DIR`.
 
-All systems (single answers, chains and votes, before and after training, ablations) answer the same
-held-out questions; accuracies come with 95 % intervals and paired differences. `--suite paper` adds
-the paper's ablations and protocol, curves over calls, tables/ and curves.svg.
+Every system (the generator alone, the chain, majority votes of both, before and after training, and
+the chain with one role untrained) answers the same held-out questions. All systems are sampled
+together: an output that two systems share is sampled once, and pass k of every system uses the same
+random numbers, so that differences between systems come from their weights. Figures have 95 %
+intervals; differences to the fully trained, voting chain are paired by question.
 
-The settings are those of DIR/config.yaml; only those below `evaluate` and `engine`, the device and
-the test set may change. A role without an adapter in DIR/adapters answers as its base model.
+`--suite paper` adds the paper's other systems (chains of some roles, a debate), its protocol, and
+curves over the number of calls; all tables are written to tables/ and the curves to curves.svg.
+
+The settings are those of the run's config.yaml; only `evaluate.*`, `engine.*`, the device and the
+test set may be changed, and evaluation.json records them. A role without an adapter in
+adapters/ROLE/{sft,final} answers as its base model.
 """
 
 import sys
@@ -18,7 +24,7 @@ from malt_fast.evaluation.run import evaluate_run
 from malt_fast.results.report import write_final_report
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, writing
-from malt_fast.runs.saved import MAY_CHANGE, saved_policies
+from malt_fast.runs.saved import EVALUATION_SETTINGS, saved_policies
 from malt_fast.sampling.prepare import load_setup
 
 PROGRAM = Program(
@@ -31,7 +37,7 @@ PROGRAM = Program(
         *("run", "evaluate.suite", "evaluate.votes", "evaluate.limit"),
         *("evaluate.sampling.temperature", "task.test_path", "engine.name"),
     ),
-    may_change=(*MAY_CHANGE, "report_to"),
+    may_change=(*EVALUATION_SETTINGS, "report_to"),
     short={"suite": "evaluate.suite"},
 )
 

@@ -21,7 +21,7 @@ from malt_fast.config.command import run_command
 from malt_fast.config.schema import Config
 from malt_fast.sampling.engine_choice import choose
 from malt_fast.serving.address import check_host, listen, take_token, url_of
-from malt_fast.serving.pipeline import MAY_CHANGE, Pipeline
+from malt_fast.serving.pipeline import SERVING_SETTINGS, Pipeline
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
 
@@ -38,7 +38,7 @@ PROGRAM = Program(
         *("run", "serve.host", "serve.port", "serve.max_waiting"),
         *("evaluate.votes", "engine.name", "sampling.max_tokens"),
     ),
-    may_change=MAY_CHANGE,
+    may_change=SERVING_SETTINGS,
 )
 
 

@@ -28,7 +28,7 @@ from malt_fast.evaluation.result import EvaluationResult, read_result
 from malt_fast.evaluation.statistics import Interval
 from malt_fast.evaluation.tables import INTERVAL, Column, Table, as_terminal, write_tables
 from malt_fast.runs.run import Run, reading
-from malt_fast.runs.saved import MAY_CHANGE
+from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.sampling.prepare import load_setup, prepare
 from malt_fast.sampling.setup import questions_text
 from malt_fast.train import train
@@ -157,7 +157,7 @@ PROGRAM = Program(
         "--run runs/gsm8k --sweep tree.branching=[3,3,3],[4,4,4]",
     ),
     common=("run", "sweep", "evaluate.votes", "evaluate.limit", "engine.name"),
-    may_change=(*MAY_CHANGE, "report_to"),
+    may_change=(*EVALUATION_SETTINGS, "report_to"),
 )
 
 

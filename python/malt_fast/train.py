@@ -1,19 +1,19 @@
 """MALT from questions to trained roles: `python -m malt_fast.train`.
 
 Algorithm 1 of arXiv 2412.01928: sample a tree of outputs under every question, grade the leaves,
-average outcomes up the tree, label every node, train one adapter a role (SFT on positives, then DPO
-on sibling pairs), and evaluate the trained chain beside its baselines.
+average the outcomes up the tree, label every node, train one adapter per role (SFT on positive
+outputs, then DPO on sibling pairs), and evaluate the trained chain beside its baselines.
 
     python -m malt_fast.train                                        # the bundled demonstration
     python -m malt_fast.train --task.name gsm8k --task.path train.jsonl --run runs/gsm8k
-    python -m malt_fast.train --run runs/gsm8k ...    # goes on; does again only what is changed
-    python -m malt_fast.train --plan --run runs/gsm8k ...   # what it will take, by a probe
+    python -m malt_fast.train --run runs/gsm8k ...          # resumes; repeats only what changed
+    python -m malt_fast.train --plan --run runs/gsm8k ...   # estimates the run from a probe
     python -m malt_fast.train --help
 
-Under `accelerate launch` (profiles/) or `torchrun`, a role's steps are shared by all processes; the
-first one does everything else.
+Under `accelerate launch` (profiles/) or `torchrun`, all processes share the training steps; the
+first process does everything else.
 
-Does not: tune the base model's own weights.
+Not supported: full fine-tuning of the base model.
 """
 
 import sys

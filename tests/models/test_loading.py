@@ -12,7 +12,7 @@ from malt_fast.config.schema import LoraConfig
 from malt_fast.engines import Policy, vllm
 from malt_fast.engines.weights import Weights
 from malt_fast.models.identity import adapter_identity
-from malt_fast.models.loading import check_adapter, load_causal, load_config
+from malt_fast.models.loading import check_adapter, load_causal, load_model_config
 from malt_fast.models.tokenizer import load_tokenizer
 from malt_fast.training.adapters import load_model
 from malt_fast.utils.errors import MaltError
@@ -65,7 +65,7 @@ def test_a_model_runs_its_own_code_only_where_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # as transformers asks by default
-    for load in (load_config, load_tokenizer, load_causal):
+    for load in (load_model_config, load_tokenizer, load_causal):
         with pytest.raises(MaltError, match=r"odd' has code of its own.* --model\.trust"):
             load(str(odd))
     data, folder = write_questions(tmp_path / "questions.jsonl"), tmp_path / "run"

@@ -16,7 +16,7 @@ from malt_fast.config.load import dump, saved_config
 from malt_fast.config.schema import PACKAGE, Config
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.grading.verdicts import grade
-from malt_fast.runs.saved import MAY_CHANGE
+from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.tasks import checks
 from malt_fast.tasks.arithmetic import CHAIN, totals
 from malt_fast.tasks.hub import hub_rows, is_hub_id
@@ -384,7 +384,7 @@ def test_all_are_copies(tmp_path: Path) -> None:
 def test_a_saved_run_keeps_its_choice(tmp_path: Path) -> None:
     """Evaluating again lets training questions be asked, but changes no setting of the run."""
     (tmp_path / "config.yaml").write_text(dump(config(*FEW)))
-    assert saved_config(Config, {"run": tmp_path}, MAY_CHANGE).task.decontaminate
+    assert saved_config(Config, {"run": tmp_path}, EVALUATION_SETTINGS).task.decontaminate
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from malt_fast.evaluation.tables import (
 from malt_fast.forest.file import save_forest
 from malt_fast.forest.forest import Forest
 from malt_fast.runs.run import Run
-from malt_fast.runs.saved import MAY_CHANGE
+from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.sampling.expand import answered
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.setup import Setup
@@ -98,7 +98,9 @@ def measure(setup: Setup, design: EvaluationDesign, forest: Forest) -> Evaluatio
 def changeable_settings(run: Run) -> dict[str, Any]:
     """The settings in which two evaluations of one run may differ, and its seed."""
     settings = flat(run.config)
-    return {key: settings[key] for key in settings if key.startswith(("seed", *MAY_CHANGE))}
+    return {
+        key: settings[key] for key in settings if key.startswith(("seed", *EVALUATION_SETTINGS))
+    }
 
 
 def remove_tables(run: Run) -> None:

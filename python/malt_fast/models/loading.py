@@ -10,7 +10,7 @@ from typing import Any
 from malt_fast.utils.errors import MaltError, first_line
 
 
-def load_config(base: str, trust_remote_code: bool = False) -> Any:
+def load_model_config(base: str, trust_remote_code: bool = False) -> Any:
     """The config of a base model. Raises MaltError if it cannot be loaded."""
     from transformers import AutoConfig
 

@@ -25,7 +25,7 @@ from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.models.loading import check_adapter
-from malt_fast.runs.saved import MAY_CHANGE, PublishedRole, published_adapters
+from malt_fast.runs.saved import EVALUATION_SETTINGS, PublishedRole, published_adapters
 from malt_fast.sampling.prepare import load_prompts
 from malt_fast.sampling.round_forest import forest_name
 from malt_fast.store.store import Store, open_store
@@ -41,7 +41,7 @@ Array = npt.NDArray[Any]
 Logps = npt.NDArray[np.float32]
 RETRAIN = "run the training command again"
 # Beginnings of the settings that training does not depend on.
-IRRELEVANT = (*MAY_CHANGE, "serve.", "store.", "report_to", "reuse")
+IRRELEVANT = (*EVALUATION_SETTINGS, "serve.", "store.", "report_to", "reuse")
 
 
 @dataclass(frozen=True)

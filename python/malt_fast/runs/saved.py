@@ -18,7 +18,7 @@ from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import replacing_folder, write_text
 from malt_fast.utils.seals import check_seal
 
-MAY_CHANGE = ("evaluate.", "engine.", "model.device", "task.test_path", "task.test_limit")
+EVALUATION_SETTINGS = ("evaluate.", "engine.", "model.device", "task.test_path", "task.test_limit")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies, Policy, SamplingParams
-from malt_fast.models.loading import load_config
+from malt_fast.models.loading import load_model_config
 from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.prompts import Prompts, Tokens
 from malt_fast.tasks.task import Task
@@ -53,7 +53,7 @@ def context_of(setup: Setup) -> int:
     """The context of the first role's base model, in tokens."""
     model = setup.config.model
     base = setup.config.base_model(setup.config.chain[0])
-    config = load_config(base, model.trust_remote_code).get_text_config()
+    config = load_model_config(base, model.trust_remote_code).get_text_config()
     return getattr(config, "max_position_embeddings", None) or 1 << 30
 
 

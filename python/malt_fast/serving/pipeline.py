@@ -34,7 +34,7 @@ from malt_fast.serving.answer import Answer, Asked, judge
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
 
-MAY_CHANGE = ("serve.", "evaluate.", "engine.", "model.device", "sampling.max_tokens")
+SERVING_SETTINGS = ("serve.", "evaluate.", "engine.", "model.device", "sampling.max_tokens")
 
 
 class Pipeline:
@@ -59,11 +59,11 @@ class Pipeline:
         """The final roles of a finished run; a role without an adapter is its base model.
 
         settings: override the run's own, such as {"evaluate.votes": 5, "engine.name": "hf"}; only
-        those of MAY_CHANGE. Raises MaltError for a directory that holds no finished run, and as
-        engines do.
+        those of SERVING_SETTINGS. Raises MaltError for a directory that holds no finished run,
+        and as engines do.
         """
         values = nested([("run", run), *(settings or {}).items()])
-        return cls.open(saved_config(Config, values, MAY_CHANGE))
+        return cls.open(saved_config(Config, values, SERVING_SETTINGS))
 
     @classmethod
     def open(cls, config: Config) -> Self:

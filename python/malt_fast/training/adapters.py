@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from malt_fast.config.schema import LoraConfig
 from malt_fast.kernels import linear_logprob, lora_linear
 from malt_fast.models.adapter_files import no_adapter
-from malt_fast.models.loading import check_adapter, load_causal, load_config
+from malt_fast.models.loading import check_adapter, load_causal, load_model_config
 from malt_fast.training.packing import Batch
 from malt_fast.training.stage import Layout
 from malt_fast.training.tree_attention import (
@@ -88,7 +88,7 @@ def load_model(
     layout: of the batches it will get. four_bit_on: for QLoRA, the device of the 4-bit base
     weights. Raises MaltError for a model that cannot be trained like this.
     """
-    config = load_config(base, trust_remote_code)
+    config = load_model_config(base, trust_remote_code)
     quantised: dict[str, Any] = {}
     if four_bit_on is not None:
         quantised = {"quantization_config": _four_bit(dtype), "device_map": {"": four_bit_on}}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from malt_fast.forest.role_data import RoleData
-from malt_fast.models.loading import load_config
+from malt_fast.models.loading import load_model_config
 from malt_fast.training.adapters import load_model, replace_adapter
 from malt_fast.training.arguments import training_arguments
 from malt_fast.training.batches import check_data, check_lengths
@@ -60,7 +60,7 @@ def train_stage(spec: StageSpec, data: RoleData, out: Path, on_log: OnLog | None
 def _make_trainer(
     spec: StageSpec, data: RoleData, checkpoints: Path, fingerprint: str, on_log: OnLog | None
 ) -> StageTrainer:
-    base_config = load_config(spec.base, spec.trust_remote_code).get_text_config()
+    base_config = load_model_config(spec.base, spec.trust_remote_code).get_text_config()
     check_lengths(data, base_config, spec.args.max_length)
     arguments = training_arguments(spec.args, checkpoints, spec.device, spec.seed)
     packing = Packing(
