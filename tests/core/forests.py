@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
-from malt_fast import _core
 from malt_fast._core.forest import DONE, FAILED, RESERVED, Forest
 
 Path = tuple[int, ...]
@@ -99,7 +98,7 @@ def complete(forest: Forest, ids: list[int], node_of: dict[int, Node]) -> None:
 
 
 def columns(forest: Forest) -> dict[str, np.ndarray]:
-    names = [
-        n for n, v in vars(_core.forest.Forest).items() if isinstance(v, property) and n != "nbytes"
-    ]
-    return {name: getattr(forest, name) for name in names}
+    """All arrays of a forest by name."""
+    properties = [name for name, v in vars(type(forest)).items() if isinstance(v, property)]
+    values = {name: getattr(forest, name) for name in properties}
+    return {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
