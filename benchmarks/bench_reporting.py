@@ -25,8 +25,8 @@ from common import environment, print_table, write_json
 from rich.live import Live
 
 from malt_fast import train
-from malt_fast.results import report
-from malt_fast.runs.live import View
+from malt_fast.results import write_report
+from malt_fast.runs.live_view import View
 from malt_fast.runs.loggers import Loggers
 from malt_fast.sampling.progress import SamplingFacts
 
@@ -37,7 +37,7 @@ PARTS: list[tuple[str, Any, str]] = [
     ("loggers", Loggers, "log"),
     ("loggers", Loggers, "close"),
     ("facts of the plan", train, "fill_facts"),
-    ("the report", report, "write_report"),
+    ("the report", write_report, "write_report"),
 ]
 
 

@@ -1,4 +1,5 @@
-// The reverse sweep: children have larger ids than their parents, so they are always ready.
+// Values of nodes from their children's, in one reverse sweep: children have larger ids than their
+// parents, so they are always ready.
 #include "forest/credit.hpp"
 
 #include <array>

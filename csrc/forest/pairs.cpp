@@ -1,4 +1,5 @@
-// A loop over sibling blocks; every policy is a choice among the pairs a block allows.
+// Chosen and rejected siblings, in one loop over sibling blocks; every policy is a choice among the
+// pairs a block allows.
 #include "forest/pairs.hpp"
 
 #include <algorithm>

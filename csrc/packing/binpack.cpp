@@ -1,3 +1,4 @@
+// Best-fit decreasing: the largest item first, each into the fullest bin that still holds it.
 #include "packing/binpack.hpp"
 
 #include <algorithm>

@@ -21,7 +21,7 @@ from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.schema import Config
 from malt_fast.evaluation.run import evaluate_run
-from malt_fast.results.report import write_final_report
+from malt_fast.results.write_report import write_final_report
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, writing
 from malt_fast.runs.saved import EVALUATION_SETTINGS, saved_policies

@@ -15,7 +15,7 @@ from pathlib import Path
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.sections import Section, setting
-from malt_fast.results.report import NAME, write_report
+from malt_fast.results.write_report import NAME, write_report
 from malt_fast.utils.errors import printable
 
 

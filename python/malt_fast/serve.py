@@ -60,7 +60,7 @@ def run_server(
     pipeline: Pipeline, listening: socket.socket, name: str, token: str | None, max_waiting: int
 ) -> None:
     from malt_fast.serving.endpoint import Endpoint, Server
-    from malt_fast.serving.thread import EngineThread
+    from malt_fast.serving.engine_thread import EngineThread
 
     for stop in (signal.SIGINT, signal.SIGTERM):  # the server catches them and raises at its end
         signal.signal(stop, lambda *_: None)

@@ -27,9 +27,9 @@ from malt_fast.config.sections import MAX, setting
 from malt_fast.engines import Policies
 from malt_fast.evaluation.run import evaluate_run
 from malt_fast.forest.credit import assign_credit
-from malt_fast.planning.facts import fill_facts
 from malt_fast.planning.plan import PROBE, make_plan, plan_long_run
-from malt_fast.results.report import write_final_report
+from malt_fast.planning.plan_facts import fill_facts
+from malt_fast.results.write_report import write_final_report
 from malt_fast.runs.run import Run
 from malt_fast.runs.saved import publish
 from malt_fast.sampling.prepare import prepare, start_run

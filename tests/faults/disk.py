@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from malt_fast.store import live, manifest, store
+from malt_fast.store import live_segment, manifest, store
 from malt_fast.store.segments import LOST, scan_parts
 from malt_fast.utils import files
 from malt_fast.utils.errors import MaltError
@@ -171,7 +171,7 @@ def run_case(seed: object, folder: Path) -> tuple[str, str]:
     options = {"batch": rng.randint(1, 9), "segment_bytes": rng.randint(1000, 9000)}
     committed = 0
     with_fault, real = disk.os(), os
-    files.os = live.os = with_fault  # type: ignore[attr-defined]
+    files.os = live_segment.os = with_fault  # type: ignore[attr-defined]
     died = False
     try:
         one = open_small(folder, **options)
@@ -187,7 +187,7 @@ def run_case(seed: object, folder: Path) -> tuple[str, str]:
         if fault not in ("no space", "disk error") or "\n" in str(error):
             return fault, f"said {error}"
     finally:
-        files.os = live.os = real  # type: ignore[attr-defined]
+        files.os = live_segment.os = real  # type: ignore[attr-defined]
     if died and fault == "death before the sync":
         disk.crash(folder)
     flipped, batches = [], place_of_batches(folder)

@@ -31,7 +31,7 @@ import torch
 
 import malt_fast.training.trainer
 from malt_fast import train
-from malt_fast.store import live, manifest, store
+from malt_fast.store import live_segment, manifest, store
 from malt_fast.utils import files
 from tests.small_run import FAST, content, write_model, write_questions
 
@@ -44,7 +44,7 @@ OPTIONS = [
     *("--store.batch", "8", "--store.interval", "0.02", "--engine.batch_size", "16"),
     *("--evaluate.suite", "paper", "--evaluate.calls", "3", "--evaluate.bootstrap", "100"),
 ]
-CALLS = ("write", "fsync", "replace")  # of `os`, as files.py and live.py use it
+CALLS = ("write", "fsync", "replace")  # of `os`, as files.py and live_segment.py use it
 Attempt = tuple[int, float]  # process, and when it is killed
 
 
@@ -107,7 +107,7 @@ def arm(number: int, where: str) -> Callable[[], int]:
         return call
 
     faulty = SimpleNamespace(**{**vars(os), **{name: wrapped(name) for name in CALLS}})
-    files.os = live.os = faulty  # type: ignore[attr-defined]
+    files.os = live_segment.os = faulty  # type: ignore[attr-defined]
     return lambda: count
 
 

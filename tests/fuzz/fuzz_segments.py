@@ -19,7 +19,7 @@ from uuid import UUID
 import atheris
 import numpy as np
 
-from malt_fast.store import arrow_batches, live, manifest, reader, recovery, segments, store
+from malt_fast.store import arrow_batches, live_segment, manifest, reader, recovery, segments, store
 from malt_fast.utils.errors import MaltError
 from tests.store.stored import fill, known, open_small
 
@@ -30,8 +30,8 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a sync costs nothi
 
 def instrument() -> None:
     """Function by function: atheris' import hook leaves editable installs as they are."""
-    modules = (arrow_batches, live, manifest, reader, recovery, segments, store)
-    classes = (segments.Columns, segments.Segment, live.LiveSegment, reader.SegmentReader)
+    modules = (arrow_batches, live_segment, manifest, reader, recovery, segments, store)
+    classes = (segments.Columns, segments.Segment, live_segment.LiveSegment, reader.SegmentReader)
     for owner in (*modules, *classes, store.Store):
         for value in vars(owner).values():
             if isfunction(value) and value.__module__.startswith("malt_fast"):

@@ -13,8 +13,8 @@ from rich.console import Console
 from malt_fast import report, train
 from malt_fast.config.load import make_config
 from malt_fast.planning import plan, probe
-from malt_fast.planning.facts import facts_of
 from malt_fast.planning.plan import forests_of, trie_size
+from malt_fast.planning.plan_facts import facts_of
 from malt_fast.planning.plan_file import Row, read_plan
 from malt_fast.planning.probe import steady_speed
 from malt_fast.runs.run import Run

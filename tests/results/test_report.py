@@ -15,7 +15,7 @@ import pytest
 
 from malt_fast import report
 from malt_fast.forest.file import forest_of, read_forest, save_forest
-from malt_fast.planning.facts import facts_of
+from malt_fast.planning.plan_facts import facts_of
 from malt_fast.results import charts
 from malt_fast.results.run_contents import read_run
 from malt_fast.results.templates import HTML, Grid
@@ -288,13 +288,13 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:
 
 def test_a_report_that_cannot_be_written_costs_no_run(copy: Path, monkeypatch, capsys) -> None:
     from malt_fast.config.load import make_config
-    from malt_fast.results.report import write_final_report
+    from malt_fast.results.write_report import write_final_report
     from malt_fast.runs.run import Run
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("malt_fast.results.report.write_report", full)
+    monkeypatch.setattr("malt_fast.results.write_report.write_report", full)
     write_final_report(Run(copy, make_config({})))
     assert "the report could not be written (No space left" in " ".join(
         capsys.readouterr().out.split()

@@ -17,8 +17,8 @@ from rich.console import Console
 from malt_fast.engines import Completion
 from malt_fast.forest.forest import credit
 from malt_fast.forest.yields import tree_yield, unlimited, yield_rows
-from malt_fast.runs import live
-from malt_fast.runs.live import View, view
+from malt_fast.runs import live_view as live
+from malt_fast.runs.live_view import View, view
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.training.train_role import training_facts
 from tests.small_run import FAST, load_forest, run

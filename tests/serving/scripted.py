@@ -16,8 +16,8 @@ from malt_fast.config.load import dump, make_config
 from malt_fast.engines import Completion, Policy, Request
 from malt_fast.sampling.setup import Setup
 from malt_fast.serving.endpoint import Endpoint, Server
+from malt_fast.serving.engine_thread import EngineThread
 from malt_fast.serving.pipeline import Pipeline
-from malt_fast.serving.thread import EngineThread
 from malt_fast.tasks.prompts import Prompts, RolePrompt
 from malt_fast.tasks.task import Task
 from tests.adapters import make_adapter, write_index

@@ -22,7 +22,7 @@ from malt_fast.config.schema import ServeConfig
 from malt_fast.engines import Completion
 from malt_fast.serving import address
 from malt_fast.serving import endpoint as module
-from malt_fast.serving.api import ChatBody, Message, cut
+from malt_fast.serving.openai_format import ChatBody, Message, cut
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.utils.errors import MaltError
 from tests.serving.scripted import ScriptedEngine, make_run, scripted, serving
@@ -97,7 +97,7 @@ def test_completions_say_the_same(client: openai.OpenAI, expected: dict[str, Any
 def test_a_stream_is_the_answer_in_pieces(
     client: openai.OpenAI, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("malt_fast.serving.api.PIECE", 2)
+    monkeypatch.setattr("malt_fast.serving.openai_format.PIECE", 2)
     options = {"stream": True, "stream_options": {"include_usage": True}}
     answer = expected[QUESTIONS[1]]
     *chunks, last = client.chat.completions.create(

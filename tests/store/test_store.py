@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from malt_fast.forest.file import forest_of, read_forest, save_forest
 from malt_fast.forest.forest import build_forest
-from malt_fast.store import live, recovery
+from malt_fast.store import live_segment, recovery
 from malt_fast.store.arrow_batches import (
     decode,
     encode,
@@ -89,8 +89,8 @@ def test_any_arrow_tool_reads_a_segment(tmp_path: Path) -> None:
 
 def test_a_commit_is_due_by_rows_or_by_time(tmp_path: Path, monkeypatch) -> None:
     now = 100.0
-    monkeypatch.setattr("malt_fast.store.live.time.monotonic", lambda: now)
-    monkeypatch.setattr("malt_fast.store.live.time.time", lambda: -now)  # a clock may go backwards
+    monkeypatch.setattr("malt_fast.store.live_segment.time.monotonic", lambda: now)
+    monkeypatch.setattr("malt_fast.store.live_segment.time.time", lambda: -now)
     store = open_store(tmp_path, batch=5, interval=2)
     store.append([sample_of(i) for i in range(4)])
     store.commit_if_due()
@@ -114,7 +114,7 @@ def test_sealed_segments_are_opened_by_their_index_alone(tmp_path: Path, monkeyp
     assert len(sealed) > 2
     scanned: list[Path] = []
     scan = lambda path, *a, **k: scanned.append(path) or scan_parts(path, *a, **k)  # noqa: E731
-    for module in (live, recovery):
+    for module in (live_segment, recovery):
         monkeypatch.setattr(module, "scan_parts", scan)
     store = open_small(tmp_path)
     assert scanned == segments(tmp_path)[-1:]

@@ -1,4 +1,4 @@
-"""A mistake in the settings as one sentence, and which settings there are."""
+"""Unknown, misspelt and impossible settings, each as one sentence; the list of all settings."""
 
 import types
 import typing

@@ -1,4 +1,4 @@
-"""A running OpenAI-compatible server as the engine: vLLM, SGLang or one with the same interface.
+"""Samples from an OpenAI-compatible server (vLLM, SGLang): its requests, timeouts and retries.
 
 Prompts go as token ids to /v1/completions and sampled ids come back (`return_token_ids`), so the
 tokens trained on are those sampled. An adapter is named by a hash of its content; a server that

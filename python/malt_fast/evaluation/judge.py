@@ -1,4 +1,4 @@
-"""Outputs judged: the answer of each is extracted and graded, whatever role wrote it.
+"""Judges every output of an evaluation: its answer is extracted and graded, whatever its role.
 
 Arrays are [questions, slots]. A failed output has no answer, and no answer is not right.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast.forest.forest import Forest
-from malt_fast.grading.report import report
+from malt_fast.grading.grade_report import report
 from malt_fast.grading.verdicts import RIGHT, grade_outputs, number_answers
 from malt_fast.sampling.expand import Slot, slot_nodes
 from malt_fast.tasks.task import Question

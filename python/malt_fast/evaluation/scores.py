@@ -1,4 +1,4 @@
-"""From judged outputs to figures: votes, accuracies, paired differences, flips, turns."""
+"""From judged outputs to figures: majority votes and ties, accuracies, paired differences."""
 
 import random
 from collections import Counter

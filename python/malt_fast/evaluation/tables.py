@@ -17,7 +17,7 @@ from rich.table import Table as TerminalTable
 
 from malt_fast.evaluation.paper import SIZE, SUBSETS
 from malt_fast.evaluation.result import FLIPS, EvaluationResult
-from malt_fast.grading.report import sentence
+from malt_fast.grading.grade_report import sentence
 from malt_fast.utils.files import write_text
 
 Kind = Literal["text", "share", "gain", "number", "percent", "p"]

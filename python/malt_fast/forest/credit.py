@@ -1,4 +1,4 @@
-"""Credit: the value and the label of every node, under a run's settings."""
+"""Calls the core's credit assignment (csrc/forest/credit.cpp) with a run's settings."""
 
 from fractions import Fraction
 

@@ -1,1 +1,1 @@
-"""What a run will take, measured by a probe."""
+"""What a run will take: hours, tokens, examples, memory and disk, extrapolated from a probe."""

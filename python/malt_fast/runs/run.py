@@ -18,7 +18,7 @@ from malt_fast.config.load import dump, flat
 from malt_fast.config.schema import Config
 from malt_fast.runs.console import open_console
 from malt_fast.runs.directory import WITH_OWN_WRITERS, changes, check_folder, new_folder
-from malt_fast.runs.live import Facts, View, view
+from malt_fast.runs.live_view import Facts, View, view
 from malt_fast.runs.lock import locked, unwritable
 from malt_fast.runs.loggers import Loggers
 from malt_fast.runs.memory import peak_memory, reset_gpu_peak

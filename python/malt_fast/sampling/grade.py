@@ -1,4 +1,4 @@
-"""Grades the leaves of a forest."""
+"""Grades the leaves of a forest by the task's grader (grading/verdicts.py)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from malt_fast import __version__
 from malt_fast.forest.forest import DONE, Forest
 from malt_fast.grading.custom import code_of, is_custom
-from malt_fast.grading.report import GradeReport, report
+from malt_fast.grading.grade_report import GradeReport, report
 from malt_fast.grading.verdicts import RIGHT, grade_outputs
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.task import Question

@@ -1,4 +1,4 @@
-"""Watches trees while they are sampled: warns of bad signs, and counts what the trees yield."""
+"""Watches trees while they are sampled, for bad signs (signs.py) and for what the trees yield."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

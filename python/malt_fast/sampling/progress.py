@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from malt_fast.engines import Completion, Engine
-from malt_fast.runs.live import View
+from malt_fast.runs.live_view import View
 from malt_fast.sampling.monitor import TreeMonitor
 
 

@@ -10,7 +10,7 @@ from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest, save_forest
 from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.yields import tree_yield, yield_rows, yield_table
-from malt_fast.grading.report import sentence
+from malt_fast.grading.grade_report import sentence
 from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import Slot, answered, shape_from_branching
 from malt_fast.sampling.grade import grade_leaves, grading_fingerprint

@@ -1,4 +1,4 @@
-"""The HTTP side: routes, the token, streams, and errors in OpenAI's format.
+"""The HTTP side: routes, the token, the limit on waiting requests, streams, and errors.
 
 Everything here runs in one event loop and waits for the futures of jobs, which the engine's thread
 resolves. When a client disconnects, its job is dropped.
@@ -21,8 +21,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from malt_fast.serving.api import Body, ChatBody, Reply, TextBody, parse
-from malt_fast.serving.thread import EngineThread, Job, Unavailable
+from malt_fast.serving.engine_thread import EngineThread, Job, Unavailable
+from malt_fast.serving.openai_format import Body, ChatBody, Reply, TextBody, parse
 from malt_fast.utils.errors import MaltError
 
 T = TypeVar("T")

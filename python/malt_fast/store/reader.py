@@ -1,4 +1,4 @@
-"""Reads samples from segments, and finds out which batches are damaged."""
+"""Reads samples from segments; a batch that is found damaged is left out from then on."""
 
 from collections.abc import Callable, Iterator, Sequence
 

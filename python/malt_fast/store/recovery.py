@@ -1,4 +1,4 @@
-"""Opens the sealed segments of a store: by their indexes, or read anew where those are damaged."""
+"""Opens the sealed segments of a store; a damaged index is rebuilt from the whole batches."""
 
 import logging
 from pathlib import Path

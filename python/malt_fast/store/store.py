@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast.store.arrow_batches import encode_head
-from malt_fast.store.live import LiveSegment
+from malt_fast.store.live_segment import LiveSegment
 from malt_fast.store.manifest import (
     Manifest,
     id_in_segments,

@@ -1,4 +1,4 @@
-"""A frozen base model under a LoRA adapter: loading it, its log-probs of tokens, saving it."""
+"""A frozen base model under a LoRA adapter: the adapted layers, loading, log-probs, saving."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Cuts training data into batches for the model: packs of prefix trees, or padded rows.
+"""Cuts a training step into batches: packs of prefix trees (grouped by the core) or padded rows.
 
 A batch is a layout of tokens and a list of (row, target, owner): position `rows[m]` of flattened
 `input_ids` predicts token `targets[m]` of the batch's completion `owner[m]`. Losses see that list

@@ -7,7 +7,7 @@ from malt_fast.forest.datasets import write_datasets
 from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.role_data import RoleData, Stage, role_data
 from malt_fast.models.adapter_files import is_untrained
-from malt_fast.runs.live import View
+from malt_fast.runs.live_view import View
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
 from malt_fast.training import alarms

@@ -1,1 +1,1 @@
-"""What every room may use: errors, files, signals, processes. Imports nothing of the package."""
+"""What every folder may use: errors, files, signals, processes. Imports nothing of the package."""

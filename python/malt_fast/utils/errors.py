@@ -1,4 +1,4 @@
-"""The error that users see, one sentence with the thing, the reason and the fix; texts for it."""
+"""MaltError, the error that users see as one sentence; nearest names and printable text for it."""
 
 import difflib
 import re

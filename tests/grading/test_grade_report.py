@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast.grading import report as grade_report
-from malt_fast.grading import symbolic
-from malt_fast.grading.report import GradeReport
+from malt_fast.grading import grade_report, symbolic
+from malt_fast.grading.grade_report import GradeReport
 from malt_fast.grading.verdicts import GRADERS, grade_with_reasons
 
 

@@ -1,4 +1,4 @@
-"""What came of a plan: the facts beside its figures, from the lines of metrics.jsonl.
+"""What a run really took, from metrics.jsonl, beside the figures of its plan.
 
 If something was done more than once, the last figures count, but the time of all attempts. A
 process's peak memory never falls, so that of sampling is read before the first training.

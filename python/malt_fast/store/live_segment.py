@@ -1,4 +1,4 @@
-"""The live segment: a file that grows by one batch per commit, and the rows that wait for it."""
+"""The live segment, which grows by one batch per commit; opening it cuts off a torn last batch."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Counts verdicts, and for mathematics compares a sample of them with math-verify alone.
+"""The report on a grading: counts of verdicts, and for mathematics math-verify's opinion on some.
 
 Pairs on which the two disagree are kept for people to read.
 """
