@@ -120,3 +120,17 @@ def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch) 
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path, tmp_path / "a"]
+
+
+def test_a_file_is_synced_before_it_takes_its_place(tmp_path: Path, monkeypatch) -> None:
+    """Else a power cut could leave an empty file under the final name."""
+    path, calls = tmp_path / "x", []
+    monkeypatch.setattr(files, "sync_file", lambda file: calls.append(("sync", file.name)))
+    monkeypatch.setattr(files, "sync_folder", lambda folder: calls.append(("sync", folder.name)))
+    real = os.replace
+    monkeypatch.setattr(
+        files.os, "replace", lambda a, b: (calls.append(("replace", b.name)), real(a, b))
+    )
+    files.write_text(path, "one")
+    assert calls == [("sync", ".x.new"), ("replace", "x"), ("sync", tmp_path.name)]
+    assert path.read_text() == "one"
