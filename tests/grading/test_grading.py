@@ -21,6 +21,7 @@ from malt_fast.grading.verdicts import (
     can_read,
     extract_answer,
     grade,
+    grade_outputs,
     grade_with_reasons,
     number_answers,
 )
@@ -321,3 +322,9 @@ def test_a_grader_of_ones_own() -> None:
     for wrong in ("nowhere:f", f"{__name__}:missing", f"{__name__}:RIGHT", "tests:"):
         with pytest.raises(MaltError, match="grader"):
             score_custom(wrong, [], [])
+
+
+def test_a_custom_score_is_right_from_min_score_on() -> None:
+    grader, texts, rows = f"{__name__}:length_score", ["ab", "abcd", "a"], [{"longest": 4}] * 3
+    verdicts = grade_outputs(grader, texts, ["ignored"] * 3, rows, min_score=0.5)
+    assert verdicts.tolist() == [RIGHT, RIGHT, WRONG]
