@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,21 @@ def test_a_commit_is_due_by_rows_or_by_time(tmp_path: Path, monkeypatch) -> None
     now = 103.9
     store.commit_if_due()
     assert store.next_row == 6
+
+
+def test_a_commit_is_synced_whole(tmp_path: Path, monkeypatch) -> None:
+    """Else a power cut could lose what the store says is committed."""
+    store, real, synced = open_store(tmp_path), os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
+        real(descriptor)
+
+    store.append([sample_of(i) for i in range(4)])
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.commit_all()
+    file = store.live.path.stat()
+    assert (file.st_ino, file.st_size) in synced
 
 
 def test_sealed_segments_are_opened_by_their_index_alone(tmp_path: Path, monkeypatch) -> None:
