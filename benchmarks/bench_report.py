@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from malt_fast.config.load import dump, make_config  # noqa: E402
+from malt_fast.forest.build import build_forest  # noqa: E402
 from malt_fast.forest.file import save_forest  # noqa: E402
-from malt_fast.forest.forest import build_forest  # noqa: E402
 from malt_fast.results.write_report import write_report  # noqa: E402
 from malt_fast.sampling.prepare import load_prompts  # noqa: E402
 from malt_fast.store.segments import Sample  # noqa: E402

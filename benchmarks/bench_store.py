@@ -31,9 +31,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import environment, print_table, resident_bytes, summary, timed, write_json
 
+from malt_fast._core.forest import Forest, credit
 from malt_fast.config.schema import PreferencesConfig
+from malt_fast.forest.build import build_forest
 from malt_fast.forest.file import forest_of, read_forest, save_forest
-from malt_fast.forest.forest import Forest, build_forest, credit
 from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.store.segments import Sample
 from malt_fast.store.store import Store, open_store

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from malt_fast import train
+from malt_fast._core.forest import Forest
 from malt_fast.forest.file import forest_of, read_forest
-from malt_fast.forest.forest import Forest
 from malt_fast.store.store import open_store
 from tests.tiny import tiny_llama
 

@@ -29,6 +29,8 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
+from malt_fast._core import forest as core
+from malt_fast._core.forest import DONE, Credit
 from malt_fast.config.load import make_config, with_task_defaults
 from malt_fast.config.values import nested
 from malt_fast.engines import Policies, Policy
@@ -36,10 +38,8 @@ from malt_fast.evaluation.design import design_evaluation, sample_systems
 from malt_fast.evaluation.result import EvaluationResult
 from malt_fast.evaluation.run import measure
 from malt_fast.evaluation.tables import as_terminal, describe, main_table
-from malt_fast.forest import forest as core
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.datasets import as_dataset
-from malt_fast.forest.forest import DONE, Credit
 from malt_fast.forest.role_data import role_data
 from malt_fast.sampling.expand import answered, shape_from_branching
 from malt_fast.sampling.grade import grade_leaves

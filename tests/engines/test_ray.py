@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malt_fast._core.forest import DONE, Forest
 from malt_fast.config.schema import EngineConfig
 from malt_fast.engines import Policy, Request, SamplingParams
 from malt_fast.engines.ray import RayEngine, check_room
 from malt_fast.engines.router import Router
 from malt_fast.engines.spec import EngineSpec
-from malt_fast.forest.forest import DONE, Forest
 from malt_fast.grading.verdicts import (
     NOTHING,
     RIGHT,

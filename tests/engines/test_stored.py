@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from malt_fast._core.forest import Forest
 from malt_fast.engines import (
     Completion,
     Policy,
@@ -14,7 +15,7 @@ from malt_fast.engines import (
     SamplingParams,
 )
 from malt_fast.engines.stored import StoredEngine
-from malt_fast.forest.forest import Forest, build_forest
+from malt_fast.forest.build import build_forest
 from malt_fast.sampling.expand import (
     Slot,
     expand,

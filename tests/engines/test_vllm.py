@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from malt_fast._core.forest import DONE
 from malt_fast.config.schema import EngineConfig
 from malt_fast.engines import (
     Completion,
@@ -26,7 +27,6 @@ from malt_fast.engines import (
     Request,
     SamplingParams,
 )
-from malt_fast.forest.forest import DONE
 from malt_fast.models.adapter_files import content_name
 from malt_fast.utils.errors import MaltError
 from tests import small_run

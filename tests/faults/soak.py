@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from malt_fast._core.forest import DONE, FAILED
 from malt_fast.engines import (
     Completion,
     Policy,
@@ -32,7 +33,7 @@ from malt_fast.engines import (
     SamplingParams,
 )
 from malt_fast.engines.stored import StoredEngine
-from malt_fast.forest.forest import DONE, FAILED, build_forest
+from malt_fast.forest.build import build_forest
 from malt_fast.sampling.expand import grow, node_seed, shape_from_branching
 from malt_fast.sampling.sample import row_map
 from malt_fast.store.store import open_store

@@ -11,10 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast.config.load import make_config
-from malt_fast.config.schema import Config, PreferencesConfig
-from malt_fast.forest.datasets import write_datasets
-from malt_fast.forest.forest import (
+from malt_fast._core.forest import (
     DONE,
     FAILED,
     Credit,
@@ -23,6 +20,9 @@ from malt_fast.forest.forest import (
     examples,
     pairs,
 )
+from malt_fast.config.load import make_config
+from malt_fast.config.schema import Config, PreferencesConfig
+from malt_fast.forest.datasets import write_datasets
 from malt_fast.forest.preferences import path_keys, select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.forest.yields import RoleYield, yield_rows, yield_table

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from malt_fast import evaluate, train
+from malt_fast._core.forest import Forest
 from malt_fast.config.command import read_command
-from malt_fast.forest.forest import Forest
 from malt_fast.sampling import grade
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.tasks.task import Question

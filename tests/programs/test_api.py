@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import malt_fast.api as mf
-from malt_fast.forest.forest import UNGRADED
+from malt_fast._core.forest import UNGRADED
 from tests.small_run import FAST, load_forest
 
 SUM = {"question": "1+1", "answer": "2"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from malt_fast import report
-from malt_fast.forest.forest import Forest
+from malt_fast._core.forest import Forest
 from malt_fast.tasks.prompts import Prompts
 from tests.charts import draw, saving_by
 from tests.results.browser import Browser, open_browser

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from malt_fast._core.forest import credit
 from malt_fast.engines import Completion
-from malt_fast.forest.forest import credit
 from malt_fast.forest.yields import tree_yield, unlimited, yield_rows
 from malt_fast.runs import live_view as live
 from malt_fast.runs.live_view import View, view

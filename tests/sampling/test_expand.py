@@ -8,17 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malt_fast._core.forest import DONE, FAILED, RESERVED, Forest
 from malt_fast.engines import (
     Completion,
     Policy,
     Request,
     SamplingParams,
-)
-from malt_fast.forest.forest import (
-    DONE,
-    FAILED,
-    RESERVED,
-    Forest,
 )
 from malt_fast.sampling.expand import (
     Expansion,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malt_fast._core.forest import Forest
 from malt_fast.engines import Completion, Policy
-from malt_fast.forest.forest import Forest
 from malt_fast.sampling import monitor, signs
 from malt_fast.sampling.expand import shape_from_branching
 from malt_fast.sampling.monitor import TreeMonitor

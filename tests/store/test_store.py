@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malt_fast.forest.build import build_forest
 from malt_fast.forest.file import forest_of, read_forest, save_forest
-from malt_fast.forest.forest import build_forest
 from malt_fast.store import live_segment, recovery
 from malt_fast.store.arrow_batches import (
     decode,

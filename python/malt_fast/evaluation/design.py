@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from malt_fast._core.forest import Forest
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies
 from malt_fast.evaluation.shape import Used, build_shape
 from malt_fast.evaluation.systems import System, Training, paper_systems, pools, systems_of
-from malt_fast.forest.forest import Forest
 from malt_fast.sampling.expand import Slot
 from malt_fast.sampling.grade import grading_fingerprint
 from malt_fast.sampling.sample import OnDone, fingerprint, sample

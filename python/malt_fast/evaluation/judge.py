@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.forest.forest import Forest
+from malt_fast._core.forest import Forest
 from malt_fast.grading.grade_report import report
 from malt_fast.grading.verdicts import RIGHT, grade_outputs, number_answers
 from malt_fast.sampling.expand import Slot, slot_nodes

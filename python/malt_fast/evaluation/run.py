@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from malt_fast._core.forest import Forest
 from malt_fast.config.load import flat
 from malt_fast.engines import Policies
 from malt_fast.evaluation.design import (
@@ -25,7 +26,6 @@ from malt_fast.evaluation.tables import (
     write_tables,
 )
 from malt_fast.forest.file import save_forest
-from malt_fast.forest.forest import Forest
 from malt_fast.runs.run import Run
 from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.sampling.expand import answered

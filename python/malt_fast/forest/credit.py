@@ -2,8 +2,8 @@
 
 from fractions import Fraction
 
+from malt_fast._core.forest import Credit, Forest, credit
 from malt_fast.config.schema import TreeConfig
-from malt_fast.forest.forest import Credit, Forest, credit
 
 
 def assign_credit(tree: TreeConfig, forest: Forest) -> Credit:

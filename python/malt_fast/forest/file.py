@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from malt_fast._core.forest import UNGRADED, Forest
-from malt_fast.forest.forest import build_forest
+from malt_fast.forest.build import build_forest
 from malt_fast.store.arrow_batches import END, encode, encode_head, scan
 from malt_fast.store.store import Ints, Store
 from malt_fast.utils.files import replacing

@@ -9,8 +9,8 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from malt_fast._core.forest import Credit, Forest, examples, pairs
 from malt_fast.config.schema import PreferencesConfig
-from malt_fast.forest.forest import Credit, Forest, examples, pairs
 
 Ids = npt.NDArray[np.uint32]
 

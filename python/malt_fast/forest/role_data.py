@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.schema import Config
-from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.preferences import Ids, select_examples, select_pairs
 from malt_fast.tasks.prompts import Prompts
 

@@ -7,8 +7,8 @@ import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
+from malt_fast._core.forest import DONE, FAILED, Credit, Forest
 from malt_fast.config.schema import Config
-from malt_fast.forest.forest import DONE, FAILED, Credit, Forest
 from malt_fast.forest.preferences import select_examples, select_pairs
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from malt_fast._core.forest import DONE, Credit, Forest
 from malt_fast.config.schema import Config
 from malt_fast.engines import Completion
 from malt_fast.forest.credit import assign_credit
-from malt_fast.forest.forest import DONE, Credit, Forest
 from malt_fast.forest.role_data import RoleData, Stage, role_data
 from malt_fast.planning.plan_file import Peaks, peaks_of, planned_speed
 from malt_fast.runs.run import Run

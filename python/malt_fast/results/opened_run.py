@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 
+from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.load import differences, load_config_file
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policy
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest
-from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of

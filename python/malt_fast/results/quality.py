@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from malt_fast.forest.forest import DONE, FINISH_LENGTH
+from malt_fast._core.forest import DONE, FINISH_LENGTH
 from malt_fast.forest.yields import RoleYield, role_yield
 from malt_fast.results.opened_run import Array, RoleForest
 

@@ -19,7 +19,7 @@ import numpy as np
 from markupsafe import Markup
 
 from malt_fast import _core
-from malt_fast.forest.forest import DONE, FAILED, FINISH_LENGTH, NO_NODE, UNGRADED
+from malt_fast._core.forest import DONE, FAILED, FINISH_LENGTH, NO_NODE, UNGRADED
 from malt_fast.grading.custom import is_custom
 from malt_fast.results.opened_run import Array, RoleForest
 from malt_fast.results.templates import trusted

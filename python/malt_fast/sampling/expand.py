@@ -27,8 +27,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from malt_fast._core.forest import DONE, Forest
 from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
-from malt_fast.forest.forest import DONE, Forest
 from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.prompts import Prompts, Tokens
 from malt_fast.tasks.task import Question

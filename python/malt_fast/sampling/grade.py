@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from malt_fast import __version__
-from malt_fast.forest.forest import DONE, Forest
+from malt_fast._core.forest import DONE, Forest
 from malt_fast.grading.custom import code_of, is_custom
 from malt_fast.grading.grade_report import GradeReport, report
 from malt_fast.grading.verdicts import RIGHT, grade_outputs

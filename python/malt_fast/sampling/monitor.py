@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from malt_fast._core.forest import Forest
 from malt_fast.engines import Completion
-from malt_fast.forest.forest import Forest
 from malt_fast.sampling.expand import complete, reserve
 from malt_fast.sampling.sampled_trees import SampledTrees
 from malt_fast.sampling.signs import Signs, Warn

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest, save_forest
-from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.yields import tree_yield, yield_rows, yield_table
 from malt_fast.grading.grade_report import sentence
 from malt_fast.runs.run import Run

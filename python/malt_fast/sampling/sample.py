@@ -11,10 +11,11 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
+from malt_fast._core.forest import Forest
 from malt_fast.config.schema import Config
 from malt_fast.engines import Completion, Engine, Policy
 from malt_fast.engines.stored import StoredEngine
-from malt_fast.forest.forest import Forest, build_forest
+from malt_fast.forest.build import build_forest
 from malt_fast.models.identity import adapter_identity, content, model_identity
 from malt_fast.sampling.engine_choice import open_engine
 from malt_fast.sampling.expand import Slot, grow

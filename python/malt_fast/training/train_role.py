@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from malt_fast._core.forest import Credit, Forest
 from malt_fast.engines import Policy
 from malt_fast.forest.datasets import write_datasets
-from malt_fast.forest.forest import Credit, Forest
 from malt_fast.forest.role_data import RoleData, Stage, role_data
 from malt_fast.models.adapter_files import is_untrained
 from malt_fast.runs.live_view import View

@@ -1,43 +1,12 @@
-"""The forest: its names from the C++ core, and how one is built over the files of a store."""
+"""Builds a forest whose tokens stay in the files of a store."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from malt_fast._core.forest import (
-    DONE,
-    FAILED,
-    FINISH_LENGTH,
-    FINISH_STOP,
-    NO_NODE,
-    PAGE,
-    RESERVED,
-    UNGRADED,
-    Credit,
-    Forest,
-    credit,
-    examples,
-    map_files,
-    pairs,
-)
+from malt_fast._core.forest import PAGE, RESERVED, Forest, map_files
 from malt_fast.store.segments import LOST
 from malt_fast.store.store import Ints, Store
-
-__all__ = [
-    "DONE",
-    "FAILED",
-    "FINISH_LENGTH",
-    "FINISH_STOP",
-    "NO_NODE",
-    "RESERVED",
-    "UNGRADED",
-    "Credit",
-    "Forest",
-    "build_forest",
-    "credit",
-    "examples",
-    "pairs",
-]
 
 
 def build_forest(parents: Sequence[int], trees: int, rows: Ints, store: Store) -> Forest | None:
