@@ -14,9 +14,11 @@ from malt_fast import train
 from malt_fast.config import requirements
 from malt_fast.config.load import make_config
 from malt_fast.engines import Policy
+from malt_fast.forest.file import read_forest
 from malt_fast.runs import saved
 from malt_fast.runs.run import Run
 from malt_fast.sampling.prepare import load_setup
+from malt_fast.store.store import open_store
 from malt_fast.training.side_by_side import gpus_of
 from malt_fast.utils import ray_cluster
 from malt_fast.utils.errors import MaltError
@@ -137,6 +139,16 @@ def test_every_switch_of_the_method_runs_through(data, model, tmp_path, options,
     assert run(data, model, tmp_path / "run", *options) == 0
     assert (tmp_path / "run" / "evaluation.json").is_file()
     assert (tmp_path / "run" / made).exists()
+
+
+def test_in_sequence_each_forest_is_grown_by_the_roles_trained_before_it(data, model, tmp_path):
+    """A forest is fingerprinted by who grew it, so each is another one."""
+    folder, roles = tmp_path / "run", ("generator", "verifier", "refiner")
+    assert run(data, model, folder, "--train.regenerate", "sequential") == 0
+    store = open_store(folder / "samples", writable=False)
+    files = [read_forest(folder / f"round-0/forest-{role}.arrows", store) for role in roles]
+    assert all((folder / "round-0" / role / "sft").is_dir() for role in roles[:2])
+    assert len({file.fingerprint for file in files}) == 3
 
 
 def test_a_role_may_have_its_own_base_model(data, model, tmp_path):
