@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from malt_fast._core.forest import Forest
+from malt_fast._core.forest import FINISH_LENGTH, FINISH_STOP, Forest
 from malt_fast.engines import (
     Completion,
     Policy,
@@ -24,7 +24,7 @@ from malt_fast.sampling.expand import (
 )
 from malt_fast.store.store import Store, open_store
 from malt_fast.utils.errors import MaltError
-from tests.sampling.test_expand import PARAMS, FakeEngine, Joined, Reading, questions
+from tests.sampling.test_expand import END, PARAMS, FakeEngine, Joined, Reading, questions
 from tests.store.stored import same
 
 POLICIES = [Policy("base", name) for name in ("g", "v", "r")]
@@ -186,3 +186,27 @@ def test_an_engine_is_opened_when_something_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MaltError, match="no engine here"):
         stored.submit([request])
     stored.close()
+
+
+class Cut(Reading):
+    """Reading, whose outputs of odd seeds are cut off before their end token."""
+
+    def answer(self, request: Request) -> Completion:
+        whole = super().answer(request)
+        if not request.seed % 2 or whole.finish_reason == "error":
+            return whole
+        return replace(
+            whole, tokens=whole.tokens[:-1], logprobs=whole.logprobs[:-1], finish_reason="length"
+        )
+
+
+def test_outputs_that_were_cut_off_stay_so(tmp_path: Path) -> None:
+    """In the forest, and when they come back from the store."""
+    store, shape = open_store(tmp_path), shape_from_branching([2, 2], POLICIES[:2])
+    for engine in (Cut(0), Cut(1)):
+        forest = sample(store, shape, engine)
+        for node in np.flatnonzero(forest.token_len > 0).tolist():
+            ended = forest.tokens_of(node)[-1] == END
+            assert forest.finish[node] == (FINISH_STOP if ended else FINISH_LENGTH)
+    assert not engine.seen or {engine.answer(r).finish_reason for r in engine.seen} == {"error"}
+    assert len(set(forest.finish[forest.token_len > 0].tolist())) == 2
