@@ -38,6 +38,7 @@ from malt_fast.results.opened_run import (
     read_config,
     roles_with_adapters,
 )
+from malt_fast.runs.directory import resume_command
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, printable
 from malt_fast.utils.files import write_text
@@ -79,7 +80,7 @@ def export(options: Options) -> None:
     if not adapters and not forests:
         raise MaltError(
             f"{run} holds nothing to export yet: give it time, or finish it by "
-            f"python -m malt_fast.train --run {run}"
+            f"`{resume_command(run)}`"
         )
     results, unknown = read_results(run)
     facts = Facts(run.resolve().name, config, task, results, adapters)

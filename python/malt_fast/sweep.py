@@ -154,7 +154,7 @@ PROGRAM = Program(
     "Every run has the settings of the finished run DIR, and reuses its samples.",
     (
         "--run runs/gsm8k --sweep tree.threshold=0.3,0.5,0.7",
-        "--run runs/gsm8k --sweep tree.branching=[3,3,3],[4,4,4]",
+        "--run runs/gsm8k --sweep 'tree.branching=[3,3,3],[4,4,4]'",
     ),
     common=("run", "sweep", "evaluate.votes", "evaluate.limit", "engine.name"),
     may_change=(*EVALUATION_SETTINGS, "report_to"),

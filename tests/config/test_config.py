@@ -1,6 +1,7 @@
 """Config: where values come from, and every mistake as one sentence."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from malt_fast.config.load import (
     differences,
     dump,
     make_config,
+    saved_config,
 )
 from malt_fast.config.mistakes import settings
 from malt_fast.config.schema import Config, resolve_model
 from malt_fast.config.values import nested
 from malt_fast.config.yaml_files import read_yaml, yaml_text
+from malt_fast.runs.directory import changes, resume_command
+from malt_fast.runs.saved import published_adapters
 from malt_fast.tasks.load import load_task
 from malt_fast.train import PROGRAM
 from malt_fast.utils.errors import MaltError, nearest
@@ -335,3 +339,41 @@ def test_nearest() -> None:
     assert nearest("refnier", ["verifier", "refiner"]) == "did you mean 'refiner'?"
     assert nearest("zzz", ["a", "b"]) == "known are a, b"
     assert nearest("zzz", []) == "none is known"
+
+
+def test_a_mistake_in_the_settings_of_a_run_names_their_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\nfoo: 3\n")
+    with pytest.raises(MaltError, match=r"config\.yaml: 'foo' is not a setting"):
+        saved_config(Config, {"run": tmp_path}, ())
+    with pytest.raises(MaltError, match=r"config\.yaml: 'foo' is not a setting"):
+        changes(tmp_path / "config.yaml", load())
+
+
+def test_a_yaml_comment_is_text_on_the_command_line() -> None:
+    assert load("--task.path #7").task.path == "#7"
+
+
+def test_the_command_that_goes_on_with_a_run_can_be_typed(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump(load("--seed 7 --tree.branching 2,2,2")))
+    words = shlex.split(resume_command(folder))
+    assert words[:3] == ["python", "-m", "malt_fast.train"]
+    config = read_command(PROGRAM, words[3:])
+    assert config.run == folder and changes(folder / "config.yaml", config) == []
+    with pytest.raises(MaltError, match="holds no adapters"):
+        published_adapters(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", '{"a": 3}', '{"a": {}}', '{"a": {"sft": 3, "final": 4, "stage": "dpo"}}'),
+        '{"a": {"sft": null, "final": "x", "stage": "other"}}',
+    ],
+)
+def test_a_damaged_index_of_adapters(tmp_path: Path, text: str) -> None:
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "index.json").write_text(text)
+    with pytest.raises(MaltError, match=r"index\.json is damaged: write it again by `python -m"):
+        published_adapters(tmp_path)

@@ -76,9 +76,12 @@ def test_sections_and_all():
     assert any(line.startswith("train.dpo:") for line in helped("train", "train"))
     assert any(line.startswith("train.dpo:") for line in helped("train", "dpo"))
     assert any("--seed" in line for line in helped("train", "general"))
+    one = helped("train", "tree.branching")
+    assert [line.split()[0] for line in one if line.startswith("  --")] == ["--tree.branching"]
+    assert "(required)" in " ".join(helped("evaluate", "run"))
     with pytest.raises(MaltError, match="did you mean 'sampling'"):
         helped("train", "samplin")
-    with pytest.raises(MaltError, match="no section 'tree'"):
+    with pytest.raises(MaltError, match="no section or setting 'tree'"):
         helped("serve", "tree")  # which cannot be changed there
 
 
@@ -135,15 +138,18 @@ def test_options_of_the_programs(program, line, values):
         ("train", "--plan many", "plan = 'many' is not possible: it must be a whole number"),
         ("train", "--plann", "'plann' is not a setting: did you mean 'plan'?"),
         ("train", "--seed -h", "--seed needs a value"),
+        ("train", "--plan=", "--plan needs a value: the one given is empty"),
+        ("train", "--run=", "--run needs a value: the one given is empty"),
+        ("train", "--lora.target_modules null", "lora.target_modules = null is not possible"),
         ("train", "--config", "--config needs a value"),
-        ("export", "--merged", "'run' is missing: give the run directory"),
+        ("export", "--merged", "--run is missing: give --run PATH, the run"),
         ("export", "--run r --mergd", "did you mean 'merged'?"),
         ("export", "--run r --merged maybe", "merged = 'maybe' is not possible"),
         ("report", "r", "'r' is not an option"),
         ("evaluate", "--run r --suite", "--suite needs a value"),
         ("evaluate", "--rum r", "'rum' is not a setting: did you mean 'run'?"),
         ("sweep", "--run r", "r holds no run"),
-        ("sweep", "--sweep x=1", "no run was named"),
+        ("sweep", "--sweep x=1", "--run is missing: give --run DIR"),
         ("demo.build", "--out x --steps 0", "steps = '0' is not possible: it must be at least 1"),
     ],
 )

@@ -180,13 +180,13 @@ def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--evaluate.votes", "3"], "no run was named"),
+        (["--evaluate.votes", "3"], "--run is missing"),
         (["--run", "nowhere"], "nowhere holds no run"),
         (["--run", "RUN", "--evaluate.vote", "3"], "did you mean"),
         (["--run", "RUN", "--evaluate.votes", "0"], "evaluate.votes"),
         (["--run", "RUN", "--suite", "papers"], "evaluate.suite = 'papers' is not possible"),
         (["--run", "RUN", "--suite"], "--suite needs a value"),
-        (["--run", "RUN", "--suite="], "evaluate.suite = None is not possible"),
+        (["--run", "RUN", "--suite="], "--suite needs a value"),
         (["--run", "RUN", "--lora.r", "8", "--seed", "9"], "seed, lora.r were fixed by training"),
     ],
 )

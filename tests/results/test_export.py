@@ -616,7 +616,7 @@ def test_mistakes_are_one_sentence(home, copy, tmp_path, capsys):
     empty.mkdir()
     shutil.copyfile(copy / "config.yaml", empty / "config.yaml")
     cases = {
-        (): "'run' is missing",
+        (): "--run is missing",
         ("--run",): "--run",
         ("--run", run, "--mergd"): "mergd",
         ("--run", str(tmp_path / "nowhere")): "holds no run",

@@ -278,7 +278,7 @@ def test_a_damaged_plan_ends_no_report(copy: Path, text: str) -> None:
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys) -> None:
     for words, says in (
         (["--run", str(tmp_path)], "holds no run"),
-        ([], "'run' is missing"),
+        ([], "--run is missing"),
         (["--run", str(tmp_path), "--lout", "x"], "lout"),
     ):
         assert report.main(words) == 2

@@ -418,7 +418,7 @@ def test_the_program_serves_until_it_is_stopped(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "no run was named"),
+        ([], "--run is missing"),
         (["--run", "nowhere"], "nowhere holds no run"),
         (["--run", "RUN", "--serve.prot", "1"], "did you mean"),
         (["--run", "RUN", "--serve.port", "70000"], "serve.port"),

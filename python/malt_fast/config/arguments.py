@@ -14,6 +14,8 @@ from malt_fast.config.yaml_files import check_text, read_value, read_yaml
 from malt_fast.utils.errors import MaltError
 
 Taken = TypeVar("Taken", bound=Section)
+# What --run is to a program that takes its settings from a run.
+FINISHED_RUN = FieldInfo(annotation=Path, description="the directory of a finished run")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Program(Generic[Taken]):
         """(dotted name, field, default) of every option that the program takes."""
         taken = ("",) if self.may_change is None else self.may_change
         for name, info, default in settings(self.takes):
+            if name == "run" and self.may_change is not None:
+                info = FINISHED_RUN
             if name == "run" or info.exclude or name.startswith(taken):
                 yield name, info, default
 
@@ -78,17 +82,18 @@ def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
     del words[0]
     given, equals, text = word[2:].partition("=")
     key = program.short.get(given, given)
-    if equals:
+    if not equals and words and not words[0].startswith("--") and words[0] != "-h":
+        equals, text = " ", words.pop(0)
+    if text.strip():
         return key, text
-    if words and not words[0].startswith("--") and words[0] != "-h":
-        return key, words.pop(0)
     flags = {name: "true" for name, info, _ in program.options() if info.annotation is bool}
     alone = {"help": "", **flags, **program.alone}
-    if key in alone:
+    if key in alone and (key == "help" or not equals):
         return key, alone[key]
     if key != "config":
         check_known(program.takes, key)
-    raise MaltError(f"--{given} needs a value: write `--{given} VALUE`, see --help")
+    empty = "the one given is empty, " if equals else ""
+    raise MaltError(f"--{given} needs a value: {empty}write `--{given} VALUE`, see --help")
 
 
 def _value(text: str) -> Any:
@@ -98,4 +103,5 @@ def _value(text: str) -> Any:
     """
     value = read_value(text)
     group = isinstance(value, list) or (isinstance(value, dict) and text.lstrip().startswith("{"))
-    return value if value is None or group else text  # `::` is an address
+    null = value is None and not text.lstrip().startswith("#")  # a YAML comment
+    return value if null or group else text  # `::` is an address

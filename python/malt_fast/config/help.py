@@ -2,6 +2,7 @@
 
 --help            the common settings, and the names of the rest
 --help SECTION    every setting of task, model, engine, sampling, tree, ..., with its bounds
+--help KEY        one setting, such as tree.branching
 --help all        every setting
 """
 
@@ -25,15 +26,18 @@ LISTS = "Lists are written a,b,c or [a, b, c]; null unsets a setting; --config F
 def help_text(program: Program[Any], values: Mapping[str, Any], topic: str = "") -> str:
     """Help on a program; settings have the defaults in `values`, or else their own.
 
-    topic: "" for the short help, a section, or all. Raises MaltError for another one.
+    topic: "" for the short help, a section, a setting, or all. Raises MaltError for another one.
     """
     names = {name: section_of(name) for name, _, _ in program.options()}
     sections = list(dict.fromkeys(names.values()))
     if not topic:
         return "\n".join(_short(program, names, sections, values))
     chosen = [s for s in sections if topic in ("all", s) or f".{topic}." in f".{s}."]
+    if topic in names:
+        return "\n".join([_usage(program), "", *_settings(program, [topic], values)])
     if not chosen:
-        raise MaltError(f"--help knows no section '{topic}': {nearest(topic, sections)}")
+        hint = nearest(topic, names if "." in topic else sections)
+        raise MaltError(f"--help knows no section or setting '{topic}': {hint}")
     lines = [_usage(program)]
     for section in chosen:
         inside = [name for name in names if names[name] == section]

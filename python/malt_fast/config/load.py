@@ -34,8 +34,12 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 
 def load_config_file(path: Path) -> Config:
-    """The config in a YAML file. Raises MaltError for the first mistake."""
-    return make_config(with_task_defaults(read_yaml(path)))
+    """The config in a YAML file. Raises MaltError, naming the file, for the first mistake."""
+    values = with_task_defaults(read_yaml(path))
+    try:
+        return make_config(values)
+    except MaltError as error:
+        raise MaltError(f"{path}: {error}") from None
 
 
 def saved_config(takes: type[S], values: Mapping[str, Any], may_change: tuple[str, ...]) -> S:
@@ -46,13 +50,12 @@ def saved_config(takes: type[S], values: Mapping[str, Any], may_change: tuple[st
     folder = values.get("run")
     if folder is None:
         make(takes, with_task_defaults(values))  # a misspelt --run is the mistake to report
-        raise MaltError("no run was named: give --run DIR, a directory that malt_fast.train made")
+        raise MaltError("--run is missing: give --run DIR, a directory that malt_fast.train made")
     file = Path(str(folder)) / "config.yaml"
     if not file.is_file():
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
-    saved = read_yaml(file)
-    config = make(takes, with_task_defaults(merge(saved, values)))
-    before = make_config(with_task_defaults(saved))
+    before = load_config_file(file)
+    config = make(takes, with_task_defaults(merge(read_yaml(file), values)))
     fixed = [key for key in differences(before, config) if not key.startswith(may_change)]
     if fixed:
         were, them = ("were", "them") if len(fixed) > 1 else ("was", "it")

@@ -31,12 +31,16 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
     """The first mistake that pydantic found: the dotted key, the value and the bound."""
     # A mistyped key explains errors elsewhere, so it comes first.
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
+    kinds = ("str", "list[str]")  # of a setting that may be either
+    key = ".".join(str(part) for part in first["loc"] if part not in kinds)
     if first["type"] == "extra_forbidden":
         return f"'{key}' is not a setting: {_suggest(model, key)} (--help lists all)"
     if first["type"] == "missing":
         field = model.model_fields.get(key)
-        return f"'{key}' is missing: give {(field and field.description) or 'it'}"
+        assert field is not None  # only options of programs are required
+        return (
+            f"--{key} is missing: give --{key} {type_name(field.annotation)}, {field.description}"
+        )
     context = first.get("ctx", {})
     limits = [f"{word} {context[name]}" for name, word in BOUNDS.items() if name in context]
     wanted = " and ".join(limit.removesuffix(".0") for limit in limits)
@@ -46,7 +50,8 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
         wanted = f"one of {context['expected']}".replace("'", "")
     if not wanted:
         wanted = WANTED.get(first["type"].partition("_")[0], f"valid ({first['msg']})")
-    return f"{key} = {first['input']!r} is not possible: it must be {wanted}"
+    given = "null" if first["input"] is None else repr(first["input"])
+    return f"{key} = {given} is not possible: it must be {wanted}"
 
 
 def check_known(model: type[BaseModel], key: str) -> None:

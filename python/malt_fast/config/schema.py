@@ -293,7 +293,7 @@ class ServeConfig(Section):
 
 
 class Config(Section):
-    run: Path | None = setting(None, "run directory; unset: train makes one")
+    run: Path | None = setting(None, "run directory; unset: a new one in runs/")
     reuse: Folders = setting([], "other runs, whose samples are reused instead of sampling again")
     seed: int = setting(0, "seed of every random choice", ge=0, lt=2**63)
     chain: Names = setting(

@@ -23,12 +23,12 @@ program that is given the directory again goes on where the last one stopped, an
 a change of settings or data affects; no output is sampled twice.
 """
 
+import shlex
 import time
 from pathlib import Path
 
-from malt_fast.config.load import differences, flat, make_config
+from malt_fast.config.load import differences, flat, load_config_file
 from malt_fast.config.schema import Config
-from malt_fast.config.yaml_files import read_yaml
 from malt_fast.utils.errors import MaltError
 
 WITH_OWN_WRITERS = ("sweeps", "export")  # folders that other programs may be writing to
@@ -39,6 +39,12 @@ def new_folder(task: str) -> Path:
     name = time.strftime(f"{task}-%Y%m%d-%H%M%S")
     folders = (Path("runs") / f"{name}{more}" for more in ("", *(f"-{i}" for i in range(2, 10**6))))
     return next(folder for folder in folders if not folder.exists())
+
+
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a run, with the settings it was started with."""
+    words = ["--config", str(folder / "config.yaml"), "--run", str(folder)]
+    return shlex.join(["python", "-m", "malt_fast.train", *words])
 
 
 def check_folder(folder: Path) -> None:
@@ -57,7 +63,7 @@ def changes(saved: Path, config: Config) -> list[str]:
     """`KEY OLD -> NEW` for every setting that differs from the saved config."""
     if not saved.is_file():
         return []
-    before = make_config(read_yaml(saved))
+    before = load_config_file(saved)
     old, new = flat(before), flat(config)
     return [
         f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}"

@@ -180,5 +180,5 @@ def reading(path: Path) -> Iterator[None]:
         if getattr(error, "errno", None) is not None:
             raise  # the disk's, not the content's
         raise MaltError(
-            f"{path} is damaged: delete it, and malt_fast.train --run makes it again"
+            f"{path} is damaged: delete it and run the training command again"
         ) from None

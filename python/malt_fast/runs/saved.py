@@ -13,11 +13,13 @@ from pathlib import Path
 from malt_fast.config.load import dump
 from malt_fast.engines import Policies, Policy
 from malt_fast.models.loading import check_adapter
+from malt_fast.runs.directory import resume_command
 from malt_fast.runs.run import Run
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import replacing_folder, write_text
 from malt_fast.utils.seals import check_seal
 
+STAGES = ("sft", "dpo")
 EVALUATION_SETTINGS = ("evaluate.", "engine.", "model.device", "task.test_path", "task.test_limit")
 
 
@@ -52,18 +54,27 @@ def _within(run: Run, adapter: str) -> str:
     return Path(adapter).resolve().relative_to(run.folder.resolve()).as_posix()
 
 
+def _published_role(sft: object, final: object, stage: object) -> PublishedRole:
+    """An entry of the index. Raises TypeError for one that `publish` did not write."""
+    if not isinstance(sft, str | None) or not isinstance(final, str) or stage not in STAGES:
+        raise TypeError
+    return PublishedRole(sft, final, str(stage))
+
+
 def published_adapters(folder: Path) -> dict[str, PublishedRole]:
     """The published adapters of a run by role. Raises MaltError if there is no readable index."""
     path = folder / "adapters" / "index.json"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        return {role: PublishedRole(**entry) for role, entry in index.items()}
+        return {role: _published_role(**entry) for role, entry in index.items()}
     except FileNotFoundError:
         raise MaltError(
-            f"{folder} holds no adapters: finish it by python -m malt_fast.train --run {folder}"
+            f"{folder} holds no adapters: finish it by `{resume_command(folder)}`"
         ) from None
     except (OSError, ValueError, TypeError, AttributeError):
-        raise MaltError(f"{path} is damaged: give the training command again") from None
+        raise MaltError(
+            f"{path} is damaged: write it again by `{resume_command(folder)}`"
+        ) from None
 
 
 def saved_policies(folder: Path, base: Policies) -> tuple[Policies, Policies]:

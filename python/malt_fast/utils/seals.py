@@ -35,7 +35,7 @@ def check_seal(adapter: Path) -> None:
     """Raises MaltError for an adapter whose files have changed."""
     if is_damaged(adapter):
         raise MaltError(
-            f"the adapter '{adapter}' is damaged: give the training command again, which mends it"
+            f"the adapter '{adapter}' is damaged: run the training command again, which mends it"
         )
 
 
