@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from malt_fast.config.sections import Section
 from malt_fast.config.values import nested
 from malt_fast.utils.errors import MaltError, nearest
 
@@ -37,10 +38,10 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
         return f"'{key}' is not a setting: {_suggest(model, key)} (--help lists all)"
     if first["type"] == "missing":
         field = model.model_fields.get(key)
-        assert field is not None  # only options of programs are required
-        return (
-            f"--{key} is missing: give --{key} {type_name(field.annotation)}, {field.description}"
-        )
+        if field is None or not issubclass(model, Section):
+            return f"'{key}' is missing: give it"
+        kind = type_name(field.annotation)
+        return f"--{key} is missing: give --{key} {kind}, {field.description}"
     context = first.get("ctx", {})
     limits = [f"{word} {context[name]}" for name, word in BOUNDS.items() if name in context]
     wanted = " and ".join(limit.removesuffix(".0") for limit in limits)

@@ -59,6 +59,10 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and all(path.name.startswith(leftovers) for path in folder.iterdir())
 
 
+def _shown(value: object) -> str:
+    return "unset" if value is None else str(value)
+
+
 def changes(saved: Path, config: Config) -> list[str]:
     """`KEY OLD -> NEW` for every setting that differs from the saved config."""
     if not saved.is_file():
@@ -66,6 +70,6 @@ def changes(saved: Path, config: Config) -> list[str]:
     before = load_config_file(saved)
     old, new = flat(before), flat(config)
     return [
-        f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}"
         for key in differences(before, config)
     ]

@@ -61,6 +61,9 @@ def check_engine(setup: Setup) -> None:
                 f"(hf, vllm), not for {name}: leave it out"
             )
         check_ray()
+    path = config.engine.path
+    if name == "replay" and path is not None and not path.is_file():
+        raise MaltError(f"engine.path = '{path}' is no file: give a JSONL file of recordings")
     if name == "vllm":
         _check_vllm(setup)
     if name == "openai":
