@@ -201,7 +201,7 @@ def test_settings_do_not_change_later() -> None:
             ["label_smoothing", "ipo"],
         ),
         ("--task.name gsmk", ["task.name", "arithmetic, gsm8k, math, csqa or jsonl"]),
-        ("--task 3", ["task = '3'", "group of keys"]),
+        ("--task 3", ["task = '3'", "group of settings"]),
         ("--run.x 3", ["run", "a path"]),
         ("--chain a,b,a", ["names a role twice"]),
         ("--chain a,b-c,d", ["'b-c'", "letters"]),
@@ -257,7 +257,7 @@ def test_a_value_that_is_no_yaml_is_text() -> None:
         (b"- a\n- b\n", "no mapping"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"seeed: 3\n", "did you mean 'seed'?"),
-        (b"task: 3\n", "group of keys"),
+        (b"task: 3\n", "group of settings"),
         (b"seed: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
     ],
 )

@@ -63,6 +63,7 @@ def test_auto_is_transformers_elsewhere_and_says_why(monkeypatch, there, why):
         (["--engine.name", "vllm"], "vLLM is not installed: pip install 'malt-fast[vllm]'"),
         (["--engine.name", "hf", "--engine.replicas", "2"], "pip install 'malt-fast[ray]'"),
         (["--engine.name", "openai"], "give --engine.base_url"),
+        (["--engine.name", "replay", "--engine.path", "no.jsonl"], "'no.jsonl' is no file"),
         (["--engine.name", "openai", "--engine.base_url", "localhost:1"], "engine.base_url"),
         (
             ["--engine.name", "openai", "--engine.base_url", "http://127.0.0.1:1/v1"],

@@ -92,6 +92,8 @@ def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
         return key, alone[key]
     if key != "config":
         check_known(program.takes, key)
+    if any(name.startswith(f"{key}.") for name, _, _ in program.options()):
+        raise MaltError(f"--{key} is a section: write `--{key}.FIELD VALUE`, see --help {key}")
     empty = "the one given is empty, " if equals else ""
     raise MaltError(f"--{given} needs a value: {empty}write `--{given} VALUE`, see --help")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from malt_fast.config.sections import Section
+from malt_fast.config.sections import FORMS, Section
 from malt_fast.config.values import nested
 from malt_fast.utils.errors import MaltError, nearest
 
@@ -23,8 +23,8 @@ WANTED = {  # by the first word of pydantic's type of error
     "unwritable": "text without NUL, in UTF-8",
     "list": "a list such as a,b,c",
     "too": "a list of at least one item and at most 16",
-    "dict": "a group of keys",
-    "model": "a group of keys",
+    "dict": "a group of settings, such as {key: value}",
+    "model": "a group of settings, such as {key: value}",
 }
 
 
@@ -46,7 +46,7 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
     limits = [f"{word} {context[name]}" for name, word in BOUNDS.items() if name in context]
     wanted = " and ".join(limit.removesuffix(".0") for limit in limits)
     if first["type"] == "string_pattern_mismatch":
-        wanted = f"of the form {context['pattern']}"
+        wanted = FORMS.get(context["pattern"], f"of the form {context['pattern']}")
     if first["type"] == "literal_error":
         wanted = f"one of {context['expected']}".replace("'", "")
     if not wanted:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field
 
 from malt_fast.config.sections import (
+    DEVICE,
     MAX,
+    URL,
     Names,
     Patch,
     Section,
@@ -124,7 +126,7 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "precision of the base weights"
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=DEVICE)
     chat_template: Path | None = setting(None, "Jinja file for a model without a chat template")
     trust_remote_code: bool = setting(False, "run code that comes with the model; read it first")
     roles: dict[str, str] = setting({}, "base model of one role: --model.roles.ROLE NAME")
@@ -147,7 +149,7 @@ class EngineConfig(Section):
     base_url: str | None = setting(
         None,
         "openai: the server, as in http://localhost:8000/v1; OPENAI_API_KEY holds its key",
-        pattern=r"^https?://",
+        pattern=URL,
     )
     concurrency: int = setting(256, "openai: requests in flight at once", ge=1, le=4096)
     timeout: float = setting(600, "openai: seconds to wait for a response", gt=0, le=86400)

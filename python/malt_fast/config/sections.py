@@ -18,6 +18,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 MAX = 2**31 - 1  # for counts without a bound of their own
+DEVICE, URL = r"^(auto|cpu|cuda(:\d+)?)$", r"^https?://"
+FORMS = {
+    DEVICE: "auto, cpu, cuda or cuda:N",
+    URL: "an address that begins with http:// or https://",
+}
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 S = TypeVar("S", bound="Section")
 

@@ -40,11 +40,11 @@ def printable(text: str) -> str:
 def nearest(name: str, names: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest of `names`, or the list of them if none is close."""
     known = list(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
     if len(known) > MANY:
-        return "nothing is called like it"
+        return "no name is close to it"
     return f"known are {', '.join(known)}" if known else "none is known"
 
 
