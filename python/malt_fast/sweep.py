@@ -35,7 +35,8 @@ from malt_fast.train import train
 from malt_fast.utils.errors import MaltError
 
 REFUSED = ("task.", "model.")  # other questions or another model: nothing to compare
-UNTRAINED = ("evaluate.", "serve.", "engine.")  # settings that training does not depend on
+MEASURED = ("evaluate.", "engine.")  # settings that only an evaluation depends on
+UNUSED = ("serve.", "store.", "report_to", "reuse")  # settings that no result depends on
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,12 @@ def parse_sweep(text: str) -> tuple[str, dict[str, Any]]:
         raise MaltError(
             f"{key} cannot be swept, since the runs could not be compared: train another run"
         )
-    if key.startswith(UNTRAINED):
+    if key.startswith(MEASURED):
         raise MaltError(
-            f"{key} does not change training: evaluate the run again with --{key} VALUE"
+            f"{key} does not change training: use malt_fast.evaluate with --{key} VALUE"
         )
+    if key.startswith(UNUSED):
+        raise MaltError(f"{key} changes no result, so there is nothing to compare: sweep another")
     return key, {in_words(value): value for value in values}
 
 

@@ -216,8 +216,8 @@ def test_files_are_as_described(finished: Path) -> None:
     ):
         with pa.ipc.open_stream(pa.OSFile(str(file))) as reader:
             schema = reader.schema
-        told = [(row[0].strip("`"), row[1]) for row in table(page, title)]
-        assert told == [
+        columns = [(row[0].strip("`"), row[1]) for row in table(page, title)]
+        assert columns == [
             (name, str(kind)) for name, kind in zip(schema.names, schema.types, strict=True)
         ]
     for name, columns in table(page, "round-N/data/ROLE"):

@@ -86,8 +86,8 @@ def run_programs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
             given = [*where, "--task.name", task, *SMALL, "--model.name_or_path", "model"]
             given += ["--task.path", PATHS[task], "--sampling.max_tokens", "1"]
         code = PROGRAMS[name].main(given)
-        told = capsys.readouterr()
-        assert code == 0, f"{name} {shlex.join(words)}\n{told.out[-500:]}\n{told.err}"
+        printed = capsys.readouterr()
+        assert code == 0, f"{name} {shlex.join(words)}\n{printed.out[-500:]}\n{printed.err}"
     run = home / "runs" / "gsm8k"
     assert (run / "plan.json").is_file() and (run / "tables").is_dir()
     roles = {folder.name for folder in (run / "export" / "adapters").iterdir()}

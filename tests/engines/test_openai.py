@@ -85,8 +85,8 @@ def serving(reply: Callable[[dict, int], Reply], models: list[dict] | None = Non
             self.answer(server.load(body) if loads else server.complete(body))
 
         def answer(self, reply: Reply) -> None:
-            status, told, *more = reply
-            data = told.encode() if isinstance(told, str) else json.dumps(told).encode()
+            status, payload, *more = reply
+            data = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
             self.send_response(status)
             for name, value in (more[0] if more else {}).items():
                 self.send_header(name, value)

@@ -265,6 +265,6 @@ def test_a_task_grades_as_this_process_does(ray_cluster) -> None:
 
     completions = ["\\boxed{-x > -1}", "\\boxed{2}", "", "\\boxed{\\log_2 8}"]
     golds = ["x < 1", "3", "1", "x = 3"]
-    told = ray.get(ray.remote(grade_with_reasons).remote("math", completions, golds))
-    assert told.tolist() == grade_with_reasons("math", completions, golds).tolist()
-    assert told.tolist() == [RIGHT, WRONG, NOTHING, RIGHT]
+    reasons = ray.get(ray.remote(grade_with_reasons).remote("math", completions, golds))
+    assert reasons.tolist() == grade_with_reasons("math", completions, golds).tolist()
+    assert reasons.tolist() == [RIGHT, WRONG, NOTHING, RIGHT]

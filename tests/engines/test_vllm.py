@@ -336,15 +336,15 @@ def server(base: str) -> Iterator[str]:
         "VLLM_NO_USAGE_STATS": "1",
     }
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    told: deque[bytes] = deque(maxlen=30)
-    Thread(target=lambda: told.extend(process.stdout), daemon=True).start()
+    lines: deque[bytes] = deque(maxlen=30)
+    Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
     url = f"http://127.0.0.1:{port}"
     while True:
         try:
             if httpx.get(f"{url}/health").status_code == 200:
                 break
         except httpx.HTTPError:
-            assert process.poll() is None, b"".join(told).decode()
+            assert process.poll() is None, b"".join(lines).decode()
             time.sleep(0.5)
     yield f"{url}/v1"
     process.terminate()

@@ -274,8 +274,8 @@ def test_unknown_grader() -> None:
 
 
 def test_reasons_tell_wrong_from_nothing() -> None:
-    told = grade_with_reasons("gsm8k", ["A: 5", "A: 6", "no idea", ""], ["5"] * 4)
-    assert told.tolist() == [RIGHT, WRONG, NOTHING, NOTHING]
+    verdicts = grade_with_reasons("gsm8k", ["A: 5", "A: 6", "no idea", ""], ["5"] * 4)
+    assert verdicts.tolist() == [RIGHT, WRONG, NOTHING, NOTHING]
     assert grade_with_reasons("csqa", ["A", "the answer is (b)"], ["A", "A"]).tolist() == [1, 0]
 
 
@@ -285,8 +285,8 @@ def test_equal_answers_have_one_number() -> None:
         ["A: 2", "A: 2.0", "A: 2", "A: 2", "A: 3", None],
     ]
     for grader in ("number", "math"):
-        told = number_answers(grader, [[*row[:4], "", row[5]] for row in rows])
-        assert told.tolist() == [[0, 0, -1, 3, -1, 0], [0, 0, 0, 0, -1, -1]]
+        numbers = number_answers(grader, [[*row[:4], "", row[5]] for row in rows])
+        assert numbers.tolist() == [[0, 0, -1, 3, -1, 0], [0, 0, 0, 0, -1, -1]]
     assert number_answers("choice", [["A", "(a)", "B"]]).tolist() == [[0, 0, 2]]
     assert number_answers("exact", [["a b", "a  b", "A b"]]).tolist() == [[0, 0, 2]]
     assert number_answers("number", []).shape[0] == 0
@@ -296,12 +296,12 @@ def test_equal_answers_have_one_number() -> None:
 @given(st.lists(st.sampled_from(["1", "1.0", "2/2", "2", "4/2", "x", ""]), max_size=8))
 def test_numbers_of_answers_do_not_depend_on_their_order(texts: list[str]) -> None:
     value = {"1": 1, "1.0": 1, "2/2": 1, "2": 2, "4/2": 2}
-    told = number_answers("number", [texts])[0].tolist()
+    numbers = number_answers("number", [texts])[0].tolist()
     for i, text in enumerate(texts):
-        assert (told[i] < 0) == (text not in value)
+        assert (numbers[i] < 0) == (text not in value)
         for j, other in enumerate(texts):
             if text in value and other in value:
-                assert (told[i] == told[j]) == (value[text] == value[other])
+                assert (numbers[i] == numbers[j]) == (value[text] == value[other])
 
 
 def length_score(completion: str, row: dict) -> float:

@@ -42,8 +42,9 @@ def _check_branching(config: Config) -> None:
             "keep it to a million"
         )
     if len(branching) != roles:
+        numbers = "1 number" if len(branching) == 1 else f"{len(branching)} numbers"
         raise MaltError(
-            f"tree.branching = {branching} has {len(branching)} numbers for a chain of {roles}: "
+            f"tree.branching = {branching} has {numbers} for a chain of {roles}: "
             f"give one per role, for example --tree.branching {','.join('3' * roles)}"
         )
 
