@@ -231,20 +231,20 @@ def main() -> int:
     logging.disable(logging.WARNING)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a sync costs nothing there
     work = Path(tempfile.mkdtemp(prefix="disk-", dir=memory))
-    begun, told, problems = time.monotonic(), Counter[str](), {}
+    begun, counts, problems = time.monotonic(), Counter[str](), {}
     for case in range(args.cases):
         folder = work / str(case)
         try:
             fault, problem = run_case((args.seed, case), folder)
         except AssertionError:
             fault, problem = "any", "a wrong value was read"
-        told[fault] += 1
+        counts[fault] += 1
         if problem:
             problems[str(case)] = f"{fault}: {problem}"
             print(f"case {case}: {fault}: {problem}", flush=True)
         shutil.rmtree(folder)
     seconds = round(time.monotonic() - begun, 1)
-    report = {"cases": args.cases, "faults": told, "seconds": seconds, "problems": problems}
+    report = {"cases": args.cases, "faults": counts, "seconds": seconds, "problems": problems}
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")

@@ -49,7 +49,7 @@ Attempt = tuple[int, float]  # process, and when it is killed
 
 
 @dataclass
-class Told:
+class Outcome:
     """What became of a run."""
 
     kills: list[tuple[str, str]] = field(default_factory=list)  # how, and after which stage
@@ -112,9 +112,9 @@ def arm(number: int, where: str) -> Callable[[], int]:
 
 
 def disturbed(
-    rng: random.Random, folder: Path, argv: list[str], seconds: float, calls: int, told: Told
+    rng: random.Random, folder: Path, argv: list[str], seconds: float, calls: int, outcome: Outcome
 ) -> Generator[Attempt, int, None]:
-    """Start the run, be told how it ended, start it again, and let it end at last."""
+    """Start the run, record how it ended, start it again, and let it end at last."""
     log = folder.with_suffix(".log")
     for left in range(rng.randint(1, 4)):  # of the run, there is less each time
         if rng.random() < 0.5:
@@ -126,13 +126,13 @@ def disturbed(
             status = yield start(argv, log, (rng.randint(1, calls >> left), where)), float("inf")
             kind = f"{where} a file operation"
         if status == -signal.SIGKILL:
-            told.kills.append((kind, last_stage(folder)))
+            outcome.kills.append((kind, last_stage(folder)))
         elif status:
-            told.problem = f"ended with status {status}"
+            outcome.problem = f"ended with status {status}"
             return
     status = yield start(argv, log), float("inf")
     if status:
-        told.problem = f"ended with status {status} at last"
+        outcome.problem = f"ended with status {status} at last"
 
 
 def last_stage(folder: Path) -> str:
@@ -149,10 +149,10 @@ def results(folder: Path) -> dict[str, bytes]:
     """What equal runs share."""
     names = [*folder.glob("round-*/data/*/*"), *folder.glob("tables/*"), folder / "evaluation.json"]
     names += [folder / "curves.svg", *folder.glob("adapters/*/*/adapter_model.safetensors")]
-    told = {str(name.relative_to(folder)): name.read_bytes() for name in names}
+    contents = {str(name.relative_to(folder)): name.read_bytes() for name in names}
     for forest in ("round-0/forest.arrows", "evaluation.arrows"):
-        told[forest] = content(folder, forest)
-    return told
+        contents[forest] = content(folder, forest)
+    return contents
 
 
 def sampled(folder: Path) -> Counter[bytes]:
@@ -198,19 +198,19 @@ def run_all(runs: int, kills: int, jobs: int, seed: int, work: Path) -> dict[str
     expected, outputs, seconds, calls = undisturbed(work, data, model)
     print(f"undisturbed: {seconds:.1f} s, {outputs} outputs, {calls} file operations", flush=True)
     active: dict[int, tuple[int, float, Generator[Attempt, int, None]]] = {}
-    told: list[Told] = []
+    outcomes: list[Outcome] = []
     begun = time.monotonic()
 
     def more() -> bool:  # a run that ended before its moment came is none of them
-        hit = [len(one.kills) for one in told if one.kills or one.problem]
+        hit = [len(one.kills) for one in outcomes if one.kills or one.problem]
         return len(hit) + len(active) < runs or sum(hit) < kills
 
     while active or more():
         while len(active) < jobs and more():
-            number = len(told)
-            told.append(Told())
+            number = len(outcomes)
+            outcomes.append(Outcome())
             argv, rng = job(work / str(number), data, model), random.Random(f"{seed} {number}")
-            case = disturbed(rng, work / str(number), argv, seconds, calls, told[number])
+            case = disturbed(rng, work / str(number), argv, seconds, calls, outcomes[number])
             pid, until = next(case)
             active[pid] = (number, until, case)
         time.sleep(0.002)
@@ -225,25 +225,25 @@ def run_all(runs: int, kills: int, jobs: int, seed: int, work: Path) -> dict[str
                 again, until = case.send(os.waitstatus_to_exitcode(status))
                 active[again] = (number, until, case)
             except StopIteration:
-                one, folder = told[number], work / str(number)
+                one, folder = outcomes[number], work / str(number)
                 one.problem = one.problem or judge(folder, expected, outputs)
                 if one.problem:  # its folder stays to be looked at
                     print(f"run {number}: {one.problem} {one.kills}", flush=True)
                 else:
                     shutil.rmtree(folder)
-    every = [kill for one in told for kill in one.kills]
+    every = [kill for one in outcomes for kill in one.kills]
     return {
-        "runs": len(told),
-        "killed_runs": sum(bool(one.kills) for one in told),
+        "runs": len(outcomes),
+        "killed_runs": sum(bool(one.kills) for one in outcomes),
         "kills": len(every),
-        "kills_of_a_run": Counter(len(one.kills) for one in told),
+        "kills_of_a_run": Counter(len(one.kills) for one in outcomes),
         "kills_by_kind": Counter(kind for kind, _ in every),
         "kills_after": Counter(stage for _, stage in every),
         "undisturbed_seconds": round(seconds, 2),
         "outputs": outputs,
         "file_operations": calls,
         "seconds": round(time.monotonic() - begun, 1),
-        "problems": {str(n): f"{t.problem} {t.kills}" for n, t in enumerate(told) if t.problem},
+        "problems": {str(n): f"{t.problem} {t.kills}" for n, t in enumerate(outcomes) if t.problem},
     }
 
 

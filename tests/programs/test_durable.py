@@ -229,7 +229,7 @@ def test_one_ctrl_c_saves_what_was_sampled_and_tells_the_command(
         patch.setattr(sample, "grow", grow_and_stop)
         assert run(*made, folder, *options) == 130
     error = capsys.readouterr().err
-    assert f"--run {folder}" in error.splitlines()[-1] and "goes on from here" in error
+    assert f"--run {folder}" in error.splitlines()[-1] and "to continue, run" in error
     kept = store.open_store(folder / "samples", writable=False).next_row
     assert kept > 0
     assert run(*made, folder, *options) == 0
@@ -286,7 +286,7 @@ def test_one_ctrl_c_while_roles_train_side_by_side(made: tuple[Path, Path], tmp_
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130, error
-    assert "goes on from here" in error and "Traceback" not in error
+    assert "to continue, run" in error and "Traceback" not in error
     assert [*tmp_path.glob("run/round-0/*/sft.checkpoints/checkpoint-*")]
 
 

@@ -34,11 +34,11 @@ def exit_status(program: Callable[[], object]) -> int:
             raise
         where = "a file" if file is None else str(file)
         where = where if error.errno != errno.ENAMETOOLONG else f"...{where[-60:]}"
-        todo = "check what is there, its rights and the disk; the same command goes on from here"
+        todo = "check what is there, its rights and the disk, then run the same command again"
         print(one_line(f"error: {where} cannot be used ({reason}): {todo}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        how = [f"{_command(folder)} goes on from here" for folder in stop.args]
+        how = [f"to continue, run {_command(folder)}" for folder in stop.args]
         print(": ".join(["stopped", *how]), file=sys.stderr)
         return 130
     return 0
