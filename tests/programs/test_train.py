@@ -278,7 +278,7 @@ def test_adapters_are_published_whole_or_not_at_all(tmp_path, monkeypatch):
     assert index.keys() == {"generator", "verifier"}
     for damage in ("", "[]", '{"verifier": {"stage": "dpo"}}'):
         (tmp_path / "adapters" / "index.json").write_text(damage)
-        with pytest.raises(MaltError, match=r"index\.json is damaged: give the training"):
+        with pytest.raises(MaltError, match=r"index\.json is damaged: write it again by"):
             saved.published_adapters(tmp_path)
 
 
