@@ -42,7 +42,8 @@ def test_ctrl_c_names_the_directory_that_was_opened(
     monkeypatch.chdir(tmp_path)
     assert exit_status(stop_in_a_run) == 130
     (folder,) = (tmp_path / "runs").iterdir()
-    assert f"--run runs/{folder.name}` goes on" in capsys.readouterr().err
+    assert "to continue, run `python" in (err := capsys.readouterr().err)
+    assert err.endswith(f"--run runs/{folder.name}`\n")
     assert exit_status(stop) == 130
     assert capsys.readouterr().err == "stopped\n"
 
