@@ -27,8 +27,8 @@ test-vllm: .venv/.vllm
 docs: .venv/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
 
-# The core in a Python without a GIL, with the newest packages that are built for it. Of polars and safetensors there is none, so
-# that models cannot be loaded there yet.
+# Tests of the core in a Python without a GIL, with the newest packages built for it. polars and safetensors have no
+# such build yet, so models cannot be loaded there.
 FREE_THREADED ?= python3.13t
 TESTS_free_threaded = $(TESTS_tsan) tests/core/test_free_threaded.py tests/grading/test_math_answers.py tests/grading/test_grading.py \
     tests/store/test_store.py
