@@ -2,7 +2,7 @@
 
     samples/manifest.json         the store's id, its sealed segments, what was found damaged
     samples/samples-00000.arrows  sealed segments (segments.py), and their indexes
-    samples/samples-00001.arrows  the live one, which grows by one batch per commit (live_segment.py)
+    samples/samples-00001.arrows  the live one: one more batch per commit (live_segment.py)
 
     append --> waiting rows --commit, fsync--> live segment --seal--> sealed segment, index
 
