@@ -78,7 +78,7 @@ def train_round(run: Run, setup: Setup, index: int, start: Policies) -> tuple[Po
             name = forest_name(config, role)
             forest = round_forest(run, setup, index, name, final)
             values = assign_credit(config.tree, forest)
-            report_yield(run, index, name, forest, values)
+            report_yield(run, setup, index, name, forest, values)
         if config.train.side_by_side:
             return train_side_by_side(run, index, start)
         stages = train_role(run, setup, index, role, forest, values, start[role])

@@ -86,7 +86,7 @@ def test_a_log_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_trees_are_open_until_their_last_output_is_settled() -> None:
     one = View(Console(file=io.StringIO(), force_terminal=True), "s", 30, tuple, Clock())
-    facts = SamplingFacts(3)
+    facts = SamplingFacts(3, lambda *_: None)
     assert facts() == ["trees: 0 open, 0 done", ""]
     engine: Any = Engine()
     facts.see(one, [completion(1), completion(5), Completion.failed(6, "gone")], [6, 7], engine)
@@ -94,6 +94,7 @@ def test_trees_are_open_until_their_last_output_is_settled() -> None:
     facts.see(one, [completion(2), completion(3), completion(9)], [], engine)
     assert facts()[0] == (
         "64 % of prompt tokens cached · trees: 1 open, 2 done · 1,200 outputs known before"
+        " · 2 outputs failed"
     )
     assert "7/30" in one.line()
     assert facts.left == {2: 2}
@@ -102,7 +103,7 @@ def test_trees_are_open_until_their_last_output_is_settled() -> None:
 def test_the_speed_is_of_what_was_not_known() -> None:
     clock = Clock()
     one = View(Console(file=io.StringIO(), force_terminal=True), "s", 60, tuple, clock)
-    facts, engine, seen = SamplingFacts(3), Engine(), []
+    facts, engine, seen = SamplingFacts(3, lambda *_: None), Engine(), []
     known = [0, 0, 30, 30, 30]  # counted when asked for, and come with the next calls
     for call, tokens in enumerate(known):
         clock.now += 1

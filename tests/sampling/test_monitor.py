@@ -15,7 +15,7 @@ from malt_fast.sampling import monitor, signs
 from malt_fast.sampling.expand import shape_from_branching
 from malt_fast.sampling.monitor import TreeMonitor
 from malt_fast.sampling.sampled_trees import SampledTrees
-from malt_fast.sampling.signs import BLOCKS, ENOUGH, truncated, unanswered, unmixed
+from malt_fast.sampling.signs import BLOCKS, ENOUGH, Signs, empty, truncated, unanswered, unmixed
 from malt_fast.tasks.task import Question
 from malt_fast.training.alarms import collapsing
 from tests.small_run import run
@@ -26,6 +26,7 @@ def test_a_share_is_told_once_most_of_enough_are_so(part: int, whole: int) -> No
     part = min(part, whole)
     most = whole >= ENOUGH and part > whole / 2
     assert bool(truncated("refiner", part, whole)) == most == bool(unanswered(part, whole))
+    assert bool(empty("refiner", part, whole)) == most
     assert bool(unmixed("refiner", part, whole, 0.2)) == (whole >= BLOCKS and part == 0)
 
 
@@ -132,6 +133,46 @@ def test_what_trees_yield_is_added_up_as_they_end(seed: int, right: float) -> No
         )
 
 
+def text_of(value: int) -> str:
+    return {0: "", 1: "long " * 50 + "end\nof it"}.get(value, "the answer is 7")
+
+
+def watching_texts(told: list[tuple[str, str]], **options: Any) -> Signs:
+    """Outputs of two roles, whose only token stands for a text."""
+    asked = [Question(f"q{i}", "?", "7", {}) for i in range(200)]
+    shape = shape_from_branching([1, 1], [Policy("m")] * 2)
+    words: Any = Words()
+    words.decode = lambda tokens: text_of(int(tokens[0]))
+    trees = SampledTrees(asked, shape, ["a", "b"], words, "number")
+    return Signs(trees, lambda *warning: told.append(warning), **options)
+
+
+def test_a_warning_shows_the_ends_of_three_outputs() -> None:
+    told: list[tuple[str, str]] = []
+    seen = watching_texts(told)
+    for tree in range(ENOUGH - 1):
+        seen.see([completion(3 * tree + 1, 0), completion(3 * tree + 2, 1, "length")])
+    assert not told
+    seen.see([completion(3 * ENOUGH + 1, 0), completion(3 * ENOUGH + 2, 1, "length")])
+    texts = {kind: text.splitlines() for text, kind in told}
+    assert texts.keys() == {"empty a", "truncated b", "unanswered"}
+    assert len(texts["empty a"]) == 1 and "100 of the first 100 outputs of the a" in told[0][0]
+    for kind in ("truncated b", "unanswered"):
+        first, *ends = texts[kind]
+        assert "sampling.max_tokens" in first and len(ends) == 3
+        assert all(e.startswith("  ...") and e.endswith("long end\\nof it") for e in ends)
+
+
+def test_an_evaluation_names_its_own_settings_and_compares_no_siblings() -> None:
+    told: list[tuple[str, str]] = []
+    seen = watching_texts(told, section="evaluate.sampling", siblings=False)
+    for tree in range(ENOUGH):
+        seen.see([completion(3 * tree + 1, 2, "length"), completion(3 * tree + 2, 2)])
+    assert [kind for _, kind in told] == ["truncated a"]
+    assert "raise evaluate.sampling.max_tokens, or evaluate.sampling.roles.a." in told[0][0]
+    assert not seen.outcomes
+
+
 # ---- whole runs ----
 
 
@@ -159,7 +200,8 @@ def test_what_a_run_warns_of(
         monkeypatch.setattr("malt_fast.training.alarms.collapsing", always)
     more = ["--train.dpo.max_steps", "20", "--preferences.sft_source", "all"]
     run(*made, tmp_path / "run", *more, *options)
-    usual = {"truncated refiner", ""}  # outputs of a token each; roles with nothing to learn
+    # Outputs are of a token each; some roles have nothing to learn.
+    usual = {"truncated verifier", "truncated refiner", ""}
     told = warned(tmp_path / "run")
     assert set(told) - usual == kinds
     assert told.count("collapsing") == 2 * ("collapsing" in kinds)  # two roles get DPO

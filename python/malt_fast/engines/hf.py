@@ -147,7 +147,11 @@ class HFEngine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.batch_size == 1:
-            self.done += [Completion.failed(row.id, f"out of memory: {reason}") for row in rows]
+            error = (
+                f"out of memory with one output at a time ({reason}): choose a smaller model, or "
+                "bfloat16 as model.dtype"
+            )
+            self.done += [Completion.failed(row.id, error) for row in rows]
             return
         self.batch_size //= 2
         log.warning("out of memory: engine.batch_size is now %d", self.batch_size)
@@ -162,7 +166,9 @@ def _problem(request: Request, weights: Weights) -> str:
     if len(prompt) > weights.context - 1:
         return (
             f"the prompt has {len(prompt)} tokens, but the context (or sliding window) of "
-            f"'{weights.base}' holds {weights.context}, one of which is for the answer"
+            f"'{weights.base}' holds {weights.context}, one of which is for the answer: lower "
+            "sampling.max_tokens, as later roles read what earlier ones wrote, or choose a model "
+            "with a longer context"
         )
     if request.params.max_tokens < 1:
         return f"max_tokens is {request.params.max_tokens}: ask for at least 1"

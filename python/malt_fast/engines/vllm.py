@@ -121,7 +121,11 @@ class VLLMEngine:
         for request in requests:
             name = str(request.id)
             if not 0 < len(request.prompt) <= longest:
-                reason = f"the prompt has {len(request.prompt)} tokens, and {longest} fit"
+                reason = (
+                    f"the prompt has {len(request.prompt)} tokens, and {longest} fit: lower "
+                    "sampling.max_tokens, as later roles read what earlier ones wrote, or choose "
+                    "a model with a longer context"
+                )
                 self.refused.append(Completion.failed(request.id, reason))
                 continue
             try:
@@ -185,7 +189,11 @@ class VLLMEngine:
             np.float32,
         )
         if out.finish_reason not in ("stop", "length") or np.isnan(logprobs).any():
-            reason = "logits that are not numbers" if len(tokens) else out.finish_reason
+            reason = (
+                "its logits are not numbers, try another model.dtype"
+                if len(tokens)
+                else out.finish_reason
+            )
             return Completion.failed(request.id, f"vLLM gave up an output: {reason}")
         return Completion(request.id, tokens, logprobs, out.finish_reason)
 

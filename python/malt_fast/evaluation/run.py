@@ -4,7 +4,7 @@ from typing import Any
 
 from malt_fast._core.forest import Forest
 from malt_fast.config.load import flat
-from malt_fast.engines import Policies
+from malt_fast.engines import Completion, Engine, Policies
 from malt_fast.evaluation.design import (
     EvaluationDesign,
     design_evaluation,
@@ -30,7 +30,9 @@ from malt_fast.runs.run import Run
 from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.sampling.expand import answered
 from malt_fast.sampling.progress import SamplingFacts
+from malt_fast.sampling.sampled_trees import SampledTrees
 from malt_fast.sampling.setup import Setup
+from malt_fast.sampling.signs import Signs
 
 
 def evaluate_run(
@@ -69,18 +71,30 @@ def read_previous_evaluation(run: Run) -> EvaluationResult | None:
 
 def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> EvaluationResult:
     """Sample all systems into evaluation.arrows, with progress, and measure them."""
-    shape, facts, store = design.shape, SamplingFacts(len(design.shape)), run.samples.store
+    shape, store = design.shape, run.samples.store
+    facts, signs = SamplingFacts(len(shape), run.warn), evaluation_signs(run, setup, design)
     with run.stage("evaluate", len(design.questions) * len(shape), facts) as (shown, figures):
-        forest, rows, of_engine = sample_systems(
-            setup, run.samples, design, lambda *settled: facts.see(shown, *settled)
-        )
+
+        def on_done(completions: list[Completion], failed: list[int], engine: Engine) -> None:
+            facts.see(shown, completions, failed, engine)
+            signs.see(completions)
+
+        forest, rows, of_engine = sample_systems(setup, run.samples, design, on_done)
         made_from, parents = sampling_fingerprint(setup, design), [slot.parent for slot in shape]
         save_forest(run.path("evaluation.arrows"), forest, store, made_from, "", parents, rows)
         result = measure(setup, design, forest)
         figures |= {"questions": len(design.questions), "systems": len(design.systems)}
         figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}
-        figures |= of_engine
+        figures |= {"failed": 0, **of_engine, **facts.failures.figures()}
     return result
+
+
+def evaluation_signs(run: Run, setup: Setup, design: EvaluationDesign) -> Signs:
+    """Watches the outputs of the chain's roles, whatever system they are of."""
+    config = setup.config
+    parts = (design.questions, design.shape, config.chain, setup.prompts, setup.task.grader)
+    warn = lambda text, kind: run.warn(f"evaluation: {text}", kind)  # noqa: E731
+    return Signs(SampledTrees(*parts), warn, "evaluate.sampling", siblings=False)
 
 
 def measure(setup: Setup, design: EvaluationDesign, forest: Forest) -> EvaluationResult:

@@ -68,7 +68,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
     some = [setup.task.train[i] for i in drawn]
     shape = shape_from_branching(config.tree.branching, [setup.base()[r] for r in config.chain])
     clock: list[tuple[float, int]] = []
-    facts, begun = SamplingFacts(len(shape)), time.monotonic()
+    facts, begun = SamplingFacts(len(shape), run.warn), time.monotonic()
     with run.stage("probe", len(some) * len(shape), facts) as (shown, figures):
 
         def on_done(completions: Sequence[Completion], *more: Any) -> None:
@@ -80,6 +80,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         seed = f"{config.seed}/round-0"
         forest, _, _ = sample(setup, run.samples, some, shape, seed, on_done=on_done)
         figures |= {"trees": len(some), "tokens": int(forest.token_len.sum())}
+        figures |= facts.failures.figures()
     sampled = time.monotonic()
     grade_leaves(setup, forest, some)
     grading = time.monotonic() - sampled

@@ -215,16 +215,24 @@ def stage_table(run: RunContents) -> Grid | None:
     """Time, memory and sampling speed of every stage; None if none has ended."""
     stages = run.stages()
     known = [key for key in PEAKS if any(key in line for line in stages)]
+    failed = any(line.get("failed") for line in stages)
     rows = [
         [
             *(_stage_name(line), f"{line['seconds']:,.1f}"),
             *(_number(line.get(key)) for key in known),
             _tokens_per_second(line),
+            *([_failures(line)] if failed else []),
         ]
         for line in stages
     ]
     names = ["stage", "seconds", *(PEAKS[key] for key in known), "tokens per second"]
-    return Grid(names, rows) if rows else None
+    return Grid([*names, *(["failed outputs"] if failed else [])], rows) if rows else None
+
+
+def _failures(line: Line) -> str:
+    """How many outputs of a stage failed, and why the first one did."""
+    reason = line.get("first_failure")
+    return _number(line.get("failed")) + (f", the first: {reason}" if reason else "")
 
 
 def _stage_name(line: Line) -> str:

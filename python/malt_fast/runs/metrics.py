@@ -68,3 +68,10 @@ def format_figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def named_figure(name: str, value: Any) -> str:
+    """`12 outputs`; a text stands after its name: `first failure: no room`."""
+    if isinstance(value, str):
+        return f"{name.replace('_', ' ')}: {value}"
+    return f"{format_figure(value)} {name}"

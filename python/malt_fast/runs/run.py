@@ -22,7 +22,7 @@ from malt_fast.runs.live_view import Facts, View, view
 from malt_fast.runs.lock import locked, unwritable
 from malt_fast.runs.loggers import Loggers
 from malt_fast.runs.memory import peak_memory, reset_gpu_peak
-from malt_fast.runs.metrics import append_line, format_figure
+from malt_fast.runs.metrics import append_line, named_figure
 from malt_fast.store.store import Samples, Store, open_store
 from malt_fast.utils import distributed, interrupt
 from malt_fast.utils.errors import MaltError
@@ -114,7 +114,7 @@ class Run:
         with view(self.console, name, total, facts) as shown:
             yield shown, figures
         seconds = time.monotonic() - start
-        summary = "  ".join(f"{format_figure(value)} {key}" for key, value in figures.items())
+        summary = "  ".join(named_figure(key, value) for key, value in figures.items())
         figures |= {"seconds": round(seconds, 3), **peak_memory()}
         self.log(name, **where, **figures)
         self.say(f"{name:<22} {seconds:6.1f} s  {summary}")

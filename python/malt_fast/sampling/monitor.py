@@ -25,9 +25,8 @@ class TreeMonitor:
         self.yields = YieldEstimate(trees, count)
 
     def see(self, completions: Sequence[Completion]) -> None:
-        outputs = [one for one in completions if one.finish_reason != "error"]
-        self.signs.see(outputs)
-        self.yields.see(outputs)
+        self.signs.see(completions)
+        self.yields.see([one for one in completions if one.finish_reason != "error"])
 
     def end(self, tree: int) -> None:
         """No more outputs of a tree will come."""

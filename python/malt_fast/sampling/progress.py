@@ -4,15 +4,18 @@ from collections.abc import Sequence
 
 from malt_fast.engines import Completion, Engine
 from malt_fast.runs.live_view import View
+from malt_fast.sampling.failures import Failures
 from malt_fast.sampling.monitor import TreeMonitor
+from malt_fast.sampling.signs import Warn
 
 
 class SamplingFacts:
     """Counts outputs and trees as they come; a call gives the status lines."""
 
-    def __init__(self, outputs: int, monitor: TreeMonitor | None = None) -> None:
+    def __init__(self, outputs: int, warn: Warn, monitor: TreeMonitor | None = None) -> None:
         """outputs: of one tree."""
         self.outputs, self.monitor = outputs, monitor
+        self.failures = Failures(warn)
         self.engine: Engine | None = None
         self.left: dict[int, int] = {}  # outputs to come, by open tree
         self.open = self.done = 0  # trees
@@ -24,6 +27,7 @@ class SamplingFacts:
         """Count what was settled; `failed` nodes have no output, and nothing comes below them."""
         self.engine = engine
         good = [one for one in completions if one.finish_reason != "error"]
+        self.failures.see(completions, failed)
         if self.monitor is not None:
             self.monitor.see(completions)
         for node in [*(one.id for one in good), *failed]:
@@ -51,4 +55,6 @@ class SamplingFacts:
             facts.insert(0, f"{100 * hits:.0f} % of prompt tokens cached")
         if figures.get("reused"):
             facts.append(f"{figures['reused']:,} outputs known before")
+        if self.failures.nodes:
+            facts.append(f"{self.failures.nodes:,} outputs failed")
         return [" · ".join(facts), "" if self.monitor is None else self.monitor.summary(self.done)]

@@ -15,6 +15,7 @@ from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import Slot, answered, shape_from_branching
 from malt_fast.sampling.grade import grade_leaves, grading_fingerprint
 from malt_fast.sampling.monitor import TreeMonitor
+from malt_fast.sampling.no_yield import nothing_to_learn
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import fingerprint, sample
 from malt_fast.sampling.sampled_trees import SampledTrees
@@ -63,7 +64,9 @@ def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Polici
     return forest
 
 
-def report_yield(run: Run, index: int, name: str, forest: Forest, values: Credit) -> None:
+def report_yield(
+    run: Run, setup: Setup, index: int, name: str, forest: Forest, values: Credit
+) -> None:
     """Print and log how many examples and pairs a forest yields for each role.
 
     Raises MaltError if the first forest of a run yields none for any role. A later one may: a chain
@@ -79,10 +82,11 @@ def report_yield(run: Run, index: int, name: str, forest: Forest, values: Credit
     run.log("yield", round=index, forest=name, roles=figures)
     first = index == 0 and name == forest_name(config, config.chain[0])
     if first and not any(row.examples or row.pairs for row in rows):
-        raise MaltError(
-            "no role has a single example or pair to learn from: use more questions, a higher "
-            "sampling temperature or an easier task, or set preferences.sft_source to all"
-        )
+        raise MaltError(nothing_to_learn(run, setup, sampling_stage(index), forest))
+
+
+def sampling_stage(index: int) -> str:
+    return f"sample round {index}"
 
 
 def sample_trees(
@@ -92,9 +96,9 @@ def sample_trees(
     questions, config, outputs = setup.task.train, setup.config, len(shape)
     trees = SampledTrees(questions, shape, config.chain, setup.prompts, setup.task.grader)
     count = lambda forest: tree_yield(forest, assign_credit(config.tree, forest), config)  # noqa: E731
-    facts = SamplingFacts(outputs, TreeMonitor(trees, run.warn, count))
+    facts = SamplingFacts(outputs, run.warn, TreeMonitor(trees, run.warn, count))
     where = {"round": index, "forest": name}
-    stage = run.stage(f"sample round {index}", len(questions) * outputs, facts, **where)
+    stage = run.stage(sampling_stage(index), len(questions) * outputs, facts, **where)
     with stage as (shown, figures):
         on_done = partial(facts.see, shown)
         forest, rows, engine_figures = sample(
@@ -102,7 +106,7 @@ def sample_trees(
         )
         figures |= {"trees": len(questions), "outputs": answered(forest)}
         figures |= {"tokens": int(forest.token_len.sum())}
-        figures |= {"failed": len(questions) * outputs - answered(forest), **engine_figures}
+        figures |= {"failed": 0, **engine_figures, **facts.failures.figures()}
     return forest, rows
 
 

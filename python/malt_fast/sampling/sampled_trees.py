@@ -50,17 +50,18 @@ class SampledTrees:
     def leaves(self, some: Sequence[Completion]) -> list[Completion]:
         return [one for one in some if self.level(one) == len(self.chain)]
 
-    def grade(self, leaves: Sequence[Completion]) -> tuple[int, list[bool]]:
-        """How many leaves state no answer, and which of them are right."""
+    def text(self, one: Completion) -> str:
+        return self.prompts.decode(one.tokens)
+
+    def grade(self, leaves: Sequence[Completion]) -> tuple[list[bool], list[bool]]:
+        """Which leaves state an answer, and which of them are right."""
         if not leaves:
-            return 0, []
-        answers = _core.answers.extract_answers(
-            self.grader, [self.prompts.decode(one.tokens) for one in leaves]
-        )
+            return [], []
+        answers = _core.answers.extract_answers(self.grader, [self.text(one) for one in leaves])
         golds = [self.questions[one.id // self.size].gold for one in leaves]
         verdicts = _core.answers.compare_answers(
             self.grader, golds, [text or "" for text in answers]
         )
-        pairs = zip(answers, verdicts.tolist(), strict=True)
-        right = [answer is not None and verdict == EQUAL for answer, verdict in pairs]
-        return answers.count(None), right
+        answered = [answer is not None for answer in answers]
+        equal = (verdicts == EQUAL).tolist()
+        return answered, [a and e for a, e in zip(answered, equal, strict=True)]
