@@ -53,6 +53,28 @@ def rows(n: int, start: int = 0) -> list[dict[str, str]]:
     return [{"question": f"What is {i}?", "answer": f"It is.\n#### {i}"} for i in numbers]
 
 
+@pytest.mark.parametrize(
+    ("number", "gold"),
+    [
+        ("1e20", "100000000000000000000"),
+        ("1e-7", "0.0000001"),
+        ("-2.5E-3", "-0.0025"),
+        ("1.5", "1.5"),
+        ("3.0", "3.0"),
+        ("12345678901234567890123", "12345678901234567890123"),
+    ],
+)
+@pytest.mark.parametrize("grader", ["number", "math"])
+def test_numbers_in_json_are_golds_in_plain_decimals(
+    tmp_path: Path, number: str, gold: str, grader: str
+) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(f'{{"question": "q{i}", "answer": {number}}}\n' for i in range(3)))
+    task = load("--task.name", "jsonl", "--task.path", str(path), "--task.grader", grader)
+    assert {question.gold for question in task.train} == {gold}
+    assert grade(grader, [f"#### {gold}" if grader == "number" else f"\\boxed{{{gold}}}"], [gold])
+
+
 # ---- arithmetic ----
 
 

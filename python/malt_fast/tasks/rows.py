@@ -8,6 +8,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,12 @@ def by_columns(task: TaskConfig, gold: Callable[[str], str], *, may_lack: bool =
 
 
 def text_of(row: Row, column: str, where: str, fix: str, what: str = "value") -> str:
-    """The stripped text of a column; a number counts as text. fix: for a missing column."""
+    """The stripped text of a column; a number as plain decimals. fix: for a missing column."""
     if column not in row:
         raise MaltError(f"{where} has no column '{column}' ({nearest(column, row)}): {fix}")
     value = row[column]
-    text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = format(Decimal(str(value)), "f") if number else value  # 1e20 as a grader reads it
     if not isinstance(text, str) or not text.strip():
         raise MaltError(
             f"{where} has an empty or non-text {what} in column '{column}': correct that row"
