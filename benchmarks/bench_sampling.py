@@ -40,8 +40,9 @@ from malt_fast.engines import (
 )
 from malt_fast.engines.hf import HFEngine
 from malt_fast.sampling.expand import Expansion, expand, shape_from_branching
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
+from malt_fast.tasks.wording import RolePrompt
 
 CHAIN = ["generator", "verifier", "refiner"]
 SIGMA = 0.8

@@ -36,8 +36,9 @@ from malt_fast.engines import (
 from malt_fast.engines.ray import SHARE
 from malt_fast.engines.router import Router
 from malt_fast.sampling.expand import Expansion, expand, shape_from_branching
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
+from malt_fast.tasks.wording import RolePrompt
 
 CHAIN = ["generator", "verifier", "refiner"]
 SHAPE = shape_from_branching([3, 3, 3], [Policy("simulated")] * 3)

@@ -49,8 +49,8 @@ from malt_fast.sampling.setup import Setup
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.store.store import Samples, open_store
 from malt_fast.tasks.make_task import make_task
-from malt_fast.tasks.prompts import RolePrompt
 from malt_fast.tasks.task import Question, Task
+from malt_fast.tasks.wording import RolePrompt
 from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError, nearest, printable
 from malt_fast.utils.quiet import silence_bitsandbytes

@@ -8,6 +8,7 @@ outputs, then DPO on sibling pairs), and evaluate the trained chain beside its b
     python -m malt_fast.train --task.name gsm8k --task.path train.jsonl --run runs/gsm8k
     python -m malt_fast.train --run runs/gsm8k ...          # resumes; repeats only what changed
     python -m malt_fast.train --plan --run runs/gsm8k ...   # estimates the run from a probe
+    python -m malt_fast.train --show_prompts ...            # prints the prompts of every role
     python -m malt_fast.train --help
 
 Under `accelerate launch` (profiles/) or `torchrun`, all processes share the training steps; the
@@ -33,11 +34,13 @@ from malt_fast.results.write_report import write_final_report
 from malt_fast.runs.run import Run
 from malt_fast.runs.saved import publish
 from malt_fast.sampling.prepare import prepare, start_run
+from malt_fast.sampling.prompt_texts import prompt_texts
 from malt_fast.sampling.round_forest import forest_name, report_yield, round_forest
 from malt_fast.sampling.setup import Setup
 from malt_fast.training.side_by_side import train_side_by_side
 from malt_fast.training.train_role import train_role
 from malt_fast.utils import distributed
+from malt_fast.utils.errors import printable
 
 
 def train(config: Config, plan: int | None = None) -> Run:
@@ -95,6 +98,9 @@ class Command(Config):
         le=MAX,
         exclude=True,
     )
+    show_prompts: bool = setting(
+        False, "only print the prompt of every role for the first question", exclude=True
+    )
 
 
 PROGRAM = Program(
@@ -112,7 +118,15 @@ PROGRAM = Program(
         "--run runs/long --tree.branching 4,3,2 --sampling.temperature 0.7",
     ),
     common=(
-        *("plan", "run", "task.name", "task.path", "task.limit", "model.name_or_path"),
+        *(
+            "plan",
+            "show_prompts",
+            "run",
+            "task.name",
+            "task.path",
+            "task.limit",
+            "model.name_or_path",
+        ),
         *("engine.name", "sampling.temperature", "sampling.max_tokens", "tree.branching"),
         *("train.rounds", "train.dpo.beta"),
     ),
@@ -121,7 +135,11 @@ PROGRAM = Program(
 
 
 def run_program(command: Command) -> None:
-    train(plain_config(command), command.plan)
+    config = plain_config(command)
+    if command.show_prompts:
+        print(printable(prompt_texts(prepare(config))))
+    else:
+        train(config, command.plan)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

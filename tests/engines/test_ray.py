@@ -23,8 +23,9 @@ from malt_fast.grading.verdicts import (
     grade_with_reasons,
 )
 from malt_fast.sampling.expand import Slot, expand, shape_from_branching
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
+from malt_fast.tasks.wording import RolePrompt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.ray_cluster import Cluster, connected
 from tests import small_run

@@ -31,8 +31,9 @@ from malt_fast.evaluation.systems import (
 )
 from malt_fast.sampling.expand import expand, node_seed
 from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
+from malt_fast.tasks.wording import RolePrompt
 from tests.tiny import byte_tokenizer
 
 Policies = dict[Training, dict[str, Policy]]
@@ -124,7 +125,7 @@ def texts_of(chain: Sequence[str]) -> dict[str, RolePrompt]:
 @cache
 def make_prompts(chain: tuple[str, ...]) -> EvaluationPrompts:
     prompts = Prompts(chain, texts_of(chain), TOKENIZER, chat=False)
-    return EvaluationPrompts(prompts, EXTRA, chat=False)
+    return EvaluationPrompts(prompts, EXTRA)
 
 
 def questions_of(n: int) -> list[Question]:

@@ -26,7 +26,8 @@ from malt_fast.forest.datasets import write_datasets
 from malt_fast.forest.preferences import path_keys, select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.forest.yields import RoleYield, yield_rows, yield_table
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.wording import RolePrompt
 from tests.core.forests import Node, grow, random_tree, trees
 from tests.tiny import byte_tokenizer
 from tests.volume import volume

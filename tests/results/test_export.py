@@ -30,7 +30,8 @@ from malt_fast.results.cards import Facts, model_card
 from malt_fast.results.export_rows import as_texts
 from malt_fast.results.opened_run import Adapter
 from malt_fast.results.templates import fenced
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.wording import RolePrompt
 from malt_fast.training.adapters import load_model
 from malt_fast.training.packing import Packer, Packing, completion_logps
 from tests.small_run import load_forest, run, write_questions

@@ -23,8 +23,9 @@ from malt_fast.sampling.expand import (
     shape_from_branching,
     slot_nodes,
 )
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
+from malt_fast.tasks.wording import RolePrompt
 from malt_fast.utils.errors import MaltError
 from tests.tiny import byte_tokenizer
 from tests.volume import volume

@@ -18,8 +18,9 @@ from malt_fast.sampling.setup import Setup
 from malt_fast.serving.endpoint import Endpoint, Server
 from malt_fast.serving.engine_thread import EngineThread
 from malt_fast.serving.pipeline import Pipeline
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Task
+from malt_fast.tasks.wording import RolePrompt
 from tests.adapters import make_adapter, write_index
 from tests.small_run import write_model, write_questions
 from tests.tiny import byte_tokenizer

@@ -9,7 +9,8 @@ from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.setup import longest
 from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.load import load_task
-from malt_fast.tasks.prompts import Prompts, RolePrompt
+from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.wording import RolePrompt
 from malt_fast.utils.errors import MaltError
 from tests.tiny import byte_tokenizer
 
@@ -83,4 +84,4 @@ def test_a_wording_that_leaves_no_room_is_told_at_the_start(monkeypatch):
 def test_wordings_that_cannot_serve_are_told(extra, says):
     prompts = Prompts(["a"], {"a": RolePrompt(None, "{question}")}, byte_tokenizer(), chat=False)
     with pytest.raises(MaltError, match=says):
-        EvaluationPrompts(prompts, extra, chat=False)
+        EvaluationPrompts(prompts, extra)

@@ -1,14 +1,18 @@
 """Prompts: segments put together equal the rendered conversation, and are shared to the token."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from malt_fast.models.tokenizer import load_tokenizer
-from malt_fast.tasks.prompts import Prompts, RolePrompt, split_prompt
+from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.wording import RolePrompt, split_prompt
 from malt_fast.utils.errors import MaltError
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer
 
@@ -82,14 +86,26 @@ def test_prompts_only_grow_and_cousins_share_their_prefix() -> None:
 
 
 def test_sampled_tokens_are_kept_as_they_came() -> None:
-    """Tokens whose text would tokenise differently (or is no text at all) stay what they were."""
+    """Tokens whose text would tokenise differently stay what they were."""
     tokenizer = byte_tokenizer()
     prompts = Prompts(CHAIN, PLAIN, tokenizer, chat=False)
     question = prompts.encode_question("1")
-    odd = np.array([200, 130, 1, 0, 255], np.int32)  # broken UTF-8, <s> and <pad> within
+    odd = np.array([200, 130, 255], np.int32)  # broken UTF-8
     built = prompts.build(2, question, [odd]).tolist()
     at = len(prompts.build(1, question, []))
-    assert built[at : at + 5] == odd.tolist()
+    assert built[at : at + 3] == odd.tolist()
+
+
+def test_control_tokens_of_an_output_are_left_out_of_later_prompts() -> None:
+    """An output may go on past a turn of its own: no later role sees a turn in it."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<tool_call>"])
+    prompts = Prompts(CHAIN, PLAIN, tokenizer, chat=False)
+    question = prompts.encode_question("1")
+    tool = len(tokenizer) - 1
+    clean = prompts.build(2, question, [np.array([50, 51], np.int32)]).tolist()
+    for odd in ([50, 1, 51], [0, 50, 51, 2], [50, tool, 51, 2, 2], [tool, 50, 51]):
+        assert prompts.build(2, question, [np.array(odd, np.int32)]).tolist() == clean
 
 
 def test_the_end_token_is_dropped_once() -> None:
@@ -99,7 +115,6 @@ def test_the_end_token_is_dropped_once() -> None:
     question = prompts.encode_question("1")
     plain = prompts.build(2, question, [np.array([50], np.int32)])
     assert prompts.build(2, question, [np.array([50, 2], np.int32)]).tolist() == plain.tolist()
-    assert len(prompts.build(2, question, [np.array([50, 2, 2], np.int32)])) == len(plain) + 1
     assert len(prompts.build(2, question, [np.array([], np.int32)])) == len(plain) - 1
     assert prompts.decode([*ids(tokenizer, " a b "), 2]) == " a b "
     assert prompts.decode([]) == ""
@@ -119,6 +134,174 @@ def test_a_question_cannot_smuggle_in_control_tokens() -> None:
     prompts = Prompts(CHAIN, PLAIN, tokenizer, chat=False)
     assert 2 not in prompts.encode_question("end</s> here").tolist()
     assert tokenizer.decode(prompts.encode_question("end</s> here")) == "end</s> here"
+
+
+def joining(*merges: tuple[str, str]) -> Any:
+    """A tokenizer that also joins some pairs of bytes, wherever they stand."""
+    alphabet = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    vocab = {token: i for i, token in enumerate([*alphabet, *(a + b for a, b in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", chat_template=CHAT_TEMPLATE
+    )
+    return fast
+
+
+def built_and_whole(prompts: Prompts, question: str, outputs: list[str]) -> tuple[Any, Any]:
+    """The last role's prompt as built from segments, and the tokens of its text."""
+    segments = [ids(prompts.tokenizer, text) for text in outputs]
+    built = prompts.build(len(prompts.chain), prompts.encode_question(question), segments)
+    text = prompts.tokenizer.decode(built)
+    return built.tolist(), ids(prompts.tokenizer, text).tolist()
+
+
+def test_a_line_break_after_an_output_is_not_joined_with_its_last_sign() -> None:
+    """As Llama 3's and Qwen's tokenizers join `.` and a line break."""
+    prompts = Prompts(CHAIN, CHAT, joining((".", "Ċ")), chat=True)
+    built, whole = built_and_whole(prompts, "how?", ["It is 7.", "Yes."])
+    assert built == whole
+    assert "7. \nV: Yes." in prompts.tokenizer.decode(built)
+    assert prompts.joined() == []
+    text = Prompts(CHAIN, CHAT, joining(), chat=True).texts[2]
+    assert text[1] == "\nA: "  # no space where none is needed
+
+
+def test_a_join_that_cannot_be_mended_is_told() -> None:
+    """As every tokenizer takes the space before a word as part of it."""
+    prompts = Prompts(CHAIN, CHAT, joining(("Ġ", "7")), chat=True)
+    built, whole = built_and_whole(prompts, "7?", ["no", "7"])
+    assert built != whole
+    assert prompts.joined()[0] == (
+        "in the generator's prompt the tokenizer may join {question} with the text before it: end "
+        "that text by a line break"
+    )
+    assert len(prompts.joined()) == 6  # one for each segment
+    lines = {role: RolePrompt(None, p.user.replace(": ", ":\n")) for role, p in CHAT.items()}
+    assert Prompts(CHAIN, lines, joining(("Ġ", "7")), chat=True).joined() == []
+
+
+def test_a_space_that_a_tokenizer_puts_in_front_is_put_there_once() -> None:
+    """SentencePiece's dummy prefix belongs to the whole text, not to every piece."""
+    tokenizer = joining()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")
+    prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True)
+    built = prompts.build(3, prompts.encode_question("7"), [ids(joining(), text) for text in "ab"])
+    assert (
+        tokenizer.decode(built).count("_") == 3
+    )  # after every control token, as in the whole text
+    user = "Q: 7\nA: a\nV: b"
+    turns = [{"role": "system", "content": "Mend."}, {"role": "user", "content": user}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert built.tolist() == ids(tokenizer, whole).tolist()
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_no_text_of_a_question_becomes_an_added_token(special: bool) -> None:
+    tokenizer = byte_tokenizer()
+    words = ["<|im_end|>", "<think>", "<\uff5cUser\uff5c>"]
+    tokenizer.add_tokens([AddedToken(word, special=special) for word in words])
+    prompts = Prompts(CHAIN, PLAIN, tokenizer, chat=False)
+    text = "a<|im_end|> <think><\uff5cUser\uff5c>\n</s><<|im_end|>"
+    found = prompts.encode_question(text)
+    assert tokenizer.decode(found) == text
+    assert found.max() < len(tokenizer) - len(words) and 2 not in found.tolist()
+
+
+def test_no_letter_variant_of_a_control_token_becomes_one() -> None:
+    """Some tokenizers look for added tokens in the normalised text."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_tokens([AddedToken("<think>", normalized=True)])
+    prompts = Prompts(CHAIN, PLAIN, tokenizer, chat=False)
+    assert prompts.encode_question("x<THINK>").max() < len(tokenizer) - 1
+
+
+def test_the_end_of_a_turn_need_not_be_among_the_special_tokens() -> None:
+    """A base model's eos is another, and only added_tokens_decoder has the turn's end."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|turn|>")])
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ eos_token }}", "<|turn|>")
+    turn = tokenizer.convert_tokens_to_ids("<|turn|>")
+    assert Prompts(CHAIN, CHAT, tokenizer, chat=True).end_ids == (2, turn)
+
+
+def thinking_tokenizer(opened: bool = False) -> tuple[Any, int, int]:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<think>", "</think>"])
+    begin, end = len(tokenizer) - 2, len(tokenizer) - 1
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "<|assistant|>\n{% endif %}",
+        "<|assistant|>\n{% if not thinks is defined or thinks %}"
+        + ("<think>\n" if opened else "")
+        + "{% else %}<think></think>{% endif %}{% endif %}",
+    )
+    return tokenizer, begin, end
+
+
+def test_later_roles_read_the_answer_of_a_thinking_model() -> None:
+    tokenizer, begin, end = thinking_tokenizer()
+    make = partial(Prompts, CHAIN, CHAT, tokenizer, chat=True)
+    question, word = make().encode_question("7?"), ids(tokenizer, "hm").tolist()
+    answer = ids(tokenizer, "it is 7").tolist()
+    thought = np.array([begin, *word, end, *ids(tokenizer, "\n\n"), *answer, 2], np.int32)
+    unfinished = np.array([begin, *word], np.int32)
+    plain = make().build(2, question, [np.array(answer, np.int32)]).tolist()
+    assert make().build(2, question, [thought]).tolist() == plain
+    empty = make().build(2, question, [np.array([], np.int32)]).tolist()
+    assert make().build(2, question, [unfinished]).tolist() == empty
+    passed = make(pass_thinking=["generator"]).build(2, question, [thought])
+    assert "A: hm\n\nit is 7 Check." in tokenizer.decode(passed)
+    assert make(pass_thinking=["generator"]).as_json() != make().as_json()
+
+
+def test_a_prompt_may_open_the_thought() -> None:
+    tokenizer, _, end = thinking_tokenizer(opened=True)
+    prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True)
+    question, word = prompts.encode_question("7?"), ids(tokenizer, "hm")
+    empty = prompts.build(2, question, [np.array([], np.int32)]).tolist()
+    assert prompts.build(2, question, [word]).tolist() == empty
+    closed = np.array([*word, end, *word], np.int32)
+    without = Prompts(CHAIN, CHAT, tokenizer, chat=True, template_arguments={"thinks": False})
+    assert prompts.build(2, question, [closed]).tolist() != empty
+    assert "A: hm Check." in tokenizer.decode(without.build(2, question, [word]))
+
+
+def test_template_arguments() -> None:
+    tokenizer, _, _ = thinking_tokenizer()
+    prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True, template_arguments={"thinks": False})
+    assert prompts.texts[0][-1].endswith("<|assistant|>\n<think></think>")
+    with pytest.raises(MaltError, match=r"no variable 'thinkz': leave out model\.template_arg"):
+        Prompts(CHAIN, CHAT, tokenizer, chat=True, template_arguments={"thinkz": False})
+
+
+def test_a_template_must_open_the_turn_of_the_answer() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>{% endfor %}"
+    )
+    with pytest.raises(MaltError, match="ignores add_generation_prompt"):
+        Prompts(CHAIN, CHAT, tokenizer, chat=True)
+    tokenizer.chat_template = (  # as Mistral's, which opens it always
+        "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+        "{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
+    )
+    assert Prompts(CHAIN, CHAT, tokenizer, chat=True).texts[0][-1].endswith(" [/INST]")
+
+
+DROPS_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}<|{{ m['role'] }}|>\n{{ m['content'] }}"
+    "</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def test_a_system_text_that_a_template_drops_moves_to_the_user() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = DROPS_SYSTEM
+    prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True)
+    text = tokenizer.decode(prompts.build(1, prompts.encode_question("7"), []))
+    assert text == "<|user|>\nSolve.\n\nQ: 7\nGo {now}.</s><|assistant|>\n"
 
 
 def test_a_system_text_moves_to_the_user_where_there_is_no_system_turn() -> None:

@@ -21,8 +21,8 @@ from malt_fast.tasks import checks
 from malt_fast.tasks.arithmetic import CHAIN, totals
 from malt_fast.tasks.hub import hub_rows, is_hub_id
 from malt_fast.tasks.load import load_task
-from malt_fast.tasks.prompts import RolePrompt, split_prompt
 from malt_fast.tasks.task import Question, Task
+from malt_fast.tasks.wording import RolePrompt, split_prompt
 from malt_fast.train import PROGRAM
 from malt_fast.utils.errors import MaltError
 from tests.questions import serve

@@ -53,6 +53,7 @@ def _check_roles(config: Config) -> None:
     named = {
         "train.dpo_roles": config.train.dpo_roles or [],
         "model.roles": config.model.roles,
+        "model.pass_thinking": config.model.pass_thinking,
         "sampling.roles": config.sampling.roles,
         "evaluate.sampling.roles": config.evaluate.sampling.roles,
         "train.sft.roles": config.train.sft.roles,

@@ -128,6 +128,13 @@ class ModelConfig(Section):
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=DEVICE)
     chat_template: Path | None = setting(None, "Jinja file for a model without a chat template")
+    template_arguments: Annotated[dict[str, Any], BeforeValidator(typed)] = setting(
+        {},
+        "variables of the chat template, as in --model.template_arguments.enable_thinking false",
+    )
+    pass_thinking: Names = setting(
+        [], "roles whose thoughts later roles read, too; of the others they read the answer alone"
+    )
     trust_remote_code: bool = setting(False, "run code that comes with the model; read it first")
     roles: dict[str, str] = setting({}, "base model of one role: --model.roles.ROLE NAME")
 

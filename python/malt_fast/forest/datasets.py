@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from malt_fast.forest.role_data import RoleData, Stage
-from malt_fast.tasks.prompts import Prompts, Tokens
+from malt_fast.models.plain_text import Tokens
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.files import replacing
 
 

@@ -41,5 +41,5 @@ def fingerprint(tokenizer: Any) -> str:
     return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
 
 
-def _name(tokenizer: Any) -> str:
+def tokenizer_name(tokenizer: Any) -> str:
     return f"the tokenizer of '{getattr(tokenizer, 'name_or_path', '') or 'this model'}'"

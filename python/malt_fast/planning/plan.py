@@ -21,6 +21,7 @@ from malt_fast.engines import Policy
 from malt_fast.evaluation.design import design_evaluation
 from malt_fast.forest.role_data import Stage, segments_above
 from malt_fast.forest.yields import unlimited, yield_rows
+from malt_fast.models.plain_text import Tokens
 from malt_fast.planning.plan_file import (
     MEMORIES,
     Peaks,
@@ -33,7 +34,6 @@ from malt_fast.planning.plan_file import (
 from malt_fast.planning.probe import STEPS, Probe, epochs, take_probe, time_steps, training_tokens
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
-from malt_fast.tasks.prompts import Tokens
 
 PROBE = 250  # questions
 LONG = 2000  # questions; a run with more begins with its plan

@@ -16,6 +16,7 @@ from malt_fast.config.schema import Config
 from malt_fast.engines import Completion
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.role_data import RoleData, Stage, role_data
+from malt_fast.models.plain_text import Tokens
 from malt_fast.planning.plan_file import Peaks, peaks_of, planned_speed
 from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import shape_from_branching
@@ -23,7 +24,6 @@ from malt_fast.sampling.grade import grade_leaves
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import sample
 from malt_fast.sampling.setup import Setup
-from malt_fast.tasks.prompts import Tokens
 from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError
 

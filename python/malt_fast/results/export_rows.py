@@ -23,8 +23,9 @@ from pyarrow.parquet import ParquetWriter
 from malt_fast.forest.datasets import prompt_text
 from malt_fast.forest.role_data import prompted
 from malt_fast.models.identity import content
+from malt_fast.models.plain_text import Tokens
 from malt_fast.results.opened_run import Array, Logps, RoleForest
-from malt_fast.tasks.prompts import Prompts, Tokens
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.quiet import quiet
 
 ROWS = 4096  # per row group, the texts that are in memory at once

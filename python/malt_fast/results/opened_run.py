@@ -25,12 +25,13 @@ from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.models.loading import check_adapter
+from malt_fast.models.plain_text import Tokens
 from malt_fast.runs.saved import EVALUATION_SETTINGS, PublishedRole, published_adapters
 from malt_fast.sampling.prepare import load_prompts
 from malt_fast.sampling.round_forest import forest_name
 from malt_fast.store.store import Store, open_store
 from malt_fast.tasks.load import load_task
-from malt_fast.tasks.prompts import Prompts, Tokens
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Task
 from malt_fast.training.references import References
 from malt_fast.training.stage import StageSpec

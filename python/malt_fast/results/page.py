@@ -52,6 +52,7 @@ def page(
         environment=environment_table(run.environment) if run.environment else None,
         changed=changed_settings(config) if config else None,
         settings=yaml_text(config.model_dump(mode="json", exclude={"run"})) if config else "",
+        prompts=run.prompts,
         trees=trees,
     )
 

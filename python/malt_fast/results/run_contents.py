@@ -24,6 +24,7 @@ class RunContents:
     metrics: list[Line]
     plan: list[Line]  # rows of plan.json
     environment: dict[str, Any]
+    prompts: str  # of every role, as text
 
     def stages(self) -> list[Line]:
         """The last line of each stage that ended, in the order in which they first ended."""
@@ -68,7 +69,14 @@ def read_run(run: Path) -> tuple[RunContents, Problems]:
     rows = plan.get("rows")
     rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     name = run.resolve().name
-    return RunContents(name, config, task, evaluation, metrics, rows, environment), problems
+    prompts = _read_text(run / "prompts.txt")
+    contents = RunContents(name, config, task, evaluation, metrics, rows, environment, prompts)
+    return contents, problems
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file; of one that is missing, none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _read_json(path: Path, what: str) -> tuple[dict[str, Any], Problems]:

@@ -3,6 +3,7 @@
     config.yaml            the resolved config
     questions.jsonl        training questions, in the order of the forest's trees
     prompts.json           the tokens that prompts are made of
+    prompts.txt            the prompt of every role for the first question, as text
     samples/               every output ever sampled here, by key (store/)
     round-0/forest.arrows  the trees (one file per role under `regenerate: sequential`)
     round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them

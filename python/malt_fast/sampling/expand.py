@@ -29,8 +29,9 @@ import numpy.typing as npt
 
 from malt_fast._core.forest import DONE, Forest
 from malt_fast.engines import Completion, Engine, Policy, Request, SamplingParams
+from malt_fast.models.plain_text import Tokens
 from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
-from malt_fast.tasks.prompts import Prompts, Tokens
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
 

@@ -3,17 +3,18 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
 from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
+from malt_fast.models.end_tokens import end_tokens
 from malt_fast.models.tokenizer import load_tokenizer
 from malt_fast.runs.directory import check_folder
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, open_run
 from malt_fast.sampling.engine_choice import check_engine, choose
+from malt_fast.sampling.prompt_texts import prompt_texts
 from malt_fast.sampling.setup import Setup, context_of, questions_text
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
@@ -38,10 +39,13 @@ def start_run(setup: Setup) -> Iterator[Run]:
     with open_run(setup.config, "train") as run:
         run.note("questions.jsonl", questions_text(setup))
         run.note("prompts.json", setup.prompts.as_json())
+        run.note("prompts.txt", prompt_texts(setup))
         sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
         run.log("questions", **sizes, odd=setup.task.report)
         run.note("environment.json", json.dumps(environment(), indent=2) + "\n")
         run.say("engine: {} ({})".format(*choose(setup.config)))
+        for join in setup.evaluation_prompts.joined():
+            run.warn(join)
         yield run
 
 
@@ -63,9 +67,9 @@ def load_setup(config: Config, *, questions: bool = True, task: Task | None = No
 
 def load_prompts(config: Config, task: Task) -> Prompts:
     """The prompts of the chain. Raises MaltError if its base models have different tokenizers."""
-    name = config.base_model()
-    trusted = config.model.trust_remote_code
-    tokenizer = load_tokenizer(name, config.model.chat_template, trusted)
+    model, name = config.model, config.base_model()
+    trusted = model.trust_remote_code
+    tokenizer = load_tokenizer(name, model.chat_template, trusted)
     vocabulary = tokenizer.get_vocab()
     ends: list[int] = []  # roles read each other: the end token of one ends the output of all
     for base, role in {config.base_model(role): role for role in config.chain}.items():
@@ -75,8 +79,16 @@ def load_prompts(config: Config, task: Task) -> Prompts:
                 f"model.roles.{role} = '{base}' has another tokenizer than '{name}', and roles "
                 "pass tokens to each other: choose base models of one family"
             )
-        ends += end_ids(base, own)
-    return Prompts(config.chain, task.prompts, tokenizer, chat=task.chat, extra_end_ids=ends)
+        ends += end_tokens(base, own, trusted)
+    return Prompts(
+        config.chain,
+        task.prompts,
+        tokenizer,
+        chat=task.chat,
+        extra_end_ids=ends,
+        template_arguments=model.template_arguments,
+        pass_thinking=model.pass_thinking,
+    )
 
 
 def check_device(device: str, workers: int) -> None:
@@ -89,18 +101,6 @@ def check_device(device: str, workers: int) -> None:
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise MaltError(f"model.device = '{device}', but there is no GPU here: use cpu or auto")
-
-
-def end_ids(model: str, tokenizer: Any) -> list[int]:
-    """End tokens named by the tokenizer and by the model's generation config."""
-    from transformers import GenerationConfig
-
-    try:
-        ids = GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:
-        ids = None
-    named = [tokenizer.eos_token_id, *(ids if isinstance(ids, list) else [ids])]
-    return [i for i in named if i is not None]
 
 
 def check_lengths(setup: Setup) -> None:

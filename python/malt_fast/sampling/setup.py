@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies, Policy, SamplingParams
 from malt_fast.models.loading import load_model_config
+from malt_fast.models.plain_text import Tokens
 from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
-from malt_fast.tasks.prompts import Prompts, Tokens
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Task
 
 
@@ -36,7 +35,7 @@ class Setup:
     def evaluation_prompts(self) -> EvaluationPrompts:
         """The prompts of the chain, and the extra ones that the evaluation needs."""
         extra = self.task.extra if self.config.evaluate.suite == "paper" else {}
-        return EvaluationPrompts(self.prompts, extra, chat=self.task.chat)
+        return EvaluationPrompts(self.prompts, extra)
 
     def params(self, *, evaluating: bool = False) -> list[SamplingParams]:
         """Sampling parameters by prompt: of the chain's roles, in evaluation of extra ones too."""
@@ -68,9 +67,9 @@ def longest(
     if question_tokens is None:
         texts = {question.text for question in [*setup.task.train, *setup.task.test]}
         question_tokens = max(len(setup.evaluation_prompts.encode_question(text)) for text in texts)
-    question = np.zeros(question_tokens, np.int32)
     prompts = setup.evaluation_prompts
-    outputs = [np.zeros(min(p.max_tokens, context), np.int32) for p in params]
+    question = setup.prompts.filler(question_tokens)
+    outputs = [setup.prompts.filler(min(p.max_tokens, context)) for p in params]
     lengths = [
         len(prompts.build(number, question, [outputs[i - 1] for i in prompts.sources(number)]))
         + len(output)

@@ -9,8 +9,10 @@ file:
 
 from collections.abc import Mapping, Sequence
 
-from malt_fast.tasks.prompts import Prompts, RolePrompt, Tokens
+from malt_fast.models.plain_text import Tokens
+from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import EXTRA
+from malt_fast.tasks.wording import RolePrompt
 from malt_fast.utils.errors import MaltError, nearest
 
 
@@ -20,9 +22,9 @@ class EvaluationPrompts:
     Raises MaltError for an extra prompt with an unknown name or an unusable text.
     """
 
-    def __init__(self, prompts: Prompts, extra: Mapping[str, RolePrompt], *, chat: bool) -> None:
+    def __init__(self, prompts: Prompts, extra: Mapping[str, RolePrompt]) -> None:
         self.prompts = prompts
-        self.extra = extra_prompts(prompts, extra, chat)
+        self.extra = extra_prompts(prompts, extra)
         self.names = [*prompts.chain, *extra]
 
     @property
@@ -54,24 +56,29 @@ class EvaluationPrompts:
         prompts = self.extra[beyond - 1]
         return prompts.build(len(prompts.chain), question, segments)
 
+    def parts(self, number: int) -> list[tuple[str, int, str]]:
+        """The fixed texts of a prompt, as of `Prompts.parts`."""
+        beyond = number - len(self.prompts.chain)
+        if beyond <= 0:
+            return self.prompts.parts(number)
+        prompts = self.extra[beyond - 1]
+        return prompts.parts(len(prompts.chain))
+
+    def joined(self) -> list[str]:
+        """Sentences on joins, as of `Prompts.joined`."""
+        extra = [join for prompts in self.extra for join in prompts.joined(prompts.chain[-1:])]
+        return self.prompts.joined() + extra
+
     def as_json(self) -> str:
         return "".join(prompts.as_json() for prompts in [self.prompts, *self.extra])
 
 
-def extra_prompts(prompts: Prompts, extra: Mapping[str, RolePrompt], chat: bool) -> list[Prompts]:
+def extra_prompts(prompts: Prompts, extra: Mapping[str, RolePrompt]) -> list[Prompts]:
     """For each extra prompt a chain that ends in it, after one role per output that it reads."""
     found = []
     for name, prompt in extra.items():
         if name not in EXTRA:
             raise MaltError(f"the task has an extra prompt '{name}': {nearest(name, EXTRA)}")
         read = dict.fromkeys(EXTRA[name], RolePrompt(None, "{question}"))
-        found.append(
-            Prompts(
-                [*read, name],
-                read | {name: prompt},
-                prompts.tokenizer,
-                chat=chat,
-                extra_end_ids=prompts.end_ids,
-            )
-        )
+        found.append(prompts.like([*read, name], read | {name: prompt}))
     return found

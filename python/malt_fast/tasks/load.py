@@ -14,9 +14,9 @@ from malt_fast.config.schema import PACKAGE, Config, TaskConfig
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.grading.custom import is_custom, load_custom
 from malt_fast.tasks.checks import check_ids, decontaminate, subset, warn_of
-from malt_fast.tasks.prompts import RolePrompt, split_prompt
 from malt_fast.tasks.rules import check_task
 from malt_fast.tasks.task import EXTRA, Question, Report, Task
+from malt_fast.tasks.wording import RolePrompt, split_prompt
 from malt_fast.utils.errors import MaltError, nearest
 
 

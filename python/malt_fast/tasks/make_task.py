@@ -6,8 +6,8 @@ from typing import Any
 from malt_fast.grading.custom import Custom, is_custom, load_custom
 from malt_fast.grading.verdicts import grader_of
 from malt_fast.tasks.checks import check_ids
-from malt_fast.tasks.prompts import RolePrompt
 from malt_fast.tasks.task import Question, Task
+from malt_fast.tasks.wording import RolePrompt
 from malt_fast.utils.errors import MaltError
 
 Rows = Iterable[Mapping[str, Any]]

@@ -4,34 +4,39 @@ A prompt is `head(question) · seg · seg · tail`. The fixed texts are the role
 chat template once); the segments are the question and the outputs of earlier roles. Each piece is
 tokenised by itself, once, and sampled tokens are used as they came: siblings share their prompt to
 the token, and nothing is decoded and tokenised again.
+
+The tokens equal those of the whole text where the tokenizer starts anew at every join. It does so
+after a line break. Before one, some tokenizers take the last sign of an output and the break as one
+token: there a space is put between the two. `Prompts.joined` names the joins that are left.
+
+What a segment passes on of an output is its text: no end token, no control token, and of a thinking
+model only the answer.
 """
 
 import json
-import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.models.tokenizer import _name, fingerprint
-from malt_fast.utils.errors import MaltError, first_line, nearest
+from malt_fast.models.chat_template import FIX, ChatTemplate
+from malt_fast.models.plain_text import (
+    LINE,
+    Tokens,
+    control_tokens,
+    encode_after,
+    encode_between,
+    plain_encoder,
+)
+from malt_fast.models.tokenizer import fingerprint, tokenizer_name
+from malt_fast.tasks.wording import RolePrompt, split_prompt
+from malt_fast.utils.errors import MaltError
 
-Tokens = npt.NDArray[np.int32]
-FIX = "give another prompt by --task.prompts FILE"
-BRACES = "write {{ and }} for literal braces"
-# Some templates print the date; a fixed one keeps prompts the same when a run goes on later.
-DATE = date(2024, 7, 26)
-
-
-@dataclass(frozen=True, slots=True)
-class RolePrompt:
-    """The text of a prompt: {question} and {ROLE} of earlier roles in `user`; `{{` is `{`."""
-
-    system: str | None
-    user: str
+WORD = "word"  # before and after a fixed text while it is tokenised
+BEGINNINGS = ("The", "so", "7", "(a)", "**Step", "$x", "- it", "\\boxed", "#", "é", "数")
+ENDINGS = ("end", "7", "end.", "?", ")", "**", "$", "}", "`", "é", "数。")
+THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))  # control tokens around a thought
 
 
 class Prompts:
@@ -39,7 +44,9 @@ class Prompts:
 
     chat: whether prompts go through the tokenizer's chat template; otherwise they are plain text
     after the begin token, if there is one. extra_end_ids: more tokens that end an output, as from a
-    model's generation config. Raises MaltError for an unusable prompt, template or tokenizer.
+    model's generation config. template_arguments: variables of the chat template. pass_thinking:
+    roles whose thoughts later roles read, too. Raises MaltError for an unusable prompt, template or
+    tokenizer.
     """
 
     def __init__(
@@ -50,39 +57,51 @@ class Prompts:
         *,
         chat: bool,
         extra_end_ids: Iterable[int] = (),
+        template_arguments: Mapping[str, Any] | None = None,
+        pass_thinking: Iterable[str] = (),
     ) -> None:
         self.chain = list(chain)
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint(tokenizer)
-        if chat and not getattr(tokenizer, "chat_template", None):
-            raise MaltError(
-                f"{_name(tokenizer)} has no chat template: give one by --model.chat_template FILE, "
-                "or an instruction-tuned model"
-            )
-        self.end_ids = self._find_end_ids(chat, extra_end_ids)
-        self._pieces: list[list[Tokens]] = []  # [role][slot + 1]
+        self.template = ChatTemplate(tokenizer, template_arguments or {}) if chat else None
+        self.end_ids = self._find_end_ids(extra_end_ids)
+        self._plain = plain_encoder(tokenizer)
+        self._control = np.array([*control_tokens(tokenizer)], np.int32)
+        self._thought = self._find_thought()
+        self._passing = set(pass_thinking)  # roles
+        if self.template is not None:
+            self.template.check_generation_prompt()
         self._levels: list[list[int]] = []  # [role][slot] = level whose segment goes there
+        texts: list[list[str]] = []  # [role][slot + 1]
         for role in self.chain:
-            texts, levels = split_prompt(self.chain, role, prompts)
-            rendered = self._render(role, prompts[role].system, texts) if chat else texts
-            if not chat and prompts[role].system:
-                rendered = [f"{prompts[role].system}\n\n{texts[0]}", *texts[1:]]
-            pieces = [self._encode(text) for text in rendered]
-            if not chat and tokenizer.bos_token_id is not None:
-                pieces[0] = np.concatenate(
-                    [np.array([tokenizer.bos_token_id], np.int32), pieces[0]]
-                )
-            self._pieces.append(pieces)
+            wording, levels = split_prompt(self.chain, role, prompts)
+            texts.append(self._render(role, prompts[role].system, wording))
             self._levels.append(levels)
+        self._before = LINE if any(one[0] for one in texts) else ""  # what a question stands after
+        self.texts = [[one[0], *map(self._apart, one[1:])] for one in texts]
+        self._pieces = [self._encode(one) for one in self.texts]
+        self._thinks = [self._ends_in_thought(pieces) for pieces in self._pieces]
+
+    def like(self, chain: Sequence[str], wording: Mapping[str, RolePrompt]) -> "Prompts":
+        """Prompts of another chain, whose earlier roles stand for the first one of this chain."""
+        return Prompts(
+            chain,
+            wording,
+            self.tokenizer,
+            chat=self.template is not None,
+            extra_end_ids=self.end_ids,
+            template_arguments=self.template.arguments if self.template else None,
+            pass_thinking=chain if self.chain[0] in self._passing else (),
+        )
 
     def encode_question(self, text: str) -> Tokens:
         """int32[Q]: the segment of a question; text that looks like a control token stays text."""
-        return self._encode(text, split_special_tokens=True)
+        return self._plain(text, self._before)
 
     def build(self, level: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
         """int32[P]: the prompt of role `level` (1-based).
 
-        segments: the outputs of levels 1 .. level - 1 as sampled; their end tokens are dropped.
+        segments: the outputs of levels 1 .. level - 1 as sampled.
         """
         if not 1 <= level <= len(self.chain) or len(segments) != level - 1:
             raise ValueError(
@@ -90,9 +109,22 @@ class Prompts:
             )
         pieces = self._pieces[level - 1]
         parts = [pieces[0]]
-        for slot, piece in zip(self._levels[level - 1], pieces[1:], strict=True):
-            parts += [question if slot == 0 else self._without_end(segments[slot - 1]), piece]
+        for source, piece in zip(self._levels[level - 1], pieces[1:], strict=True):
+            read = question if source == 0 else self._passed_on(source, segments[source - 1])
+            parts += [read, piece]
         return np.concatenate(parts).astype(np.int32, copy=False)
+
+    def parts(self, level: int) -> list[tuple[str, int, str]]:
+        """(text, tokens, segment after it) of each fixed text of a prompt; "" after the last."""
+        names = ["question", *self.chain]
+        sources = [names[source] for source in self._levels[level - 1]]
+        tokens = map(len, self._pieces[level - 1])
+        return list(zip(self.texts[level - 1], tokens, [*sources, ""], strict=True))
+
+    def filler(self, length: int) -> Tokens:
+        """int32[length]: any tokens of text, for the length of a prompt."""
+        token = min({*range(len(self._control) + 1)} - {*self._control.tolist()})
+        return np.full(length, token, np.int32)
 
     def as_json(self) -> str:
         """The end tokens, and for each role its fixed tokens with the names of segments between."""
@@ -102,133 +134,141 @@ class Prompts:
             parts[role] = [pieces[0].tolist()]
             for level, piece in zip(levels, pieces[1:], strict=True):
                 parts[role] += [names[level], piece.tolist()]
-        return json.dumps({"end_ids": self.end_ids, "prompts": parts}) + "\n"
+        passing = [role for role in self.chain if role in self._passing]
+        return json.dumps({"end_ids": self.end_ids, "prompts": parts, "thoughts": passing}) + "\n"
 
     def decode(self, tokens: npt.ArrayLike) -> str:
-        """The text of an output, without its end token and any control token."""
+        """The text of an output, without its end token and any special token."""
         ids = self._without_end(np.asarray(tokens, np.int32)).tolist()
         text: str = self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
+    # ---- what later roles read of an output ----
+
+    def _passed_on(self, level: int, output: Tokens) -> Tokens:
+        """The segment of an output: its answer, without control tokens."""
+        tokens = self._without_end(output)
+        if self.chain[level - 1] not in self._passing:
+            tokens = self._answer(level, tokens)
+        return tokens[~np.isin(tokens, self._control)]
+
+    def _answer(self, level: int, tokens: Tokens) -> Tokens:
+        """What stands after the last thought; nothing if that is unfinished."""
+        if self._thought is None:
+            return tokens
+        begin, end = self._thought
+        closed = np.flatnonzero(tokens == end)
+        if not len(closed):
+            return tokens[:0] if self._thinks[level - 1] or begin in tokens else tokens
+        answer = tokens[closed[-1] + 1 :]
+        blank = (i for i, token in enumerate(answer) if self.tokenizer.decode([token]).strip())
+        return answer[next(blank, len(answer)) :]
+
     def _without_end(self, tokens: Tokens) -> Tokens:
         return tokens[:-1] if len(tokens) and int(tokens[-1]) in self.end_ids else tokens
 
-    def _encode(self, text: str, **options: bool) -> Tokens:
-        ids = self.tokenizer(text, add_special_tokens=False, **options)["input_ids"] if text else []
-        return np.array(ids, np.int32)
+    def _find_thought(self) -> tuple[int, int] | None:
+        """The tokens that open and close a thought, where the tokenizer has such."""
+        ids = {text: i for i, text in control_tokens(self.tokenizer).items()}
+        return next(((ids[a], ids[b]) for a, b in THOUGHTS if a in ids and b in ids), None)
 
-    def _find_end_ids(self, chat: bool, extra: Iterable[int]) -> tuple[int, ...]:
-        own = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        ids = [*own, *extra, *(self._turn_end() if chat else [])]
-        if not ids:
-            raise MaltError(
-                f"{_name(self.tokenizer)} has no end token, so outputs would never stop: "
-                "set eos_token in its tokenizer_config.json"
-            )
-        return tuple(dict.fromkeys(int(i) for i in ids))
+    def _ends_in_thought(self, pieces: Sequence[Tokens]) -> bool:
+        """Whether a prompt opens a thought for the output to close."""
+        if self._thought is None:
+            return False
+        marks = [token for piece in pieces for token in piece.tolist() if token in self._thought]
+        return marks[-1:] == [self._thought[0]]
 
-    def _turn_end(self) -> list[int]:
-        """The control token that ends an assistant's turn (the eos of a base model is another)."""
-        mark = _mark(0)
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
-        try:
-            text = self._template(turns, add_generation_prompt=False)
-        except Exception:  # a template may refuse such a turn: then only eos ends outputs
-            return []
-        after = self._encode(text.partition(mark)[2].lstrip())[:1].tolist()
-        return [i for i in after if i in self.tokenizer.all_special_ids]
+    # ---- fixed texts ----
 
     def _render(self, role: str, system: str | None, texts: Sequence[str]) -> list[str]:
-        """The prompt inside the chat template, cut where the segments go."""
-        marks = [_mark(i) for i in range(len(texts) - 1)]
+        """The fixed texts of a prompt: inside the chat template, or after the system text."""
+        if self.template is None:
+            return [f"{system}\n\n{texts[0]}", *texts[1:]] if system else list(texts)
+        marks = [f"Zq7malt{i}slot7qZ" for i in range(len(texts) - 1)]  # words of no prompt
         user = texts[0] + "".join(m + text for m, text in zip(marks, texts[1:], strict=True))
-        try:
-            whole = self._render_turns(system, user)
-        except Exception as error:
-            raise MaltError(
-                f"the chat template of {_name(self.tokenizer)} cannot render the {role}'s prompt "
-                f"({first_line(error)}): give another by --model.chat_template FILE"
-            ) from None
+        whole = self.template.prompt(role, system, user)
         pieces = []
         for mark in marks:
             if whole.count(mark) != 1:
                 raise MaltError(
-                    f"the chat template of {_name(self.tokenizer)} does not print the {role}'s "
-                    "message once and unchanged: give another by --model.chat_template FILE"
+                    f"the chat template of {tokenizer_name(self.tokenizer)} does not print the "
+                    f"{role}'s message once and unchanged: {FIX}"
                 )
             piece, whole = whole.split(mark)
             pieces.append(piece)
         return [*pieces, whole]
 
-    def _render_turns(self, system: str | None, user: str) -> str:
-        turns = [{"role": "user", "content": user}]
-        if not system:
-            return self._template(turns)
-        try:
-            return self._template([{"role": "system", "content": system}, *turns])
-        except Exception:  # a template without a system turn: it goes before the user's text
-            return self._template([{"role": "user", "content": f"{system}\n\n{user}"}])
+    def _encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of each fixed text, with a begin token before those without a template."""
+        between = [WORD] * (len(texts) - 1)
+        befores, afters = ["", *between], [*between, ""]
+        pieces = [
+            encode_between(self.tokenizer, before, text, after)
+            for before, text, after in zip(befores, texts, afters, strict=True)
+        ]
+        if self.template is None and self.tokenizer.bos_token_id is not None:
+            pieces[0] = np.concatenate(
+                [np.array([self.tokenizer.bos_token_id], np.int32), pieces[0]]
+            )
+        return pieces
 
-    def _template(self, turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            turns,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            date_string=DATE.strftime("%d %b %Y"),
-            strftime_now=DATE.strftime,
-        )
+    def _apart(self, text: str) -> str:
+        """A text that follows a segment, with a space before its line break if that is needed."""
+        if (
+            text.startswith("\n")
+            and self._joins_before(text)
+            and not self._joins_before(f" {text}")
+        ):
+            return f" {text}"
         return text
 
-
-def split_prompt(
-    chain: Sequence[str], role: str, prompts: Mapping[str, RolePrompt]
-) -> tuple[list[str], list[int]]:
-    """The fixed texts of a role's prompt, and the levels (0 = question) of the segments between.
-
-    Raises MaltError unless {question} comes once, then earlier roles in chain order, each at most
-    once.
-    """
-    if role not in prompts:
-        raise MaltError(f"the role '{role}' has no prompt: give one by --task.prompts FILE")
-    level_of = {"question": 0} | {name: i for i, name in enumerate(chain, 1)}
-    texts, levels = [""], []
-    for text, name in _fields(role, prompts[role].user):
-        texts[-1] += text
-        if name is None:
-            continue
-        if name not in level_of:
-            hint = nearest(name, ["question", *chain[: chain.index(role)]])
-            raise MaltError(
-                f"the {role}'s prompt names {{{name}}}, which is not in the chain ({hint}): {FIX}"
+    def _joins_before(self, text: str) -> bool:
+        """Whether the tokenizer joins a text with the end of a segment before it."""
+        alone = encode_after(self.tokenizer, WORD, text)
+        return bool(text) and not all(
+            np.array_equal(
+                encode_after(self.tokenizer, LINE, end + text),
+                np.concatenate([encode_after(self.tokenizer, LINE, end), alone]),
             )
-        levels.append(level_of[name])
-        texts.append("")
-    if levels.count(0) != 1:
-        raise MaltError(
-            f"the {role}'s prompt must hold {{question}} once, but holds it "
-            f"{levels.count(0)} times: {FIX}"
+            for end in ENDINGS
         )
-    if levels != sorted(set(levels)) or levels[-1] >= level_of[role]:
-        raise MaltError(
-            f"the {role}'s prompt must name the question and then earlier roles in chain order, "
-            f"each at most once: {FIX}"
+
+    def _joins_after(self, text: str) -> bool:
+        """Whether the tokenizer joins a text with the beginning of a segment after it."""
+        alone = encode_between(self.tokenizer, "", text, WORD)
+        return bool(text) and not all(
+            np.array_equal(
+                encode_after(self.tokenizer, "", text + begin),
+                np.concatenate([alone, self._plain(begin, LINE)]),
+            )
+            for begin in BEGINNINGS
         )
-    return texts, levels
 
+    def joined(self, roles: Sequence[str] | None = None) -> list[str]:
+        """A sentence on each join at which the tokens may differ from those of the whole text.
 
-def _fields(role: str, prompt: str) -> list[tuple[str, str | None]]:
-    """(text, name of the field after it or None) in order, with `{{` and `}}` unescaped."""
-    try:
-        parsed = list(string.Formatter().parse(prompt))
-    except ValueError as error:
-        raise MaltError(f"the {role}'s prompt has a stray brace ({error}): {BRACES}") from None
-    if any(spec or conversion for _, _, spec, conversion in parsed):
-        raise MaltError(f"the {role}'s prompt has a field with a format: {BRACES}")
-    return [(text, name) for text, name, _, _ in parsed]
+        roles: whose prompts are looked at; None: all.
+        """
+        names, found = ["question", *self.chain], []
+        for role, texts, levels in zip(self.chain, self.texts, self._levels, strict=True):
+            for i, level in enumerate(levels if roles is None or role in roles else ()):
+                what = f"in the {role}'s prompt the tokenizer may join {{{names[level]}}} with"
+                if self._joins_after(texts[i]):
+                    found.append(f"{what} the text before it: end that text by a line break")
+                if self._joins_before(texts[i + 1]):
+                    found.append(f"{what} the text after it: begin that text by a line break")
+        return found
 
-
-def _mark(i: int) -> str:
-    """A word that occurs in no prompt: it stands for a segment while the template is rendered."""
-    return f"Zq7malt{i}slot7qZ"
+    def _find_end_ids(self, extra: Iterable[int]) -> tuple[int, ...]:
+        turn_end = None if self.template is None else self.template.turn_end()
+        ids = [self.tokenizer.eos_token_id, *extra, turn_end]
+        found = tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+        if not found:
+            raise MaltError(
+                f"{tokenizer_name(self.tokenizer)} has no end token, so outputs would never stop: "
+                "set eos_token in its tokenizer_config.json"
+            )
+        return found

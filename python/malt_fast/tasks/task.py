@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from malt_fast.tasks.prompts import RolePrompt
+from malt_fast.tasks.wording import RolePrompt
 
 Report = dict[str, list[str]]  # kind of unusual question -> ids
 

@@ -1,0 +1,68 @@
+"""Text as plain tokens: none of them a control token, each as it is in the middle of a text.
+
+Control tokens are a tokenizer's added tokens, marked special or not: `<|im_end|>`, `<think>`,
+`<tool_call>`. Added tokens for white space are ordinary text.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Tokens = npt.NDArray[np.int32]
+LINE = "\n"  # what usually stands before a text; every tokenizer starts anew after it
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """The text of every control token, by id."""
+    added = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+    return {i: text for i, text in added.items() if text.strip(" ▁\n\t\r")}
+
+
+def encode(tokenizer: Any, text: str) -> Tokens:
+    """int32[T]; texts of control tokens become control tokens."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    return np.array(ids, np.int32)
+
+
+def encode_after(tokenizer: Any, before: str, text: str) -> Tokens:
+    """int32[T]: the tokens of `text` behind `before`; those of `text` alone where the tokenizer
+    joins the two or does not know `before`."""
+    left, whole = encode(tokenizer, before), encode(tokenizer, before + text)
+    apart = np.array_equal(whole[: len(left)], left) and tokenizer.unk_token_id not in left
+    return whole[len(left) :] if apart else encode(tokenizer, text)
+
+
+def encode_between(tokenizer: Any, before: str, text: str, after: str) -> Tokens:
+    """int32[T]: as `encode_after`, with `after` behind `text`."""
+    whole = encode_after(tokenizer, before, text + after)
+    right = encode_after(tokenizer, LINE, after)
+    end = len(whole) - len(right)
+    apart = end >= 0 and np.array_equal(whole[end:], right) and tokenizer.unk_token_id not in right
+    return whole[:end] if apart else encode_after(tokenizer, before, text)
+
+
+def plain_encoder(tokenizer: Any) -> Callable[[str, str], Tokens]:
+    """A function of (text, the text before it) that never returns a control token.
+
+    The text of a control token is cut in two, since a tokenizer reads it as one piece only.
+    """
+    control = control_tokens(tokenizer)
+    longest_first = sorted(control.values(), key=len, reverse=True)
+    cut = "|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in longest_first if t[1:])
+    inside = re.compile(cut) if cut else None
+    known = control.keys() - {tokenizer.unk_token_id}  # which stands for letters, too
+
+    def encode_plain(text: str, before: str = LINE) -> Tokens:
+        parts = inside.split(text) if inside else [text]
+        befores = [before, *[LINE] * (len(parts) - 1)]
+        found = [encode_after(tokenizer, b, part) for b, part in zip(befores, parts, strict=True)]
+        tokens = np.concatenate(found)
+        if not known.isdisjoint(tokens.tolist()) and len(text) > 1:
+            # A tokenizer that changes a text before it looks for control tokens.
+            tokens = np.concatenate([encode_after(tokenizer, LINE, letter) for letter in text])
+        return tokens
+
+    return encode_plain

@@ -1,0 +1,43 @@
+"""Prompts as people read them: `--show_prompts`, and prompts.txt of a run."""
+
+from pathlib import Path
+
+import pytest
+
+from malt_fast import train
+from malt_fast.config.load import saved_config
+from malt_fast.config.schema import Config
+from malt_fast.sampling.prepare import prepare
+from tests.tiny import tiny_llama
+
+
+def options(data: Path, model: Path) -> list[str]:
+    task = ["--task.name", "jsonl", "--task.path", str(data), "--task.grader", "number"]
+    return [*task, "--model.name_or_path", str(model)]
+
+
+def test_show_prompts_prints_every_role_and_loads_no_weights(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_llama(tmp_path / "model", chat_template=True)
+    (model / "model.safetensors").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert train.main([*options(data, model), "--show_prompts"]) == 0
+    shown = capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+    for role in ("generator", "verifier", "refiner"):
+        assert f"===== {role}: " in shown
+    assert "⟪one or two? (0)⟫" in shown and "⟪output of the verifier⟫" in shown
+    assert "<|assistant|>" in shown
+
+
+def test_the_counts_are_those_of_the_prompts(finished_run: Path) -> None:
+
+    setup = prepare(saved_config(Config, {"run": str(finished_run)}, ()))
+    question = setup.question_tokens[0]
+    text = (finished_run / "prompts.txt").read_text()
+    built = setup.prompts.build(3, question, [question[:0], question[:0]])
+    assert f"===== refiner: {len(built):,} tokens (" in text
+    assert f"{len(question)} question" in text
+    assert "prompts" in (finished_run / "report.html").read_text()
+    assert "⟪one or two? (0)⟫" in (finished_run / "report.html").read_text()
