@@ -24,7 +24,7 @@ from malt_fast.evaluation.run import evaluate_run
 from malt_fast.results.write_report import write_final_report
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, writing
-from malt_fast.runs.saved import EVALUATION_SETTINGS, saved_policies
+from malt_fast.runs.saved import EVALUATION_SETTINGS, saved_policies, started_policies
 from malt_fast.sampling.prepare import load_setup
 
 PROGRAM = Program(
@@ -52,7 +52,7 @@ def evaluate(config: Config) -> None:
     run.expect("prompts.json", setup.prompts.as_json())
     with writing(run):
         run.note("prompts.json", setup.prompts.as_json())
-        base = setup.base()
+        base = started_policies(run, setup.base())
         sft, final = saved_policies(config.run, base)
         evaluate_run(run, setup, base, sft, final, again=True)
         write_final_report(run)

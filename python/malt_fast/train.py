@@ -39,6 +39,7 @@ from malt_fast.sampling.round_forest import forest_name, report_yield, round_for
 from malt_fast.sampling.setup import Setup
 from malt_fast.training.side_by_side import train_side_by_side
 from malt_fast.training.train_role import train_role
+from malt_fast.training.warm_start import warm_start
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import printable
 
@@ -54,7 +55,7 @@ def train(config: Config, plan: int | None = None) -> Run:
             make_plan(run, setup, plan)
             return run
         plan_long_run(run, setup)
-        sft = final = setup.base()
+        sft = final = start = warm_start(run, setup)
         for index in range(config.train.rounds):
             sft, final = train_round(run, setup, index, final)
         distributed.leave_process_group()
@@ -63,7 +64,7 @@ def train(config: Config, plan: int | None = None) -> Run:
             if config.engine.name == "replay":
                 run.warn("recordings do not cover trained roles: the run is not evaluated")
             else:
-                evaluate_run(run, setup, setup.base(), sft, final)
+                evaluate_run(run, setup, start, sft, final)
             fill_facts(run)
             write_final_report(run)
     return run

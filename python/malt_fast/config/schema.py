@@ -251,6 +251,9 @@ class TrainConfig(Section):
     regenerate: Literal["none", "sequential"] = setting(
         "none", "sequential: sample anew below each role once it is trained"
     )
+    warm_start: Path | None = setting(
+        None, "JSONL file of demonstrations by role, for SFT before anything is sampled"
+    )
     rounds: int = setting(1, "rounds of sampling and training", ge=1, le=100)
     packing: Literal["trees", "rows"] = setting(
         "trees", "trees: each shared prefix once; rows: one padded row per completion"

@@ -77,6 +77,19 @@ def published_adapters(folder: Path) -> dict[str, PublishedRole]:
         ) from None
 
 
+def started_policies(run: Run, base: Policies) -> Policies:
+    """The policies that a run began with: `base`, under an adapter where a role had a warm start.
+
+    Raises MaltError for an adapter that is damaged.
+    """
+    warm = run.config.train.warm_start is not None
+    folders = {role: run.path("warm", role, "sft") for role in base}
+    return {
+        role: _adapter(folders[role], policy) if warm and folders[role].is_dir() else policy
+        for role, policy in base.items()
+    }
+
+
 def saved_policies(folder: Path, base: Policies) -> tuple[Policies, Policies]:
     """The (sft, final) policies of a run; a role without an adapter keeps its `base` policy."""
     index = published_adapters(folder)

@@ -16,6 +16,7 @@ from malt_fast.runs.run import Run, open_run
 from malt_fast.sampling.engine_choice import check_engine, choose
 from malt_fast.sampling.prompt_texts import prompt_texts
 from malt_fast.sampling.setup import Setup, context_of, questions_text
+from malt_fast.sampling.warm_data import warm_data
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Task
@@ -30,7 +31,9 @@ def prepare(config: Config) -> Setup:
     check_requirements(config)
     if config.run is not None and distributed.is_leader():
         check_folder(config.run)
-    return load_setup(config)
+    setup = load_setup(config)
+    warm_data(setup)  # raises MaltError for demonstrations that cannot be used
+    return setup
 
 
 @contextmanager

@@ -64,7 +64,9 @@ class Prompts:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint(tokenizer)
         self.template = ChatTemplate(tokenizer, template_arguments or {}) if chat else None
-        self.end_ids = self._find_end_ids(extra_end_ids)
+        turn_end = None if self.template is None else self.template.turn_end()
+        self.end_ids = self._find_end_ids([*extra_end_ids, turn_end])
+        self.end_id = self.end_ids[0] if turn_end is None else turn_end  # of a whole output
         self._plain = plain_encoder(tokenizer)
         self._control = np.array([*control_tokens(tokenizer)], np.int32)
         self._thought = self._find_thought()
@@ -97,6 +99,10 @@ class Prompts:
     def encode_question(self, text: str) -> Tokens:
         """int32[Q]: the segment of a question; text that looks like a control token stays text."""
         return self._plain(text, self._before)
+
+    def encode_output(self, text: str) -> Tokens:
+        """int32[T]: an output that was not sampled, with its end token."""
+        return np.append(self._plain(text, LINE), np.int32(self.end_id))
 
     def build(self, level: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
         """int32[P]: the prompt of role `level` (1-based).
@@ -262,9 +268,8 @@ class Prompts:
                     found.append(f"{what} the text after it: begin that text by a line break")
         return found
 
-    def _find_end_ids(self, extra: Iterable[int]) -> tuple[int, ...]:
-        turn_end = None if self.template is None else self.template.turn_end()
-        ids = [self.tokenizer.eos_token_id, *extra, turn_end]
+    def _find_end_ids(self, extra: Iterable[int | None]) -> tuple[int, ...]:
+        ids = [self.tokenizer.eos_token_id, *extra]
         found = tuple(dict.fromkeys(int(i) for i in ids if i is not None))
         if not found:
             raise MaltError(

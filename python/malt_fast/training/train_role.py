@@ -30,27 +30,34 @@ def train_role(
             what = "example" if name == "sft" else "pair"
             run.warn(f"{name} {role} is skipped: the forest holds no {what} for it")
             return start
-        return _train_stage(run, setup, index, StageSpec.of(config, role, name, start), data)
+        spec = StageSpec.of(config, role, name, start)
+        return train_in_run(run, setup, f"round-{index}", spec, data, round=index)
 
     sft = stage("sft", start)
     return sft, stage("dpo", sft) if role in config.dpo_roles else sft
 
 
-def _train_stage(run: Run, setup: Setup, index: int, spec: StageSpec, data: RoleData) -> Policy:
-    """The policy after a stage of round `index`: trained now, or found in the run directory."""
+def train_in_run(
+    run: Run, setup: Setup, folder: str, spec: StageSpec, data: RoleData, **where: int
+) -> Policy:
+    """The policy after a stage, in a folder of the run: trained now, or found there.
+
+    where: the round, for its log lines.
+    """
     from malt_fast.training.train_stage import train_stage  # imports torch and peft
 
-    name, rows = f"{spec.stage} {spec.role}", data.rows(spec.stage)
-    out = run.path(f"round-{index}", spec.role, spec.stage)
+    warm = "" if where else "warm "
+    name, rows = f"{warm}{spec.stage} {spec.role}", data.rows(spec.stage)
+    out = run.path(folder, spec.role, spec.stage)
     policy = Policy(spec.base, str(out.absolute()))
-    done, folder = spec.is_done(data, out), run.path(f"round-{index}", "data", spec.role)
-    if run.leads and not (done and (folder / f"{spec.stage}.parquet").is_file()):
-        write_datasets(data, setup.prompts, folder, spec.stage)
+    done, datasets = spec.is_done(data, out), run.path(folder, "data", spec.role)
+    if run.leads and not (done and (datasets / f"{spec.stage}.parquet").is_file()):
+        write_datasets(data, setup.prompts, datasets, spec.stage)
     if done:
-        run.say(f"{name}: the adapter of round {index} is there already")
+        run.say(f"{name}: {out.relative_to(run.folder)} is there already")
         return policy
-    progress = Progress(run, index, spec.stage, spec.role)
-    with run.stage(name, facts=progress.facts, round=index) as (view, figures):
+    progress = Progress(run, f"{warm}{spec.stage}/{spec.role}", spec.role, where)
+    with run.stage(name, facts=progress.facts, **where) as (view, figures):
         metrics = train_stage(spec, data, out, lambda line: progress.add(line, view)).metrics
         if run.leads and is_untrained(str(out)):
             run.warn(alarms.ineffective(spec.stage, spec.role), "ineffective")
@@ -62,8 +69,9 @@ def _train_stage(run: Run, setup: Setup, index: int, spec: StageSpec, data: Role
 class Progress:
     """The log lines of one stage: shown, written to metrics.jsonl, and watched for a collapse."""
 
-    def __init__(self, run: Run, index: int, stage: Stage, role: str) -> None:
-        self.run, self.index, self.stage, self.role = run, index, stage, role
+    def __init__(self, run: Run, name: str, role: str, where: Mapping[str, int]) -> None:
+        """name, where: of the log lines."""
+        self.run, self.name, self.role, self.where = run, name, role, where
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
         self.warned = False
@@ -73,7 +81,7 @@ class Progress:
         self.first, self.last = self.first or line, self.last | line
         steps = {"at": int(line["step"]), "total": int(line["max_steps"])}
         view.advance(**steps, tokens=max(0, int(tokens)))
-        self.run.log(f"{self.stage}/{self.role}", round=self.index, **line)
+        self.run.log(self.name, **self.where, **line)
         warning = alarms.collapsing(self.role, self.first, line)
         if warning and not self.warned:
             self.run.warn(warning, "collapsing")
