@@ -46,6 +46,10 @@ FAMILIES = {
         sliding_window=256,
     ),
     "gemma3": hf.Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=256),
+    "granite": hf.GraniteConfig(**SIZES, logits_scaling=4.0),
+    "qwen3-moe": hf.Qwen3MoeConfig(
+        **SIZES, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16
+    ),
 }  # fmt: skip
 
 
@@ -288,14 +292,28 @@ def test_what_does_not_fit_is_named():
         packer(role_forest(13), "trees", tokens=20)
 
 
-def test_a_model_without_a_path_to_the_mask_is_refused(tmp_path):
-    config = hf.MambaConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=1, state_size=4, intermediate_size=64
-    )
-    hf.MambaForCausalLM(config).save_pretrained(tmp_path)
-    lora = LoraConfig(r=2, target_modules=["x_proj"])
-    with pytest.raises(MaltError, match=r"Mamba.* --train\.packing rows"):
-        load_model(str(tmp_path), None, lora, dtype="float32", seed=0, layout="trees")
+UNPACKABLE = {
+    "falcon": hf.FalconConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, alibi=False
+    ),
+    "gpt2": hf.GPT2Config(
+        vocab_size=60, n_embd=32, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
+    ),  # its attention has dropout
+    "gpt-oss": hf.GptOssConfig(
+        **SIZES, head_dim=8, num_local_experts=2, num_experts_per_tok=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", UNPACKABLE)
+def test_a_model_that_cannot_read_packs_is_trained_on_rows(family, tmp_path):
+    torch.manual_seed(0)
+    hf.AutoModelForCausalLM.from_config(UNPACKABLE[family]).save_pretrained(tmp_path)
+    model, plain = adapted(str(tmp_path), "trees"), adapted(str(tmp_path), "rows")
+    assert model.layout == plain.layout == "rows"
+    ids = torch.randint(3, 60, (2, 20))
+    assert torch.equal(model.eval().hidden(ids), plain.eval().hidden(ids))
 
 
 def test_the_bases_own_attention_serves_rows(llama):

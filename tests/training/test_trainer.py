@@ -22,6 +22,7 @@ from malt_fast.training.stage import StageSpec
 from malt_fast.training.train_stage import train_stage
 from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils.errors import MaltError
+from tests.families import SHORT, WINDOW, write_family
 from tests.tiny import tiny_llama
 
 END = 2  # </s> of the byte tokenizer
@@ -404,6 +405,62 @@ def test_four_bit_base_weights(base, tmp_path):
         per_device_train_batch_size=6,
     )  # fmt: skip
     assert trained.metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_gradients_of_four_bit_weights_are_those_of_the_weights_they_stand_for(base):
+    """Also after an inference, at which bitsandbytes stores weights anew on some CPUs."""
+    bnb = pytest.importorskip("bitsandbytes")
+    found = load_model(
+        base, None, LoraConfig(r=2), dtype="float32", seed=0, four_bit_on=torch.device("cpu")
+    )
+    twin = load_model(base, None, LoraConfig(r=2), dtype="float32", seed=0)
+    layers = dict(twin.named_modules())
+    for name, layer in found.named_modules():
+        if isinstance(layer, bnb.nn.Linear4bit):
+            whole = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            layers[name].weight.data.copy_(whole)
+    ids, gradients = torch.arange(3, 40)[None], []
+    for model in (found, twin):
+        torch.manual_seed(1)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        with torch.no_grad():
+            model.eval().hidden(ids)
+        model.train().hidden(ids).pow(2).sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    assert_same(*gradients, rtol=1e-3, atol=1e-3)
+
+
+def test_lora_leaves_the_vision_tower_alone(tmp_path):
+    base = write_family("gemma3-images", tmp_path / "base")
+    train("sft", small_vocabulary(), base, tmp_path / "adapter")
+    names = [name for name in weights(tmp_path / "adapter") if "lora" in name]
+    assert len(names) == 28 and all("language_model" in name for name in names)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3"])
+def test_paths_longer_than_the_window_are_trained_on_rows(family, tmp_path, caplog):
+    base, data = write_family(family, tmp_path / "base"), small_vocabulary(prompt=WINDOW)
+    runs = [
+        train("sft", data, base, tmp_path / layout, layout=layout) for layout in ("rows", "trees")
+    ]
+    assert f"has a window of {WINDOW}" in caplog.text
+    assert_same(weights(runs[0].adapter), weights(runs[1].adapter), rtol=0, atol=0)
+
+
+def test_longrope_is_trained_up_to_its_original_context(tmp_path):
+    base, data = write_family("phi3", tmp_path / "base"), small_vocabulary(prompt=SHORT)
+    with pytest.raises(MaltError, match=f"more than the model's context of {SHORT}"):
+        train("sft", data, base, tmp_path / "adapter")
+
+
+def small_vocabulary(prompt=4):
+    """Data for the models of tests/families.py."""
+    data, rng = role_data(), np.random.default_rng(0)
+    prompts = [rng.integers(3, 60, prompt).astype(np.int32) for _ in data.prompts]
+    completions = [np.where(c == END, END, c % 57 + 3).astype(np.int32) for c in data.completions]
+    return replace(data, prompts=prompts, completions=completions)
 
 
 # ---- mistakes ----

@@ -165,8 +165,8 @@ def _problem(request: Request, weights: Weights) -> str:
         return "the prompt is empty"
     if len(prompt) > weights.context - 1:
         return (
-            f"the prompt has {len(prompt)} tokens, but the context (or sliding window) of "
-            f"'{weights.base}' holds {weights.context}, one of which is for the answer: lower "
+            f"the prompt has {len(prompt)} tokens, but the context of '{weights.base}' holds "
+            f"{weights.context}, one of which is for the answer: lower "
             "sampling.max_tokens, as later roles read what earlier ones wrote, or choose a model "
             "with a longer context"
         )

@@ -1,9 +1,9 @@
 """A base model with its loaded adapters, of which at most one is active.
 
-In float32 the active adapter is merged into the weights: a small model runs twice as fast without
-LoRA's side branches, at the rounding of float32. The original weights are copied before and put
-back after, so the base stays the same to the bit. In half precision a merge would round the adapter
-away, so there the side branches run.
+The active adapter is merged into float32 weights: a small model runs twice as fast without LoRA's
+side branches, at the rounding of float32. The original weights are copied before and put back
+after, so the base stays the same to the bit. In half precision and in quantised layers a merge
+would round the adapter away, so there the side branches run.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from malt_fast.models.adapter_files import no_adapter
+from malt_fast.models.context import context_length, window_of
 from malt_fast.models.loading import check_adapter, load_causal
+from malt_fast.models.supported import check_layers
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.quiet import quiet
 
@@ -27,7 +29,7 @@ class Weights:
     ) -> None:
         self.base = base
         self.model = _load(base, dtype, trust_remote_code).to(device)
-        self.context = _context(self.model)  # tokens that a sequence may have
+        self.context = context_length(self.model.config)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.peft: Any = None  # the PeftModel around `model`, once there is an adapter
         self.names: dict[str, str] = {}  # adapter directory -> PEFT's name
@@ -52,8 +54,7 @@ class Weights:
             self._add(adapter)
         self.peft.base_model.enable_adapter_layers()
         self.peft.set_adapter(self.names[adapter], inference_mode=True)
-        if self.model.dtype == torch.float32:
-            self._merge(self.names[adapter])
+        self._merge(self.names[adapter])
 
     def _add(self, adapter: str) -> None:
         from peft import PeftConfig, PeftModel
@@ -76,17 +77,24 @@ class Weights:
         self.model.eval()
 
     def _merge(self, name: str) -> None:
-        """Add the adapter to its base weights, except to those tied to other layers."""
+        """Add the adapter to its base weights where they are float32 and not tied to other layers.
+
+        A layer may be wrapped twice, once per weight (experts): each weight is saved once.
+        """
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         heads = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
         tied = {head.weight.data_ptr() for head in heads if head is not None}
+        kept = set[int]()
         for layer in self.model.modules():
-            if isinstance(layer, BaseTunerLayer):
-                own = list(layer.get_base_layer().parameters())
-                if not any(weight.data_ptr() in tied for weight in own):
-                    self.saved += [(weight, weight.detach().clone()) for weight in own]
-                    layer.merge(adapter_names=[name])
+            if not isinstance(layer, BaseTunerLayer):
+                continue
+            own = list(layer.get_base_layer().parameters())
+            if all(map(_is_float32, own)) and tied.isdisjoint(w.data_ptr() for w in own):
+                new = [weight for weight in own if id(weight) not in kept]
+                kept.update(map(id, new))
+                self.saved += [(weight, weight.detach().clone()) for weight in new]
+                layer.merge(adapter_names=[name])
 
     def _restore(self) -> None:
         """Restore the base values, and note in PEFT's layers that nothing is merged."""
@@ -100,26 +108,24 @@ class Weights:
                 layer.merged_adapters.clear()
 
 
+def _is_float32(weight: Tensor) -> bool:
+    """Whether a weight is plain float32: quantised ones are a class of their own."""
+    return type(weight) is torch.nn.Parameter and weight.dtype == torch.float32
+
+
 def _load(base: str, dtype: str, trust_remote_code: bool) -> Any:
     """The causal model in evaluation mode, with attention that does not repeat keys per head."""
     with quiet():
         model = load_causal(base, trust_remote_code, dtype=getattr(torch, dtype))
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    if unknown := kinds - {"full_attention", "sliding_attention"}:
-        raise MaltError(
-            f"the hf engine cannot sample from '{base}': it has layers of type {min(unknown)}; "
-            "choose a model with plain attention"
-        )
+    check_layers(base, model.config)
     if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(_register_attention())
+    elif window_of(model.config) is not None:
+        raise MaltError(
+            f"the hf engine cannot keep to the sliding window of '{base}': choose another model, "
+            "or sample with --engine.name vllm"
+        )
     return model.eval()
-
-
-def _context(model: Any) -> int:
-    """The model's longest sequence, cut to its sliding window: the cache keeps whole sequences."""
-    config = model.config.get_text_config()
-    limits = (getattr(config, n, None) for n in ("max_position_embeddings", "sliding_window"))
-    return min((limit for limit in limits if limit), default=1 << 30)
 
 
 def _register_attention() -> str:
@@ -138,9 +144,12 @@ def _grouped_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA; for a single query token, the G query heads of a key head become its G queries."""
+    if query.shape[2] == 1 and attention_mask is not None and sliding_window is not None:
+        attention_mask = _narrowed(attention_mask, sliding_window)
     if kwargs.get("softcap"):
         return _capped(query, key, value, attention_mask, scaling, kwargs["softcap"])
     if query.shape[2] > 1:
@@ -152,6 +161,18 @@ def _grouped_attention(
         grouped, key, value, attn_mask=attention_mask, scale=scaling
     )
     return out.reshape(batch, 1, heads, -1), None
+
+
+def _narrowed(mask: Tensor, window: int) -> Tensor:
+    """A decoding mask [B, 1, 1, K] (see Batch.step) that leaves each row its last `window` columns.
+
+    Prefills come with the mask that transformers made, window and all.
+    """
+    if mask.shape[-1] <= window:
+        return mask
+    length = (mask == 0).sum(-1, keepdim=True)
+    columns = torch.arange(mask.shape[-1], device=mask.device)
+    return mask.masked_fill(columns < length - window, -torch.inf)
 
 
 def _capped(

@@ -7,31 +7,57 @@ import re
 from pathlib import Path
 from typing import Any
 
+from malt_fast.models.supported import check_supported, check_weights
 from malt_fast.utils.errors import MaltError, first_line
 
 
 def load_model_config(base: str, trust_remote_code: bool = False) -> Any:
-    """The config of a base model. Raises MaltError if it cannot be loaded."""
+    """The config of a base model. Raises MaltError if it cannot be loaded or used."""
     from transformers import AutoConfig
 
     try:
         # False rather than None, for which transformers would prompt the user and run the code
-        return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise refusal(base, error) from None
+    check_supported(base, config)
+    return config
 
 
 def load_causal(base: str, trust_remote_code: bool = False, **options: Any) -> Any:
-    """A base model. options: of from_pretrained. Raises MaltError if it cannot be loaded."""
-    from safetensors import SafetensorError
+    """A base model. options: of from_pretrained. Raises MaltError if it cannot be used."""
+    import torch
     from transformers import AutoModelForCausalLM
 
+    config = load_model_config(base, trust_remote_code)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            base, use_safetensors=True, trust_remote_code=trust_remote_code, **options
+        model, found = AutoModelForCausalLM.from_pretrained(
+            base,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # they are told with the others
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # safetensors, torch and packages for quantised weights raise many
         raise refusal(base, error) from None
+    check_weights(base, model, found)
+    _keep_four_bits(model)
+    return model
+
+
+def _keep_four_bits(model: Any) -> None:
+    """Keep 4-bit weights as they are stored.
+
+    On a CPU with AVX512-BF16, bitsandbytes would store them anew at the first inference: rounded
+    once more, without a gradient for what is below, and garbage when a merge or a save reads them.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def refusal(base: str, error: Exception) -> MaltError:

@@ -20,10 +20,13 @@ def load_tokenizer(
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise refusal(name_or_path, error) from None
+        if "Couldn't instantiate the backend tokenizer" in str(error):
+            raise _no_vocabulary(name_or_path) from None
         raise MaltError(
             f"the tokenizer of '{name_or_path}' cannot be loaded ({first_line(error)}): "
             "check --model.name_or_path"
         ) from None
+    _check_vocabulary(name_or_path, tokenizer)
     if chat_template is not None:
         try:
             tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
@@ -33,6 +36,20 @@ def load_tokenizer(
                 f"{chat_template} cannot be read ({reason}): check --model.chat_template"
             ) from None
     return tokenizer
+
+
+def _check_vocabulary(name: str, tokenizer: Any) -> None:
+    """Raises MaltError where transformers, for want of files, made a tokenizer without words."""
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    if len(tokenizer.get_vocab().keys() - special) < 2:
+        raise _no_vocabulary(name)
+
+
+def _no_vocabulary(name: str) -> MaltError:
+    return MaltError(
+        f"the tokenizer of '{name}' has no vocabulary: its files (tokenizer.json, tokenizer.model, "
+        "or vocab.json and merges.txt) are missing, copy them there"
+    )
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -8,7 +8,8 @@ from typing import Literal
 from malt_fast.config.schema import Config
 from malt_fast.engines import Engine, Policy, SamplingParams
 from malt_fast.engines.spec import EngineSpec
-from malt_fast.sampling.setup import Setup, context_of, longest
+from malt_fast.models.supported import check_layers
+from malt_fast.sampling.setup import Setup, base_configs, context_of, longest
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.ray_cluster import check_ray
 
@@ -64,6 +65,9 @@ def check_engine(setup: Setup) -> None:
     path = config.engine.path
     if name == "replay" and path is not None and not path.is_file():
         raise MaltError(f"engine.path = '{path}' is no file: give a JSONL file of recordings")
+    if name == "hf":
+        for base, model_config in base_configs(setup).items():
+            check_layers(base, model_config)
     if name == "vllm":
         _check_vllm(setup)
     if name == "openai":

@@ -8,6 +8,7 @@ import numpy as np
 
 from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
+from malt_fast.models.context import context_length, context_setting
 from malt_fast.models.end_tokens import end_tokens
 from malt_fast.models.tokenizer import load_tokenizer
 from malt_fast.runs.directory import check_folder
@@ -15,7 +16,7 @@ from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, open_run
 from malt_fast.sampling.engine_choice import check_engine, choose
 from malt_fast.sampling.prompt_texts import prompt_texts
-from malt_fast.sampling.setup import Setup, context_of, questions_text
+from malt_fast.sampling.setup import Setup, base_configs, questions_text
 from malt_fast.sampling.warm_data import warm_data
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
@@ -107,17 +108,27 @@ def check_device(device: str, workers: int) -> None:
 
 
 def check_lengths(setup: Setup) -> None:
-    """Raises MaltError for a question that leaves some role no room to answer."""
-    prompts, context = setup.evaluation_prompts, context_of(setup)
-    model, nothing = setup.config.base_model(setup.config.chain[0]), np.empty(0, np.int32)
+    """Raises MaltError for prompts that leave no room to answer, or hold unknown tokens."""
+    configs = base_configs(setup)
+    short = min(configs, key=lambda base: context_length(configs[base]))
+    small = min(configs, key=lambda base: configs[base].get_text_config().vocab_size)
+    context, known = context_length(configs[short]), configs[small].get_text_config().vocab_size
+    prompts, nothing = setup.evaluation_prompts, np.empty(0, np.int32)
     for question in [*setup.task.train, *setup.task.test]:
         tokens = prompts.encode_question(question.text)
-        length = max(
-            len(prompts.build(number, tokens, [nothing] * len(prompts.sources(number))))
+        built = [
+            prompts.build(number, tokens, [nothing] * len(prompts.sources(number)))
             for number in prompts.numbers.values()
-        )
-        if length >= context:
+        ]
+        if (length := max(map(len, built))) >= context:
             raise MaltError(
-                f"question '{question.id}' makes a prompt of {length} tokens, but '{model}' reads "
-                f"{context}: remove the question or choose a model with a longer context"
+                f"question '{question.id}' makes a prompt of {length} tokens, but '{short}' reads "
+                f"{context} ({context_setting(configs[short])} in its config.json): remove the "
+                "question or choose a model with a longer context"
+            )
+        if (top := max(int(prompt.max(initial=0)) for prompt in built)) >= known:
+            name = setup.prompts.tokenizer.convert_ids_to_tokens(top)
+            raise MaltError(
+                f"the prompts hold the token {name!r} ({top}), but '{small}' knows {known} tokens: "
+                "give the tokenizer that belongs to the model"
             )

@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies, Policy, SamplingParams
+from malt_fast.models.context import context_length
 from malt_fast.models.loading import load_model_config
 from malt_fast.models.plain_text import Tokens
 from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
@@ -48,12 +50,16 @@ class Setup:
         ]
 
 
+def base_configs(setup: Setup) -> dict[str, Any]:
+    """The configs of the chain's base models. Raises MaltError for one that is not supported."""
+    bases = dict.fromkeys(setup.config.base_model(role) for role in setup.config.chain)
+    trusted = setup.config.model.trust_remote_code
+    return {base: load_model_config(base, trusted) for base in bases}
+
+
 def context_of(setup: Setup) -> int:
-    """The context of the first role's base model, in tokens."""
-    model = setup.config.model
-    base = setup.config.base_model(setup.config.chain[0])
-    config = load_model_config(base, model.trust_remote_code).get_text_config()
-    return getattr(config, "max_position_embeddings", None) or 1 << 30
+    """The shortest context of the chain's base models, in tokens: roles read each other."""
+    return min(map(context_length, base_configs(setup).values()))
 
 
 def longest(

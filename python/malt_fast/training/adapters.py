@@ -1,5 +1,7 @@
 """A frozen base model under a LoRA adapter: the adapted layers, loading, log-probs, saving."""
 
+import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +34,8 @@ from malt_fast.utils.errors import MaltError, first_line
 from malt_fast.utils.files import replacing_folder
 from malt_fast.utils.seals import seal
 
+log = logging.getLogger(__name__)
+
 FILES = ("adapter_config.json", "adapter_model.safetensors")  # that make up an adapter
 
 
@@ -47,15 +51,17 @@ class LogProbModel(nn.Module):
         self._no_split_modules = getattr(base, "_no_split_modules", None)  # FSDP's units: layers
         config = base.config.get_text_config()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+        self.scale = _logit_scale(config)
+        self.layout: Layout = "rows"  # of the batches it takes
 
     def hidden(
         self, input_ids: Tensor, position_ids: Tensor | None = None, tree: Tree | None = None
     ) -> Tensor:
-        """Final hidden states [B, L, H]. Needs no padding mask: padding is on the right."""
+        """What the head maps to logits [B, L, H]. Needs no mask: padding is on the right."""
         decoder = self.peft_model.get_base_model().get_decoder()
         packed = {} if tree is None else {"position_ids": position_ids, "tree": tree}
         output: Tensor = decoder(input_ids=input_ids, use_cache=False, **packed).last_hidden_state
-        return output
+        return output if self.scale == 1 else output * self.scale
 
     def forward(self, batch: Batch) -> Tensor:
         """float32 [M]: log-prob of targets[m] after position rows[m] of the flattened input_ids."""
@@ -72,6 +78,11 @@ class LogProbModel(nn.Module):
         )
 
 
+def _logit_scale(config: Any) -> float:
+    """What logits are multiplied by: of Cohere and Granite."""
+    return float(getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1))
+
+
 def load_model(
     base: str,
     init_adapter: Path | None,
@@ -85,8 +96,9 @@ def load_model(
 ) -> LogProbModel:
     """`base`, frozen, under a trainable copy of `init_adapter` or a fresh seeded LoRA.
 
-    layout: of the batches it will get. four_bit_on: for QLoRA, the device of the 4-bit base
-    weights. Raises MaltError for a model that cannot be trained like this.
+    layout: of the batches it should take; `layout` of the result tells whether it does, since some
+    models cannot read packs. four_bit_on: for QLoRA, the device of the 4-bit base weights. Raises
+    MaltError for a model that cannot be trained.
     """
     config = load_model_config(base, trust_remote_code)
     quantised: dict[str, Any] = {}
@@ -95,7 +107,6 @@ def load_model(
     causal = load_causal(
         base,
         trust_remote_code,
-        config=config,
         dtype=getattr(torch, dtype),
         attn_implementation="eager" if _caps_scores(config) else None,
         **quantised,
@@ -105,7 +116,7 @@ def load_model(
     torch.manual_seed(seed)  # the A matrices of a fresh adapter are random
     try:
         if init_adapter is None:
-            peft_model = peft.get_peft_model(causal, _peft_config(lora))
+            peft_model = peft.get_peft_model(causal, _peft_config(lora, causal))
         else:
             peft_model = _with_adapter(causal, str(init_adapter))
     except (OSError, ValueError) as error:
@@ -115,7 +126,10 @@ def load_model(
     model = LogProbModel(peft_model)
     _check_head(model)
     if layout == "trees":
-        _use_trees(model)
+        if problem := _pack_problem(model):
+            log.warning("%s cannot be trained on packs (%s), so on rows", base, problem)
+        else:
+            model.layout = "trees"
     return model
 
 
@@ -197,9 +211,12 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    for module in model.modules():
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # given to a function
 
 
 def speed_up_lora(model: LogProbModel) -> None:
@@ -221,15 +238,29 @@ def _lora_forward(module: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> 
     return lora_linear(x, base.weight, base.bias, a, b, scaling)
 
 
-def _peft_config(lora: LoraConfig) -> peft.LoraConfig:
+def _peft_config(lora: LoraConfig, causal: Any) -> peft.LoraConfig:
+    beside = "|".join(map(re.escape, _parts_beside_text(causal)))
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=lora.target_modules,
+        exclude_modules=rf"({beside})(\..*)?" if beside else None,
         use_rslora=lora.use_rslora,
     )
+
+
+def _parts_beside_text(causal: Any) -> list[str]:
+    """Names of the modules beside the text model and its head, such as a vision tower."""
+    decoder, head = causal.get_decoder(), causal.get_output_embeddings()
+    around = {name for name, module in causal.named_modules() if decoder in module.modules()}
+    text = {*decoder.modules(), head}
+    return [
+        name
+        for name, module in causal.named_modules()
+        if name.rpartition(".")[0] in around and name not in around and module not in text
+    ]
 
 
 def _check_head(model: LogProbModel) -> None:
@@ -259,11 +290,28 @@ def _check_head(model: LogProbModel) -> None:
         )
 
 
-@torch.no_grad()
-def _use_trees(model: LogProbModel) -> None:
-    """Switch attention to TREE. Raises MaltError if siblings of a pack then see each other."""
+def _pack_problem(model: LogProbModel) -> str:
+    """Switch attention to TREE; why packs cannot be read, with attention as it was, or ""."""
     causal = model.peft_model.get_base_model()
-    name, device = type(causal).__name__, next(causal.parameters()).device
+    text, before = causal.config.get_text_config(), causal.config._attn_implementation
+    if getattr(text, "attention_dropout", 0) or getattr(text, "attn_pdrop", 0):
+        return "its attention has dropout"
+    try:
+        apart = _keeps_apart(model)
+    except (ValueError, TypeError, AttributeError) as error:
+        problem = first_line(error)
+    else:
+        problem = "" if apart else "branches see each other, or positions are counted otherwise"
+    if problem:
+        causal.set_attn_implementation(before)
+    return problem
+
+
+@torch.no_grad()
+def _keeps_apart(model: LogProbModel) -> bool:
+    """Switch attention to TREE; whether siblings of a pack then do not see each other."""
+    causal = model.peft_model.get_base_model()
+    device = next(causal.parameters()).device
     model.eval()
     ids = torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]], device=device)
     alone = model.hidden(ids)
@@ -273,17 +321,8 @@ def _use_trees(model: LogProbModel) -> None:
     position = torch.tensor([[0, 1, 2, 3, 2, 3] + padding * [0]], device=device)
     tree = make_tree(end, 4, device.type).to(device)
     pack = nn.functional.pad(ids.flatten()[rows], (0, padding))[None]
-    try:
-        causal.set_attn_implementation(TREE)
-        packed = model.hidden(pack, position, tree)[0, : len(rows)]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise MaltError(
-            f"{name} cannot be trained on packs ({first_line(error)}): use --train.packing rows"
-        ) from None
+    causal.set_attn_implementation(TREE)
+    packed = model.hidden(pack, position, tree)[0, : len(rows)]
     alone = alone.flatten(0, 1)[rows]
     tolerance = 1e-4 if alone.dtype == torch.float32 else 0.05
-    if not (packed - alone).abs().max() <= tolerance * alone.abs().max():
-        raise MaltError(
-            f"{name} lets the branches of a pack see each other, or counts positions its own way: "
-            "use --train.packing rows"
-        )
+    return bool((packed - alone).abs().max() <= tolerance * alone.abs().max())

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from malt_fast.forest.role_data import Ints, RoleData, Stage
+from malt_fast.models.context import context_length
 from malt_fast.utils.errors import MaltError
 
 
@@ -80,10 +81,10 @@ def check_data(stage: Stage, data: RoleData) -> None:
 def check_lengths(data: RoleData, config: Any, max_length: int | None) -> None:
     """Raises MaltError for sequences over max_length or the context, and for unknown tokens.
 
-    config: of the base model, transformers' text config.
+    config: of the base model.
     """
-    context = getattr(config, "max_position_embeddings", None)
-    limit = min(n for n in (max_length, context, 1 << 62) if n is not None)
+    context, known = context_length(config), config.get_text_config().vocab_size
+    limit = context if max_length is None else min(max_length, context)
     source = "the model's context" if limit == context else "max_length"
     for node, prompt, completion in zip(data.nodes, data.prompts, data.completions, strict=True):
         if len(prompt) + len(completion) > limit:
@@ -92,8 +93,8 @@ def check_lengths(data: RoleData, config: Any, max_length: int | None) -> None:
                 f"more than {source} of {limit}: raise that, or sample with a lower max_tokens"
             )
         top = max(int(prompt.max()), int(completion.max()))
-        if top >= config.vocab_size:
+        if top >= known:
             raise MaltError(
-                f"node {node} holds token {top}, but the model knows {config.vocab_size}: "
+                f"node {node} holds token {top}, but the model knows {known}: "
                 "use the tokenizer that belongs to the base model"
             )

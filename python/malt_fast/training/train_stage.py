@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from malt_fast.forest.role_data import RoleData
+from malt_fast.models.context import window_of
 from malt_fast.models.loading import load_model_config
 from malt_fast.training.adapters import load_model, replace_adapter
 from malt_fast.training.arguments import training_arguments
 from malt_fast.training.batches import check_data, check_lengths
 from malt_fast.training.packing import Packer, Packing
 from malt_fast.training.references import References
-from malt_fast.training.stage import StageSpec
+from malt_fast.training.stage import Layout, StageSpec
 from malt_fast.training.trainer import OnLog, StageTrainer
 from malt_fast.utils.files import make_folder
 from malt_fast.utils.quiet import quiet
@@ -60,11 +61,21 @@ def train_stage(spec: StageSpec, data: RoleData, out: Path, on_log: OnLog | None
 def _make_trainer(
     spec: StageSpec, data: RoleData, checkpoints: Path, fingerprint: str, on_log: OnLog | None
 ) -> StageTrainer:
-    base_config = load_model_config(spec.base, spec.trust_remote_code).get_text_config()
+    base_config = load_model_config(spec.base, spec.trust_remote_code)
     check_lengths(data, base_config, spec.args.max_length)
     arguments = training_arguments(spec.args, checkpoints, spec.device, spec.seed)
+    model = load_model(
+        spec.base,
+        spec.init_adapter,
+        spec.lora,
+        dtype=spec.dtype,
+        seed=spec.seed,
+        layout=_layout(spec, data, window_of(base_config)),
+        four_bit_on=arguments.device if spec.load_in_4bit else None,
+        trust_remote_code=spec.trust_remote_code,
+    )
     packing = Packing(
-        spec.layout,
+        model.layout,
         spec.pack_tokens,
         spec.args.per_device_train_batch_size,
         arguments.device.type,
@@ -72,18 +83,23 @@ def _make_trainer(
         arguments.world_size,
     )
     packer = Packer(spec.stage, data, packing)
-    model = load_model(
-        spec.base,
-        spec.init_adapter,
-        spec.lora,
-        dtype=spec.dtype,
-        seed=spec.seed,
-        layout=spec.layout,
-        four_bit_on=arguments.device if spec.load_in_4bit else None,
-        trust_remote_code=spec.trust_remote_code,
-    )
-    note = f"{fingerprint} {spec.layout} {arguments.world_size}"
+    note = f"{fingerprint} {model.layout} {arguments.world_size}"
     return StageTrainer(packer, model, spec.args, arguments, on_log, note)
+
+
+def _layout(spec: StageSpec, data: RoleData, window: int | None) -> Layout:
+    """The layout asked for; rows where a path of a tree is longer than the model's window.
+
+    Packs mask by subtree alone; the results are the same.
+    """
+    longest = max(len(p) + len(c) for p, c in zip(data.prompts, data.completions, strict=True))
+    if spec.layout == "rows" or window is None or longest <= window:
+        return spec.layout
+    log.warning(
+        "%s is trained on rows: an output ends at token %d, and '%s' has a window of %d",
+        *(spec.role, longest, spec.base, window),
+    )
+    return "rows"
 
 
 def _summary(trainer: StageTrainer, metrics: dict[str, float]) -> dict[str, float]:

@@ -19,7 +19,6 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
 from malt_fast import _core
-from malt_fast.utils.errors import MaltError
 
 TREE = "malt_tree"  # the name under which tree_attention is registered in transformers
 BLOCK = 128  # tokens in a block of FlexAttention's mask
@@ -69,23 +68,17 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """query [1, H, N, D], key and value [1, G, N, D], H a multiple of G -> [1, N, H, D].
 
-    The signature is that of transformers' attention functions. Raises MaltError for attention that
-    the rule k <= q < end[k] cannot express.
+    The signature is that of transformers' attention functions. Raises ValueError for attention
+    that the rule k <= q < end[k] cannot express.
     """
     name = type(module).__name__
     if tree is None:
-        raise MaltError(
-            f"{name} was called without a tree, which its model does not pass on: use "
-            "--train.packing rows"
-        )
+        raise ValueError(f"{name} was called without a tree, which its model does not pass on")
     if dropout or kwargs.get("s_aux") is not None:
         what = "attention sinks" if not dropout else "attention_dropout"
-        raise MaltError(f"{name} has {what}, which packs do not support: use --train.packing rows")
+        raise ValueError(f"{name} has {what}")
     if sliding_window is not None and tree.depth > sliding_window:
-        raise MaltError(
-            f"{name} has a window of {sliding_window} tokens, but a path has {tree.depth}: "
-            "use --train.packing rows"
-        )
+        raise ValueError(f"a path of {tree.depth} tokens exceeds the window of {sliding_window}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if tree.block_mask is not None:
         out = flex(query, key, value, tree, scale, softcap)
