@@ -8,7 +8,7 @@ PROGRAM = """
 import hashlib, sys
 import torch
 from malt_fast.kernels import linear_logprob, logprob_from_logits
-from malt_fast.training.tree_attention import _Blocked
+from malt_fast.models.tree_attention import _Blocked
 
 torch.set_num_threads(int(sys.argv[1]))
 for _ in range(2):

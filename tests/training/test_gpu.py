@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from malt_fast.training.tree_attention import flex, make_tree
+from malt_fast.models.tree_attention import flex, make_tree
+from tests.models.test_tree_attention import dense, inputs, random_ends
 from tests.small_run import run, write_model, write_questions
 from tests.tiny import tiny_llama
 from tests.training.role_forests import role_forest
 from tests.training.test_packing import FAMILIES, adapted, assert_equal, packer, whole_step
 from tests.training.test_trainer import role_data, train
-from tests.training.test_tree_attention import dense, inputs, random_ends
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

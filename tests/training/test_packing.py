@@ -12,6 +12,7 @@ from malt_fast.kernels import dpo_loss
 
 from malt_fast.config.schema import LoraConfig
 from malt_fast.forest.role_data import RoleData
+from malt_fast.models.tree_attention import TREE
 from malt_fast.training.adapters import LogProbModel, load_model
 from malt_fast.training.batches import TreeSampler, examples_of
 from malt_fast.training.packing import (
@@ -20,7 +21,6 @@ from malt_fast.training.packing import (
     completion_logps,
     share,
 )
-from malt_fast.training.tree_attention import TREE
 from malt_fast.utils.errors import MaltError
 from tests.training.role_forests import END, role_forest
 

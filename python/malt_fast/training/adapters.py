@@ -22,14 +22,14 @@ from malt_fast.config.schema import LoraConfig
 from malt_fast.kernels import linear_logprob, lora_linear
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.loading import check_adapter, load_causal, load_model_config
-from malt_fast.training.packing import Batch
-from malt_fast.training.stage import Layout
-from malt_fast.training.tree_attention import (
+from malt_fast.models.tree_attention import (
     BLOCK,
     TREE,
     Tree,
     make_tree,
 )
+from malt_fast.training.packing import Batch
+from malt_fast.training.stage import Layout
 from malt_fast.utils.errors import MaltError, first_line
 from malt_fast.utils.files import replacing_folder
 from malt_fast.utils.seals import seal

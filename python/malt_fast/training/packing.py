@@ -23,8 +23,8 @@ from torch import Tensor
 from malt_fast import _core
 from malt_fast.forest.role_data import Ints, RoleData, Stage
 from malt_fast.kernels.linear_dpo import per_completion
+from malt_fast.models.tree_attention import BLOCK, Tree, make_tree
 from malt_fast.training.stage import Layout
-from malt_fast.training.tree_attention import BLOCK, Tree, make_tree
 from malt_fast.utils.errors import MaltError
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malt_fast import _core
-from malt_fast.training.tree_attention import (
+from malt_fast.models.tree_attention import (
     _Blocked,
     flex,
     make_tree,

@@ -1,9 +1,9 @@
 """Attention over a pack: token q sees token k exactly when k <= q < end[k].
 
-A pack holds prefix trees depth first (packing.py); `end[k]` is where the subtree of k's segment
-ends, so one integer per token is the whole mask. transformers calls `tree_attention` in models
-whose attention implementation is TREE. It runs in C++ on a CPU (csrc/packing/tree_attention.hpp)
-and as FlexAttention on a GPU. The cost of both grows with the visible pairs, not with N^2.
+A pack holds prefix trees depth first (csrc/packing/tree_layout.hpp); `end[k]` is where the subtree
+of k's segment ends, so one integer per token is the whole mask. transformers calls `tree_attention`
+in models whose attention implementation is TREE. It runs in C++ on a CPU (tree_attention.hpp) and
+as FlexAttention on a GPU. The cost of both grows with the visible pairs, not with N^2.
 """
 
 from collections.abc import Callable
