@@ -19,6 +19,11 @@ random order that it uses by default.
 
     python benchmarks/bench_training.py --json benchmarks/results/training.json
     python benchmarks/bench_training.py --preset h100 --json benchmarks/results/training_gpu.json
+
+The preset smollm2 trains a real model on pairs of real text (real_pairs.py):
+
+    python benchmarks/bench_training.py --preset smollm2 --base CHECKPOINT \\
+        --solutions example_model_solutions.jsonl --json benchmarks/results/training_real.json
 """
 
 import argparse
@@ -34,6 +39,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from common import environment, gpu, peak_growth, print_table, summary, write_json
+from real_pairs import refinement_pairs
 from training_contenders import Setting, Step, malt_fast, random_model, trl_dpo, trl_sft
 from training_workload import VOCABULARY, order_of, positions, positives, workload
 
@@ -73,6 +79,21 @@ PRESETS = {
         size=16,
         stages=("dpo-refiner",),
     ),
+    "smollm2": Setting(
+        "cpu",
+        "float32",
+        {
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+        },
+        steps=4,
+        size=8,
+        stages=("dpo-refiner",),
+    ),
 }
 
 # ---- measuring ----
@@ -82,7 +103,7 @@ def makers(
     stage: Stage, data: RoleData, args: argparse.Namespace, folder: Path
 ) -> dict[str, Callable[[], Step]]:
     setting: Setting = args.setting
-    base, held = random_model(folder / "base", setting), {}
+    base, held = args.base or random_model(folder / "base", setting), {}
 
     def ours(layout: Layout) -> Step:
         step, held["logp"] = malt_fast(stage, layout, base, data, args, folder / layout)
@@ -102,8 +123,11 @@ def makers(
 
 def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     setting: Setting = args.setting
-    examples_a_tree = {"verifier": 3, "refiner": 9}[role]  # at least, with three outputs per node
-    data = workload(role, 3, 2 * setting.steps * setting.size // examples_a_tree + 2, seed=0)
+    if args.solutions:
+        data = refinement_pairs(args.solutions, args.base, 2 * setting.steps * setting.size)
+    else:
+        a_tree = {"verifier": 3, "refiner": 9}[role]  # examples at least, with 3 outputs per node
+        data = workload(role, 3, 2 * setting.steps * setting.size // a_tree + 2, seed=0)
     if stage == "sft":
         data = positives(data)
     order = order_of(stage, data, setting.size)
@@ -216,8 +240,12 @@ def main() -> None:
     parser.add_argument("--pack-tokens", type=int, default=16384)
     every = [f"{stage}-{role}" for stage in ("dpo", "sft") for role in ("refiner", "verifier")]
     parser.add_argument("--only", nargs="*", choices=every)
+    parser.add_argument("--base", help="checkpoint of the preset smollm2")
+    parser.add_argument("--solutions", type=Path, help="of the preset smollm2: real_pairs.py")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if (args.preset == "smollm2") != bool(args.base and args.solutions):
+        parser.error("--preset smollm2, --base and --solutions belong together")
     args.setting = PRESETS[args.preset]
     if args.steps:
         args.setting = replace(args.setting, steps=args.steps)

@@ -1,0 +1,126 @@
+"""Small tasks for a small real model: questions, golds and short wordings (bench_real_gains.py).
+
+stories     word problems of one step; held-out ones come from templates of their own
+sums        sums of two numbers up to 20; no held-out sum is among the training questions
+choices     CommonsenseQA, from its own files
+"""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Row = dict[str, Any]
+
+NAMES = ("Mia", "Ken", "Zoe", "Raj", "Anna", "Tom", "Lily", "Omar", "Eva", "Noah", "Sara", "Leo")
+THINGS = ("apples", "pens", "coins", "books", "shells", "stickers", "cards", "stones", "balloons")
+LEARNT = (  # {a} and {b} are numbers, a > b; the sign tells what to do with them
+    ("+", "{n} has {a} {o} and gets {b} more. How many {o} does {n} have now?"),
+    ("+", "{n} picked {a} {o} on Monday and {b} on Tuesday. How many {o} did {n} pick in all?"),
+    ("+", "There are {a} {o} in a box. {n} puts {b} more in. How many {o} are in the box?"),
+    ("+", "{n} found {a} {o} and {m} found {b}. How many {o} did they find together?"),
+    ("+", "{n} bought {a} {o} and then {b} more. How many {o} did {n} buy?"),
+    ("+", "A shelf holds {a} {o} and another holds {b}. How many {o} do both shelves hold?"),
+    ("-", "{n} had {a} {o} and gave {b} of them to {m}. How many {o} does {n} still have?"),
+    ("-", "There are {a} {o} on a table. {n} takes away {b}. How many {o} are left?"),
+    ("-", "{n} lost {b} of {a} {o}. How many {o} are left?"),
+    ("-", "{n} has {a} {o} and {m} has {b}. How many more {o} does {n} have than {m}?"),
+    ("-", "{n} needs {a} {o} and has {b}. How many more {o} does {n} need?"),
+    ("-", "A shop had {a} {o} and sold {b}. How many {o} does the shop have now?"),
+)
+HELD_OUT = (
+    ("+", "{m} gave {n} {b} {o}. Before that {n} had {a}. How many {o} does {n} own today?"),
+    ("+", "In a bag there are {a} old {o} and {b} new ones. How many {o} are in the bag?"),
+    ("+", "{n} counts {a} {o} in the morning and {b} in the evening. What is the total?"),
+    ("-", "Of the {a} {o} that {n} carried, {b} fell down. How many {o} did {n} keep?"),
+    ("-", "{n} wants {a} {o} but {b} are missing. How many {o} are there?"),
+    ("-", "{n} used {b} {o} out of a pack of {a}. How many {o} remain in the pack?"),
+)
+
+
+def stories(templates: tuple[tuple[str, str], ...], count: int, seed: str) -> list[Row]:
+    """`count` different word problems."""
+    rng, rows = random.Random(seed), dict[str, Row]()
+    while len(rows) < count:
+        sign, template = rng.choice(templates)
+        b, a = sorted(rng.sample(range(2, 19), 2))
+        (n, m), o = rng.sample(NAMES, 2), rng.choice(THINGS)
+        text = template.format(a=a, b=b, n=n, m=m, o=o)
+        rows[text] = {"question": text, "answer": str(a + b if sign == "+" else a - b)}
+    return list(rows.values())
+
+
+def all_sums() -> list[Row]:
+    """Every sum of two numbers from 1 to 30, in random order."""
+    pairs = [(a, b) for a in range(1, 31) for b in range(1, 31)]
+    random.Random("sums").shuffle(pairs)
+    return [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
+
+
+NUMBER = {
+    "generator": "{question}\nThink in one short step and end with: The answer is <number>.",
+    "verifier": (
+        "Question:\n{question}\n\nA student answered:\n{generator}\n\n"
+        "Is the student's answer right? Say in one sentence what is wrong, or that it is right."
+    ),
+    "refiner": (
+        "Question:\n{question}\n\nA student answered:\n{generator}\n\n"
+        "A teacher said:\n{verifier}\n\nGive the right answer. End with: The answer is <number>."
+    ),
+}
+LETTER = {
+    "generator": "{question}\nGive the best choice. Say only its letter: Final Answer: <letter>",
+    "verifier": NUMBER["verifier"],
+    "refiner": NUMBER["refiner"].replace("The answer is <number>.", "Final Answer: <letter>"),
+}
+
+
+def write_lines(path: Path, rows: list[Row]) -> str:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def write_prompts(path: Path, wording: dict[str, str]) -> str:
+    prompts = {role: {"user": text} for role, text in wording.items()}
+    path.write_text(yaml.safe_dump({"chat": True, "prompts": prompts}), encoding="utf-8")
+    return str(path)
+
+
+def from_rows(folder: Path, train: list[Row], test: list[Row]) -> list[str]:
+    """The options of `malt_fast.train` for questions whose answer is a number."""
+    return [
+        *("--task.name", "jsonl", "--task.grader", "number", "--task.decontaminate", "false"),
+        *("--task.path", write_lines(folder / "train.jsonl", train)),
+        *("--task.test_path", write_lines(folder / "test.jsonl", test)),
+        *("--task.prompts", write_prompts(folder / "prompts.yaml", NUMBER)),
+    ]
+
+
+def story_task(folder: Path, train: int, test: int) -> list[str]:
+    return from_rows(folder, stories(LEARNT, train, "learnt"), stories(HELD_OUT, test, "held out"))
+
+
+def sum_task(folder: Path, train: int, test: int) -> list[str]:
+    rows = all_sums()
+    return from_rows(folder, rows[:train], rows[-test:])
+
+
+def choice_task(folder: Path, train: int, test: int) -> list[str]:
+    """CommonsenseQA, whose files lie in ../shared/data/csqa."""
+    files = Path(__file__).parents[2] / "shared" / "data" / "csqa"
+    return [
+        *("--task.name", "csqa", "--task.path", str(files / "train_rand_split.jsonl")),
+        *("--task.test_path", str(files / "dev_rand_split.jsonl"), "--task.subset_seed", "0"),
+        *("--task.limit", str(train), "--task.test_limit", str(test)),
+        *("--task.prompts", write_prompts(folder / "prompts.yaml", LETTER)),
+    ]
+
+
+TASKS: dict[str, Callable[[Path, int, int], list[str]]] = {
+    "stories": story_task,
+    "sums": sum_task,
+    "choices": choice_task,
+}
