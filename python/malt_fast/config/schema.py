@@ -121,7 +121,8 @@ class TaskConfig(Section):
 class ModelConfig(Section):
     name_or_path: str = setting(
         "meta-llama/Llama-3.1-8B-Instruct",
-        "base model: a hub id, a directory, or `bundled` for the tiny model in the package",
+        "base model: a hub id, a directory, a GGUF file, or `bundled` for the tiny model in the "
+        "package",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "precision of the base weights"
@@ -346,7 +347,14 @@ class Config(Section):
 
 
 def resolve_model(name: str) -> str:
-    """The directory of the `bundled` model; any other name as it is."""
+    """The directory of the `bundled` model or of a GGUF file's checkpoint; other names as they are.
+
+    Raises MaltError for a GGUF file that cannot be read.
+    """
+    if name.endswith(".gguf"):
+        from malt_fast.models.gguf import checkpoint_of
+
+        return str(checkpoint_of(Path(name)))
     if name != "bundled":
         return name
     folder = PACKAGE / "demo" / "model"

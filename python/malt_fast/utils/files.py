@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import xxhash
@@ -41,6 +42,27 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     os.replace(new, path)
     sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def made_once(path: Path) -> Iterator[Path]:
+    """Yields a new folder to fill; on leaving, it becomes `path`, unless another process made it.
+
+    Each process fills a folder of its own, so they need no lock.
+    """
+    new = Path(mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
+    try:
+        new.chmod(0o755)
+        yield new
+        sync_tree(new)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, besides: Sequence[str]) -> None:
