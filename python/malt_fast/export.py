@@ -12,7 +12,6 @@ run twice gives the same bytes.
 Does not: sample, train or evaluate anything; choose a licence.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,12 +22,12 @@ from malt_fast.config.command import run_command
 from malt_fast.config.sections import Section, setting
 from malt_fast.results.cards import Facts, read_results
 from malt_fast.results.export_folders import (
-    MARK,
     begin_export,
     check_out,
     export_adapters,
     export_data,
     export_merged,
+    write_summary,
 )
 from malt_fast.results.hub import open_hub
 from malt_fast.results.opened_run import (
@@ -41,7 +40,6 @@ from malt_fast.results.opened_run import (
 from malt_fast.runs.directory import resume_command
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, printable
-from malt_fast.utils.files import write_text
 
 
 class Options(Section):
@@ -97,7 +95,7 @@ def export(options: Options) -> None:
         role: {kind: size.rows for kind, size in files.items()} for role, files in sizes.items()
     }
     summary = {"run": facts.name, "folders": folders, "rows": rows, "not_exported": problems}
-    write_text(out / MARK, json.dumps(summary, indent=2) + "\n")
+    write_summary(out, summary)
     for folder in folders:
         say(f"wrote {out / folder}")
     for problem in problems:

@@ -18,7 +18,7 @@ import torch
 import yaml
 from markupsafe import Markup
 from tokenizers import AddedToken
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from malt_fast import __main__, export
 from malt_fast.config.load import make_config
@@ -26,7 +26,9 @@ from malt_fast.config.schema import LoraConfig
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.preferences import select_pairs
+from malt_fast.models.loading import load_causal
 from malt_fast.results.cards import Facts, model_card
+from malt_fast.results.export_folders import merge
 from malt_fast.results.export_rows import as_texts
 from malt_fast.results.opened_run import Adapter
 from malt_fast.results.templates import fenced
@@ -34,6 +36,8 @@ from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.wording import RolePrompt
 from malt_fast.training.adapters import load_model
 from malt_fast.training.packing import Packer, Packing, completion_logps
+from tests.adapters import make_adapter
+from tests.families import write_family
 from tests.small_run import load_forest, run, write_questions
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -603,6 +607,73 @@ def test_merging_without_the_base_model_is_named(home, copy, capsys):
     status, out, err = run_export(capsys, "--run", str(copy), "--merged")
     assert (status, err) == (0, "")
     assert out.count("not exported: merged/") == 3 and not list(copy.glob("export/merged/*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {}),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"do_sample": True, "temperature": 0.6, "length_penalty": 2.0}, {"temperature": 0.6}),
+    ],
+)
+def test_a_merged_checkpoint_has_a_generation_config_that_can_be_saved(
+    given, kept, home, copy, capsys
+):
+    model = Path(shutil.copytree(home / "model", copy.parent / "model"))
+    change(copy, str(home / "model"), str(model))
+    file = model / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | given))
+    status, out, err = run_export(capsys, "--run", str(copy), "--merged")
+    assert (status, err) == (0, "") and "not exported: merged" not in out
+    merged = copy / "export" / "merged" / "refiner"
+    written = json.loads((merged / "generation_config.json").read_text())
+    assert written["eos_token_id"] == 2 and written.get("do_sample", False) == given["do_sample"]
+    assert {key: written[key] for key in ("temperature", "top_p") if written.get(key)} == kept
+    AutoModelForCausalLM.from_pretrained(merged)
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_named(home, copy, capsys, monkeypatch):
+    def fail(self, folder, **_):
+        raise ValueError("The generation config instance is invalid")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", fail)
+    status, out, err = run_export(capsys, "--run", str(copy), "--merged")
+    assert (status, err) == (0, "") and not list(copy.glob("export/merged/*"))
+    assert out.count("does not save it (The generation config instance is invalid)") == 3
+
+
+def test_an_export_that_was_stopped_says_so(home, copy, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("malt_fast.export.export_data", stop)
+    export.main(["--run", str(copy)])
+    written = json.loads((copy / "export" / "export.json").read_text())
+    assert written["folders"] == [] and "give the same command again" in written["not_exported"][0]
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "gemma3-images", "four-bit"])
+def test_merged_checkpoints_of_other_families_are_base_and_adapter(family, tmp_path):
+    full = write_family(family if family != "four-bit" else "llama", tmp_path / "full")
+    adapter, base = make_adapter(full, tmp_path / "adapter", 0), full
+    if family == "four-bit":
+        pytest.importorskip("bitsandbytes")
+        four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+        stored = AutoModelForCausalLM.from_pretrained(full, quantization_config=four_bit)
+        stored.save_pretrained(base := str(tmp_path / "base"))
+    byte_tokenizer().save_pretrained(base)
+    config = make_config({"model": {"name_or_path": base}})
+    facts = Facts("run", config, None, Markup(), {"refiner": Adapter(Path(adapter), "sft")})
+    model, _ = merge(facts, "refiner")
+    model.save_pretrained(tmp_path / "merged")
+    ids = torch.arange(3, 23)[None]
+    twin = load_causal(base, dtype=torch.float32)
+    twin = peft.PeftModel.from_pretrained(twin, adapter).eval()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        found, expected = merged(ids).logits, twin(ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 # ---- mistakes ----

@@ -5,6 +5,7 @@ Figures come from the run's own files; the licence is the user's to choose.
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from malt_fast.results.export_rows import Size
 from malt_fast.results.opened_run import Adapter
 from malt_fast.results.templates import MARKDOWN, code, trusted
 from malt_fast.tasks.task import Task
-from malt_fast.utils.errors import Problems
+from malt_fast.utils.errors import MaltError, Problems
 
 KINDS = {  # of rows: what they are, and the trainer that reads them
     "sft": Markup("positive outputs (`prompt, completion`), for `SFTTrainer`"),
@@ -42,9 +43,10 @@ class Facts:
     sizes: Mapping[str, Mapping[str, Size]] = field(default_factory=dict)  # role: its files
 
     def base(self, role: str) -> str:
-        """Hub id or directory of the role's base model."""
+        """Hub id or directory of the role's base model; without its file, what the adapter says."""
         if self.config is not None:
-            return self.config.base_model(role)
+            with suppress(MaltError):
+                return self.config.base_model(role)
         return str(config_of(str(self.adapters[role].folder)).get("base_model_name_or_path"))
 
 

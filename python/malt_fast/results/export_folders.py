@@ -3,8 +3,9 @@
 Functions return the names of the folders they wrote, below `out`, and the problems they met.
 """
 
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from malt_fast.results.cards import KINDS, Facts, data_card, model_card
 from malt_fast.results.export_rows import Size, write_rows
 from malt_fast.results.opened_run import RoleForest, reference_logps
 from malt_fast.utils import interrupt
-from malt_fast.utils.errors import MaltError, Problems
+from malt_fast.utils.errors import MaltError, Problems, first_line
 from malt_fast.utils.files import replacing_folder, write_text
 from malt_fast.utils.quiet import quiet
 
@@ -30,7 +31,12 @@ def begin_export(out: Path) -> None:
     check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     if not (out / MARK).is_file():
-        write_text(out / MARK, "{}\n")
+        unfinished = "all: the export was stopped, give the same command again"
+        write_summary(out, {"folders": [], "rows": {}, "not_exported": [unfinished]})
+
+
+def write_summary(out: Path, summary: Mapping[str, Any]) -> None:
+    write_text(out / MARK, json.dumps(summary, indent=2) + "\n")
 
 
 def check_out(out: Path) -> None:
@@ -79,12 +85,21 @@ def export_merged(out: Path, facts: Facts) -> tuple[list[str], Problems]:
                 parts = merge(facts, role)
                 with new_folder(out / "merged" / role) as folder:
                     for part in parts:
-                        part.save_pretrained(folder)
+                        _save(part, folder)
                     write_text(folder / "README.md", model_card(facts, role, merged=True))
             names.append(f"merged/{role}")
         except MaltError as error:
             problems.append(f"merged/{role}: {error}")
     return names, problems
+
+
+def _save(part: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        part.save_pretrained(folder)
+    except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise MaltError(f"transformers does not save it ({first_line(error)})") from None
 
 
 def merge(facts: Facts, role: str) -> tuple[Any, Any]:
@@ -96,10 +111,34 @@ def merge(facts: Facts, role: str) -> tuple[Any, Any]:
     base, adapter = facts.base(role), str(facts.adapters[role].folder)
     tokenizer = load_tokenizer(base, model.chat_template, model.trust_remote_code)
     causal = load_causal(base, model.trust_remote_code, dtype=getattr(torch, model.dtype))
+    if getattr(causal, "is_quantized", False):  # a merge into 4 bits would round the adapter away
+        causal = causal.dequantize(getattr(torch, model.dtype))
+        causal._weight_conversions = None  # transformers cannot undo those of 4-bit weights
     try:
-        return peft.PeftModel.from_pretrained(causal, adapter).merge_and_unload(), tokenizer
+        merged = peft.PeftModel.from_pretrained(causal, adapter).merge_and_unload()
     except Exception as error:  # PEFT, safetensors and torch raise many kinds
         raise no_adapter(adapter, error) from None
+    merged.generation_config = _mended(merged.generation_config)
+    return merged, tokenizer
+
+
+def _mended(generation: Any) -> Any:
+    """A generation config that transformers saves: many hub models have one that it does not."""
+    from transformers import GenerationConfig
+
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept = {name: getattr(generation, name) for name in tokens}
+        return GenerationConfig(do_sample=generation.do_sample, **_sampling(generation), **kept)
+    return generation
+
+
+def _sampling(generation: Any) -> dict[str, Any]:
+    """Its sampling parameters if it samples: without, they are what transformers objects to."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return {name: getattr(generation, name) for name in names if generation.do_sample}
 
 
 @contextmanager

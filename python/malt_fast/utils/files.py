@@ -30,12 +30,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder to fill; on leaving, it takes the place of `path`."""
+    """Yields a new folder to fill; on leaving, it takes the place of `path`. Errors remove it."""
     new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     _remove_or_restore(old)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    yield new
+    try:
+        yield new
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     sync_tree(new)
     if path.exists():
         os.replace(path, old)  # a folder cannot be renamed over one that holds files
