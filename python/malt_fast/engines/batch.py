@@ -8,11 +8,12 @@ row is padded in front, and a new row can take the slot of a finished one at any
     slot 1    p  p  p  p  p  p  o       length 6
     slot 2    .  .  .                   idle: free for a new row
 
-All tokens of a prompt but its last are prefilled, once for all rows with that prompt. From then on
-every row is treated alike: run the token at `length`, sample the one after it.
+All tokens of a prompt but its last are prefilled: on a CPU as tries, in which what prompts share is
+run once (tries.py), else once for all rows with that prompt. From then on every row is treated
+alike: run the token at `length`, sample the one after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,14 @@ import torch
 from torch import Tensor
 
 from malt_fast.engines import Completion, Request
-from malt_fast.engines.cache import Plan, SlotCache, grown
+from malt_fast.engines.cache import Plan, SlotCache, TriePlan, grown
 from malt_fast.engines.sampler import draw, filtered, logprobs_of, uniforms
+from malt_fast.engines.tries import Trie, in_both, tries
+from malt_fast.engines.weights import reads_tries
+from malt_fast.models.tree_attention import make_tree
 
 PREFILL_TOKENS = 8192  # in one forward pass; bounds the memory of its activations
+NO_MASK = torch.empty(1, 1, 1, 0)  # beside a tree: transformers makes none, and none would do
 
 
 class Batch:
@@ -33,6 +38,7 @@ class Batch:
         self.model, self.size, self.context = model, size, context
         self.requests: list[Request | None] = []  # by slot; None = idle
         self.running = 0  # slots that are not idle
+        self.held: dict[int, np.ndarray] = {}  # by slot: tokens whose keys are in it, from column 0
         self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self.begin, self.length, self.limit = np.zeros((3, size), np.int64)  # limit: end column
         device = model.device
@@ -100,7 +106,7 @@ class Batch:
         self.logprobs = grown(self.logprobs, 0, columns, dim=1)
 
     def _prefill(self, slots: Sequence[int], requests: Sequence[Request]) -> int:
-        """Run all but the last token of every prompt: equal ones once, similar lengths together."""
+        """Run all but the last token of every prompt; returns how many tokens that took."""
         rows: dict[bytes, list[int]] = {}
         heads: list[np.ndarray] = []
         for slot, request in sorted(zip(slots, requests, strict=True), key=_prompt_length):
@@ -110,9 +116,49 @@ class Batch:
                     heads.append(request.prompt[:-1])
                 rows.setdefault(key, []).append(slot)
         owners = list(rows.values())
+        if heads and reads_tries(self.model, len(heads[-1])):
+            ran = sum(self._prefill_trie(owners, trie) for trie in tries(heads, PREFILL_TOKENS))
+            self._forget(set(slots).difference(*owners))
+            return ran
+        self._forget(slots)
         for some in _chunks([len(head) for head in heads]):
             self._prefill_some(owners[some], heads[some])
         return sum(map(len, heads))
+
+    def _prefill_trie(self, owners: list[list[int]], trie: Trie) -> int:
+        """One forward pass over a trie; the keys of its prompt i go to the slots owners[i].
+
+        What a slot holds of a prompt already is copied from there. Returns how many tokens it ran.
+        """
+        groups = [owners[prompt] for prompt in trie.prompts]
+        slots = [slot for group in groups for slot in group]
+        paths = [path for path, group in zip(trie.paths, groups, strict=True) for _ in group]
+        source = torch.from_numpy(_stack(paths, fill=0))
+        at = self._slots_with(trie)
+        new, known = np.flatnonzero(at < 0), np.flatnonzero(at >= 0)
+        self.cache.plan = TriePlan(
+            torch.tensor(slots),
+            source,
+            len(self.requests),
+            source.shape[1] + 1,
+            new=torch.from_numpy(new),
+            known=torch.from_numpy(np.stack([known, at[known], trie.positions[known]])),
+        )
+        ids, positions = torch.from_numpy(np.stack([trie.tokens, trie.positions])[:, None, new])
+        tree = make_tree(trie.end, source.shape[1], "cpu")
+        self._forward(ids, positions, NO_MASK, tree=tree, tree_rows=self.cache.plan.new)
+        self.held |= {slot: trie.tokens[path] for slot, path in zip(slots, paths, strict=True)}
+        return len(new)
+
+    def _slots_with(self, trie: Trie) -> np.ndarray:
+        """int64[N]: for each row of a trie a slot that holds its key, or -1."""
+        at = np.full(len(trie.tokens), -1)
+        for path in trie.paths:
+            slot, length = in_both(trie.tokens[path], self.held)
+            at[path[:length]] = slot
+        if (at >= 0).all():
+            at[-1] = -1  # a forward pass needs a token
+        return at
 
     def _prefill_some(self, owners: list[list[int]], heads: list[np.ndarray]) -> None:
         """One forward pass over heads[i], whose keys go to the slots owners[i].
@@ -127,6 +173,11 @@ class Batch:
         self.cache.plan = Plan(slots, None, source, len(self.requests), ids.shape[1] + 1)
         positions = torch.arange(ids.shape[1], device=device)[None]
         self._forward(ids, positions, None)
+
+    def _forget(self, slots: Iterable[int]) -> None:
+        """Other keys than those of a trie come into `slots`."""
+        for slot in slots:
+            self.held.pop(slot, None)
 
     # --- rows run ------------------------------------------------------------------------------
 
@@ -150,8 +201,10 @@ class Batch:
         stopped = (tokens[:, None] == self.stops[:n]).any(-1).cpu().numpy()
         return self._advance(stopped)
 
-    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        """Logits [n, V] after the last of ids [n, T]."""
+    def _forward(
+        self, ids: Tensor, positions: Tensor, mask: Tensor | None, **attention: Any
+    ) -> Tensor:
+        """Logits [n, V] after the last of ids [n, T]. attention: passed on to every layer's."""
         return self.model(
             input_ids=ids,
             position_ids=positions,
@@ -159,6 +212,7 @@ class Batch:
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **attention,
         ).logits[:, -1]
 
     def _sample(self, logits: Tensor, steps: Tensor) -> Tensor:
@@ -215,6 +269,8 @@ class Batch:
                 y[holes] = y[rows]
             for hole, row in zip(holes, rows, strict=True):
                 self.requests[hole] = self.requests[row]
+                if row in self.held:
+                    self.held[hole] = self.held[row]
         del self.requests[n:]
 
 

@@ -16,6 +16,17 @@ class Plan(NamedTuple):
     width: int  # columns that it must have, all of which are attended to
 
 
+class TriePlan(NamedTuple):
+    """The same for a pass over a trie of N rows, some of whose keys the cache holds already."""
+
+    slots: Tensor  # int64[n]
+    source: Tensor  # int64[n, columns], the row of the trie for each slot and column
+    rows: int  # slots that the cache must have
+    width: int  # columns that it must have
+    new: Tensor  # int64[M], the rows that the pass runs
+    known: Tensor  # int64[3, N - M]: the others, and the slot and column where the cache has them
+
+
 class SlotLayer(CacheLayerMixin):
     """One layer's keys and values, [slots, heads, columns, width], written in place."""
 
@@ -58,16 +69,29 @@ class SlotCache(Cache):
     """The cache of all layers; `plan` says where the next forward pass writes."""
 
     def __init__(self, n_layers: int) -> None:
-        self.plan: Plan
+        self.plan: Plan | TriePlan
         super().__init__(layers=[SlotLayer(self) for _ in range(n_layers)])
 
 
-def _write(stored: Tensor, new: Tensor, plan: Plan) -> Tensor:
+def _write(stored: Tensor, new: Tensor, plan: Plan | TriePlan) -> Tensor:
+    if isinstance(plan, TriePlan):
+        return _write_trie(stored, new, plan)
     if plan.source is not None:
         stored[:, :, : new.shape[2]].index_copy_(0, plan.slots, new.index_select(0, plan.source))
         return new
     stored[plan.slots, :, plan.columns] = new.squeeze(2)
     return stored[: len(plan.slots), :, : plan.width]
+
+
+def _write_trie(stored: Tensor, new: Tensor, plan: TriePlan) -> Tensor:
+    """[1, heads, N, width]: all keys of the trie, which go to its slots, path by path."""
+    known, slots, columns = plan.known
+    trie = new.new_empty(1, new.shape[1], len(plan.new) + len(known), new.shape[3])
+    trie[0, :, plan.new] = new[0]
+    trie[0, :, known] = stored[slots, :, columns].transpose(0, 1)
+    paths = trie[0, :, plan.source].transpose(0, 1)
+    stored[:, :, : plan.source.shape[1]].index_copy_(0, plan.slots, paths)
+    return trie
 
 
 def grown(x: Tensor, rows: int, columns: int, dim: int) -> Tensor:

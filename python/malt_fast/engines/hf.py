@@ -1,9 +1,8 @@
 """The embedded engine: samples with transformers in this process, on the CPU or one GPU.
 
 Requests wait in one queue per policy. A batch takes rows of one policy and is refilled from its
-queue as rows finish; when both are empty, the policy with the most requests is next. The longest
-prompts go first, equal ones together, so that a prefill has little padding and runs a shared prompt
-once.
+queue as rows finish; when both are empty, the policy with the most requests is next. Prompts of
+older trees go first, and those that begin alike together, so that what they share is run once.
 
 A row's tokens depend on its request alone: its random numbers come from (seed, step). Its logits
 can vary by rounding with the other rows of the batch, as in any batched matrix product.
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 REFILL = 8  # a running batch is refilled once 1/8 of its rows are free
 IDLE = 4  # without more requests it is made smaller once 1/4 of its rows are idle
 
-Entry = tuple[int, bytes, int, Request]  # (-prompt length, prompt, submission, request)
+Entry = tuple[int, bytes, int, Request]  # (priority, prompt, submission, request)
 
 
 class HFEngine:
@@ -66,7 +65,7 @@ class HFEngine:
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests; more may come between polls."""
         for request in requests:
-            key = (-len(request.prompt), request.prompt.tobytes(), self.submitted, request)
+            key = (request.priority, request.prompt.tobytes(), self.submitted, request)
             heapq.heappush(self.queues.setdefault(request.policy, []), key)
             self.submitted += 1
 
@@ -79,7 +78,7 @@ class HFEngine:
         return done
 
     def figures(self) -> dict[str, float]:
-        """`prefix_cache_hits`: share of prompt tokens that were prefilled for a sibling already."""
+        """`prefix_cache_hits`: share of prompt tokens whose keys were there, or run for another."""
         return {"prefix_cache_hits": 1 - self.prefilled / max(1, self.prompt_tokens)}
 
     def close(self) -> None:
@@ -108,7 +107,10 @@ class HFEngine:
         if base not in self.weights:
             self.weights[base] = Weights(base, self.dtype, self.device, self.trust_remote_code)
         weights = self.weights[base]
+        changed = weights.active != self.policy.adapter
         weights.switch(self.policy.adapter)
+        if changed and self.batch is not None:
+            self.batch.held.clear()  # keys of other weights
         if self.batch is None or self.batch.model is not weights.model:
             self.batch = Batch(weights.model, self.batch_size, weights.context)
         self.batch.compact()

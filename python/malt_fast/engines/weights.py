@@ -16,6 +16,7 @@ from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.context import context_length, window_of
 from malt_fast.models.loading import check_adapter, load_causal
 from malt_fast.models.supported import check_layers
+from malt_fast.models.tree_attention import Tree, tree_attention
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.quiet import quiet
 
@@ -128,6 +129,13 @@ def _load(base: str, dtype: str, trust_remote_code: bool) -> Any:
     return model.eval()
 
 
+def reads_tries(model: Any, depth: int) -> bool:
+    """Whether the model can read tries whose longest path has `depth` tokens, on its device."""
+    on_cpu, window = model.device.type == "cpu", window_of(model.config)
+    fits = window is None or depth <= window
+    return on_cpu and fits and model.config._attn_implementation == "malt_grouped"
+
+
 def _register_attention() -> str:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -145,9 +153,19 @@ def _grouped_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    tree: Tree | None = None,
+    tree_rows: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA; for a single query token, the G query heads of a key head become its G queries."""
+    """SDPA; for a single query token, the G query heads of a key head become its G queries.
+
+    tree: of a pass over a trie, for whose keys tree_rows are the rows that ask.
+    """
+    if tree is not None:
+        asking = query.new_zeros(1, query.shape[1], key.shape[2], query.shape[3])
+        asking[:, :, tree_rows] = query
+        out, _ = tree_attention(module, asking, key, value, None, scaling, tree=tree, **kwargs)
+        return out[:, tree_rows], None
     if query.shape[2] == 1 and attention_mask is not None and sliding_window is not None:
         attention_mask = _narrowed(attention_mask, sliding_window)
     if kwargs.get("softcap"):
