@@ -20,6 +20,8 @@ from malt_fast.models.tree_attention import Tree, tree_attention
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.quiet import quiet
 
+AS_MODEL = {"autocast_adapter_dtype": False}  # beside bfloat16, float32 matrices double a pass
+
 
 class Weights:
     """One base model on one device; call `model`."""
@@ -65,9 +67,9 @@ class Weights:
         try:
             prompts = PeftConfig.from_pretrained(adapter).is_prompt_learning
             if not prompts and self.peft is None:
-                self.peft = PeftModel.from_pretrained(self.model, adapter, adapter_name=name)
+                self.peft = PeftModel.from_pretrained(self.model, adapter, name, **AS_MODEL)
             elif not prompts:
-                self.peft.load_adapter(adapter, adapter_name=name)
+                self.peft.load_adapter(adapter, name, **AS_MODEL)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # PEFT, safetensors and torch raise many kinds
