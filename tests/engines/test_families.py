@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.hf import HFEngine
@@ -66,6 +67,25 @@ def test_a_window_that_cannot_be_kept_to_is_refused(tmp_path):
     base = write_family("gpt-oss", tmp_path)
     with pytest.raises(MaltError, match="cannot keep to the sliding window of"):
         Weights(base, "float32", torch.device("cpu"))
+
+
+def test_a_family_that_cannot_be_decoded_is_refused_before_it_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr("malt_fast.models.loading.check_supported", lambda *_: None)
+    base = write_family("bloom", tmp_path)
+    with pytest.raises(MaltError, match=r"cannot sample from '.*' \(too many values to unpack"):
+        sample(base, random_prompts(5))
+
+
+def test_positions_that_are_not_the_usual_ones_are_noticed(tmp_path, monkeypatch):
+    base, forward = write_family("llama", tmp_path), LlamaRotaryEmbedding.forward
+
+    def shifted(self, x, position_ids):
+        return forward(self, x, position_ids + (x.shape[1] == 1))
+
+    sample(base, random_prompts(5))
+    monkeypatch.setattr(LlamaRotaryEmbedding, "forward", shifted)
+    with pytest.raises(MaltError, match="its positions or masks are not the usual ones"):
+        sample(base, random_prompts(5))
 
 
 @pytest.mark.parametrize("family", ["qwen3-moe", "gemma3-images"])

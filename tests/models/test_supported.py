@@ -145,9 +145,21 @@ def add_token(base: Path) -> None:
     tokenizer.save_pretrained(base)
 
 
+def end_beyond(base: Path) -> None:
+    """The template ends turns by a token that is beyond the embeddings, and so does the config."""
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.add_tokens(["<end>"], special_tokens=True)
+    tokenizer.eos_token = "<end>"
+    tokenizer.save_pretrained(base)
+    for name in ("config.json", "generation_config.json"):
+        file = base / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": 259}))
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
+        (end_beyond, "259"),
         (shorten, "reads 20 (max_position_embeddings in its config.json)"),
         (quantise, "quantised by awq"),
         (alternate, "layers of type linear_attention"),

@@ -16,6 +16,7 @@ import torch
 
 from malt_fast.engines import Completion, Policy, Request
 from malt_fast.engines.batch import Batch
+from malt_fast.engines.check_decoding import check_decoding
 from malt_fast.engines.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,9 @@ class HFEngine:
         self.policy = max(self.queues, key=lambda policy: len(self.queues[policy]))
         base = self.policy.base
         if base not in self.weights:
-            self.weights[base] = Weights(base, self.dtype, self.device, self.trust_remote_code)
+            loaded = Weights(base, self.dtype, self.device, self.trust_remote_code)
+            check_decoding(base, loaded.model)
+            self.weights[base] = loaded
         weights = self.weights[base]
         changed = weights.active != self.policy.adapter
         weights.switch(self.policy.adapter)

@@ -113,6 +113,11 @@ def check_lengths(setup: Setup) -> None:
     short = min(configs, key=lambda base: context_length(configs[base]))
     small = min(configs, key=lambda base: configs[base].get_text_config().vocab_size)
     context, known = context_length(configs[short]), configs[small].get_text_config().vocab_size
+    if (end := min(setup.prompts.end_ids)) >= known:
+        raise MaltError(
+            f"the end token {end} is beyond the {known} tokens that '{small}' knows, so no output "
+            "would end: give the tokenizer that belongs to the model"
+        )
     prompts, nothing = setup.evaluation_prompts, np.empty(0, np.int32)
     for question in [*setup.task.train, *setup.task.test]:
         tokens = prompts.encode_question(question.text)
