@@ -93,6 +93,8 @@ PRESETS = {
         steps=4,
         size=8,
         stages=("dpo-refiner",),
+        layouts=("trees",),  # 8 rows at once, or more pairs of TRL's, take over 16 GB
+        micro=(2, 1),
     ),
 }
 
@@ -115,10 +117,13 @@ def makers(
     def sft(packed: bool) -> Step:
         return trl_sft(base, data, packed, setting, folder / f"trl{packed}")
 
-    rivals = {"TRL": partial(dpo, setting.size), "TRL, batches of 4": partial(dpo, 4)}
+    rivals = {
+        f"TRL, batches of {n}" if n else "TRL": partial(dpo, n or setting.size)
+        for n in setting.micro
+    }
     if stage == "sft":
         rivals = {"TRL, padded": partial(sft, False), "TRL, packed": partial(sft, True)}
-    return {"trees": partial(ours, "trees"), "rows": partial(ours, "rows")} | rivals
+    return {layout: partial(ours, layout) for layout in setting.layouts} | rivals
 
 
 def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -61,20 +61,20 @@ def all_sums() -> list[Row]:
 
 
 NUMBER = {
-    "generator": "{question}\nThink in one short step and end with: The answer is <number>.",
+    "generator": "{question}\nAnswer in one short sentence.",
     "verifier": (
         "Question:\n{question}\n\nA student answered:\n{generator}\n\n"
         "Is the student's answer right? Say in one sentence what is wrong, or that it is right."
     ),
     "refiner": (
         "Question:\n{question}\n\nA student answered:\n{generator}\n\n"
-        "A teacher said:\n{verifier}\n\nGive the right answer. End with: The answer is <number>."
+        "A teacher said:\n{verifier}\n\nGive the right answer in one short sentence."
     ),
 }
 LETTER = {
-    "generator": "{question}\nGive the best choice. Say only its letter: Final Answer: <letter>",
+    "generator": "{question}\nAnswer with the best choice.",
     "verifier": NUMBER["verifier"],
-    "refiner": NUMBER["refiner"].replace("The answer is <number>.", "Final Answer: <letter>"),
+    "refiner": NUMBER["refiner"].replace("answer in one short sentence", "choice"),
 }
 
 

@@ -36,6 +36,8 @@ class Setting:
     steps: int
     size: int  # pairs or examples per step
     stages: tuple[str, ...]
+    layouts: tuple[Layout, ...] = ("trees", "rows")
+    micro: tuple[int, ...] = (0, 4)  # pairs per micro-batch of TRL; 0: the whole step at once
 
     @property
     def lean(self) -> dict[str, bool]:
