@@ -5,7 +5,7 @@ Control tokens are a tokenizer's added tokens, marked special or not: `<|im_end|
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,7 @@ def plain_encoder(tokenizer: Any) -> Callable[[str, str], Tokens]:
     The text of a control token is cut in two, since a tokenizer reads it as one piece only.
     """
     control = control_tokens(tokenizer)
-    longest_first = sorted(control.values(), key=len, reverse=True)
-    cut = "|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in longest_first if t[1:])
-    inside = re.compile(cut) if cut else None
+    inside = _inside_of(control.values())
     known = control.keys() - {tokenizer.unk_token_id}  # which stands for letters, too
 
     def encode_plain(text: str, before: str = LINE) -> Tokens:
@@ -66,3 +64,13 @@ def plain_encoder(tokenizer: Any) -> Callable[[str, str], Tokens]:
         return tokens
 
     return encode_plain
+
+
+def _inside_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    """Matches after the first letter of any of `texts`; thousands of them may share that letter."""
+    rests: dict[str, list[str]] = {}
+    for text in texts:
+        if len(text) > 1:
+            rests.setdefault(text[0], []).append(re.escape(text[1:]))
+    cuts = [f"(?<={re.escape(first)})(?={'|'.join(found)})" for first, found in rests.items()]
+    return re.compile("|".join(cuts)) if cuts else None
