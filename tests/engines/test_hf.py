@@ -170,9 +170,10 @@ def family(n: int, seed: int) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize(("batch_size", "hits"), [(1, 0.2), (5, 0.6), (64, 0.7)])
+@pytest.mark.parametrize("mix", [False, True])
+@pytest.mark.parametrize(("batch_size", "hits"), [(1, 0.2), (5, 0.5), (64, 0.7)])
 def test_shared_beginnings_are_run_once_and_change_nothing(
-    base, adapters, monkeypatch, batch_size, hits
+    base, adapters, monkeypatch, batch_size, hits, mix
 ):
     policies = [Policy(base), *(Policy(base, folder) for folder in adapters)]
     asked = [
@@ -182,6 +183,7 @@ def test_shared_beginnings_are_run_once_and_change_nothing(
     asked += [request(200 + i, base, [9], max_tokens=6) for i in range(3)]  # nothing to prefill
     asked += [request(300 + i, base, p) for i, p in enumerate(family(40, seed=1))]
     engine = HFEngine(batch_size=batch_size)
+    engine._weights(base).mixable[None] = mix
     shared = run(engine, asked)
     assert engine.figures()["prefix_cache_hits"] > hits
     monkeypatch.setattr("malt_fast.engines.batch.reads_tries", lambda model, depth: False)
@@ -363,14 +365,21 @@ def test_missing_model_and_adapter(base, tmp_path):
 # --- adapters ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_mixed_adapters_are_each_pefts_own(base, adapters, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "mix"), [("float32", False), ("float32", True), ("bfloat16", True)]
+)
+def test_mixed_adapters_are_each_pefts_own(base, adapters, dtype, mix):
     from peft import PeftModel
 
     policies = [Policy(base), *(Policy(base, folder) for folder in adapters)]
     asked = [request(i, policies[i % 3], p) for i, p in enumerate(prompts(24, seed=6))]
     engine = HFEngine(dtype=dtype, batch_size=3)
+    weights, passes = engine._weights(base), []
+    weights.mixable[None] = mix
+    answer = weights.answer
+    weights.answer = lambda groups: passes.append(len(groups)) or answer(groups)
     done = run(engine, asked[:12]) | run(engine, asked[12:])
+    assert max(passes) == (3 if mix else 1)  # adapters of one pass
     tolerance = 5e-5 if dtype == "float32" else 0.1
     for i, policy in enumerate(policies):
         tuned = AutoModelForCausalLM.from_pretrained(base)
@@ -390,6 +399,28 @@ def test_switching_leaves_the_base_as_it_was(base, adapters, model):
         k.replace(".base_layer", ""): v for k, v in engine.weights[base].model.state_dict().items()
     }
     assert all(torch.equal(now[name], weight) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_adapter_that_cannot_be_mixed_runs_alone(base, adapters, tmp_path, first):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(3)
+    config = LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path)
+    policies = [Policy(base), Policy(base, str(tmp_path)), Policy(base, adapters[0])]
+    asked = [request(i, policies[i % 3], p) for i, p in enumerate(prompts(18, seed=8))]
+    engine = HFEngine(batch_size=4)
+    engine._weights(base).mixable[None] = True
+    done = run(engine, asked[first::2]) | run(engine, asked[1 - first :: 2])
+    for i, policy in enumerate(policies):
+        tuned = AutoModelForCausalLM.from_pretrained(base)
+        if policy.adapter:
+            tuned = PeftModel.from_pretrained(tuned, policy.adapter).eval()
+        for r in asked[i::3]:
+            tokens = done[r.id].tokens
+            want = logprobs_after(tuned, r.prompt, tokens)[np.arange(len(tokens)), tokens]
+            np.testing.assert_allclose(done[r.id].logprobs, want, atol=5e-5)
 
 
 def test_two_bases(base, tmp_path):

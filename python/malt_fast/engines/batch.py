@@ -14,7 +14,7 @@ alike: run the token at `length`, sample the one after it.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,21 +24,29 @@ from malt_fast.engines import Completion, Request
 from malt_fast.engines.cache import Plan, SlotCache, TriePlan, grown
 from malt_fast.engines.sampler import draw, filtered, logprobs_of, uniforms
 from malt_fast.engines.tries import Trie, in_both, tries
-from malt_fast.engines.weights import reads_tries
+from malt_fast.engines.weights import Weights, reads_tries
 from malt_fast.models.tree_attention import make_tree
 
 PREFILL_TOKENS = 8192  # in one forward pass; bounds the memory of its activations
 NO_MASK = torch.empty(1, 1, 1, 0)  # beside a tree: transformers makes none, and none would do
 
 
+class Held(NamedTuple):
+    """Whose keys a slot has, from column 0."""
+
+    adapter: str | None
+    tokens: np.ndarray
+
+
 class Batch:
     """Up to `size` rows that one model decodes in step."""
 
-    def __init__(self, model: Any, size: int, context: int) -> None:
-        self.model, self.size, self.context = model, size, context
+    def __init__(self, weights: Weights, size: int) -> None:
+        model = weights.model
+        self.weights, self.model, self.size, self.context = weights, model, size, weights.context
         self.requests: list[Request | None] = []  # by slot; None = idle
         self.running = 0  # slots that are not idle
-        self.held: dict[int, np.ndarray] = {}  # by slot: tokens whose keys are in it, from column 0
+        self.held: dict[int, Held] = {}  # by slot: the keys in it, from column 0
         self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self.begin, self.length, self.limit = np.zeros((3, size), np.int64)  # limit: end column
         device = model.device
@@ -72,7 +80,10 @@ class Batch:
             room = self.context - len(request.prompt)
             self.limit[slot] = len(request.prompt) + min(request.params.max_tokens, room)
         self._load(slots, requests)
-        return self._prefill(slots, requests)
+        members: dict[str | None, list[tuple[int, Request]]] = {}
+        for slot, request in zip(slots, requests, strict=True):
+            members.setdefault(request.policy.adapter, []).append((slot, request))
+        return sum(self._prefill(adapter, some) for adapter, some in members.items())
 
     def _load(self, slots: Sequence[int], requests: Sequence[Request]) -> None:
         """Copy prompts and sampling parameters to the device."""
@@ -105,27 +116,32 @@ class Batch:
         self.text = grown(self.text, 0, columns, dim=1)
         self.logprobs = grown(self.logprobs, 0, columns, dim=1)
 
-    def _prefill(self, slots: Sequence[int], requests: Sequence[Request]) -> int:
-        """Run all but the last token of every prompt; returns how many tokens that took."""
-        rows: dict[bytes, list[int]] = {}
+    def _prefill(self, adapter: str | None, rows: Sequence[tuple[int, Request]]) -> int:
+        """Run all but the last token of every prompt; returns how many tokens that took.
+
+        rows: of one adapter, with their slots.
+        """
+        self.weights.answer({adapter: None})
+        owners: dict[bytes, list[int]] = {}
         heads: list[np.ndarray] = []
-        for slot, request in sorted(zip(slots, requests, strict=True), key=_prompt_length):
+        for slot, request in sorted(rows, key=_prompt_length):
             if len(request.prompt) > 1:
                 key = request.prompt.tobytes()
-                if key not in rows:
+                if key not in owners:
                     heads.append(request.prompt[:-1])
-                rows.setdefault(key, []).append(slot)
-        owners = list(rows.values())
+                owners.setdefault(key, []).append(slot)
+        groups = list(owners.values())
         if heads and reads_tries(self.model, len(heads[-1])):
-            ran = sum(self._prefill_trie(owners, trie) for trie in tries(heads, PREFILL_TOKENS))
-            self._forget(set(slots).difference(*owners))
+            parts = tries(heads, PREFILL_TOKENS)
+            ran = sum(self._prefill_trie(adapter, groups, trie) for trie in parts)
+            self._forget({slot for slot, _ in rows}.difference(*groups))
             return ran
-        self._forget(slots)
+        self._forget(slot for slot, _ in rows)
         for some in _chunks([len(head) for head in heads]):
-            self._prefill_some(owners[some], heads[some])
+            self._prefill_some(groups[some], heads[some])
         return sum(map(len, heads))
 
-    def _prefill_trie(self, owners: list[list[int]], trie: Trie) -> int:
+    def _prefill_trie(self, adapter: str | None, owners: list[list[int]], trie: Trie) -> int:
         """One forward pass over a trie; the keys of its prompt i go to the slots owners[i].
 
         What a slot holds of a prompt already is copied from there. Returns how many tokens it ran.
@@ -134,7 +150,7 @@ class Batch:
         slots = [slot for group in groups for slot in group]
         paths = [path for path, group in zip(trie.paths, groups, strict=True) for _ in group]
         source = torch.from_numpy(_stack(paths, fill=0))
-        at = self._slots_with(trie)
+        at = self._slots_with(adapter, trie)
         new, known = np.flatnonzero(at < 0), np.flatnonzero(at >= 0)
         self.cache.plan = TriePlan(
             torch.tensor(slots),
@@ -147,14 +163,16 @@ class Batch:
         ids, positions = torch.from_numpy(np.stack([trie.tokens, trie.positions])[:, None, new])
         tree = make_tree(trie.end, source.shape[1], "cpu")
         self._forward(ids, positions, NO_MASK, tree=tree, tree_rows=self.cache.plan.new)
-        self.held |= {slot: trie.tokens[path] for slot, path in zip(slots, paths, strict=True)}
+        for slot, path in zip(slots, paths, strict=True):
+            self.held[slot] = Held(adapter, trie.tokens[path])
         return len(new)
 
-    def _slots_with(self, trie: Trie) -> np.ndarray:
+    def _slots_with(self, adapter: str | None, trie: Trie) -> np.ndarray:
         """int64[N]: for each row of a trie a slot that holds its key, or -1."""
+        held = {slot: own.tokens for slot, own in self.held.items() if own.adapter == adapter}
         at = np.full(len(trie.tokens), -1)
         for path in trie.paths:
-            slot, length = in_both(trie.tokens[path], self.held)
+            slot, length = in_both(trie.tokens[path], held)
             at[path[:length]] = slot
         if (at >= 0).all():
             at[-1] = -1  # a forward pass needs a token
@@ -194,12 +212,22 @@ class Batch:
         visible = torch.arange(width, device=device) <= length[:, None]
         mask = torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, -torch.inf)
         tokens_in = self.text[slots, length]
+        self.weights.answer(self._by_adapter())
         logits = self._forward(tokens_in[:, None], length[:, None], mask[:, None, None]).float()
         tokens = self._sample(logits, length + 1 - begin)
         self.text[slots, length + 1] = tokens
         self.logprobs[slots, length + 1] = logprobs_of(logits, tokens)
         stopped = (tokens[:, None] == self.stops[:n]).any(-1).cpu().numpy()
         return self._advance(stopped)
+
+    def _by_adapter(self) -> dict[str | None, Tensor]:
+        """int64[m]: the busy slots of each adapter."""
+        slots: dict[str | None, list[int]] = {}
+        for slot, request in enumerate(self.requests):
+            if request is not None:
+                slots.setdefault(request.policy.adapter, []).append(slot)
+        device = self.text.device
+        return {name: torch.tensor(some, device=device) for name, some in slots.items()}
 
     def _forward(
         self, ids: Tensor, positions: Tensor, mask: Tensor | None, **attention: Any
@@ -249,7 +277,7 @@ class Batch:
                 _completion(request.id, text[i, output], logprobs[i, output], stopped[slot])
             )
             self.requests[slot] = None
-        self.length[slots] = 0
+        self.length[slots] = self.begin[slots]  # idle rows write there, behind what is held
         self.running -= len(slots)
         return done
 

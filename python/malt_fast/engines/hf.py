@@ -1,8 +1,9 @@
 """The embedded engine: samples with transformers in this process, on the CPU or one GPU.
 
-Requests wait in one queue per policy. A batch takes rows of one policy and is refilled from its
-queue as rows finish; when both are empty, the policy with the most requests is next. Prompts of
-older trees go first, and those that begin alike together, so that what they share is run once.
+Requests wait in one queue per policy. A batch takes rows of one lane, which are the policies that
+its weights can mix (weights.py), or one that they cannot. It is refilled from their queues as rows
+finish; when all are empty, the lane with the most requests is next. Prompts of older trees go
+first, and those that begin alike together, so that what they share is run once.
 
 A row's tokens depend on its request alone: its random numbers come from (seed, step). Its logits
 can vary by rounding with the other rows of the batch, as in any batched matrix product.
@@ -10,6 +11,7 @@ can vary by rounding with the other rows of the batch, as in any batched matrix 
 
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -47,7 +49,7 @@ class HFEngine:
         self.trust_remote_code = trust_remote_code
         self.queues: dict[Policy, list[Entry]] = {}
         self.weights: dict[str, Weights] = {}
-        self.policy: Policy | None = None  # whose rows are in `batch`
+        self.lane: Policy | None = None  # whose rows are in `batch`
         self.batch: Batch | None = None
         self.done: list[Completion] = []
         self.submitted = 0
@@ -55,8 +57,8 @@ class HFEngine:
 
     @property
     def wants(self) -> int:
-        """Enough to choose prompts of equal length and policy from."""
-        return 8 * self.batch_size
+        """A batch, and as many to choose from: more would keep trees open that get no turn."""
+        return 2 * self.batch_size
 
     @property
     def pending(self) -> int:
@@ -100,47 +102,53 @@ class HFEngine:
         self._shrink(batch, reason)  # outside `except`: the traceback holds on to tensors
 
     def _current(self) -> Batch:
-        """The batch if it has rows, else an empty one for the policy with the most requests."""
+        """The batch if it has rows, else an empty one for the lane with the most requests."""
         if self.batch is not None and self.batch.running:
             return self.batch
-        self.policy = max(self.queues, key=lambda policy: len(self.queues[policy]))
-        base = self.policy.base
+        waiting: Counter[Policy] = Counter()
+        for policy, queue in self.queues.items():
+            waiting[self._lane(policy)] += len(queue)
+        self.lane = max(waiting, key=lambda lane: waiting[lane])
+        weights = self._weights(self.lane.base)
+        if weights.mixes(self.lane.adapter):
+            weights.mix()
+        else:
+            weights.switch(self.lane.adapter)
+        if self.batch is None or self.batch.weights is not weights:
+            self.batch = Batch(weights, self.batch_size)
+        self.batch.compact()
+        return self.batch
+
+    def _weights(self, base: str) -> Weights:
         if base not in self.weights:
             loaded = Weights(base, self.dtype, self.device, self.trust_remote_code)
             check_decoding(base, loaded.model)
             self.weights[base] = loaded
-        weights = self.weights[base]
-        changed = weights.active != self.policy.adapter
-        weights.switch(self.policy.adapter)
-        if changed and self.batch is not None:
-            self.batch.held.clear()  # keys of other weights
-        if self.batch is None or self.batch.model is not weights.model:
-            self.batch = Batch(weights.model, self.batch_size, weights.context)
-        self.batch.compact()
-        return self.batch
+        return self.weights[base]
+
+    def _lane(self, policy: Policy) -> Policy:
+        """The bare base for all policies whose rows it can mix."""
+        mixes = self._weights(policy.base).mixes(policy.adapter)
+        return Policy(policy.base) if mixes else policy
 
     def _refill(self, batch: Batch) -> None:
         """Put new rows into free slots, or close the gaps if there are no more."""
-        assert self.policy is not None
-        queue = self.queues.get(self.policy, [])
-        if queue and batch.free * REFILL >= batch.size:
-            self._admit(batch, queue)
-        elif not queue and (len(batch.requests) - batch.running) * IDLE >= len(batch.requests):
+        queues = [queue for policy, queue in self.queues.items() if self._lane(policy) == self.lane]
+        if queues and batch.free * REFILL >= batch.size:
+            self._admit(batch, queues)
+        elif not queues and (len(batch.requests) - batch.running) * IDLE >= len(batch.requests):
             batch.compact()
 
-    def _admit(self, batch: Batch, queue: list[Entry]) -> None:
-        """Move requests from the queue to the batch; those that cannot run fail at once."""
-        assert self.policy is not None
-        weights = self.weights[self.policy.base]
+    def _admit(self, batch: Batch, queues: Sequence[list[Entry]]) -> None:
+        """Move requests from the queues to the batch; those that cannot run fail at once."""
         good: list[Request] = []
-        while queue and len(good) < batch.free:
-            request = heapq.heappop(queue)[-1]
-            if error := _problem(request, weights):
+        while any(queues) and len(good) < batch.free:
+            request = heapq.heappop(min(filter(None, queues)))[-1]
+            if error := _problem(request, batch.weights):
                 self.done.append(Completion.failed(request.id, error))
             else:
                 good.append(request)
-        if not queue:
-            del self.queues[self.policy]
+        self.queues = {policy: queue for policy, queue in self.queues.items() if queue}
         if good:
             self.prompt_tokens += sum(len(request.prompt) - 1 for request in good)
             self.prefilled += batch.admit(good)

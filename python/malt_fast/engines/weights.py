@@ -1,17 +1,19 @@
-"""A base model with its loaded adapters, of which at most one is active.
+"""A base model with its loaded adapters.
 
-The active adapter is merged into float32 weights: a small model runs twice as fast without LoRA's
-side branches, at the rounding of float32. The original weights are copied before and put back
-after, so the base stays the same to the bit. In half precision and in quantised layers a merge
-would round the adapter away, so there the side branches run.
+In half precision a pass can have rows of several adapters, if these are plain LoRA (mixed.py).
+Otherwise one adapter is active at a time. It is merged into float32 weights: a small model runs
+twice as fast without LoRA's side branches, at the rounding of float32. The original weights are
+copied before and put back after, so the base stays the same to the bit. In half precision and in
+quantised layers a merge would round the adapter away, so there the side branches run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from malt_fast.engines.mixed import Mixed, can_mix
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.context import context_length, window_of
 from malt_fast.models.loading import check_adapter, load_causal
@@ -38,10 +40,35 @@ class Weights:
         self.names: dict[str, str] = {}  # adapter directory -> PEFT's name
         self.saved: list[tuple[Tensor, Tensor]] = []  # (merged weight, its base values)
         self.active: str | None = None
+        self.mixed = Mixed()
+        self.mixable: dict[str | None, bool] = {None: self.model.dtype != torch.float32}
+
+    def mixes(self, adapter: str | None) -> bool:
+        """Whether rows of this adapter may be in a pass with others; it is loaded for that."""
+        if adapter is None or not self.mixable[None]:
+            return self.mixable[None]
+        if adapter not in self.mixable:
+            self._add(adapter)
+            if self.active is None:  # PEFT activates its first adapter
+                self.peft.base_model.disable_adapter_layers()
+            self.mixable[adapter] = can_mix(self.peft, self.names[adapter])
+            self.mixed.adopt(self.peft)
+        return self.mixable[adapter]
+
+    def mix(self) -> None:
+        """Let `answer` say which rows of a pass are whose."""
+        self.switch(None)
+        self.mixed.rows = []
+
+    def answer(self, groups: Mapping[str | None, Tensor | None]) -> None:
+        """Rows by adapter in the next forward pass (None: all), after `mix`."""
+        if self.mixed.rows is not None:
+            self.mixed.rows = [(self.names[a], rows) for a, rows in groups.items() if a is not None]
 
     @torch.inference_mode(False)
     def switch(self, adapter: str | None) -> None:
         """Make `model` the base with `adapter`, or the bare base."""
+        self.mixed.rows = None
         if adapter == self.active:
             return
         self._restore()
@@ -59,6 +86,7 @@ class Weights:
         self.peft.set_adapter(self.names[adapter], inference_mode=True)
         self._merge(self.names[adapter])
 
+    @torch.inference_mode(False)
     def _add(self, adapter: str) -> None:
         from peft import PeftConfig, PeftModel
 
