@@ -25,7 +25,7 @@ test-vllm: .venv/.vllm
 
 # SmolLM2-135M-Instruct through the whole method, with lm-eval against its server; skipped where it cannot be had.
 test-real: .venv/.real
-	OMP_NUM_THREADS=$$(nproc) $(PYTEST) -m real --durations=10
+	OMP_NUM_THREADS=$$(nproc) $(PYTEST) -m real tests/real
 
 # The site, into build/site; every warning is an error.
 docs: .venv/.test
