@@ -56,6 +56,7 @@ FAMILIES = {
         vocab_size=60, hidden_size=32, num_layers=2, num_heads=2,
         attention_types=[[["global", "local"], 1]], window_size=WINDOW,
     ),
+    "phimoe": lambda: hf.PhimoeConfig(**SIZES, num_local_experts=4),
     "gpt-oss": lambda: hf.GptOssConfig(
         **SIZES, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=WINDOW,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},

@@ -59,7 +59,10 @@ def test_bitsandbytes_must_be_installed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("family", "says"),
-    [("bloom", "has alibi"), ("falcon-alibi", "has alibi"), ("gpt-neo", "local attention")],
+    [
+        *[("bloom", "has alibi"), ("falcon-alibi", "has alibi"), ("gpt-neo", "local attention")],
+        ("phimoe", "draws its experts at random while it trains"),
+    ],
 )
 def test_positions_and_masks_of_another_kind_are_refused(family, says, tmp_path):
     assert_refused(write_family(family, tmp_path), says)

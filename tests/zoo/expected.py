@@ -15,6 +15,7 @@ ALL = ("prompts", "end tokens", *WEIGHTS)
 REFUSED: Expected = {
     "gpt-oss": dict.fromkeys(WEIGHTS, "cannot keep to the sliding window"),
     "Bloom, alibi": dict.fromkeys(ALL, "has alibi instead of positions"),
+    "PhiMoE": dict.fromkeys(ALL, "draws its experts at random while it trains"),
     "Qwen3-Next, linear": dict.fromkeys(WEIGHTS, "it has layers of type linear_attention"),
     "Mamba": dict.fromkeys(WEIGHTS, "it has layers of type linear_attention"),
 }

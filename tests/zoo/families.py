@@ -86,6 +86,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"v_head_dim": 16, "num_key_value_heads": 4, "head_dim": 8},
     ),
     "GLM-4": ("glm4", {}),
+    "Gemma 4": ("gemma4_text", {"sliding_window": WINDOW}),
+    "Seed-OSS, dropout": ("seed_oss", {}),
+    "OPT, dropout": ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}),
+    "PhiMoE": ("phimoe", {"num_local_experts": 4}),
     "GPT-2": ("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 4096} | TIED),
     "Bloom, alibi": ("bloom", {"n_head": 4, "n_layer": 2} | TIED),
     "Qwen3-Next, linear": (

@@ -20,6 +20,11 @@ def check_supported(base: str, config: Any) -> None:
             f"'{base}' has the local attention of GPT-Neo, which is not supported: choose another "
             "model"
         )
+    if text.model_type == "phimoe":
+        raise MaltError(
+            f"'{base}' draws its experts at random while it trains, so its log-probs are not those "
+            "it samples with: choose another model"
+        )
 
 
 def check_layers(base: str, config: Any) -> None:

@@ -211,12 +211,18 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    modules: Iterator[Any] = model.modules()
-    for module in modules:
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # given to a function
+    """Make a forward pass in training the same as in evaluation.
+
+    Dropout and jitter are modules, or numbers of modules and configs that are given to functions.
+    """
+    modules: list[Any] = list(model.modules())
+    configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}
+    for holder in (*modules, *configs.values()):
+        if isinstance(holder, nn.Dropout):
+            holder.p = 0.0
+        for name, value in list(vars(holder).items()):
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(holder, name, 0.0)
 
 
 def speed_up_lora(model: LogProbModel) -> None:
