@@ -13,7 +13,7 @@ import pytest
 
 from malt_fast.utils.errors import MaltError
 from tests.zoo.animal import QUESTIONS, Animal
-from tests.zoo.checks import CHECKS, prompts
+from tests.zoo.checks import CHECKS
 from tests.zoo.entries import ZOO, Entry
 from tests.zoo.expected import BROKEN, REFUSED, found
 from tests.zoo.families import FAMILIES
@@ -110,7 +110,7 @@ def test_prompts_of_real_questions(entry: Entry, shared_data: Path, tmp_path: Pa
         path.parent.mkdir()
         path.write_text("".join((shared_data / file).read_text().splitlines(True)[:40]))
         some[task] = str(path)
-    prompts(Animal(entry, tmp_path, some))
+    holds("prompts", Animal(entry, tmp_path, some))
 
 
 def test_every_kind_is_in_the_zoo() -> None:
