@@ -7,7 +7,7 @@ copied before and put back after, so the base stays the same to the bit. In half
 quantised layers a merge would round the adapter away, so there the side branches run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -185,11 +185,13 @@ def _grouped_attention(
     sliding_window: int | None = None,
     tree: Tree | None = None,
     tree_rows: Tensor | None = None,
+    blocks: Sequence[tuple[int, int | None]] = ((0, None),),
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA; for a single query token, the G query heads of a key head become its G queries.
 
-    tree: of a pass over a trie, for whose keys tree_rows are the rows that ask.
+    tree: of a pass over a trie, for whose keys tree_rows are the rows that ask. blocks: of decoded
+    rows, (begin, columns to read) each.
     """
     if tree is not None:
         asking = query.new_zeros(1, query.shape[1], key.shape[2], query.shape[3])
@@ -205,9 +207,18 @@ def _grouped_attention(
         return attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     batch, heads, _, width = query.shape
     grouped = query.reshape(batch, key.shape[1], -1, width)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=attention_mask, scale=scaling
-    )
+    ends = [*(begin for begin, _ in blocks), batch][1:]
+    parts = [
+        torch.nn.functional.scaled_dot_product_attention(
+            grouped[begin:end],
+            key[begin:end, :, :columns],
+            value[begin:end, :, :columns],
+            attn_mask=None if attention_mask is None else attention_mask[begin:end, ..., :columns],
+            scale=scaling,
+        )
+        for (begin, columns), end in zip(blocks, ends, strict=True)
+    ]
+    out = torch.cat(parts) if len(parts) > 1 else parts[0]
     return out.reshape(batch, 1, heads, -1), None
 
 
