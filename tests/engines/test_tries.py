@@ -16,8 +16,13 @@ def prompts_of(seed: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_prefix_is_there_once_and_sees_its_own(seed):
     prompts = prompts_of(seed)
-    (trie,) = tries(prompts, 1000)
-    prefixes = {tuple(p[:n].tolist()) for p in prompts for n in range(1, len(p) + 1)}
+    groups = np.random.default_rng(seed).integers(0, 1 + seed % 3, len(prompts)).tolist()
+    (trie,) = tries(prompts, groups, 1000)
+    prefixes = {
+        (group, *p[:n].tolist())
+        for group, p in zip(groups, prompts, strict=True)
+        for n in range(1, len(p) + 1)
+    }
     assert len(trie.tokens) == len(prefixes)
     assert sorted(trie.prompts) == list(range(len(prompts)))
     for prompt, path in zip(trie.prompts, trie.paths, strict=True):
@@ -31,7 +36,7 @@ def test_every_prefix_is_there_once_and_sees_its_own(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_capacity_cuts_tries_but_no_prompt(seed):
     prompts = prompts_of(seed)
-    parts = list(tries(prompts, 6))
+    parts = list(tries(prompts, [0] * len(prompts), 6))
     assert sorted(np.concatenate([part.prompts for part in parts])) == list(range(len(prompts)))
     assert all(len(part.tokens) <= max(6, *map(len, prompts)) for part in parts)
 

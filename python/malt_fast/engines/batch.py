@@ -13,7 +13,7 @@ run once (tries.py), else once for all rows with that prompt. From then on every
 alike: run the token at `length`, sample the one after it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +32,12 @@ PREFILL_TOKENS = 8192  # in one forward pass; bounds the memory of its activatio
 NO_MASK = torch.empty(1, 1, 1, 0)  # beside a tree: transformers makes none, and none would do
 
 
-class Held(NamedTuple):
-    """Whose keys a slot has, from column 0."""
+class Head(NamedTuple):
+    """A prompt without its last token, and the slots that hold its keys from column 0 on."""
 
-    adapter: str | None
+    adapter: str | None  # of the weights
     tokens: np.ndarray
+    slots: list[int]
 
 
 class Batch:
@@ -47,7 +48,7 @@ class Batch:
         self.weights, self.model, self.size, self.context = weights, model, size, weights.context
         self.requests: list[Request | None] = []  # by slot; None = idle
         self.running = 0  # slots that are not idle
-        self.held: dict[int, Held] = {}  # by slot: the keys in it, from column 0
+        self.held: dict[int, Head] = {}  # by slot: whose keys are in it
         self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self.begin, self.length, self.limit = np.zeros((3, size), np.int64)  # limit: end column
         device = model.device
@@ -82,8 +83,11 @@ class Batch:
             room = self.context - len(request.prompt)
             self.limit[slot] = len(request.prompt) + min(request.params.max_tokens, room)
         self._load(slots, requests)
+        rows = list(zip(slots, requests, strict=True))
+        if reads_tries(self.model, int(self.length[slots].max())):
+            return self._prefill_tries(rows)
         members: dict[str | None, list[tuple[int, Request]]] = {}
-        for slot, request in zip(slots, requests, strict=True):
+        for slot, request in rows:
             members.setdefault(request.policy.adapter, []).append((slot, request))
         return sum(self._prefill(adapter, some) for adapter, some in members.items())
 
@@ -118,41 +122,36 @@ class Batch:
         self.text = grown(self.text, 0, columns, dim=1)
         self.logprobs = grown(self.logprobs, 0, columns, dim=1)
 
-    def _prefill(self, adapter: str | None, rows: Sequence[tuple[int, Request]]) -> int:
-        """Run all but the last token of every prompt; returns how many tokens that took.
-
-        rows: of one adapter, with their slots.
-        """
-        self.weights.answer({adapter: None})
-        owners: dict[bytes, list[int]] = {}
-        heads: list[np.ndarray] = []
-        for slot, request in sorted(rows, key=_prompt_length):
+    def _prefill_tries(self, rows: Sequence[tuple[int, Request]]) -> int:
+        """Run all but the last token of every prompt; returns how many tokens that took."""
+        heads: dict[tuple[str | None, bytes], Head] = {}
+        for slot, request in rows:
             if len(request.prompt) > 1:
-                key = request.prompt.tobytes()
-                if key not in owners:
-                    heads.append(request.prompt[:-1])
-                owners.setdefault(key, []).append(slot)
-        groups = list(owners.values())
-        if heads and reads_tries(self.model, len(heads[-1])):
-            parts = tries(heads, PREFILL_TOKENS)
-            ran = sum(self._prefill_trie(adapter, groups, trie) for trie in parts)
-            self._forget({slot for slot, _ in rows}.difference(*groups))
-            return ran
-        self._forget(slot for slot, _ in rows)
-        for some in _chunks([len(head) for head in heads]):
-            self._prefill_some(groups[some], heads[some])
-        return sum(map(len, heads))
+                key = request.policy.adapter, request.prompt.tobytes()
+                heads.setdefault(key, Head(key[0], request.prompt[:-1], [])).slots.append(slot)
+            else:
+                self.held.pop(slot, None)
+        if not heads:
+            return 0
+        found = list(heads.values())
+        number = {adapter: i for i, adapter in enumerate({head.adapter for head in found})}
+        groups = [number[head.adapter] for head in found]
+        parts = tries([head.tokens for head in found], groups, PREFILL_TOKENS)
+        return sum(self._prefill_trie([found[i] for i in trie.prompts], trie) for trie in parts)
 
-    def _prefill_trie(self, adapter: str | None, owners: list[list[int]], trie: Trie) -> int:
-        """One forward pass over a trie; the keys of its prompt i go to the slots owners[i].
+    def _prefill_trie(self, heads: Sequence[Head], trie: Trie) -> int:
+        """One forward pass over a trie of `heads`; returns how many tokens it ran.
 
-        What a slot holds of a prompt already is copied from there. Returns how many tokens it ran.
+        What a slot holds of a prompt already is copied from there.
         """
-        groups = [owners[prompt] for prompt in trie.prompts]
-        slots = [slot for group in groups for slot in group]
-        paths = [path for path, group in zip(trie.paths, groups, strict=True) for _ in group]
+        slots = [slot for head in heads for slot in head.slots]
+        paths = [
+            p
+            for path, head in zip(trie.paths, heads, strict=True)
+            for p in [path] * len(head.slots)
+        ]
         source = torch.from_numpy(_stack(paths, fill=0))
-        at = self._slots_with(adapter, trie)
+        at = self._slots_with(heads, trie)
         new, known = np.flatnonzero(at < 0), np.flatnonzero(at >= 0)
         self.cache.plan = TriePlan(
             torch.tensor(slots),
@@ -163,22 +162,40 @@ class Batch:
             known=torch.from_numpy(np.stack([known, at[known], trie.positions[known]])),
         )
         ids, positions = torch.from_numpy(np.stack([trie.tokens, trie.positions])[:, None, new])
+        self.weights.answer(_rows_by_adapter(heads, trie, new))
         tree = make_tree(trie.end, source.shape[1], "cpu")
         self._forward(ids, positions, NO_MASK, tree=tree, tree_rows=self.cache.plan.new)
-        for slot, path in zip(slots, paths, strict=True):
-            self.held[slot] = Held(adapter, trie.tokens[path])
+        for head in heads:
+            self.held.update(dict.fromkeys(head.slots, head))
         return len(new)
 
-    def _slots_with(self, adapter: str | None, trie: Trie) -> np.ndarray:
+    def _slots_with(self, heads: Sequence[Head], trie: Trie) -> np.ndarray:
         """int64[N]: for each row of a trie a slot that holds its key, or -1."""
-        held = {slot: own.tokens for slot, own in self.held.items() if own.adapter == adapter}
         at = np.full(len(trie.tokens), -1)
-        for path in trie.paths:
-            slot, length = in_both(trie.tokens[path], held)
+        for head, path in zip(heads, trie.paths, strict=True):
+            held = {s: own.tokens for s, own in self.held.items() if own.adapter == head.adapter}
+            slot, length = in_both(head.tokens, held)
             at[path[:length]] = slot
         if (at >= 0).all():
             at[-1] = -1  # a forward pass needs a token
         return at
+
+    def _prefill(self, adapter: str | None, rows: Sequence[tuple[int, Request]]) -> int:
+        """The same without tries, for rows of one adapter: equal prompts are run once."""
+        self.weights.answer({adapter: None})
+        owners: dict[bytes, list[int]] = {}
+        heads: list[np.ndarray] = []
+        for slot, request in sorted(rows, key=_prompt_length):
+            self.held.pop(slot, None)
+            if len(request.prompt) > 1:
+                key = request.prompt.tobytes()
+                if key not in owners:
+                    heads.append(request.prompt[:-1])
+                owners.setdefault(key, []).append(slot)
+        groups = list(owners.values())
+        for some in _chunks([len(head) for head in heads]):
+            self._prefill_some(groups[some], heads[some])
+        return sum(map(len, heads))
 
     def _prefill_some(self, owners: list[list[int]], heads: list[np.ndarray]) -> None:
         """One forward pass over heads[i], whose keys go to the slots owners[i].
@@ -193,11 +210,6 @@ class Batch:
         self.cache.plan = Plan(slots, None, source, len(self.requests), ids.shape[1] + 1)
         positions = torch.arange(ids.shape[1], device=device)[None]
         self._forward(ids, positions, None)
-
-    def _forget(self, slots: Iterable[int]) -> None:
-        """Other keys than those of a trie come into `slots`."""
-        for slot in slots:
-            self.held.pop(slot, None)
 
     # --- rows run ------------------------------------------------------------------------------
 
@@ -317,6 +329,19 @@ def _completion(id: int, tokens: np.ndarray, logprobs: np.ndarray, stopped: bool
     if np.isnan(logprobs).any():
         return Completion.failed(id, "the model's logits are not numbers: try another model.dtype")
     return Completion(id, tokens.copy(), logprobs.copy(), "stop" if stopped else "length")
+
+
+def _rows_by_adapter(
+    heads: Sequence[Head], trie: Trie, new: np.ndarray
+) -> dict[str | None, Tensor]:
+    """int64[m]: for each adapter its places among the rows `new` of a trie."""
+    names = list({head.adapter for head in heads})
+    number = np.zeros(len(trie.tokens), np.int64)
+    for head, path in zip(heads, trie.paths, strict=True):
+        number[path] = names.index(head.adapter)
+    return {
+        name: torch.from_numpy(np.flatnonzero(number[new] == i)) for i, name in enumerate(names)
+    }
 
 
 def _prompt_length(item: tuple[int, Request]) -> int:

@@ -29,11 +29,18 @@ class Trie(NamedTuple):
     paths: list[Ints]  # for each of them the rows of its tokens, in order
 
 
-def tries(prompts: Sequence[npt.NDArray[np.int32]], capacity: int) -> Iterator[Trie]:
-    """Lay distinct prompts out in tries of about `capacity` rows; a longer prompt is alone."""
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+def tries(
+    prompts: Sequence[npt.NDArray[np.int32]], groups: Sequence[int], capacity: int
+) -> Iterator[Trie]:
+    """Lay distinct prompts out in tries of about `capacity` rows; a longer prompt is alone.
+
+    groups: a number >= 0 for each prompt; only prompts of one group share what they begin with.
+    """
+    roots = [np.array([-1 - group], np.int32) for group in groups]  # one more token in front
+    lengths = np.array([1 + len(prompt) for prompt in prompts], np.int32)
     stop = np.array([0], np.int32)  # the layout leaves out the last token of a sequence
-    arena = np.concatenate([*prompts, stop])
+    pieces = [piece for pair in zip(roots, prompts, strict=True) for piece in pair]
+    arena = np.concatenate([*pieces, stop])
     begin = np.cumsum(lengths, dtype=np.int64) - lengths
     last, one = np.full(len(prompts), len(arena) - 1), np.ones(len(prompts), np.int32)
     packs = _core.packing.lay_out(
@@ -41,10 +48,18 @@ def tries(prompts: Sequence[npt.NDArray[np.int32]], capacity: int) -> Iterator[T
     )
     for pack in range(len(packs)):
         rows, ends = (slice(*x[pack : pack + 2]) for x in (packs.begin, packs.target_begin))
-        end = packs.end[rows].copy()  # the layout's own is read-only
-        paths = [np.flatnonzero(end[: row + 1] > row) for row in packs.row[ends].tolist()]
         tokens, positions = (x[rows].astype(np.int64) for x in (packs.token, packs.position))
-        yield Trie(tokens, positions, end, packs.owner[ends].astype(np.int64), paths)
+        end, stops = packs.end[rows], packs.row[ends].tolist()
+        paths = [np.flatnonzero(end[: row + 1] > row)[1:] for row in stops]
+        own = tokens >= 0
+        shift = np.cumsum(np.concatenate([[False], ~own]))  # roots before a row
+        yield Trie(
+            tokens[own],
+            positions[own] - 1,
+            (end - shift[end])[own].astype(np.int32),
+            packs.owner[ends].astype(np.int64),
+            [path - shift[path] for path in paths],
+        )
 
 
 def in_both(prompt: Ints, held: Mapping[int, Ints]) -> tuple[int, int]:
