@@ -162,7 +162,10 @@ class Batch:
             known=torch.from_numpy(np.stack([known, at[known], trie.positions[known]])),
         )
         ids, positions = torch.from_numpy(np.stack([trie.tokens, trie.positions])[:, None, new])
-        self.weights.answer(_rows_by_adapter(heads, trie, new))
+        owner = np.empty(len(trie.tokens), object)
+        for head, path in zip(heads, trie.paths, strict=True):
+            owner[path] = head.adapter
+        self.weights.answer(owner[new].tolist())
         tree = make_tree(trie.end, source.shape[1], "cpu")
         self._forward(ids, positions, NO_MASK, tree=tree, tree_rows=self.cache.plan.new)
         for head in heads:
@@ -182,7 +185,6 @@ class Batch:
 
     def _prefill(self, adapter: str | None, rows: Sequence[tuple[int, Request]]) -> int:
         """The same without tries, for rows of one adapter: equal prompts are run once."""
-        self.weights.answer({adapter: None})
         owners: dict[bytes, list[int]] = {}
         heads: list[np.ndarray] = []
         for slot, request in sorted(rows, key=_prompt_length):
@@ -194,6 +196,7 @@ class Batch:
                 owners.setdefault(key, []).append(slot)
         groups = list(owners.values())
         for some in _chunks([len(head) for head in heads]):
+            self.weights.answer([adapter] * (len(groups[some]) * len(heads[some][-1])))
             self._prefill_some(groups[some], heads[some])
         return sum(map(len, heads))
 
@@ -226,7 +229,7 @@ class Batch:
         visible = torch.arange(width, device=device) <= length[:, None]
         mask = torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, -torch.inf)
         tokens_in = self.text[slots, length]
-        self.weights.answer(self._by_adapter())
+        self.weights.answer([r.policy.adapter if r else None for r in self.requests])
         ids, positions = tokens_in[:, None], length[:, None]
         logits = self._forward(ids, positions, mask[:, None, None], **self._blocks()).float()
         tokens = self._sample(logits, length + 1 - begin)
@@ -242,15 +245,6 @@ class Batch:
             return {}
         starts = range(0, n, BLOCK)
         return {"blocks": [(i, int(self.length[i : min(i + BLOCK, n)].max()) + 1) for i in starts]}
-
-    def _by_adapter(self) -> dict[str | None, Tensor]:
-        """int64[m]: the busy slots of each adapter."""
-        slots: dict[str | None, list[int]] = {}
-        for slot, request in enumerate(self.requests):
-            if request is not None:
-                slots.setdefault(request.policy.adapter, []).append(slot)
-        device = self.text.device
-        return {name: torch.tensor(some, device=device) for name, some in slots.items()}
 
     def _forward(
         self, ids: Tensor, positions: Tensor, mask: Tensor | None, **attention: Any
@@ -329,19 +323,6 @@ def _completion(id: int, tokens: np.ndarray, logprobs: np.ndarray, stopped: bool
     if np.isnan(logprobs).any():
         return Completion.failed(id, "the model's logits are not numbers: try another model.dtype")
     return Completion(id, tokens.copy(), logprobs.copy(), "stop" if stopped else "length")
-
-
-def _rows_by_adapter(
-    heads: Sequence[Head], trie: Trie, new: np.ndarray
-) -> dict[str | None, Tensor]:
-    """int64[m]: for each adapter its places among the rows `new` of a trie."""
-    names = list({head.adapter for head in heads})
-    number = np.zeros(len(trie.tokens), np.int64)
-    for head, path in zip(heads, trie.paths, strict=True):
-        number[path] = names.index(head.adapter)
-    return {
-        name: torch.from_numpy(np.flatnonzero(number[new] == i)) for i, name in enumerate(names)
-    }
 
 
 def _prompt_length(item: tuple[int, Request]) -> int:

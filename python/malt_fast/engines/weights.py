@@ -7,7 +7,7 @@ copied before and put back after, so the base stays the same to the bit. In half
 quantised layers a merge would round the adapter away, so there the side branches run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class Weights:
         self.saved: list[tuple[Tensor, Tensor]] = []  # (merged weight, its base values)
         self.active: str | None = None
         self.mixed = Mixed()
+        self.mixing = False  # whether its rows are told by `answer`
         self.mixable: dict[str | None, bool] = {None: self.model.dtype != torch.float32}
 
     def mixes(self, adapter: str | None) -> bool:
@@ -52,23 +53,25 @@ class Weights:
             if self.active is None:  # PEFT activates its first adapter
                 self.peft.base_model.disable_adapter_layers()
             self.mixable[adapter] = can_mix(self.peft, self.names[adapter])
-            self.mixed.adopt(self.peft)
+            if self.mixable[adapter]:
+                self.mixed.adopt(self.peft, self.names[adapter])
         return self.mixable[adapter]
 
     def mix(self) -> None:
         """Let `answer` say which rows of a pass are whose."""
         self.switch(None)
-        self.mixed.rows = []
+        self.mixing = True
 
-    def answer(self, groups: Mapping[str | None, Tensor | None]) -> None:
-        """Rows by adapter in the next forward pass (None: all), after `mix`."""
-        if self.mixed.rows is not None:
-            self.mixed.rows = [(self.names[a], rows) for a, rows in groups.items() if a is not None]
+    def answer(self, adapters: Sequence[str | None]) -> None:
+        """The adapter of each row (token) of the next forward pass, after `mix`."""
+        if self.mixing:
+            owner = [None if adapter is None else self.names[adapter] for adapter in adapters]
+            self.mixed.answer(owner, self.model.device)
 
     @torch.inference_mode(False)
     def switch(self, adapter: str | None) -> None:
         """Make `model` the base with `adapter`, or the bare base."""
-        self.mixed.rows = None
+        self.mixing, self.mixed.rows = False, None
         if adapter == self.active:
             return
         self._restore()
