@@ -35,17 +35,23 @@ def test_enough_blocks_are_those_that_would_show_one_in_twenty() -> None:
     assert "easier" in unmixed("r", 0, 100, 0.1) and "harder" in unmixed("r", 0, 100, 0.9)
 
 
-@given(st.floats(-300, -0.01), st.floats(0, 300), st.floats(-5, 5))
+@given(st.floats(-300, -0.01), st.floats(0, 300), st.floats(-5, 5), st.floats(0.01, 2))
 def test_a_collapse_is_a_fall_with_a_growing_margin(
-    before: float, fall: float, margin: float
+    before: float, fall: float, margin: float, beta: float
 ) -> None:
-    now = {"logps/chosen": before - fall, "rewards/margins": margin}
-    told = collapsing("verifier", {"logps/chosen": before}, now)
-    if margin <= 0 or fall < 10:
+    now = {"logps/chosen": before - fall, "rewards/margins": margin, "rewards/chosen": -beta * fall}
+    told = collapsing("verifier", now, beta)
+    if margin <= 0 or fall < 9.999:
         assert not told
     elif fall > 10.001 and fall > -before / 2 + 0.001:
         assert "verifier lose probability" in told
-    assert not collapsing("verifier", {"loss": 1.0}, {"loss": 0.5})
+    assert not collapsing("verifier", {"loss": 0.5}, beta)
+
+
+def test_other_outputs_are_no_collapse() -> None:
+    """A later line may tell of longer outputs, which are less likely, and gained nothing less."""
+    line = {"logps/chosen": -60.0, "rewards/chosen": 0.1, "rewards/margins": 0.2}
+    assert not collapsing("verifier", line, beta=0.2)
 
 
 class Words:
@@ -196,7 +202,7 @@ def test_what_a_run_warns_of(
     monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
     monkeypatch.setattr(signs, "BLOCKS", 30)
     if kinds == {"collapsing"}:
-        always = lambda role, first, now: "x" if "rewards/margins" in first else ""  # noqa: E731
+        always = lambda role, line, beta: "x" if "rewards/margins" in line else ""  # noqa: E731
         monkeypatch.setattr("malt_fast.training.alarms.collapsing", always)
     more = ["--train.dpo.max_steps", "20", "--preferences.sft_source", "all"]
     run(*made, tmp_path / "run", *more, *options)

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 FALL = 10.0  # nats of log-prob that chosen outputs may lose before a warning
 
 
-def collapsing(role: str, first: Mapping[str, float], now: Mapping[str, float]) -> str:
+def collapsing(role: str, line: Mapping[str, float], beta: float) -> str:
     """A warning if margins grow while chosen outputs become unlikely; empty if all is well.
 
     The known failure of DPO: it lowers the log-prob of chosen outputs, and of rejected ones more.
-    first, now: log lines of the stage.
+    line: of the stage's log. A reward is beta times what an output gained over the reference, so
+    that the fall is that of the same outputs, whatever outputs other lines tell of.
     """
     try:
-        before, after, margin = first["logps/chosen"], now["logps/chosen"], now["rewards/margins"]
+        after, margin = line["logps/chosen"], line["rewards/margins"]
+        before = after - line["rewards/chosen"] / beta
     except KeyError:
         return ""
     if margin <= 0 or before - after <= max(FALL, abs(before) / 2):

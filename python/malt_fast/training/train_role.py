@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from malt_fast._core.forest import Credit, Forest
+from malt_fast.config.schema import DPOStageConfig
 from malt_fast.engines import Policy
 from malt_fast.forest.datasets import write_datasets
 from malt_fast.forest.role_data import RoleData, Stage, role_data
@@ -56,7 +57,7 @@ def train_in_run(
     if done:
         run.say(f"{name}: {out.relative_to(run.folder)} is there already")
         return policy
-    progress = Progress(run, f"{warm}{spec.stage}/{spec.role}", spec.role, where)
+    progress = Progress(run, f"{warm}{spec.stage}/{spec.role}", spec, where)
     with run.stage(name, facts=progress.facts, **where) as (view, figures):
         metrics = train_stage(spec, data, out, lambda line: progress.add(line, view)).metrics
         if run.leads and is_untrained(str(out)):
@@ -69,20 +70,20 @@ def train_in_run(
 class Progress:
     """The log lines of one stage: shown, written to metrics.jsonl, and watched for a collapse."""
 
-    def __init__(self, run: Run, name: str, role: str, where: Mapping[str, int]) -> None:
+    def __init__(self, run: Run, name: str, spec: StageSpec, where: Mapping[str, int]) -> None:
         """name, where: of the log lines."""
-        self.run, self.name, self.role, self.where = run, name, role, where
-        self.first: dict[str, float] = {}
+        self.run, self.name, self.role, self.where = run, name, spec.role, where
+        self.beta = spec.args.beta if isinstance(spec.args, DPOStageConfig) else 1.0
         self.last: dict[str, float] = {}
         self.warned = False
 
     def add(self, line: dict[str, float], view: View) -> None:
         tokens = line.get("num_tokens", 0) - self.last.get("num_tokens", 0)
-        self.first, self.last = self.first or line, self.last | line
+        self.last |= line
         steps = {"at": int(line["step"]), "total": int(line["max_steps"])}
         view.advance(**steps, tokens=max(0, int(tokens)))
         self.run.log(self.name, **self.where, **line)
-        warning = alarms.collapsing(self.role, self.first, line)
+        warning = alarms.collapsing(self.role, line, self.beta)
         if warning and not self.warned:
             self.run.warn(warning, "collapsing")
             self.warned = True
