@@ -368,10 +368,13 @@ def test_missing_model_and_adapter(base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "mix"), [("float32", False), ("float32", True), ("bfloat16", True)]
+    ("dtype", "mix", "padding"),
+    [("float32", False, 0), ("float32", True, 256), ("float32", True, -999), ("bfloat16", True, 0)],
 )
-def test_mixed_adapters_are_each_pefts_own(base, adapters, dtype, mix):
+def test_mixed_adapters_are_each_pefts_own(base, adapters, monkeypatch, dtype, mix, padding):
     from peft import PeftModel
+
+    monkeypatch.setattr("malt_fast.engines.mixed.PADDING", padding)
 
     policies = [Policy(base), *(Policy(base, folder) for folder in adapters)]
     asked = [request(i, policies[i % 3], p) for i, p in enumerate(prompts(24, seed=6))]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PADDING = 256  # rows
+PADDING = 256  # rows of padding that cost less than a product per adapter
 
 
 class Stack(NamedTuple):
