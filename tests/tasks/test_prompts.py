@@ -182,6 +182,29 @@ def test_a_join_that_cannot_be_mended_is_told() -> None:
     assert Prompts(CHAIN, lines, joining(("Ġ", "7")), chat=True).joined() == []
 
 
+def test_segments_that_touch_are_told() -> None:
+    touching = CHAT | {"verifier": RolePrompt(None, "Q:\n{question}{generator}\nCheck.")}
+    prompts = Prompts(CHAIN[:2], touching, joining((".", "T")), chat=True)
+    assert prompts.joined() == [
+        "in the verifier's prompt the tokenizer may join {generator} with {question}: put a line "
+        "break between the two"
+    ]
+    assert Prompts(CHAIN[:2], touching, joining(), chat=True).joined() == []
+
+
+def test_a_question_that_begins_one_prompt_only_is_told() -> None:
+    """As SentencePiece puts a space in front of a text, and of no other piece of it."""
+    tokenizer = joining()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")
+    wording = {"a": RolePrompt(None, "{question}\n"), "b": RolePrompt(None, "Q\n{question}\n")}
+    assert Prompts(["a", "b"], wording, tokenizer, chat=False).joined() == [
+        "the a's prompt begins with {question}, whose first token is that of prompts with a text "
+        "before it: begin this one by a line of text, too"
+    ]
+    assert Prompts(["a"], wording, tokenizer, chat=False).joined() == []
+    assert Prompts(["a", "b"], wording, joining(), chat=False).joined() == []
+
+
 def test_a_space_that_a_tokenizer_puts_in_front_is_put_there_once() -> None:
     """SentencePiece's dummy prefix belongs to the whole text, not to every piece."""
     tokenizer = joining()

@@ -253,6 +253,24 @@ class Prompts:
             for begin in BEGINNINGS
         )
 
+    def _segments_join(self) -> bool:
+        """Whether the tokenizer joins the end of a segment with the beginning of the next."""
+        return not all(
+            np.array_equal(
+                self._plain(end + begin, LINE),
+                np.concatenate([self._plain(end, LINE), self._plain(begin, LINE)]),
+            )
+            for end in ENDINGS
+            for begin in BEGINNINGS
+        )
+
+    def _begins_otherwise(self) -> bool:
+        """Whether a question has other tokens where a prompt begins with it."""
+        return not all(
+            np.array_equal(self._plain(begin, ""), self._plain(begin, self._before))
+            for begin in BEGINNINGS
+        )
+
     def joined(self, roles: Sequence[str] | None = None) -> list[str]:
         """A sentence on each join at which the tokens may differ from those of the whole text.
 
@@ -260,8 +278,17 @@ class Prompts:
         """
         names, found = ["question", *self.chain], []
         for role, texts, levels in zip(self.chain, self.texts, self._levels, strict=True):
-            for i, level in enumerate(levels if roles is None or role in roles else ()):
+            chosen = roles is None or role in roles
+            if chosen and not texts[0] and self._begins_otherwise():
+                found.append(
+                    f"the {role}'s prompt begins with {{question}}, whose first token is that of "
+                    "prompts with a text before it: begin this one by a line of text, too"
+                )
+            for i, level in enumerate(levels if chosen else ()):
                 what = f"in the {role}'s prompt the tokenizer may join {{{names[level]}}} with"
+                if i and not texts[i] and self._segments_join():
+                    left = names[levels[i - 1]]
+                    found.append(f"{what} {{{left}}}: put a line break between the two")
                 if self._joins_after(texts[i]):
                     found.append(f"{what} the text before it: end that text by a line break")
                 if self._joins_before(texts[i + 1]):
