@@ -1,6 +1,7 @@
 """GGUF files become checkpoints that are the model and tokenizer they were made of."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from malt_fast.config.load import make_config
 from malt_fast.models import gguf
+from malt_fast.models.end_tokens import end_tokens
 from malt_fast.models.gguf import checkpoint_of, llama3_factors
 from malt_fast.models.gguf_tokenizer import _check_words
 from malt_fast.utils.errors import MaltError
@@ -54,7 +56,7 @@ def test_the_checkpoint_is_the_model_and_the_tokenizer(tmp_path):
     assert tokenizer.chat_template == twin.chat_template
     assert not tokenizer.clean_up_tokenization_spaces
     for name in ("config.json", "generation_config.json"):
-        assert json.loads((folder / name).read_text())["eos_token_id"] == 2
+        assert json.loads((folder / name).read_text())["eos_token_id"] == [2]
     config = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in config and config["dtype"] == "float32"
 
@@ -100,6 +102,25 @@ def test_nothing_is_left_of_a_failed_reading(tmp_path, monkeypatch, home):
     with pytest.raises(MaltError, match=r"\(No space left on device\): make room, or set HF_HOME"):
         checkpoint_of(write(tmp_path))
     assert not list((home / "malt-fast").iterdir())
+
+
+def test_what_killed_readings_left_is_removed_once_it_is_old(tmp_path, home):
+    file = write(tmp_path)
+    folder = checkpoint_of(file)
+    folder.rename(folder.with_name(f".{folder.name}.old1.new"))
+    (home / "malt-fast" / f".{folder.name}.young.new").mkdir()
+    os.utime(home / "malt-fast" / f".{folder.name}.old1.new", (0, 0))
+    for part in (home / "malt-fast" / f".{folder.name}.old1.new").iterdir():
+        os.utime(part, (0, 0))
+    assert checkpoint_of(file) == folder
+    left = {path.name for path in (home / "malt-fast").iterdir()}
+    assert left == {folder.name, f".{folder.name}.young.new"}
+
+
+def test_the_ends_of_a_turn_and_of_a_text_both_end_outputs(tmp_path):
+    folder = checkpoint_of(write(tmp_path, more=lambda writer: writer.add_eot_token_id(0)))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert end_tokens(str(folder), tokenizer) == [0, 2]
 
 
 # ---- positions ----
@@ -179,6 +200,20 @@ def test_what_cannot_be_read_is_told_in_one_sentence(tmp_path, monkeypatch):
 )
 def test_tokenizers_of_unknown_kinds_are_refused(key, value, says, tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "_metadata", changed(gguf._metadata, key, value))
+    with pytest.raises(MaltError, match=says):
+        checkpoint_of(write(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["merges", "token_type", "tokens", "merges of unknown tokens"])
+def test_an_incomplete_tokenizer_is_refused(key, tmp_path, monkeypatch):
+    def metadata(file, read=gguf._metadata):
+        values, kind, factors = read(file)
+        values["tokenizer.ggml.merges"][-1:] = ["odd one"] if " " in key else []
+        values.pop(f"tokenizer.ggml.{key}", None)
+        return values, kind, factors
+
+    monkeypatch.setattr(gguf, "_metadata", metadata)
+    says = r"the tokenizer in .*gguf. is incomplete \(.*name the original"
     with pytest.raises(MaltError, match=says):
         checkpoint_of(write(tmp_path))
 

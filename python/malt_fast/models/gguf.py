@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from malt_fast.models.gguf_tokenizer import make_tokenizer
+from malt_fast.models.gguf_tokenizer import ends_of, make_tokenizer
 from malt_fast.models.identity import content
 from malt_fast.models.supported import check_weights
 from malt_fast.utils.errors import MaltError, first_line
@@ -25,7 +25,7 @@ from malt_fast.utils.quiet import quiet
 
 log = logging.getLogger(__name__)
 
-FORM = 1  # of what is written; another form gets folders of its own
+FORM = 2  # of what is written; another form gets folders of its own
 HALVES = {"F16": "float16", "BF16": "bfloat16"}
 # (factor, low, high, original context) of the llama3 scaling that Llama 3.1 and 3.2 have
 LLAMA3 = [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192)]
@@ -78,7 +78,7 @@ def _write(file: Path, folder: Path) -> None:
     tokenizer = make_tokenizer(file, values)
     for one in (config, model.generation_config):
         one.bos_token_id, one.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
-        one.eos_token_id = tokenizer.eos_token_id
+        one.eos_token_id = ends_of(values) or None
     del config.quantization_config  # transformers would not save the weights, though they are whole
     model.hf_quantizer = None
     model.save_pretrained(folder)

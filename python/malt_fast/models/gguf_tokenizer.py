@@ -39,7 +39,15 @@ def make_tokenizer(file: Path, values: dict[str, Any]) -> Any:
     """
     model = values.get("tokenizer.ggml.model")
     if model == "gpt2":
-        tokenizer = _byte_level(file, values)
+        try:
+            tokenizer = _byte_level(file, values)
+        except MaltError:
+            raise
+        except Exception as error:  # of all kinds, where metadata are missing or disagree
+            raise MaltError(
+                f"the tokenizer in '{file}' is incomplete ({first_line(error)}): name the original "
+                "model"
+            ) from None
     elif model == "llama":  # SentencePiece
         tokenizer = _by_transformers(file)
     else:
@@ -111,6 +119,13 @@ def _set_special_tokens(tokenizer: Any, values: dict[str, Any]) -> None:
     tokenizer.unk_token = named("unknown")
     tokenizer.chat_template = values.get("tokenizer.chat_template")
     tokenizer.clean_up_tokenization_spaces = False
+
+
+def ends_of(values: dict[str, Any]) -> list[int]:
+    """The tokens that end a turn or a text, each once."""
+    tokens = len(values["tokenizer.ggml.tokens"])
+    found = [values.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom", "eos")]
+    return list(dict.fromkeys(int(i) for i in found if i is not None and i < tokens))
 
 
 def _check_words(file: Path, tokenizer: Any) -> None:

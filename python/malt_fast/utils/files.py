@@ -4,15 +4,20 @@ New content is written beside its place under a name with a dot, synced to disk,
 """
 
 import json
+import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import xxhash
+
+HOUR = 3600  # seconds
 
 
 @contextmanager
@@ -52,8 +57,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def made_once(path: Path) -> Iterator[Path]:
     """Yields a new folder to fill; on leaving, it becomes `path`, unless another process made it.
 
-    Each process fills a folder of its own, so they need no lock.
+    Each process fills a folder of its own, so they need no lock. Folders in which nothing changed
+    for an hour are of killed processes, and are removed.
     """
+    for left in path.parent.glob(f".{escape(path.name)}.*.new"):
+        if _last_change(left) < time.time() - HOUR:
+            shutil.rmtree(left, ignore_errors=True)
     new = Path(mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
     try:
         new.chmod(0o755)
@@ -67,6 +76,14 @@ def made_once(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    """When anything in a folder was last written, in seconds; the future, if it vanishes now."""
+    try:
+        return max(file.stat().st_mtime for file in [folder, *folder.rglob("*")])
+    except FileNotFoundError:
+        return math.inf
 
 
 def remove_leftovers(folder: Path, besides: Sequence[str]) -> None:
