@@ -25,7 +25,7 @@ def refinement_pairs(solutions: Path, base: str, pairs: int) -> RoleData:
     prompts = load_setup(config, questions=False).prompts
     asked, said, index, trees = [], [], list[tuple[int, int]](), list[int]()
     for tree, row in enumerate(map(json.loads, solutions.read_text().splitlines())):
-        outputs = [prompts.encode_output(row[name]["solution"]) for name in MODELS]
+        outputs = [prompts.encode_output(3, row[name]["solution"]) for name in MODELS]
         right = [bool(row[name]["is_correct"]) for name in MODELS]
         if len(set(right)) == 1:
             continue

@@ -291,12 +291,32 @@ def test_a_prompt_may_open_the_thought() -> None:
     assert "A: hm Check." in tokenizer.decode(without.build(2, question, [word]))
 
 
+def test_demonstrations_of_a_thinking_model_have_tokens_around_their_thoughts() -> None:
+    tokenizer, begin, end = thinking_tokenizer()
+    word, answer = ids(tokenizer, "hm").tolist(), ids(tokenizer, "it is 7").tolist()
+    prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True)
+    thought = prompts.encode_output(1, "<think>hm</think>it is 7")
+    assert thought.tolist() == [begin, *word, end, *answer, 2]
+    assert prompts.encode_output(1, "it is 7").tolist() == [*answer, 2]
+    tokenizer, _, end = thinking_tokenizer(opened=True)
+    prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True)
+    closed = prompts.encode_output(1, "it is 7")
+    assert closed.tolist() == [end, *answer, 2]
+    assert prompts.encode_output(1, "hm</think>it is 7").tolist() == [*word, end, *answer, 2]
+    question = prompts.encode_question("7?")
+    assert "A: it is 7 Check." in tokenizer.decode(prompts.build(2, question, [closed]))
+
+
 def test_template_arguments() -> None:
     tokenizer, _, _ = thinking_tokenizer()
     prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True, template_arguments={"thinks": False})
     assert prompts.texts[0][-1].endswith("<|assistant|>\n<think></think>")
     with pytest.raises(MaltError, match=r"no variable 'thinkz': leave out model\.template_arg"):
         Prompts(CHAIN, CHAT, tokenizer, chat=True, template_arguments={"thinkz": False})
+    with pytest.raises(MaltError, match="no variable 'thi'"):  # a part of a name
+        Prompts(CHAIN, CHAT, tokenizer, chat=True, template_arguments={"thi": False})
+    with pytest.raises(MaltError, match=r"is set for every prompt: leave out model\.template_arg"):
+        Prompts(CHAIN, CHAT, tokenizer, chat=True, template_arguments={"messages": []})
 
 
 def test_a_template_must_open_the_turn_of_the_answer() -> None:
@@ -404,6 +424,7 @@ def test_no_end_token() -> None:
     [
         ("{{ messages[0]['content'] | upper }}", "once and unchanged"),
         ("fixed text", "once and unchanged"),
+        ("{{ messages[-1]['content'] | tojson }}", "once and unchanged"),
         ("{{ messages[0]['content'] }}{{ messages[0]['content'] }}", "once and unchanged"),
         ("{{ raise_exception('never') }}", "cannot render the generator's prompt (never)"),
         ("{% if %}", "cannot render the generator's prompt"),

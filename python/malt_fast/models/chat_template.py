@@ -1,5 +1,6 @@
 """The chat template of a model: renders the prompt of one turn, and tells what ends an answer."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -12,6 +13,7 @@ from malt_fast.utils.errors import MaltError, first_line
 # Some templates print the date; a fixed one keeps prompts the same when a run goes on later.
 DATE = date(2024, 7, 26)
 ANSWER = "Zq7answer7qZ"  # a word that occurs in no template
+RESERVED = ("messages", "add_generation_prompt")  # variables that are set here
 FIX = "give another by --model.chat_template FILE"
 
 
@@ -33,7 +35,12 @@ class ChatTemplate:
                 "--model.chat_template FILE, or an instruction-tuned model"
             )
         for name in self.arguments:
-            if name not in source:
+            if name in RESERVED:
+                raise MaltError(
+                    f"the variable '{name}' of a chat template is set for every prompt: leave out "
+                    f"model.template_arguments.{name}"
+                )
+            if not re.search(rf"\b{re.escape(name)}\b", source):
                 raise MaltError(
                     f"{self._name} has no variable '{name}': leave out "
                     f"model.template_arguments.{name}"

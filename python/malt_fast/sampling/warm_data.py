@@ -34,13 +34,16 @@ def _role_data(setup: Setup, role: str, rows: list[Demonstration]) -> RoleData:
     nothing = np.empty(0, np.int32)
     asked, said, trees, nodes = list[Tokens](), list[Tokens](), list[int](), list[int]()
     numbers: dict[str, int] = {}  # of the questions
-    for i, row in enumerate(rows):
+    for n, row in enumerate(rows):
         if not {role, *reads} <= row.outputs.keys():
             continue
         before = [row.outputs.get(earlier) for earlier in setup.config.chain[: level - 1]]
-        segments = [nothing if text is None else prompts.encode_output(text) for text in before]
+        segments = [
+            nothing if text is None else prompts.encode_output(i, text)
+            for i, text in enumerate(before, 1)
+        ]
         asked.append(prompts.build(level, prompts.encode_question(row.question), segments))
-        said.append(prompts.encode_output(row.outputs[role]))
+        said.append(prompts.encode_output(level, row.outputs[role]))
         trees.append(numbers.setdefault(row.question, len(numbers)))
-        nodes.append(i)
+        nodes.append(n)
     return RoleData(asked, said, np.zeros((0, 2), np.int64), np.array(trees), np.array(nodes))

@@ -14,6 +14,7 @@ model only the answer.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -68,8 +69,10 @@ class Prompts:
         self.end_ids = self._find_end_ids([*extra_end_ids, turn_end])
         self.end_id = self.end_ids[0] if turn_end is None else turn_end  # of a whole output
         self._plain = plain_encoder(tokenizer)
-        self._control = np.array([*control_tokens(tokenizer)], np.int32)
+        controls = control_tokens(tokenizer)
+        self._control = np.array([*controls], np.int32)
         self._thought = self._find_thought()
+        self._marks = {controls[i]: i for i in self._thought or ()}
         self._passing = set(pass_thinking)  # roles
         if self.template is not None:
             self.template.check_generation_prompt()
@@ -100,9 +103,26 @@ class Prompts:
         """int32[Q]: the segment of a question; text that looks like a control token stays text."""
         return self._plain(text, self._before)
 
-    def encode_output(self, text: str) -> Tokens:
-        """int32[T]: an output that was not sampled, with its end token."""
-        return np.append(self._plain(text, LINE), np.int32(self.end_id))
+    def encode_output(self, level: int, text: str) -> Tokens:
+        """int32[T]: an output of role `level` that was not sampled, with its end token.
+
+        Marks of a thought in the text, such as `</think>`, are tokens. Where the prompt opens a
+        thought that the text does not close, it is closed at once.
+        """
+        parts = re.split(f"({'|'.join(map(re.escape, self._marks))})", text)
+        tokens = [
+            np.array([self._marks[part]], np.int32)
+            if part in self._marks
+            else self._plain(part, LINE)
+            for part in (parts if self._marks else [text])
+        ]
+        if (
+            self._thinks[level - 1]
+            and self._thought
+            and self._thought[1] not in np.concatenate(tokens)
+        ):
+            tokens.insert(0, np.array([self._thought[1]], np.int32))
+        return np.append(np.concatenate(tokens), np.int32(self.end_id))
 
     def build(self, level: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
         """int32[P]: the prompt of role `level` (1-based).
@@ -196,13 +216,13 @@ class Prompts:
         marks = [f"Zq7malt{i}slot7qZ" for i in range(len(texts) - 1)]  # words of no prompt
         user = texts[0] + "".join(m + text for m, text in zip(marks, texts[1:], strict=True))
         whole = self.template.prompt(role, system, user)
+        if whole.count(user.strip()) != 1:
+            raise MaltError(
+                f"the chat template of {tokenizer_name(self.tokenizer)} does not print the "
+                f"{role}'s message once and unchanged: {FIX}"
+            )
         pieces = []
         for mark in marks:
-            if whole.count(mark) != 1:
-                raise MaltError(
-                    f"the chat template of {tokenizer_name(self.tokenizer)} does not print the "
-                    f"{role}'s message once and unchanged: {FIX}"
-                )
             piece, whole = whole.split(mark)
             pieces.append(piece)
         return [*pieces, whole]
