@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -104,17 +105,16 @@ def test_nothing_is_left_of_a_failed_reading(tmp_path, monkeypatch, home):
     assert not list((home / "malt-fast").iterdir())
 
 
-def test_what_killed_readings_left_is_removed_once_it_is_old(tmp_path, home):
+def test_what_killed_readings_left_is_removed_once_it_is_old(tmp_path):
     file = write(tmp_path)
     folder = checkpoint_of(file)
-    folder.rename(folder.with_name(f".{folder.name}.old1.new"))
-    (home / "malt-fast" / f".{folder.name}.young.new").mkdir()
-    os.utime(home / "malt-fast" / f".{folder.name}.old1.new", (0, 0))
-    for part in (home / "malt-fast" / f".{folder.name}.old1.new").iterdir():
-        os.utime(part, (0, 0))
+    old, young = (folder.with_name(f".{folder.name}.{age}.new") for age in ("old", "young"))
+    young.mkdir()
+    shutil.copytree(folder, old)
+    for path in [*old.iterdir(), old]:
+        os.utime(path, (0, 0))
     assert checkpoint_of(file) == folder
-    left = {path.name for path in (home / "malt-fast").iterdir()}
-    assert left == {folder.name, f".{folder.name}.young.new"}
+    assert {*folder.parent.iterdir()} == {folder, young}
 
 
 def test_the_ends_of_a_turn_and_of_a_text_both_end_outputs(tmp_path):

@@ -20,7 +20,7 @@ from malt_fast.models.gguf_tokenizer import ends_of, make_tokenizer
 from malt_fast.models.identity import content
 from malt_fast.models.supported import check_weights
 from malt_fast.utils.errors import MaltError, first_line
-from malt_fast.utils.files import made_once, make_folder
+from malt_fast.utils.files import made_once, make_folder, remove_abandoned
 from malt_fast.utils.quiet import quiet
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def checkpoint_of(file: Path) -> Path:
     try:
         name = f"{file.stem}-{content(file)[:16]}-{FORM}"
         folder = Path(HF_HOME, "malt-fast", name)
+        remove_abandoned(folder.parent)
         if not folder.is_dir():
             make_folder(folder.parent)
             log.warning("'%s' is read once, and kept as a checkpoint in %s", file, folder)

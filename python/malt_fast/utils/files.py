@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import escape
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -57,12 +56,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def made_once(path: Path) -> Iterator[Path]:
     """Yields a new folder to fill; on leaving, it becomes `path`, unless another process made it.
 
-    Each process fills a folder of its own, so they need no lock. Folders in which nothing changed
-    for an hour are of killed processes, and are removed.
+    Each process fills a folder of its own, so they need no lock. `remove_abandoned` removes those
+    of killed processes.
     """
-    for left in path.parent.glob(f".{escape(path.name)}.*.new"):
-        if _last_change(left) < time.time() - HOUR:
-            shutil.rmtree(left, ignore_errors=True)
     new = Path(mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
     try:
         new.chmod(0o755)
@@ -76,6 +72,13 @@ def made_once(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove what `made_once` was filling in a folder where nothing changed for an hour."""
+    for left in parent.glob(".*.new"):
+        if _last_change(left) < time.time() - HOUR:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _last_change(folder: Path) -> float:
