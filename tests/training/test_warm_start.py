@@ -100,6 +100,10 @@ def test_a_role_learns_its_output_after_the_prompt_of_a_run(
         ([{"question": "a"}], "needs a question and the output of a role"),
         ([{"generator": "b"}], "needs a question and the output of a role"),
         ([{"question": "a", "refiner": "b"}], "teaches no role"),
+        (
+            [{"question": "a", "generator": "b"}, {"question": "a", "generator": "b" * 2000}],
+            "demonstrations.jsonl:2 makes a prompt and an output of",
+        ),
     ],
 )
 def test_bad_files(

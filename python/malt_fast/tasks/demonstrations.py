@@ -19,6 +19,7 @@ from malt_fast.utils.errors import MaltError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
+    where: str  # file and line
     question: str
     outputs: dict[str, str]  # by role
 
@@ -48,4 +49,4 @@ def _demonstration(row: Row, where: str, chain: Sequence[str]) -> Demonstration:
     if "question" not in row or not row.keys() & set(chain):
         raise MaltError(f"{where} needs a question and the output of a role: correct that row")
     outputs = {role: row[role].strip(SPACE) for role in chain if role in row}
-    return Demonstration(row["question"].strip(SPACE), outputs)
+    return Demonstration(where, row["question"].strip(SPACE), outputs)
