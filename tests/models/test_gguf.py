@@ -244,6 +244,13 @@ def changed(read, key, value):
 # ---- a run ----
 
 
+def test_the_ending_may_be_in_capitals(tmp_path):
+    file = write(tmp_path)
+    loud = file.rename(tmp_path / "TINY.GGUF")
+    config = make_config({"model": {"name_or_path": str(loud)}})
+    assert Path(config.base_model()) == checkpoint_of(loud)
+
+
 def test_a_run_on_a_gguf_file(tmp_path, capsys, home):
     file = write(tmp_path)
     options = ["--model.roles.refiner", str(file), "--train.sft.max_steps", "1"]

@@ -399,6 +399,13 @@ def test_bad_wordings(wording: str, part: str) -> None:
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_system_text_has_no_fields() -> None:
+    for system in ("Solve {question}", "Check {generator}"):
+        with pytest.raises(MaltError, match=r"stays as it is there: move it to the user text"):
+            split_prompt(CHAIN, "refiner", {"refiner": RolePrompt(system, "{question}")})
+    split_prompt(CHAIN, "refiner", {"refiner": RolePrompt("Use {braces}", "{question}")})
+
+
 def test_a_role_without_a_prompt() -> None:
     with pytest.raises(MaltError, match=r"'critic' has no prompt: give one by --task\.prompts"):
         split_prompt(["critic"], "critic", PLAIN)

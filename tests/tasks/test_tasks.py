@@ -279,6 +279,14 @@ def test_an_id_in_both_splits(tmp_path: Path) -> None:
 # ---- prompts ----
 
 
+def test_a_prompt_of_no_role_is_told(tmp_path: Path, caplog: Any) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text("prompts:\n  verifer: '{question}'\n  refiner: '{question}'\n")
+    load(*FEW, "--task.prompts", str(file))
+    assert "has a prompt for 'verifer', which is not in the chain: did you mean" in caplog.text
+    assert "refiner'," not in caplog.text
+
+
 def test_a_custom_chain(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(

@@ -351,7 +351,7 @@ def resolve_model(name: str) -> str:
 
     Raises MaltError for a GGUF file that cannot be read.
     """
-    if name.endswith(".gguf"):
+    if name.lower().endswith(".gguf"):
         from malt_fast.models.gguf import checkpoint_of
 
         return str(checkpoint_of(Path(name)))

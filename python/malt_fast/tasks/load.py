@@ -5,7 +5,8 @@ A task is a module that makes the questions and a YAML file of the same name wit
 that suit it).
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from malt_fast.tasks.task import EXTRA, Question, Report, Task
 from malt_fast.tasks.wording import RolePrompt, split_prompt
 from malt_fast.utils.errors import MaltError, nearest
 
+log = logging.getLogger(__name__)
+
 
 def load_task(config: Config, *, questions: bool = True) -> Task:
     """The task of a config. Raises MaltError for any mistake in it.
@@ -31,7 +34,9 @@ def load_task(config: Config, *, questions: bool = True) -> Task:
     prompts, chat = _prompts(own["prompts"], Path(f"{name}.yaml")), bool(own["chat"])
     extra = _prompts(own["extra"], Path(f"{name}.yaml"))
     if config.task.prompts is not None:
+        known = {*prompts, *config.chain}
         prompts, extra, chat = _custom(config.task.prompts, prompts, extra, chat)
+        _warn_of_unused(config, prompts.keys() - known)
     for role in config.chain:
         split_prompt(config.chain, role, prompts)
     grader = config.task.grader or own["grader"]
@@ -77,6 +82,16 @@ def _custom(
         _check_extra(own, path)
         extra = extra | own
     return prompts, extra, chat
+
+
+def _warn_of_unused(config: Config, roles: Iterable[str]) -> None:
+    for role in sorted(roles):
+        log.warning(
+            "%s has a prompt for '%s', which is not in the chain: %s",
+            config.task.prompts,
+            role,
+            nearest(role, config.chain),
+        )
 
 
 def _check_extra(extra: Mapping[str, RolePrompt], path: Path) -> None:

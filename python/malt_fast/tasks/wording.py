@@ -29,6 +29,11 @@ def split_prompt(
     if role not in prompts:
         raise MaltError(f"the role '{role}' has no prompt: give one by --task.prompts FILE")
     level_of = {"question": 0} | {name: i for i, name in enumerate(chain, 1)}
+    if moved := [name for name in level_of if f"{{{name}}}" in (prompts[role].system or "")]:
+        raise MaltError(
+            f"the system text of the {role} holds {{{moved[0]}}}, which stays as it is there: move "
+            "it to the user text"
+        )
     texts, levels = [""], []
     for text, name in _fields(role, prompts[role].user):
         texts[-1] += text
