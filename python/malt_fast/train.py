@@ -42,6 +42,7 @@ from malt_fast.training.train_role import train_role
 from malt_fast.training.warm_start import warm_start
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import printable
+from malt_fast.utils.exit_status import show
 
 
 def train(config: Config, plan: int | None = None) -> Run:
@@ -138,7 +139,7 @@ PROGRAM = Program(
 def run_program(command: Command) -> None:
     config = plain_config(command)
     if command.show_prompts:
-        print(printable(prompt_texts(prepare(config))))
+        show(printable(prompt_texts(prepare(config))))
     else:
         train(config, command.plan)
 

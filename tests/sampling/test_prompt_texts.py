@@ -1,5 +1,7 @@
 """Prompts as people read them: `--show_prompts`, and prompts.txt of a run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,17 @@ def test_show_prompts_prints_every_role_and_loads_no_weights(
         assert f"===== {role}: " in shown
     assert "⟪one or two? (0)⟫" in shown and "⟪output of the verifier⟫" in shown
     assert "<|assistant|>" in shown
+
+
+def test_prompts_may_be_read_in_part(data: Path, tmp_path: Path) -> None:
+    """As `... --show_prompts | head -1` does."""
+    model = tiny_llama(tmp_path / "model", chat_template=True)
+    command = [sys.executable, "-m", "malt_fast.train", *options(data, model), "--show_prompts"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.close()
+        assert b"BrokenPipeError" not in program.stderr.read()
+    assert program.returncode == 0
 
 
 def test_the_counts_are_those_of_the_prompts(finished_run: Path) -> None:
