@@ -3,6 +3,10 @@
 stories     word problems of one step; held-out ones come from templates of their own
 sums        sums of two numbers up to 20; no held-out sum is among the training questions
 choices     CommonsenseQA, from its own files
+
+The model can hardly judge or mend an answer, so on the first two it begins with demonstrations of
+all roles (`--train.warm_start`): one calculation, whether the draft has the same result, and the
+calculation again. Half of the drafts shown are wrong.
 """
 
 import json
@@ -49,7 +53,8 @@ def stories(templates: tuple[tuple[str, str], ...], count: int, seed: str) -> li
         b, a = sorted(rng.sample(range(2, 19), 2))
         (n, m), o = rng.sample(NAMES, 2), rng.choice(THINGS)
         text = template.format(a=a, b=b, n=n, m=m, o=o)
-        rows[text] = {"question": text, "answer": str(a + b if sign == "+" else a - b)}
+        answer = str(a + b if sign == "+" else a - b)
+        rows[text] = {"question": text, "answer": answer, "left": f"{a} {sign} {b}"}
     return list(rows.values())
 
 
@@ -57,18 +62,40 @@ def all_sums() -> list[Row]:
     """Every sum of two numbers from 1 to 30, in random order."""
     pairs = [(a, b) for a in range(1, 31) for b in range(1, 31)]
     random.Random("sums").shuffle(pairs)
-    return [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
+    return [
+        {"question": f"What is {a} + {b}?", "answer": str(a + b), "left": f"{a} + {b}"}
+        for a, b in pairs
+    ]
 
+
+def demonstrations(rows: list[Row]) -> list[Row]:
+    """A draft, its verification and the refinement for every question."""
+    rng, shown = random.Random("demonstrations"), list[Row]()
+    for row in rows:
+        right = int(row["answer"])
+        drafted = rng.choice([right, right + rng.choice([-10, -2, -1, 1, 2, 10])])
+        verdict = "right" if drafted == right else "wrong"
+        shown.append(
+            {
+                "question": row["question"],
+                "generator": f"{row['left']} = {drafted}.",
+                "verifier": f"{row['left']} = {right}, so the answer is {verdict}.",
+                "refiner": f"{row['left']} = {right}.",
+            }
+        )
+    return shown
+
+
+SHOWN = 90  # demonstrations
 
 NUMBER = {
     "generator": "{question}\nAnswer in one short sentence.",
     "verifier": (
-        "Question:\n{question}\n\nA student answered:\n{generator}\n\n"
-        "Is the student's answer right? Say in one sentence what is wrong, or that it is right."
+        "{question}\n\nAn answer is:\n{generator}\n\nIs it right? Say so in one short sentence."
     ),
     "refiner": (
-        "Question:\n{question}\n\nA student answered:\n{generator}\n\n"
-        "A teacher said:\n{verifier}\n\nGive the right answer in one short sentence."
+        "{question}\n\nAn answer is:\n{generator}\n\nA check of it says:\n{verifier}\n\n"
+        "Give the final answer in one short sentence."
     ),
 }
 LETTER = {
@@ -89,23 +116,25 @@ def write_prompts(path: Path, wording: dict[str, str]) -> str:
     return str(path)
 
 
-def from_rows(folder: Path, train: list[Row], test: list[Row]) -> list[str]:
+def from_rows(folder: Path, train: list[Row], test: list[Row], shown: list[Row]) -> list[str]:
     """The options of `malt_fast.train` for questions whose answer is a number."""
     return [
         *("--task.name", "jsonl", "--task.grader", "number", "--task.decontaminate", "false"),
         *("--task.path", write_lines(folder / "train.jsonl", train)),
         *("--task.test_path", write_lines(folder / "test.jsonl", test)),
         *("--task.prompts", write_prompts(folder / "prompts.yaml", NUMBER)),
+        *("--train.warm_start", write_lines(folder / "shown.jsonl", demonstrations(shown))),
     ]
 
 
 def story_task(folder: Path, train: int, test: int) -> list[str]:
-    return from_rows(folder, stories(LEARNT, train, "learnt"), stories(HELD_OUT, test, "held out"))
+    learnt, held_out = stories(LEARNT, train, "learnt"), stories(HELD_OUT, test, "held out")
+    return from_rows(folder, learnt, held_out, stories(LEARNT, SHOWN, "shown"))
 
 
 def sum_task(folder: Path, train: int, test: int) -> list[str]:
     rows = all_sums()
-    return from_rows(folder, rows[:train], rows[-test:])
+    return from_rows(folder, rows[:train], rows[-test:], rows[train : train + SHOWN])
 
 
 def choice_task(folder: Path, train: int, test: int) -> list[str]:
