@@ -330,6 +330,8 @@ def test_a_run_goes_on_where_its_server_failed(tmp_path, capsys):
         return small_run.run(data, model, tmp_path / folder, *options, "--train.dpo_roles", "[]")
 
     def fails(body: dict, number: int) -> Reply:
+        if number == 149:  # is under way when the next one fails
+            time.sleep(0.5)
         return answer(body, number) if number < 150 else (500, "gone")
 
     with serving(fails, models) as server:

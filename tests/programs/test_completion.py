@@ -49,7 +49,8 @@ def test_commands(offered):
 
 def test_settings(offered):
     shown = offered("malt-fast", "train", "--")
-    assert set(shown) == {"--config", "--help", "--plan", *(f"--{name}" for name in NAMES)}
+    own = {"--config", "--help", "--plan", "--show_prompts"}
+    assert set(shown) == {*own, *(f"--{name}" for name in NAMES)}
     assert offered("malt-fast", "train", "--tree.b") == ["--tree.branching"]
     assert offered("malt-fast", "train", "--seed", "3", "--tree.b") == ["--tree.branching"]
     assert offered("malt-fast", "evaluate", "--tree.b") == []  # which cannot be changed there

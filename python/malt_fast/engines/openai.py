@@ -55,6 +55,7 @@ class OpenAIEngine:
         self.sent: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Completion | MaltError] = queue.SimpleQueue()
         self.running = self.arrived = 0
+        self.failure: MaltError | None = None
         self.stopped = threading.Event()
         self.client = _client(settings)
         try:
@@ -77,20 +78,22 @@ class OpenAIEngine:
         self._send()
 
     def poll(self) -> list[Completion]:
-        """Wait a little for answers. Raises MaltError if the server gives none."""
+        """Wait a little for answers. Raises MaltError if the server gave none to a request, once
+        the answers that were under way are there."""
         done: list[Completion] = []
         while self.running:
             try:
                 answer = self.answers.get(timeout=0 if done else WAIT)
             except queue.Empty:
                 break
-            if isinstance(answer, MaltError):
-                if not done:
-                    raise answer
-                self.answers.put(answer)  # after the answers that came before it
-                break
             self.running -= 1
-            done.append(answer)
+            if isinstance(answer, MaltError):
+                self.failure = self.failure or answer
+                self.stopped.set()  # others are not tried again
+            else:
+                done.append(answer)
+        if self.failure and not self.running and not done:
+            raise self.failure
         self._send()
         return done
 
@@ -105,7 +108,7 @@ class OpenAIEngine:
         self.client.close()
 
     def _send(self) -> None:
-        while self.waiting and self.running < self.settings.concurrency:
+        while self.waiting and self.running < self.settings.concurrency and not self.failure:
             self.sent.put(heapq.heappop(self.waiting)[-1])
             self.running += 1
 
