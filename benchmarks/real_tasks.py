@@ -1,7 +1,7 @@
 """Small tasks for a small real model: questions, golds and short wordings (bench_real_gains.py).
 
 stories     word problems of one step; held-out ones come from templates of their own
-sums        sums of two numbers up to 20; no held-out sum is among the training questions
+sums        sums of two numbers up to 30; no held-out sum is among the training questions
 choices     CommonsenseQA, from its own files
 
 The model can hardly judge or mend an answer, so on the first two it begins with demonstrations of
