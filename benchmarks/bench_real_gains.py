@@ -11,6 +11,7 @@ stopped, a finished one is only read. Held-out questions serve for the tables al
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def chances(name: str, model: str, folder: Path, options: list[str]) -> dict[str
     }
 
 
+def training(run: Path) -> dict[str, Any]:
+    """The last log line of every stage that has rewards: of DPO."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {line["stage"]: line for line in lines if "rewards/chosen" in line}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="GGUF file, or folder of a checkpoint")
@@ -70,7 +77,10 @@ def main() -> None:
             continue
         task = TASKS[name](folder, args.train, args.test)
         own = [*task, "--model.name_or_path", args.model, *SETTINGS, *options]
-        report[name] = [run_seed(s, folder / f"seed-{s}", own) for s in args.seeds]
+        report[name] = [
+            run_seed(s, folder / f"seed-{s}", own) | {"training": training(folder / f"seed-{s}")}
+            for s in args.seeds
+        ]
         Console(width=200).print(name, table(report[name]))
     if args.json:
         write_json(args.json, report)
