@@ -195,6 +195,27 @@ def test_shared_beginnings_are_run_once_and_change_nothing(
         np.testing.assert_allclose(completion.logprobs, plain[i].logprobs, atol=2e-5)
 
 
+def test_a_moved_row_takes_the_keys_of_its_slot_with_it(base, model):
+    """What a slot held before is gone, even where the new row has no keys that others may copy."""
+    first, long = prompts(2, seed=5, longest=20)
+    prompt = np.concatenate([first, long])
+    engine = HFEngine(batch_size=2)
+    engine.submit([request(1, base, prompt, max_tokens=3, stop_token_ids=())])
+    engine.poll()
+    engine.submit([request(0, base, [7], max_tokens=20, stop_token_ids=())])  # moves when 1 ends
+    while not any(one.id == 1 for one in engine.poll()):
+        pass
+    for _ in range(3):
+        engine.poll()
+    engine.submit([request(2, base, np.append(prompt, 9), temperature=0)])
+    done: dict[int, Completion] = {}
+    while engine.pending:
+        done |= {one.id: one for one in engine.poll()}
+    tokens = done[2].tokens
+    want = logprobs_after(model, np.append(prompt, 9), tokens)[np.arange(len(tokens)), tokens]
+    np.testing.assert_allclose(done[2].logprobs, want, atol=5e-5)
+
+
 def test_submit_while_polling(base):
     asked = [request(i, base, p, max_tokens=1 + i % 7) for i, p in enumerate(prompts(40, seed=3))]
     engine, rest, done = HFEngine(batch_size=6), asked[8:], {}

@@ -314,6 +314,7 @@ class Batch:
                 y[holes] = y[rows]
             for hole, row in zip(holes, rows, strict=True):
                 self.requests[hole] = self.requests[row]
+                self.held.pop(hole, None)  # whose keys are overwritten
                 if row in self.held:
                     self.held[hole] = self.held[row]
         del self.requests[n:]
