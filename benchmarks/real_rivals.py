@@ -8,6 +8,7 @@ Each samples at the temperature of its requests, from its own random numbers, to
 """
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def completion(request: Request, tokens: Sequence[int]) -> Completion:
     return Completion(request.id, own, np.zeros(len(own), np.float32), "length")
 
 
-class Rival:
+class Rival(ABC):
     """Requests wait in one list; `poll` works on some of them."""
 
     def __init__(self, slots: int) -> None:
@@ -42,14 +43,15 @@ class Rival:
         self.pending -= len(done)
         return done
 
+    @abstractmethod
     def work(self) -> list[Completion]:
-        raise NotImplementedError
+        """Wait or work a little; what finished."""
 
     def figures(self) -> dict[str, float]:
         return {}
 
     def close(self) -> None:
-        pass
+        self.waiting.clear()
 
 
 def load(base: str, dtype: str) -> Any:

@@ -78,6 +78,24 @@ def logprobs_after(model, prompt, tokens) -> np.ndarray:
     return logits.log_softmax(-1).numpy()
 
 
+def own_logprobs(model, prompt, tokens) -> np.ndarray:
+    """float32[T]: of the tokens themselves."""
+    return logprobs_after(model, prompt, tokens)[np.arange(len(tokens)), tokens]
+
+
+def check_against_peft(asked: list[Request], done: dict[int, Completion], tolerance: float) -> None:
+    """Log-probs are those of plain forward passes of the base under the request's adapter."""
+    from peft import PeftModel
+
+    for policy in {r.policy for r in asked}:
+        tuned = AutoModelForCausalLM.from_pretrained(policy.base)
+        if policy.adapter:
+            tuned = PeftModel.from_pretrained(tuned, policy.adapter).eval()
+        for r in (r for r in asked if r.policy == policy):
+            want = own_logprobs(tuned, r.prompt, done[r.id].tokens)
+            np.testing.assert_allclose(done[r.id].logprobs, want, atol=tolerance)
+
+
 def texts(done: dict[int, Completion]) -> dict[int, list[int]]:
     return {id: completion.tokens.tolist() for id, completion in done.items()}
 
@@ -211,9 +229,9 @@ def test_a_moved_row_takes_the_keys_of_its_slot_with_it(base, model):
     done: dict[int, Completion] = {}
     while engine.pending:
         done |= {one.id: one for one in engine.poll()}
-    tokens = done[2].tokens
-    want = logprobs_after(model, np.append(prompt, 9), tokens)[np.arange(len(tokens)), tokens]
-    np.testing.assert_allclose(done[2].logprobs, want, atol=5e-5)
+    np.testing.assert_allclose(
+        done[2].logprobs, own_logprobs(model, np.append(prompt, 9), done[2].tokens), atol=5e-5
+    )
 
 
 def test_submit_while_polling(base):
@@ -393,10 +411,7 @@ def test_missing_model_and_adapter(base, tmp_path):
     [("float32", False, 0), ("float32", True, 256), ("float32", True, -999), ("bfloat16", True, 0)],
 )
 def test_mixed_adapters_are_each_pefts_own(base, adapters, monkeypatch, dtype, mix, padding):
-    from peft import PeftModel
-
     monkeypatch.setattr("malt_fast.engines.mixed.PADDING", padding)
-
     policies = [Policy(base), *(Policy(base, folder) for folder in adapters)]
     asked = [request(i, policies[i % 3], p) for i, p in enumerate(prompts(24, seed=6))]
     engine = HFEngine(dtype=dtype, batch_size=3)
@@ -406,15 +421,7 @@ def test_mixed_adapters_are_each_pefts_own(base, adapters, monkeypatch, dtype, m
     weights.answer = lambda rows: passes.append(len(set(rows))) or answer(rows)
     done = run(engine, asked[:12]) | run(engine, asked[12:])
     assert max(passes) == (3 if mix else 1)  # adapters of one pass
-    tolerance = 5e-5 if dtype == "float32" else 0.1
-    for i, policy in enumerate(policies):
-        tuned = AutoModelForCausalLM.from_pretrained(base)
-        if policy.adapter:
-            tuned = PeftModel.from_pretrained(tuned, policy.adapter).eval()
-        for r in asked[i::3]:
-            tokens = done[r.id].tokens
-            want = logprobs_after(tuned, r.prompt, tokens)[np.arange(len(tokens)), tokens]
-            np.testing.assert_allclose(done[r.id].logprobs, want, atol=tolerance)
+    check_against_peft(asked, done, 5e-5 if dtype == "float32" else 0.1)
 
 
 def test_switching_leaves_the_base_as_it_was(base, adapters, model):
@@ -429,7 +436,7 @@ def test_switching_leaves_the_base_as_it_was(base, adapters, model):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_an_adapter_that_cannot_be_mixed_runs_alone(base, adapters, tmp_path, first):
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(3)
     config = LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"], init_lora_weights=False)
@@ -439,14 +446,7 @@ def test_an_adapter_that_cannot_be_mixed_runs_alone(base, adapters, tmp_path, fi
     engine = HFEngine(batch_size=4)
     engine._weights(base).mixable[None] = True
     done = run(engine, asked[first::2]) | run(engine, asked[1 - first :: 2])
-    for i, policy in enumerate(policies):
-        tuned = AutoModelForCausalLM.from_pretrained(base)
-        if policy.adapter:
-            tuned = PeftModel.from_pretrained(tuned, policy.adapter).eval()
-        for r in asked[i::3]:
-            tokens = done[r.id].tokens
-            want = logprobs_after(tuned, r.prompt, tokens)[np.arange(len(tokens)), tokens]
-            np.testing.assert_allclose(done[r.id].logprobs, want, atol=5e-5)
+    check_against_peft(asked, done, 5e-5)
 
 
 def test_two_bases(base, tmp_path):

@@ -224,6 +224,26 @@ def test_a_server_that_fails_for_good_loses_nothing_that_came_before(reply, says
     assert "\n" not in str(caught.value) and len(done) == 5
 
 
+def test_a_failure_is_told_after_the_last_answer_under_way():
+    """Even where nothing is left to ask."""
+
+    def reply(body: dict, number: int) -> Reply:
+        if output(body) == good_tokens(first):
+            return 500, "gone"
+        time.sleep(0.3)
+        return good(body)
+
+    first, second = asks(2)
+    done: list[Completion] = []
+    with serving(reply) as server:
+        engine = OpenAIEngine(settings(server, concurrency=2), [BASE])
+        engine.submit([first, second])
+        with pytest.raises(MaltError, match="gone"):
+            while engine.pending:
+                done += engine.poll()
+    assert [one.id for one in done] == [second.id]
+
+
 def test_a_slow_server_and_a_dead_one():
     def asleep(body: dict, number: int) -> Reply:
         time.sleep(0.3)

@@ -339,20 +339,13 @@ DROPS_SYSTEM = (
 )
 
 
-def test_a_system_text_that_a_template_drops_moves_to_the_user() -> None:
+@pytest.mark.parametrize(("template", "begin"), [(DROPS_SYSTEM, ""), (NO_SYSTEM, "<s>")])
+def test_a_system_text_without_a_turn_moves_to_the_user(template: str, begin: str) -> None:
     tokenizer = byte_tokenizer()
-    tokenizer.chat_template = DROPS_SYSTEM
+    tokenizer.chat_template = template
     prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True)
     text = tokenizer.decode(prompts.build(1, prompts.encode_question("7"), []))
-    assert text == "<|user|>\nSolve.\n\nQ: 7\nGo {now}.</s><|assistant|>\n"
-
-
-def test_a_system_text_moves_to_the_user_where_there_is_no_system_turn() -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = NO_SYSTEM
-    prompts = Prompts(CHAIN, CHAT, tokenizer, chat=True)
-    text = tokenizer.decode(prompts.build(1, prompts.encode_question("7"), []))
-    assert text == "<s><|user|>\nSolve.\n\nQ: 7\nGo {now}.</s><|assistant|>\n"
+    assert text == f"{begin}<|user|>\nSolve.\n\nQ: 7\nGo {{now}}.</s><|assistant|>\n"
 
 
 def test_a_role_need_not_read_every_earlier_one() -> None:

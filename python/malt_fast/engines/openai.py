@@ -69,7 +69,7 @@ class OpenAIEngine:
 
     @property
     def pending(self) -> int:
-        return len(self.waiting) + self.running
+        return len(self.waiting) + self.running + (self.failure is not None)
 
     def submit(self, requests: Sequence[Request]) -> None:
         for request in requests:

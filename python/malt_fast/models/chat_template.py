@@ -97,7 +97,7 @@ class ChatTemplate:
         except Exception:  # then only the other end tokens end outputs
             return None
         after = encode(self.tokenizer, text.partition(ANSWER)[2].lstrip())[:1].tolist()
-        return next((i for i in after if i in control_tokens(self.tokenizer)), None)
+        return after[0] if after and after[0] in control_tokens(self.tokenizer) else None
 
     def _render(self, turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         dates = {"date_string": DATE.strftime("%d %b %Y"), "strftime_now": DATE.strftime}

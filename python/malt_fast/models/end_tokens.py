@@ -29,8 +29,8 @@ def _generation_config(model: str) -> Any:
     except (TypeError, ValueError, AttributeError):
         pass
     raise MaltError(
-        f"generation_config.json of '{model}' cannot be read: correct it, or remove it if config."
-        "json names the end token"
+        f"generation_config.json of '{model}' cannot be read: correct it, or remove it if the end "
+        "token stands in config.json"
     )
 
 

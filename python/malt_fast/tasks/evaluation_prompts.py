@@ -50,19 +50,20 @@ class EvaluationPrompts:
 
     def build(self, number: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
         """int32[P]: a prompt over the outputs that it reads, as sampled."""
-        beyond = number - len(self.prompts.chain)
-        if beyond <= 0:
-            return self.prompts.build(number, question, segments)
-        prompts = self.extra[beyond - 1]
-        return prompts.build(len(prompts.chain), question, segments)
+        prompts, level = self._place(number)
+        return prompts.build(level, question, segments)
 
     def parts(self, number: int) -> list[tuple[str, int, str]]:
         """The fixed texts of a prompt, as of `Prompts.parts`."""
+        prompts, level = self._place(number)
+        return prompts.parts(level)
+
+    def _place(self, number: int) -> tuple[Prompts, int]:
+        """The chain that has a prompt, and its level there."""
         beyond = number - len(self.prompts.chain)
         if beyond <= 0:
-            return self.prompts.parts(number)
-        prompts = self.extra[beyond - 1]
-        return prompts.parts(len(prompts.chain))
+            return self.prompts, number
+        return self.extra[beyond - 1], len(self.extra[beyond - 1].chain)
 
     def joined(self) -> list[str]:
         """Sentences on joins, as of `Prompts.joined`."""

@@ -69,10 +69,11 @@ class Prompts:
         self.end_ids = self._find_end_ids([*extra_end_ids, turn_end])
         self.end_id = self.end_ids[0] if turn_end is None else turn_end  # of a whole output
         self._plain = plain_encoder(tokenizer)
-        controls = control_tokens(tokenizer)
-        self._control = np.array([*controls], np.int32)
-        self._thought = self._find_thought()
-        self._marks = {controls[i]: i for i in self._thought or ()}
+        ids = {text: i for i, text in control_tokens(tokenizer).items()}
+        self._control = np.array([*ids.values()], np.int32)
+        # The tokens that open and close a thought by their text; none if the tokenizer lacks them.
+        pairs = (pair for pair in THOUGHTS if ids.keys() >= set(pair))
+        self._marks = {text: ids[text] for text in next(pairs, ())}
         self._passing = set(pass_thinking)  # roles
         if self.template is not None:
             self.template.check_generation_prompt()
@@ -109,20 +110,15 @@ class Prompts:
         Marks of a thought in the text, such as `</think>`, are tokens. Where the prompt opens a
         thought that the text does not close, it is closed at once.
         """
-        parts = re.split(f"({'|'.join(map(re.escape, self._marks))})", text)
+        if self._thinks[level - 1] and (close := [*self._marks][1]) not in text:
+            text = close + text
+        marks = "|".join(map(re.escape, self._marks))
+        parts = re.split(f"({marks})", text) if marks else [text]
         tokens = [
-            np.array([self._marks[part]], np.int32)
-            if part in self._marks
-            else self._plain(part, LINE)
-            for part in (parts if self._marks else [text])
+            [self._marks[part]] if part in self._marks else self._plain(part, LINE)
+            for part in parts
         ]
-        if (
-            self._thinks[level - 1]
-            and self._thought
-            and self._thought[1] not in np.concatenate(tokens)
-        ):
-            tokens.insert(0, np.array([self._thought[1]], np.int32))
-        return np.append(np.concatenate(tokens), np.int32(self.end_id))
+        return np.concatenate([*tokens, [self.end_id]]).astype(np.int32)
 
     def build(self, level: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
         """int32[P]: the prompt of role `level` (1-based).
@@ -182,9 +178,9 @@ class Prompts:
 
     def _answer(self, level: int, tokens: Tokens) -> Tokens:
         """What stands after the last thought; nothing if that is unfinished."""
-        if self._thought is None:
+        if not self._marks:
             return tokens
-        begin, end = self._thought
+        begin, end = self._marks.values()
         closed = np.flatnonzero(tokens == end)
         if not len(closed):
             return tokens[:0] if self._thinks[level - 1] or begin in tokens else tokens
@@ -195,17 +191,11 @@ class Prompts:
     def _without_end(self, tokens: Tokens) -> Tokens:
         return tokens[:-1] if len(tokens) and int(tokens[-1]) in self.end_ids else tokens
 
-    def _find_thought(self) -> tuple[int, int] | None:
-        """The tokens that open and close a thought, where the tokenizer has such."""
-        ids = {text: i for i, text in control_tokens(self.tokenizer).items()}
-        return next(((ids[a], ids[b]) for a, b in THOUGHTS if a in ids and b in ids), None)
-
     def _ends_in_thought(self, pieces: Sequence[Tokens]) -> bool:
         """Whether a prompt opens a thought for the output to close."""
-        if self._thought is None:
-            return False
-        marks = [token for piece in pieces for token in piece.tolist() if token in self._thought]
-        return marks[-1:] == [self._thought[0]]
+        known = [*self._marks.values()]
+        marks = [token for piece in pieces for token in piece.tolist() if token in known]
+        return bool(marks) and marks[-1] == known[0]
 
     # ---- fixed texts ----
 
