@@ -13,7 +13,6 @@ from malt_fast.config.schema import Config
 from malt_fast.evaluation.result import read_result
 from malt_fast.forest.file import read_forest
 from malt_fast.sampling.prepare import prepare
-from malt_fast.sampling.warm_data import warm_data
 from malt_fast.store.store import open_store
 from malt_fast.utils.errors import MaltError
 from tests.small_run import run
@@ -77,7 +76,7 @@ def test_a_role_learns_its_output_after_the_prompt_of_a_run(
 ) -> None:
     values = {"run": str(finished_run), "train": {"warm_start": str(written(tmp_path, ROWS))}}
     setup = prepare(saved_config(Config, values, ("train.",)))
-    taught = warm_data(setup)["verifier"]
+    taught = setup.demonstrations["verifier"]
     prompts = setup.prompts
     draft = prompts.tokenizer("It is 3.", add_special_tokens=False)["input_ids"]
     built = prompts.build(2, prompts.encode_question("what is 3?"), [np.array(draft, np.int32)])
@@ -124,7 +123,7 @@ def test_a_demonstration_of_a_held_out_question_is_left_out(
     rows = [*ROWS, {"question": held_out, "generator": "1"}]
     values["train"] = {"warm_start": str(written(tmp_path, rows))}
     setup = prepare(saved_config(Config, values, ("train.",)))
-    assert len(warm_data(setup)["generator"]) == len(ROWS)
+    assert len(setup.demonstrations["generator"]) == len(ROWS)
     with pytest.raises(MaltError, match="does not exist"):
         values["train"] = {"warm_start": str(tmp_path / "none.jsonl")}
         prepare(saved_config(Config, values, ("train.",)))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,8 +34,7 @@ def prepare(config: Config) -> Setup:
     if config.run is not None and distributed.is_leader():
         check_folder(config.run)
     setup = load_setup(config)
-    warm_data(setup)  # raises MaltError for demonstrations that cannot be used
-    return setup
+    return replace(setup, demonstrations=warm_data(setup))
 
 
 @contextmanager

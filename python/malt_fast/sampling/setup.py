@@ -1,13 +1,14 @@
 """What every stage of a run shares: settings, task and prompts."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies, Policy, SamplingParams
+from malt_fast.forest.role_data import RoleData
 from malt_fast.models.context import context_length
 from malt_fast.models.loading import load_model_config
 from malt_fast.models.plain_text import Tokens
@@ -23,6 +24,8 @@ class Setup:
     config: Config
     task: Task
     prompts: Prompts
+    demonstrations: Mapping[str, RoleData] = field(default_factory=dict)
+    """What roles learn before anything is sampled (train.warm_start); `prepare` reads it."""
 
     def base(self) -> Policies:
         """Every role as its bare base model."""

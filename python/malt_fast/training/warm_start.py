@@ -3,7 +3,6 @@
 from malt_fast.engines import Policies
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
-from malt_fast.sampling.warm_data import warm_data
 from malt_fast.training.stage import StageSpec
 from malt_fast.training.train_role import train_in_run
 
@@ -12,7 +11,7 @@ def warm_start(run: Run, setup: Setup) -> Policies:
     """The policies that the method begins with: base models, under an adapter where there are
     demonstrations of the role."""
     start = setup.base()
-    for role, data in warm_data(setup).items():
+    for role, data in setup.demonstrations.items():
         spec = StageSpec.of(setup.config, role, "sft", start[role])
         start[role] = train_in_run(run, setup, "warm", spec, data)
     return start
