@@ -164,6 +164,14 @@ def test_the_map_of_the_readme_is_true() -> None:
         assert any((place / name).exists() for place in places) or name == "malt_fast/", name
 
 
+@pytest.mark.parametrize("file", ("Makefile", ".ci/run", "benchmarks/gpu.sh"))
+def test_scripts_name_files_that_are_there(file: str) -> None:
+    for name in re.findall(
+        r"(?<![\w./])((?:tests|benchmarks|csrc)/[\w./]+\.\w+)", (ROOT / file).read_text()
+    ):
+        assert (ROOT / name).exists(), f"{file}: {name}"
+
+
 # ---- python blocks ----
 
 
