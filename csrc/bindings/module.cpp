@@ -33,7 +33,9 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     register_credit(forest);
 
     auto kernels = m.def_submodule(
-        "kernels", "CPU kernels for log-probs and DPO; call them through malt_fast.kernels.");
+        "kernels",
+        "CPU kernels for log-probs, DPO and sampling; call those for training through\n"
+        "malt_fast.kernels.");
     register_logprob(kernels);
     register_dpo(kernels);
 

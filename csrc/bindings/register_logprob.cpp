@@ -1,9 +1,14 @@
-// fold_rows and gradient_rows: tiles of logits in NumPy arrays, used where they lie.
+// fold_rows, gradient_rows and draw_rows: tiles of logits in NumPy arrays, used where they lie.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "bindings/arrays.hpp"
 #include "bindings/signatures.hpp"
@@ -143,6 +148,28 @@ void gradient_rows(const TileArray& tile_array, const TileArray& out_array, Scal
     gradient(tile, out, transform, targets, upstream, simd);
 }
 
+using Drawn = std::tuple<py::array_t<std::int64_t>, py::array_t<float>>;
+
+Drawn draw_rows(const TileArray& tile_array, Scalar type, const Floats& temperature,
+                const ArrayOf<double>& uniform, std::string_view simd) {
+    const Tile tile = tile_of(tile_array, type, 0);
+    if (tile.rows > 0 && tile.cols == 0) refuse("tile", "of one column or more");
+    const std::span degrees(values_of<float>(temperature, "temperature", tile.rows), tile.rows);
+    const std::span points(values_of<double>(uniform, "uniform", tile.rows), tile.rows);
+    if (!std::ranges::all_of(degrees, [](float t) { return t >= 0 && std::isfinite(t); }))
+        refuse("temperature", "0 or more, and finite");
+    if (!std::ranges::all_of(points, [](double u) { return 0 <= u && u < 1; }))
+        refuse("uniform", "in [0, 1)");
+    py::array_t<std::int64_t> token(tile_array.shape(0));
+    py::array_t<float> logprob(tile_array.shape(0));
+    const Draws draws{degrees.data(), points.data(), token.mutable_data(), logprob.mutable_data()};
+    {
+        const py::gil_scoped_release release;
+        draw(tile, draws, simd);
+    }
+    return {std::move(token), std::move(logprob)};
+}
+
 std::vector<std::string> simd_names() {
     const auto levels = simd_levels();
     return {levels.begin(), levels.end()};
@@ -168,6 +195,13 @@ void register_logprob(py::module_& m) {
           "itself.\n"
           "\n"
           "Otherwise as fold_rows().");
+    m.def("draw_rows", &draw_rows, "tile"_a.noconvert(), "type"_a, "temperature"_a, "uniform"_a,
+          "simd"_a = "",
+          "A token [rows] drawn from softmax(row / temperature) of each row of a tile of logits,\n"
+          "and its log-prob [rows] under softmax(row).\n"
+          "\n"
+          "The draw inverts the distribution function at uniform, float64 [rows]; temperature,\n"
+          "float32 [rows], may be 0: the first of the largest logits. Otherwise as fold_rows().");
     m.def("simd_levels", &simd_names,
           "Instruction sets that this machine runs, best first: \"avx512\", \"avx2\", "
           "\"portable\".");

@@ -103,6 +103,20 @@ void gradient(const Tile& tile, const Tile& out, const Transform& transform, con
     });
 }
 
+void draw(const Tile& tile, const Draws& draws, std::string_view simd) {
+    const RowKernels& kernels = kernels_for(simd);
+    for_rows(tile, [&](std::size_t r) {
+        Row row;
+        row.in = row_of(tile, r);
+        row.type = tile.type;
+        row.cols = tile.cols;
+        row.temperature = draws.temperature[r];
+        const Drawn drawn = kernels.draw(row, draws.uniform[r]);
+        draws.token[r] = drawn.token;
+        draws.logprob[r] = drawn.logprob;
+    });
+}
+
 std::span<const std::string_view> simd_levels() {
     static const std::vector<std::string_view> names = [] {
         std::vector<std::string_view> list;

@@ -1,5 +1,5 @@
-// Softmax over rows of logits that are never stored as a whole: the two row operations behind
-// kernels/linear_logprob.py and kernels/logprob_from_logits.py, on the CPU.
+// Softmax over rows of logits, on the CPU: the two row operations behind kernels/linear_logprob.py
+// and kernels/logprob_from_logits.py, which never need a row as a whole, and the draw of a token.
 //
 // A logit is z = cap(raw + bias) / T, where cap(x) = c tanh(x / c) if there is a soft cap c.
 //
@@ -8,7 +8,8 @@
 //              entropy, weighted = sum exp(z - offset) (z - offset). The offset moves only when a
 //              logit exceeds it by more than kMargin; earlier sums are scaled then.
 //   gradient   turns a tile of logits into d(sum g logp)/d raw, given the normaliser of the
-//   softmax.
+//              softmax.
+//   draw       draws a token of each row; takes whole rows, and needs no targets.
 //
 // Each row may have several targets: those of row r are token[start[r]..start[r + 1]), distinct.
 // SIMD is chosen at run time; arithmetic is float32; NaN in a row makes that row NaN. Caller
@@ -76,6 +77,18 @@ struct Upstream {
 // T.
 void gradient(const Tile& tile, const Tile& out, const Transform& transform, const Targets& targets,
               const Upstream& upstream, std::string_view simd);
+
+struct Draws {
+    const float* temperature = nullptr;  // [rows], 0: the first of the largest logits
+    const double* uniform = nullptr;     // [rows] in [0, 1)
+    std::int64_t* token = nullptr;       // [rows]
+    float* logprob = nullptr;            // [rows]: of the token under softmax(raw)
+};
+
+// The token at which the distribution function of softmax(raw / temperature) exceeds `uniform`. It
+// follows from the row's own logits and numbers alone and never has weight 0. A row with a NaN or
+// without a finite largest logit gives a log-prob NaN and any token of the row.
+void draw(const Tile& tile, const Draws& draws, std::string_view simd);
 
 // The instruction sets this machine can run, best first.
 [[nodiscard]] std::span<const std::string_view> simd_levels();

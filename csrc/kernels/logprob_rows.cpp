@@ -7,60 +7,12 @@
 #include <limits>
 #include <memory>
 
-#include "kernels/simd.hpp"
+#include "kernels/stored.hpp"
 
 namespace malt::MALT_ISA {
 namespace {
 
 constexpr std::size_t kSegment = 1024;  // columns at a time, kept in the first-level cache
-
-// ---- storage types ----
-
-struct Float32 {
-    using Stored = float;
-    static Vec read(const Stored* from, std::size_t count) { return load<Vec>(from, count, -kInf); }
-    static void write(Stored* to, std::size_t count, Vec v) { store(to, count, v); }
-};
-
-struct Bfloat16 {
-    using Stored = std::uint16_t;
-    static Vec read(const Stored* from, std::size_t count) {
-        const auto halves = load<Halves>(from, count, Stored{0xff80});
-        return same_bits<Vec>(__builtin_convertvector(halves, Bits) << 16);
-    }
-    // To nearest, ties to even; a NaN stays one.
-    static void write(Stored* to, std::size_t count, Vec v) {
-        const Bits bits = same_bits<Bits>(v);
-        const Bits rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-        const Bits kept = v == v ? rounded : (bits >> 16) | 0x40U;
-        store(to, count, __builtin_convertvector(kept, Halves));
-    }
-};
-
-struct Float16 {
-    using Stored = std::uint16_t;
-    static Vec read(const Stored* from, std::size_t count) {
-        const Bits bits = __builtin_convertvector(load<Halves>(from, count, Stored{0xfc00}), Bits);
-        const Bits magnitude = (bits & 0x7fffU) << 13;
-        // Exponents differ by 112; the product also makes subnormals right.
-        const Bits finite = same_bits<Bits>(same_bits<Vec>(magnitude) * 0x1p112F);
-        const Bits special = magnitude | 0x7f800000U;
-        const Bits chosen = magnitude >= 0x0f800000U ? special : finite;
-        return same_bits<Vec>(chosen | ((bits & 0x8000U) << 16));
-    }
-    static void write(Stored* to, std::size_t count, Vec v) {
-        const Bits bits = same_bits<Bits>(v);
-        const Bits sign = (bits >> 16) & 0x8000U;
-        const Bits magnitude = bits & 0x7fffffffU;
-        const Bits normal = (magnitude - (112U << 23) + 0xfffU + ((magnitude >> 13) & 1U)) >> 13;
-        // Added to 0.5, a number below 2^-14 is rounded to multiples of 2^-24.
-        const Bits small = same_bits<Bits>(same_bits<Vec>(magnitude) + 0.5F) - 0x3f000000U;
-        Bits half = magnitude < 0x38800000U ? small : normal;
-        half = magnitude >= 0x477ff000U ? Bits{} + 0x7c00U : half;
-        half = magnitude > 0x7f800000U ? Bits{} + 0x7e00U : half;
-        store(to, count, __builtin_convertvector(half | sign, Halves));
-    }
-};
 
 // ---- logits ----
 
@@ -72,7 +24,7 @@ float read_logits(const Row& row, std::size_t from, std::size_t n, float* z) {
     const float scale = 1.0F / row.temperature;
     const float cap = row.softcap;
     Vec top[4] = {constant(-kInf), constant(-kInf), constant(-kInf), constant(-kInf)};
-    const auto step = [&](std::size_t i, std::size_t lane, std::size_t count) {
+    in_fours(n, [&](std::size_t i, std::size_t lane, std::size_t count) {
         Vec x = T::read(in + i, count);
         if (bias != nullptr) x += load<Vec>(bias + i, count, 0.0F);
         if (cap != 0.0F) x = cap * tanh(x / cap);
@@ -85,13 +37,8 @@ float read_logits(const Row& row, std::size_t from, std::size_t n, float* z) {
         }
         top[lane] = x > top[lane] ? x : top[lane];
         store(z + i, count, x);
-    };
-    std::size_t i = 0;
-    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-        for (std::size_t lane = 0; lane < 4; ++lane) step(i + lane * kLanes, lane, kLanes);
-    for (; i < n; i += kLanes) step(i, 0, std::min(kLanes, n - i));
-    for (std::size_t lane = 1; lane < 4; ++lane) top[0] = top[lane] > top[0] ? top[lane] : top[0];
-    return largest(top[0]);
+    });
+    return largest(top);
 }
 
 float* scratch(std::size_t n) {
@@ -125,7 +72,7 @@ void add_up(const Row& row, float* z, std::size_t n, RowSums& sums) {
     const float slope = row.softcap == 0.0F ? 0.0F : row.temperature / row.softcap;
     Vec total[4] = {};
     Vec weighted[4] = {};
-    const auto step = [&](std::size_t i, std::size_t lane, std::size_t count) {
+    in_fours(n, [&](std::size_t i, std::size_t lane, std::size_t count) {
         const Vec x = load<Vec>(z + i, count, -kInf);
         const Vec above = x - offset;
         const Vec e = exp(above);
@@ -135,14 +82,9 @@ void add_up(const Row& row, float* z, std::size_t n, RowSums& sums) {
             const Vec t = x * slope;
             store(z + i, count, slope == 0.0F ? e : e * (1.0F - t * t));
         }
-    };
-    std::size_t i = 0;
-    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-        for (std::size_t lane = 0; lane < 4; ++lane) step(i + lane * kLanes, lane, kLanes);
-    for (; i < n; i += kLanes) step(i, 0, std::min(kLanes, n - i));
-    sums.total += sum((total[0] + total[1]) + (total[2] + total[3]));
-    if constexpr (Entropy)
-        *sums.weighted += sum((weighted[0] + weighted[1]) + (weighted[2] + weighted[3]));
+    });
+    sums.total += sum(total);
+    if constexpr (Entropy) *sums.weighted += sum(weighted);
 }
 
 template <class T>
@@ -228,6 +170,6 @@ void gradient_any(const Row& row, const RowUpstream& upstream) {
 
 }  // namespace
 
-const RowKernels kRowKernels{&fold_any, &gradient_any};
+const RowKernels kRowKernels{&fold_any, &gradient_any, &draw_row};
 
 }  // namespace malt::MALT_ISA

@@ -35,19 +35,28 @@ struct RowUpstream {
     float row;
 };
 
+struct Drawn {
+    std::int64_t token;
+    float logprob;
+};
+
 struct RowKernels {
     void (*fold)(const Row& row, RowSums& sums);
     void (*gradient)(const Row& row, const RowUpstream& upstream);
+    Drawn (*draw)(const Row& row, double uniform);
 };
 
 namespace portable {
 extern const RowKernels kRowKernels;
-}
+Drawn draw_row(const Row& row, double uniform);  // in draw_rows.cpp
+}  // namespace portable
 namespace avx2 {
 extern const RowKernels kRowKernels;
-}
+Drawn draw_row(const Row& row, double uniform);
+}  // namespace avx2
 namespace avx512 {
 extern const RowKernels kRowKernels;
-}
+Drawn draw_row(const Row& row, double uniform);
+}  // namespace avx512
 
 }  // namespace malt

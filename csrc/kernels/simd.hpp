@@ -93,5 +93,26 @@ inline float sum(Vec v) {
     return out;
 }
 
+// Of four accumulators, as in_fours() fills them.
+inline float largest(const Vec (&v)[4]) {
+    Vec top = v[0];
+    for (std::size_t lane = 1; lane < 4; ++lane) top = v[lane] > top ? v[lane] : top;
+    return largest(top);
+}
+
+inline float sum(const Vec (&v)[4]) {
+    return sum((v[0] + v[1]) + (v[2] + v[3]));
+}
+
+// step(i, lane, count) for every vector of n values: `count` values from i on, for accumulator
+// `lane` of four, so that no step waits for the one before.
+template <class Step>
+void in_fours(std::size_t n, const Step& step) {
+    std::size_t i = 0;
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+        for (std::size_t lane = 0; lane < 4; ++lane) step(i + lane * kLanes, lane, kLanes);
+    for (; i < n; i += kLanes) step(i, 0, std::min(kLanes, n - i));
+}
+
 }  // namespace
 }  // namespace malt::MALT_ISA

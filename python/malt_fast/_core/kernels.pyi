@@ -1,5 +1,6 @@
 """
-CPU kernels for log-probs and DPO; call them through malt_fast.kernels.
+CPU kernels for log-probs, DPO and sampling; call those for training through
+malt_fast.kernels.
 """
 
 from __future__ import annotations
@@ -9,7 +10,14 @@ import typing
 import numpy
 import numpy.typing
 
-__all__: list[str] = ["dpo_gradient", "dpo_losses", "fold_rows", "gradient_rows", "simd_levels"]
+__all__: list[str] = [
+    "dpo_gradient",
+    "dpo_losses",
+    "draw_rows",
+    "fold_rows",
+    "gradient_rows",
+    "simd_levels",
+]
 
 def dpo_gradient(
     grad: numpy.typing.ArrayLike,
@@ -42,6 +50,21 @@ def dpo_losses(
 
     pairs [2 P]: chosen and rejected of each pair, as indices of completions; lengths:
     tokens of each completion, needed for "ipo". Formulas: csrc/kernels/dpo.hpp.
+    """
+
+def draw_rows(
+    tile: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    type: typing.Literal["float32", "bfloat16", "float16"],
+    temperature: numpy.typing.NDArray[numpy.float32],
+    uniform: numpy.typing.NDArray[numpy.float64],
+    simd: str = "",
+) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.float32]]:
+    """
+    A token [rows] drawn from softmax(row / temperature) of each row of a tile of logits,
+    and its log-prob [rows] under softmax(row).
+
+    The draw inverts the distribution function at uniform, float64 [rows]; temperature,
+    float32 [rows], may be 0: the first of the largest logits. Otherwise as fold_rows().
     """
 
 def fold_rows(

@@ -57,7 +57,7 @@ class Batch:
         self.seeds, self.top_k = torch.zeros(2, size, dtype=torch.int64, device=device)
         self.temperature, self.top_p, self.min_p = torch.zeros(3, size, device=device)
         self.stops = torch.full((size, 1), -1, dtype=torch.int64, device=device)
-        self.filters = False  # whether any row has top_k, top_p or min_p
+        self.filters = np.zeros(size, bool)  # whether a row draws under top_k, top_p or min_p
 
     @property
     def free(self) -> int:
@@ -112,11 +112,10 @@ class Batch:
         self.temperature[at] = torch.tensor([float(p.temperature) for p in params], device=device)
         self.top_p[at] = torch.tensor([float(p.top_p) for p in params], device=device)
         self.min_p[at] = torch.tensor([float(p.min_p) for p in params], device=device)
-        self.filters = any(
-            r.params.top_k > 0 or r.params.top_p < 1 or r.params.min_p > 0
-            for r in self.requests
-            if r is not None
-        )
+        self.filters[slots] = [
+            np.float32(p.temperature) > 0 and (p.top_k > 0 or p.top_p < 1 or p.min_p > 0)
+            for p in params
+        ]
 
     def _widen(self, columns: int) -> None:
         self.text = grown(self.text, 0, columns, dim=1)
@@ -231,10 +230,10 @@ class Batch:
         tokens_in = self.text[slots, length]
         self.weights.answer([r.policy.adapter if r else None for r in self.requests])
         ids, positions = tokens_in[:, None], length[:, None]
-        logits = self._forward(ids, positions, mask[:, None, None], **self._blocks()).float()
-        tokens = self._sample(logits, length + 1 - begin)
+        logits = self._forward(ids, positions, mask[:, None, None], **self._blocks())
+        tokens, logprobs = self._sample(logits, length + 1 - begin)
         self.text[slots, length + 1] = tokens
-        self.logprobs[slots, length + 1] = logprobs_of(logits, tokens)
+        self.logprobs[slots, length + 1] = logprobs
         stopped = (tokens[:, None] == self.stops[:n]).any(-1).cpu().numpy()
         return self._advance(stopped)
 
@@ -260,16 +259,19 @@ class Batch:
             **attention,
         ).logits[:, -1]
 
-    def _sample(self, logits: Tensor, steps: Tensor) -> Tensor:
-        """int64[n] from logits float32[n, V]; temperature 0 means the likeliest token."""
+    def _sample(self, logits: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens int64[n] and their log-probs float32[n], before any filter; logits [n, V]."""
         n = len(logits)
-        temperature = self.temperature[:n]
-        greedy = temperature == 0
-        scaled = logits / torch.where(greedy, 1, temperature)[:, None]
-        if self.filters:
-            scaled = filtered(scaled, self.top_k[:n], self.top_p[:n], self.min_p[:n])
-        drawn = draw(scaled, uniforms(self.seeds[:n], steps))
-        return torch.where(greedy, logits.argmax(-1), drawn)
+        temperature, uniform = self.temperature[:n], uniforms(self.seeds[:n], steps)
+        tokens, logprobs = draw(logits, temperature, uniform)
+        if self.filters[:n].any():
+            rows = torch.from_numpy(np.flatnonzero(self.filters[:n])).to(logits.device)
+            raw = logits[rows].float()
+            filters = self.top_k[rows], self.top_p[rows], self.min_p[rows]
+            scaled = filtered(raw / temperature[rows, None], *filters)
+            tokens[rows], _ = draw(scaled, torch.ones_like(scaled[:, 0]), uniform[rows])
+            logprobs[rows] = logprobs_of(raw, tokens[rows])
+        return tokens, logprobs
 
     # --- rows go -------------------------------------------------------------------------------
 
@@ -310,7 +312,7 @@ class Batch:
             tensors = (self.text, self.logprobs, self.stops, self.seeds)
             for x in (*tensors, self.top_k, self.temperature, self.top_p, self.min_p):
                 x[target] = x[source]
-            for y in (self.begin, self.length, self.limit):
+            for y in (self.begin, self.length, self.limit, self.filters):
                 y[holes] = y[rows]
             for hole, row in zip(holes, rows, strict=True):
                 self.requests[hole] = self.requests[row]

@@ -1,7 +1,11 @@
 """From logits to tokens, row by row: a row's token depends only on its own logits and seed."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from malt_fast import _core
 
 _LOWEST = float("-inf")
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64  # odd constants of SplitMix64, as signed 64-bit numbers
@@ -48,12 +52,33 @@ def filtered(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Ten
     return torch.empty_like(logits).scatter_(-1, order, ordered.masked_fill(unlikely, _LOWEST))
 
 
-def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """int64[n]: the inverse of softmax(logits)'s distribution function at uniform[n]."""
-    cumulative = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+def draw(logits: Tensor, temperature: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens int64[n] from softmax(logits / temperature), log-probs float32[n] in softmax(logits).
+
+    logits [n, V] of any type; temperature float32[n], 0 = the first of the likeliest. A token is
+    the inverse of the distribution function at uniform, float64[n]. On a CPU it is C++'s draw
+    (csrc/kernels/logprob.hpp); results of the two may differ where uniform is at a boundary.
+    """
+    if logits.device.type != "cpu":
+        return draw_in_torch(logits, temperature, uniform)
+    halves = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+    kind: Any = halves.get(logits.dtype, "float32")
+    bits = logits.view(torch.uint16) if logits.dtype in halves else logits.float()
+    drawn = _core.kernels.draw_rows(bits.numpy(), kind, temperature.numpy(), uniform.numpy())
+    return torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1])
+
+
+def draw_in_torch(logits: Tensor, temperature: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in plain torch."""
+    logits = logits.float()
+    greedy = temperature == 0
+    weights = (logits / torch.where(greedy, 1, temperature)[:, None]).softmax(-1)
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
     point = uniform[:, None] * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, point, right=True).squeeze(-1)
-    return index.clamp(max=logits.shape[-1] - 1)  # past the end only if the logits were NaN
+    index = index.clamp(max=logits.shape[-1] - 1)  # past the end only if the logits were NaN
+    tokens = torch.where(greedy, logits.argmax(-1), index)
+    return tokens, logprobs_of(logits, tokens)
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
