@@ -401,11 +401,11 @@ def test_missing_model_and_adapter(base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "mix", "padding"),
-    [("float32", False, 0), ("float32", True, 256), ("float32", True, -999), ("bfloat16", True, 0)],
+    ("dtype", "mix", "long"),
+    [("float32", False, 32), ("float32", True, 0), ("float32", True, 999), ("bfloat16", True, 32)],
 )
-def test_mixed_adapters_are_each_pefts_own(base, adapters, monkeypatch, dtype, mix, padding):
-    monkeypatch.setattr("malt_fast.engines.mixed.PADDING", padding)
+def test_mixed_adapters_are_each_pefts_own(base, adapters, monkeypatch, dtype, mix, long):
+    monkeypatch.setattr("malt_fast.engines.mixed.RUN", long)
     policies = [Policy(base), *(Policy(base, folder) for folder in adapters)]
     asked = [request(i, policies[i % 3], p) for i, p in enumerate(prompts(24, seed=6))]
     engine = HFEngine(dtype=dtype, batch_size=3)

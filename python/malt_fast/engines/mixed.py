@@ -4,21 +4,22 @@ Each plain LoRA layer adds every adapter's product to the rows of that adapter:
 
     y = W x,   y[rows] += scaling * B (A x[rows])    for each (adapter, rows)
 
-So a batch never waits for the slowest rows of one adapter, and trees finish in their order. The
-matrices of all adapters lie stacked, and a step is two batched products per layer: on a CPU a small
-product costs more to begin than to do. Where that would be mostly padding, as in the prefill of
-one adapter's prompts, each adapter has its own.
+So a batch never waits for the slowest rows of one adapter, and trees finish in their order. Where
+rows of an adapter lie together, as prompts in a trie do, each run of rows has its two products.
+Where they alternate, as decoded rows do, a step is two batched products per layer over the stacked
+matrices of all adapters: on a CPU a small product costs more to begin than to do.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-PADDING = 256  # rows of padding that cost less than a product per adapter
+RUN = 32  # rows of a mean run from which on each run has its own products
 
 
 class Stack(NamedTuple):
@@ -28,10 +29,15 @@ class Stack(NamedTuple):
     b: Tensor  # [K, r, out], scaled
 
 
-class Rows(NamedTuple):
-    """Which rows are whose: adapter k has those of places k * most, k * most + 1, ..."""
+class Runs(NamedTuple):
+    """Whose the rows of a pass are, where they lie together."""
 
-    spans: list[tuple[int, int, int]]  # adapter, and begin and end of its places
+    spans: list[tuple[int, int, int]]  # adapter, begin and end of its rows
+
+
+class Places(NamedTuple):
+    """The same where they alternate: adapter k has the places k * most, k * most + 1, ..."""
+
     most: int  # rows of one adapter
     row: Tensor  # int64[K * most]: the row of each place, any where there is none
     place: Tensor  # int64[n]: the place of each row, K * most for one without adapter
@@ -42,7 +48,7 @@ class Mixed:
 
     def __init__(self) -> None:
         self.names: list[str] = []  # PEFT's names of adapters
-        self.rows: Rows | None = None  # None: the layers do as PEFT has set them
+        self.rows: Runs | Places | None = None  # None: the layers do as PEFT has set them
 
     def adopt(self, model: Any, name: str) -> None:
         """Let the plain LoRA layers of `model` follow `rows`, with one more adapter."""
@@ -57,18 +63,12 @@ class Mixed:
         """owner: the name of the adapter of each row of the next pass, or None."""
         index = {name: k for k, name in enumerate(self.names)}
         number = np.array([len(index) if name is None else index[name] for name in owner])
-        order = np.argsort(number, kind="stable")
-        count = np.bincount(number, minlength=len(index) + 1)[:-1]
-        most = int(count.max(initial=0))
-        place = np.full(len(owner), len(index) * most)
-        row = np.zeros(len(index) * most, np.int64)
-        spans = []
-        for k, begin in enumerate((np.cumsum(count) - count).tolist()):
-            own = order[begin : begin + count[k]]
-            place[own] = k * most + np.arange(len(own))
-            row[place[own]] = own
-            spans.append((k, k * most, k * most + len(own)))
-        self.rows = Rows(spans, most, *(torch.from_numpy(x).to(device) for x in (row, place)))
+        cuts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
+        if (len(cuts) - 1) * RUN <= len(number):
+            spans = [(int(number[begin]), begin, end) for begin, end in pairwise(cuts)]
+            self.rows = Runs([span for span in spans if span[0] < len(index)])
+        else:
+            self.rows = _places(number, len(index), device)
 
 
 def is_plain(layer: Any) -> bool:
@@ -92,6 +92,20 @@ def can_mix(peft: Any, name: str) -> bool:
     )
 
 
+def _places(number: np.ndarray, n_adapters: int, device: torch.device) -> Places:
+    """number: the adapter of each row, n_adapters for none."""
+    order = np.argsort(number, kind="stable")
+    count = np.bincount(number, minlength=n_adapters + 1)[:-1]
+    most = int(count.max(initial=0))
+    place = np.full(len(number), n_adapters * most)
+    row = np.zeros(n_adapters * most, np.int64)
+    for k, begin in enumerate((np.cumsum(count) - count).tolist()):
+        own = order[begin : begin + count[k]]
+        place[own] = k * most + np.arange(len(own))
+        row[place[own]] = own
+    return Places(most, *(torch.from_numpy(x).to(device) for x in (row, place)))
+
+
 def _stack(layer: Any, names: Sequence[str]) -> Stack:
     base = layer.get_base_layer()
     rank = max(layer.r.values(), default=0)
@@ -113,16 +127,14 @@ def _forward(
     if rows is None:
         return plain(x)
     out: Tensor = layer.base_layer(x)
-    if rows.most:
-        flat = x.view(-1, x.shape[-1])
-        added = out.new_zeros(len(rows.row) + 1, out.shape[-1])  # the last: without an adapter
-        together = flat.index_select(0, rows.row)
-        if len(rows.row) <= 2 * len(flat) + PADDING:
-            shape = len(mixed.names), rows.most
-            low = torch.bmm(together.view(*shape, -1), stack.a)
-            torch.bmm(low, stack.b, out=added[:-1].view(*shape, -1))
-        else:
-            for k, begin, end in rows.spans:
-                torch.mm(together[begin:end] @ stack.a[k], stack.b[k], out=added[begin:end])
-        out += added.index_select(0, rows.place).view(out.shape)
+    flat, into = x.flatten(0, -2), out.flatten(0, -2)
+    if isinstance(rows, Runs):
+        for k, begin, end in rows.spans:
+            into[begin:end].addmm_(flat[begin:end] @ stack.a[k], stack.b[k])
+    elif rows.most:
+        added = into.new_zeros(len(rows.row) + 1, into.shape[1])  # the last: without an adapter
+        together = flat.index_select(0, rows.row).view(len(mixed.names), rows.most, -1)
+        low = torch.bmm(together, stack.a)
+        torch.bmm(low, stack.b, out=added[:-1].view(*low.shape[:2], -1))
+        into += added.index_select(0, rows.place)
     return out
