@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from malt_fast.engines.mixed import Mixed, can_mix
+from malt_fast.engines.reordered import reorder
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.context import context_length, window_of
 from malt_fast.models.loading import check_adapter, load_causal
@@ -34,6 +35,8 @@ class Weights:
     ) -> None:
         self.base = base
         self.model = _load(base, dtype, trust_remote_code).to(device)
+        if device.type == "cpu":
+            reorder(self.model)
         self.context = context_length(self.model.config)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.peft: Any = None  # the PeftModel around `model`, once there is an adapter
