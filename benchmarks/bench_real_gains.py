@@ -34,7 +34,7 @@ DRAFTS, ASKED = 9, 64  # of a question; questions
 
 def chances(name: str, model: str, folder: Path, options: list[str]) -> dict[str, float]:
     """Of drafts of training questions: the share that is right, cut off, and right once in nine."""
-    values = [*TASKS[name](folder, ASKED, 1), *SETTINGS, *options]
+    values = [*TASKS[name](folder, ASKED, 1, True), *SETTINGS, *options]
     settings = {key[2:]: value for key, value in zip(values[::2], values[1::2], strict=True)}
     task = settings.pop("task.name")
     settings |= {"model.name_or_path": model, "chain": "generator", "tree.branching": [DRAFTS]}
@@ -64,18 +64,21 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=300, help="training questions")
     parser.add_argument("--test", type=int, default=500, help="held-out questions")
     parser.add_argument("--choose", action="store_true", help="only look at training questions")
+    parser.add_argument(
+        "--development", action="store_true", help="ask questions on which settings may be chosen"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--json", type=Path)
     args, options = parser.parse_known_args()
     report: dict[str, Any] = {"environment": environment(), "settings": [*SETTINGS, *options]}
     for name in args.tasks:
-        folder = args.runs / f"real-{name}"
+        folder = args.runs / ("development" if args.development else "held-out") / name
         folder.mkdir(parents=True, exist_ok=True)
         if args.choose:
             report[name] = chances(name, args.model, folder, options)
             print(name, *(f"{what} {100 * share:.0f} %" for what, share in report[name].items()))
             continue
-        task = TASKS[name](folder, args.train, args.test)
+        task = TASKS[name](folder, args.train, args.test, args.development)
         own = [*task, "--model.name_or_path", args.model, *SETTINGS, *options]
         report[name] = [
             run_seed(s, folder / f"seed-{s}", own) | {"training": training(folder / f"seed-{s}")}

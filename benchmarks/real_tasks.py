@@ -4,6 +4,9 @@ stories     word problems of one step; held-out ones come from templates of thei
 sums        sums of two numbers up to 30; no held-out sum is among the training questions
 choices     CommonsenseQA, from its own files
 
+Development questions, on which settings may be chosen, are of the same kind as the training
+questions, and neither among those nor held out.
+
 The model can hardly judge or mend an answer, so on the first two it begins with demonstrations of
 all roles (`--train.warm_start`): one calculation, whether the draft has the same result, and the
 calculation again. Half of the drafts shown are wrong.
@@ -87,6 +90,7 @@ def demonstrations(rows: list[Row]) -> list[Row]:
 
 
 SHOWN = 90  # demonstrations
+HELD_OUT_SUMS = 500
 
 NUMBER = {
     "generator": "{question}\nAnswer in one short sentence.",
@@ -103,6 +107,10 @@ LETTER = {
     "verifier": NUMBER["verifier"],
     "refiner": NUMBER["refiner"].replace("answer in one short sentence", "choice"),
 }
+
+
+def read_lines(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_lines(path: Path, rows: list[Row]) -> str:
@@ -127,28 +135,34 @@ def from_rows(folder: Path, train: list[Row], test: list[Row], shown: list[Row])
     ]
 
 
-def story_task(folder: Path, train: int, test: int) -> list[str]:
-    learnt, held_out = stories(LEARNT, train, "learnt"), stories(HELD_OUT, test, "held out")
-    return from_rows(folder, learnt, held_out, stories(LEARNT, SHOWN, "shown"))
+def story_task(folder: Path, train: int, test: int, development: bool) -> list[str]:
+    learnt, shown = stories(LEARNT, train, "learnt"), stories(LEARNT, SHOWN, "shown")
+    if development:
+        return from_rows(folder, learnt, stories(LEARNT, test, "development"), shown)
+    return from_rows(folder, learnt, stories(HELD_OUT, test, "held out"), shown)
 
 
-def sum_task(folder: Path, train: int, test: int) -> list[str]:
+def sum_task(folder: Path, train: int, test: int, development: bool) -> list[str]:
     rows = all_sums()
-    return from_rows(folder, rows[:train], rows[-test:], rows[train : train + SHOWN])
+    rest, held_out = rows[train + SHOWN : -HELD_OUT_SUMS], rows[-HELD_OUT_SUMS:]
+    asked = (rest if development else held_out)[:test]
+    return from_rows(folder, rows[:train], asked, rows[train : train + SHOWN])
 
 
-def choice_task(folder: Path, train: int, test: int) -> list[str]:
+def choice_task(folder: Path, train: int, test: int, development: bool) -> list[str]:
     """CommonsenseQA, whose files lie in ../shared/data/csqa."""
     files = Path(__file__).parents[2] / "shared" / "data" / "csqa"
+    rows = read_lines(files / "train_rand_split.jsonl")
+    asked = rows[-test:] if development else read_lines(files / "dev_rand_split.jsonl")[:test]
     return [
-        *("--task.name", "csqa", "--task.path", str(files / "train_rand_split.jsonl")),
-        *("--task.test_path", str(files / "dev_rand_split.jsonl"), "--task.subset_seed", "0"),
-        *("--task.limit", str(train), "--task.test_limit", str(test)),
+        *("--task.name", "csqa", "--task.decontaminate", "false"),
+        *("--task.path", write_lines(folder / "train.jsonl", rows[:train])),
+        *("--task.test_path", write_lines(folder / "test.jsonl", asked)),
         *("--task.prompts", write_prompts(folder / "prompts.yaml", LETTER)),
     ]
 
 
-TASKS: dict[str, Callable[[Path, int, int], list[str]]] = {
+TASKS: dict[str, Callable[[Path, int, int, bool], list[str]]] = {
     "stories": story_task,
     "sums": sum_task,
     "choices": choice_task,
