@@ -6,6 +6,7 @@ namespace malt::bindings {
 
 void register_answers(pybind11::module_& m);
 void register_attention(pybind11::module_& m);
+void register_cached_attention(pybind11::module_& m);
 void register_credit(pybind11::module_& m);
 void register_dpo(pybind11::module_& m);
 void register_forest(pybind11::module_& m);
@@ -34,10 +35,11 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
 
     auto kernels = m.def_submodule(
         "kernels",
-        "CPU kernels for log-probs, DPO and sampling; call those for training through\n"
+        "CPU kernels for log-probs, DPO and decoding; call those for training through\n"
         "malt_fast.kernels.");
     register_logprob(kernels);
     register_dpo(kernels);
+    register_cached_attention(kernels);
 
     auto packing = m.def_submodule("packing", "Packs of prefix trees, and attention over them.");
     register_packing(packing);

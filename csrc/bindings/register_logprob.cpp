@@ -11,12 +11,9 @@
 #include <utility>
 
 #include "bindings/arrays.hpp"
+#include "bindings/scalar.hpp"
 #include "bindings/signatures.hpp"
 #include "kernels/logprob.hpp"
-
-template <>
-struct pybind11::detail::type_caster<malt::Scalar>
-    : malt::bindings::WordCaster<malt::Scalar, "type", "float32", "bfloat16", "float16"> {};
 
 namespace malt::bindings {
 namespace {

@@ -1,9 +1,11 @@
 """Prompts as tries against sets of prefixes in plain Python."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
-from malt_fast.engines.tries import in_both, tries
+from malt_fast.engines.tries import ALIGN, in_both, share, tries
 
 
 def prompts_of(seed: int) -> list[np.ndarray]:
@@ -52,3 +54,50 @@ def test_longest_common_beginning(seed):
     longest = max((min(n, len(prompt)) for n in shared), default=0)
     assert length == longest
     assert key == -1 if not longest else min(shared[key], len(prompt)) == longest
+
+
+def partitions(items: list[int]) -> Iterator[list[list[int]]]:
+    """All ways to put items in groups."""
+    if not items:
+        yield []
+        return
+    for rest in partitions(items[1:]):
+        yield [[items[0]], *rest]
+        for i, group in enumerate(rest):
+            yield [*rest[:i], [items[0], *group], *rest[i + 1 :]]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_shared_columns_are_equal_and_the_most_that_one_level_saves(seed):
+    rng = np.random.default_rng(seed)
+    held: dict[int, tuple[str | None, np.ndarray]] = {}
+    for slot in rng.permutation(9)[: rng.integers(0, 7)]:
+        blocks = np.repeat(rng.integers(0, 2, 3), ALIGN)
+        adapter = [None, "a"][rng.integers(0, 1 + seed % 2)]
+        held[int(slot)] = adapter, blocks[: rng.integers(0, len(blocks) + 1)].astype(np.int32)
+    lead, shared = share(held, 9)
+
+    def common(group: list[int]) -> int:
+        first = held[group[0]]
+        lengths = [
+            next(
+                (n for n, (a, b) in enumerate(zip(x, first[1], strict=False)) if a != b),
+                min(len(x), len(first[1])),
+            )
+            if adapter == first[0]
+            else 0
+            for adapter, x in map(held.__getitem__, group)
+        ]
+        return min(lengths) // ALIGN * ALIGN
+
+    saved = 0
+    for group in ([s for s in held if lead[s] == slot] for slot in held):
+        if len(group) > 1:
+            assert set(shared[group]) == {common(group)}
+            saved += common(group) * (len(group) - 1)
+    assert saved == max(
+        sum(common(group) * (len(group) - 1) for group in groups)
+        for groups in partitions(list(held))
+    )
+    others = [slot for slot in range(9) if slot not in held]
+    assert not shared[others].any()

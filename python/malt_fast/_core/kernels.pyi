@@ -1,5 +1,5 @@
 """
-CPU kernels for log-probs, DPO and sampling; call those for training through
+CPU kernels for log-probs, DPO and decoding; call those for training through
 malt_fast.kernels.
 """
 
@@ -11,6 +11,7 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "cached_attention",
     "dpo_gradient",
     "dpo_losses",
     "draw_rows",
@@ -18,6 +19,32 @@ __all__: list[str] = [
     "gradient_rows",
     "simd_levels",
 ]
+
+def cached_attention(
+    q: numpy.typing.NDArray[numpy.float32],
+    keys: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    values: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    type: typing.Literal["float32", "bfloat16", "float16"],
+    slot: numpy.typing.ArrayLike,
+    end: numpy.typing.ArrayLike,
+    lead: numpy.typing.ArrayLike,
+    shared: numpy.typing.ArrayLike,
+    *,
+    scale: typing.SupportsFloat | typing.SupportsIndex,
+    softcap: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    window: typing.SupportsInt | typing.SupportsIndex = 0,
+    out: numpy.typing.NDArray[numpy.float32],
+    simd: str = "",
+) -> None:
+    """
+    Fill out [n, H, E]: one query token per row, q [n, H, D], over cached keys [S, G, C,
+    D] and values [S, G, C, E], H a multiple of G.
+
+    Row i sees the columns below end[i] of slot[i], or the last `window` of them. Its
+    first shared[i] are read from lead[i] instead, once for all rows with the same two.
+    16-bit floats are given as their bits, uint16. softcap and window: 0 means none.
+    Formulas: csrc/kernels/cached_attention.hpp.
+    """
 
 def dpo_gradient(
     grad: numpy.typing.ArrayLike,

@@ -22,14 +22,13 @@ from torch import Tensor
 
 from malt_fast.engines import Completion, Request
 from malt_fast.engines.cache import Plan, SlotCache, TriePlan, grown
+from malt_fast.engines.decode_attention import NO_MASK, Reads, mask_of
 from malt_fast.engines.sampler import draw, filtered, logprobs_of, uniforms
-from malt_fast.engines.tries import Trie, in_both, tries
+from malt_fast.engines.tries import Trie, in_both, share, tries
 from malt_fast.engines.weights import Weights, reads_tries
 from malt_fast.models.tree_attention import make_tree
 
-BLOCK = 8  # rows whose attention is one call
 PREFILL_TOKENS = 8192  # in one forward pass; bounds the memory of its activations
-NO_MASK = torch.empty(1, 1, 1, 0)  # beside a tree: transformers makes none, and none would do
 
 
 class Head(NamedTuple):
@@ -49,6 +48,7 @@ class Batch:
         self.requests: list[Request | None] = []  # by slot; None = idle
         self.running = 0  # slots that are not idle
         self.held: dict[int, Head] = {}  # by slot: whose keys are in it
+        self.lead, self.shared = share({}, size)  # by slot; see Reads
         self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self.begin, self.length, self.limit = np.zeros((3, size), np.int64)  # limit: end column
         device = model.device
@@ -71,7 +71,6 @@ class Batch:
 
         Returns the number of tokens that were prefilled.
         """
-        requests = sorted(requests, key=lambda request: len(request.prompt))  # see `_blocks`
         idle = [slot for slot, request in enumerate(self.requests) if request is None]
         slots = [*idle, *range(len(self.requests), self.size)][: len(requests)]
         self.requests += [None] * (max(slots) + 1 - len(self.requests))
@@ -85,11 +84,14 @@ class Batch:
         self._load(slots, requests)
         rows = list(zip(slots, requests, strict=True))
         if reads_tries(self.model, int(self.length[slots].max())):
-            return self._prefill_tries(rows)
-        members: dict[str | None, list[tuple[int, Request]]] = {}
-        for slot, request in rows:
-            members.setdefault(request.policy.adapter, []).append((slot, request))
-        return sum(self._prefill(adapter, some) for adapter, some in members.items())
+            prefilled = self._prefill_tries(rows)
+        else:
+            members: dict[str | None, list[tuple[int, Request]]] = {}
+            for slot, request in rows:
+                members.setdefault(request.policy.adapter, []).append((slot, request))
+            prefilled = sum(self._prefill(adapter, some) for adapter, some in members.items())
+        self._share()
+        return prefilled
 
     def _load(self, slots: Sequence[int], requests: Sequence[Request]) -> None:
         """Copy prompts and sampling parameters to the device."""
@@ -225,25 +227,33 @@ class Batch:
         begin = torch.from_numpy(self.begin[:n].copy()).to(device)
         slots = torch.arange(n, device=device)
         self.cache.plan = Plan(slots, length, None, n, width)
-        visible = torch.arange(width, device=device) <= length[:, None]
-        mask = torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, -torch.inf)
+        if reads_tries(self.model, 0):
+            mask, reads = NO_MASK, {"reads": self._reads()}
+        else:
+            mask, reads = mask_of(length, width, self.model.dtype), {}
         tokens_in = self.text[slots, length]
         self.weights.answer([r.policy.adapter if r else None for r in self.requests])
         ids, positions = tokens_in[:, None], length[:, None]
-        logits = self._forward(ids, positions, mask[:, None, None], **self._blocks())
+        logits = self._forward(ids, positions, mask, **reads)
         tokens, logprobs = self._sample(logits, length + 1 - begin)
         self.text[slots, length + 1] = tokens
         self.logprobs[slots, length + 1] = logprobs
         stopped = (tokens[:, None] == self.stops[:n]).any(-1).cpu().numpy()
         return self._advance(stopped)
 
-    def _blocks(self) -> dict[str, list[tuple[int, int]]]:
-        """On a CPU: blocks of rows, (begin, columns to read), so that few read far too much."""
+    def _reads(self) -> Reads:
+        """What the rows attend to; idle ones to nothing."""
         n = len(self.requests)
-        if not reads_tries(self.model, 0):
-            return {}
-        starts = range(0, n, BLOCK)
-        return {"blocks": [(i, int(self.length[i : min(i + BLOCK, n)].max()) + 1) for i in starts]}
+        busy = [request is not None for request in self.requests]
+        end = np.where(busy, self.length[:n] + 1, 0).astype(np.int32)
+        return Reads(end, self.lead[:n], np.minimum(self.shared[:n], end))
+
+    def _share(self) -> None:
+        """Choose whose keys the rows read, whenever `held` or the rows have changed."""
+        rows = [slot for slot, request in enumerate(self.requests) if request is not None]
+        heads = {slot: self.held[slot] for slot in rows if slot in self.held}
+        held = {slot: (head.adapter, head.tokens) for slot, head in heads.items()}
+        self.lead, self.shared = share(held, self.size)
 
     def _forward(
         self, ids: Tensor, positions: Tensor, mask: Tensor | None, **attention: Any
@@ -320,6 +330,7 @@ class Batch:
                 if row in self.held:
                     self.held[hole] = self.held[row]
         del self.requests[n:]
+        self._share()
 
 
 def _completion(id: int, tokens: np.ndarray, logprobs: np.ndarray, stopped: bool) -> Completion:

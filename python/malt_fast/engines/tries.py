@@ -9,6 +9,7 @@ The layout and the attention over it are those of training (csrc/packing/tree_la
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ import numpy.typing as npt
 from malt_fast import _core
 
 Ints = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int32]
+
+ALIGN = 16  # columns that are read at a time; fewer are not worth sharing
 
 
 class Trie(NamedTuple):
@@ -66,11 +70,44 @@ def in_both(prompt: Ints, held: Mapping[int, Ints]) -> tuple[int, int]:
     """(key, length) of the longest beginning that `prompt` shares with one of `held`."""
     best, longest = -1, 0
     for key, tokens in held.items():
-        n = min(len(prompt), len(tokens))
         # Most share no more than before: the last token that would have to be equal, first.
-        if n > longest and tokens[longest] == prompt[longest]:
-            differ = np.flatnonzero(tokens[:n] != prompt[:n])
-            length = int(differ[0]) if len(differ) else n
+        if min(len(prompt), len(tokens)) > longest and tokens[longest] == prompt[longest]:
+            length = _alike(prompt, tokens)
             if length > longest:
                 best, longest = key, length
     return best, longest
+
+
+def share(held: Mapping[int, tuple[str | None, Ints]], slots: int) -> tuple[Indices, Indices]:
+    """(lead, shared) of each slot: its first shared columns are read from the slot lead.
+
+    held: the adapter and tokens of the keys in a slot. Groups of slots are chosen so that the
+    fewest columns are read; in lexical order a group's slots are neighbours.
+    """
+    lead, shared = np.arange(slots, dtype=np.int32), np.zeros(slots, np.int32)
+    items = [(adapter or "", tokens.tobytes(), slot) for slot, (adapter, tokens) in held.items()]
+    order = [slot for _, _, slot in sorted(items)]
+    rows, n = [held[slot] for slot in order], len(order)
+    both = [_alike(a[1], b[1]) // ALIGN * ALIGN if a[0] == b[0] else 0 for a, b in pairwise(rows)]
+    # Of the first j slots: columns not read at best, and where the last group begins for that.
+    saved, begin = np.zeros((2, n + 1), np.int64)
+    common = np.full(n, max(both, default=0))  # of slots i .. j - 1 in the order
+    for j in range(2, n + 1):
+        np.minimum(common[: j - 1], both[j - 2], out=common[: j - 1])
+        gains = saved[:j] + common[:j] * np.arange(j - 1, -1, -1)
+        begin[j] = gains.argmax()
+        saved[j] = gains[begin[j]]
+    while n > 1:
+        first = int(begin[n])
+        group = order[first:n]
+        lead[group] = group[0]
+        shared[group] = min(both[first : n - 1], default=0)
+        n = first
+    return lead, shared
+
+
+def _alike(a: Ints, b: Ints) -> int:
+    """The number of tokens with which both begin."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from malt_fast.engines.decode_attention import Reads, attend
 from malt_fast.engines.mixed import Mixed, can_mix
 from malt_fast.engines.reordered import reorder
 from malt_fast.models.adapter_files import no_adapter
@@ -191,45 +192,39 @@ def _grouped_attention(
     sliding_window: int | None = None,
     tree: Tree | None = None,
     tree_rows: Tensor | None = None,
-    blocks: Sequence[tuple[int, int | None]] = ((0, None),),
+    reads: Reads | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA; for a single query token, the G query heads of a key head become its G queries.
 
-    tree: of a pass over a trie, for whose keys tree_rows are the rows that ask. blocks: of decoded
-    rows, (begin, columns to read) each.
+    tree: of a pass over a trie, for whose keys tree_rows are the rows that ask. reads: of decoded
+    rows, on a CPU.
     """
     if tree is not None:
         asking = query.new_zeros(1, query.shape[1], key.shape[2], query.shape[3])
         asking[:, :, tree_rows] = query
         out, _ = tree_attention(module, asking, key, value, None, scaling, tree=tree, **kwargs)
         return out[:, tree_rows], None
+    if reads is not None:
+        cap = kwargs.get("softcap")
+        return attend(query, key, value, reads, scaling, cap, sliding_window), None
     if query.shape[2] == 1 and attention_mask is not None and sliding_window is not None:
         attention_mask = _narrowed(attention_mask, sliding_window)
     if kwargs.get("softcap"):
         return _capped(query, key, value, attention_mask, scaling, kwargs["softcap"])
     if query.shape[2] > 1:
-        attend: Callable = _sdpa()
-        return attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        sdpa: Callable = _sdpa()
+        return sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     batch, heads, _, width = query.shape
     grouped = query.reshape(batch, key.shape[1], -1, width)
-    ends = [*(begin for begin, _ in blocks), batch][1:]
-    parts = [
-        torch.nn.functional.scaled_dot_product_attention(
-            grouped[begin:end],
-            key[begin:end, :, :columns],
-            value[begin:end, :, :columns],
-            attn_mask=None if attention_mask is None else attention_mask[begin:end, ..., :columns],
-            scale=scaling,
-        )
-        for (begin, columns), end in zip(blocks, ends, strict=True)
-    ]
-    out = torch.cat(parts) if len(parts) > 1 else parts[0]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=scaling
+    )
     return out.reshape(batch, 1, heads, -1), None
 
 
 def _narrowed(mask: Tensor, window: int) -> Tensor:
-    """A decoding mask [B, 1, 1, K] (see Batch.step) that leaves each row its last `window` columns.
+    """A decoding mask [B, 1, 1, K] (see mask_of) that leaves each row its last `window` columns.
 
     Prefills come with the mask that transformers made, window and all.
     """
