@@ -85,15 +85,25 @@ struct Columns {
     }
 };
 
-// to [queries, kColumns] = q [queries, padded width] times the keys. Some keys at a time go to
-// `scratch` [padded width / kLanes, kLanes keys, kLanes], which is zero behind `width`.
+// Asks memory, which is slower than the arithmetic, for `n` values of a column from d on.
 template <class T>
-void scores(const Columns<T>& keys, const float* q, Size queries, float* scratch, float* to) {
+void fetch(const Columns<T>& columns, Size column, Size d, Size n) {
+    for (Size i = 0; i < n; i += 64 / sizeof(typename T::Stored))
+        __builtin_prefetch(columns.at(column) + d + i);
+}
+
+// to [queries, kColumns] = q [queries, padded width] times the keys, while `values` of as many
+// columns are fetched. Some keys at a time go to `scratch` [padded width / kLanes, kLanes keys,
+// kLanes], which is zero behind `width`.
+template <class T>
+void scores(const Columns<T>& keys, const Columns<T>& values, const float* q, Size queries,
+            float* scratch, float* to) {
     const Size width = padded(keys.width), whole = keys.width / kLanes * kLanes;
     for (Size first = 0; first < keys.n; first += kLanes) {
         for (Size k = 0; k < std::min(kLanes, keys.n - first); ++k) {
             const auto* from = keys.at(first + k);
             float* key = scratch + k * kLanes;
+            fetch(values, first + k, 0, values.width);
             for (Size d = 0; d < whole; d += kLanes)
                 store(key + d * kLanes, kLanes, T::read(from + d, kLanes));
             if (const Size rest = keys.width - whole; rest > 0)
@@ -114,14 +124,15 @@ void scores(const Columns<T>& keys, const float* q, Size queries, float* scratch
 
 // `last` values are there in the only vector, kLanes in each of several.
 template <class T, Size Rows, Size Vectors>
-void add_tile(const Columns<T>& values, Size d, Size last, const float* weights,
-              const float* factor, float* out) {
+void add_tile(const Columns<T>& values, const Columns<T>& next, Size d, Size last,
+              const float* weights, const float* factor, float* out) {
     const Size width = padded(values.width);
     Vec total[Rows][Vectors];
     for (Size r = 0; r < Rows; ++r)
         for (Size j = 0; j < Vectors; ++j)
             total[r][j] = factor[r] * load<Vec>(out + r * width + d + j * kLanes, kLanes, 0.0F);
     for (Size k = 0; k < values.n; ++k) {
+        if (k < next.n) fetch(next, k, d, Vectors * kLanes);
         Vec value[Vectors];
         for (Size j = 0; j < Vectors; ++j)
             value[j] = T::read(values.at(k) + d + j * kLanes, Vectors == 1 ? last : kLanes);
@@ -136,34 +147,37 @@ void add_tile(const Columns<T>& values, Size d, Size last, const float* weights,
 }
 
 template <class T, Size Rows>
-void add_rows(const Columns<T>& values, const float* weights, const float* factor, float* out) {
+void add_rows(const Columns<T>& values, const Columns<T>& next, const float* weights,
+              const float* factor, float* out) {
     Size d = 0;
     for (; d + kVectors * kLanes <= values.width; d += kVectors * kLanes)
-        add_tile<T, Rows, kVectors>(values, d, kLanes, weights, factor, out);
+        add_tile<T, Rows, kVectors>(values, next, d, kLanes, weights, factor, out);
     for (; d < values.width; d += kLanes)
-        add_tile<T, Rows, 1>(values, d, std::min(kLanes, values.width - d), weights, factor, out);
+        add_tile<T, Rows, 1>(values, next, d, std::min(kLanes, values.width - d), weights, factor,
+                             out);
 }
 
-// out [queries, padded width] = factor [queries] out + weights [queries, kColumns] times values.
+// out [queries, padded width] = factor [queries] out + weights [queries, kColumns] times values,
+// while the `next` keys, of at most kColumns, are fetched.
 template <class T>
-void add_values(const Columns<T>& values, const float* weights, const float* factor, Size queries,
-                float* out) {
+void add_values(const Columns<T>& values, const Columns<T>& next, const float* weights,
+                const float* factor, Size queries, float* out) {
     const Size width = padded(values.width);
     for (; queries >= kTile; queries -= kTile) {
-        add_rows<T, kTile>(values, weights, factor, out);
+        add_rows<T, kTile>(values, next, weights, factor, out);
         weights += kTile * kColumns, factor += kTile, out += kTile * width;
     }
     switch (queries) {
         case 5:
-            return add_rows<T, 5>(values, weights, factor, out);
+            return add_rows<T, 5>(values, next, weights, factor, out);
         case 4:
-            return add_rows<T, 4>(values, weights, factor, out);
+            return add_rows<T, 4>(values, next, weights, factor, out);
         case 3:
-            return add_rows<T, 3>(values, weights, factor, out);
+            return add_rows<T, 3>(values, next, weights, factor, out);
         case 2:
-            return add_rows<T, 2>(values, weights, factor, out);
+            return add_rows<T, 2>(values, next, weights, factor, out);
         case 1:
-            return add_rows<T, 1>(values, weights, factor, out);
+            return add_rows<T, 1>(values, next, weights, factor, out);
         default:
             return;
     }
@@ -239,11 +253,15 @@ class Work {
     void read(std::int32_t slot, std::int32_t begin, std::int32_t end, Size r, Size n) {
         for (; begin < end; begin += static_cast<std::int32_t>(kColumns)) {
             const Size count = std::min(kColumns, static_cast<Size>(end - begin));
-            scores(columns(a_.keys, slot, begin, count), s_.q.data() + r * width_, n,
+            const auto rest = static_cast<Size>(end - begin) - count;
+            const Columns<T> values = columns(a_.values, slot, begin, count);
+            const Columns<T> next = columns(a_.keys, slot, begin + static_cast<std::int32_t>(count),
+                                            std::min(kColumns, rest));
+            scores(columns(a_.keys, slot, begin, count), values, s_.q.data() + r * width_, n,
                    s_.keys.data(), s_.weights.data());
             weigh(begin, count, r, n);
-            add_values(columns(a_.values, slot, begin, count), s_.weights.data(), s_.factor.data(),
-                       n, s_.out.data() + r * out_width_);
+            add_values(values, next, s_.weights.data(), s_.factor.data(), n,
+                       s_.out.data() + r * out_width_);
         }
     }
 
