@@ -298,7 +298,7 @@ class Work {
             Vec added[kLanes];
             for (Size k = 0; k < kLanes; ++k)
                 added[k] = load<Vec>(s_.added.data() + (i + k) * kLanes, kLanes, 0.0F);
-            const Vec factor = exp(load<Vec>(s_.factor.data() + i, kLanes, 0.0F));
+            const Vec factor = exp(load<Vec>(s_.factor.data() + i, some, 0.0F));
             float* total = s_.total.data() + r + i;
             store(total, some, load<Vec>(total, some, 0.0F) * factor + sums(added));
             store(s_.factor.data() + i, kLanes, factor);
