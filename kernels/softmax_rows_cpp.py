@@ -5,12 +5,12 @@ They are csrc/kernels/logprob.hpp; `gradient_from_weights` is torch's: it only s
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from malt_fast import _core
+from malt_fast.utils.tensors import bits
 
-from .running_softmax import LOW_PRECISION, RunningSoftmax, Targets, Transform, Upstream
+from .running_softmax import RunningSoftmax, Targets, Transform, Upstream
 from .softmax_rows_torch import gradient_from_weights
 
 __all__ = ["fold", "gradient", "gradient_from_weights", "simd_level"]
@@ -27,7 +27,7 @@ def fold(
     """As in softmax_rows_torch.py; weights are written over the tile."""
     assert weights is None or weights is tile
     _core.kernels.fold_rows(
-        *_bits(tile),
+        *bits(tile),
         first,
         **_arrays(transform, targets),
         offset=state.offset.numpy(),
@@ -48,10 +48,10 @@ def gradient(
     upstream: Upstream,
 ) -> None:
     """As in softmax_rows_torch.py."""
-    bits, dtype = _bits(tile)
+    array, dtype = bits(tile)
     _core.kernels.gradient_rows(
-        bits,
-        _bits(out)[0],
+        array,
+        bits(out)[0],
         dtype,
         first,
         **_arrays(transform, targets),
@@ -78,10 +78,3 @@ def _arrays(transform: Transform, targets: Targets) -> dict[str, Any]:
 
 def _array(tensor: Tensor | None) -> Any:
     return None if tensor is None else tensor.numpy()
-
-
-def _bits(tensor: Tensor) -> tuple[Any, Any]:
-    """The memory as a NumPy array (uint16 for bfloat16, which NumPy lacks) and its real dtype."""
-    name = str(tensor.dtype).removeprefix("torch.")
-    bits = tensor.view(torch.uint16) if tensor.dtype in LOW_PRECISION else tensor
-    return bits.numpy(), name

@@ -4,6 +4,7 @@
 
 namespace malt::bindings {
 
+void register_adapters(pybind11::module_& m);
 void register_answers(pybind11::module_& m);
 void register_attention(pybind11::module_& m);
 void register_cached_attention(pybind11::module_& m);
@@ -40,6 +41,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     register_logprob(kernels);
     register_dpo(kernels);
     register_cached_attention(kernels);
+    register_adapters(kernels);
 
     auto packing = m.def_submodule("packing", "Packs of prefix trees, and attention over them.");
     register_packing(packing);

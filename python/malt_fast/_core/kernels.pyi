@@ -11,6 +11,7 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "add_adapters",
     "cached_attention",
     "dpo_gradient",
     "dpo_losses",
@@ -19,6 +20,22 @@ __all__: list[str] = [
     "gradient_rows",
     "simd_levels",
 ]
+
+def add_adapters(
+    out: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    x: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    a: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    b: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16],
+    adapter: numpy.typing.ArrayLike,
+    type: typing.Literal["float32", "bfloat16", "float16"],
+    simd: str = "",
+) -> None:
+    """
+    Add x[i] a[k] b[k] to out[i] where k = adapter[i], or nothing where that is below 0.
+
+    x [n, in], a [adapters, in, rank], b [adapters, rank, outputs], out [n, outputs]; 16-bit
+    floats are given as their bits, uint16. Arithmetic is float32.
+    """
 
 def cached_attention(
     q: numpy.typing.NDArray[numpy.float32],

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from malt_fast import _core
+from malt_fast.utils.tensors import bits
 
 NO_MASK = torch.empty(1, 1, 1, 0)  # beside `Reads` or a tree: transformers makes none of its own
-NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 _attend: Callable[..., None] = _core.kernels.cached_attention
 
@@ -44,9 +44,8 @@ def attend(
     out = torch.empty(n, heads, values.shape[-1])
     _attend(
         query[:, :, 0].float().contiguous().numpy(),
-        _array(keys),
-        _array(values),
-        NAMES[keys.dtype],
+        bits(keys)[0],
+        *bits(values),
         np.arange(n),
         *reads,
         scale=width**-0.5 if scale is None else scale,
@@ -55,11 +54,6 @@ def attend(
         out=out.numpy(),
     )
     return out[:, None].to(query.dtype)
-
-
-def _array(x: Tensor) -> npt.NDArray[np.float32 | np.uint16]:
-    """The memory of x: bits where NumPy has no such type."""
-    return x.numpy() if x.dtype == torch.float32 else x.view(torch.uint16).numpy()
 
 
 def mask_of(length: Tensor, width: int, dtype: torch.dtype) -> Tensor:

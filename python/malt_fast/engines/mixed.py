@@ -6,8 +6,8 @@ Each plain LoRA layer adds every adapter's product to the rows of that adapter:
 
 So a batch never waits for the slowest rows of one adapter, and trees finish in their order. Where
 rows of an adapter lie together, as prompts in a trie do, each run of rows has its two products.
-Where they alternate, as decoded rows do, a step is two batched products per layer over the stacked
-matrices of all adapters: on a CPU a small product costs more to begin than to do.
+Where they alternate, as decoded rows do, the core does it (csrc/kernels/adapters.hpp). On a CPU
+only, where a decoding step is mostly small products.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from torch import Tensor
+
+from malt_fast import _core
+from malt_fast.utils.tensors import bits
 
 RUN = 32  # rows of a mean run from which on each run has its own products
 
@@ -29,18 +32,11 @@ class Stack(NamedTuple):
     b: Tensor  # [K, r, out], scaled
 
 
-class Runs(NamedTuple):
-    """Whose the rows of a pass are, where they lie together."""
+class Rows(NamedTuple):
+    """Whose the rows of a pass are."""
 
-    spans: list[tuple[int, int, int]]  # adapter, begin and end of its rows
-
-
-class Places(NamedTuple):
-    """The same where they alternate: adapter k has the places k * most, k * most + 1, ..."""
-
-    most: int  # rows of one adapter
-    row: Tensor  # int64[K * most]: the row of each place, any where there is none
-    place: Tensor  # int64[n]: the place of each row, K * most for one without adapter
+    adapter: npt.NDArray[np.int32]  # [n], -1 for none
+    runs: list[tuple[int, int, int]] | None  # adapter, begin and end, if runs are long
 
 
 class Mixed:
@@ -48,7 +44,7 @@ class Mixed:
 
     def __init__(self) -> None:
         self.names: list[str] = []  # PEFT's names of adapters
-        self.rows: Runs | Places | None = None  # None: the layers do as PEFT has set them
+        self.rows: Rows | None = None  # None: the layers do as PEFT has set them
 
     def adopt(self, model: Any, name: str) -> None:
         """Let the plain LoRA layers of `model` follow `rows`, with one more adapter."""
@@ -59,16 +55,14 @@ class Mixed:
                 plain = layer.forward if first else layer.forward.args[2]
                 layer.forward = partial(_forward, self, layer, plain, _stack(layer, self.names))
 
-    def answer(self, owner: Sequence[str | None], device: torch.device) -> None:
+    def answer(self, owner: Sequence[str | None]) -> None:
         """owner: the name of the adapter of each row of the next pass, or None."""
         index = {name: k for k, name in enumerate(self.names)}
-        number = np.array([len(index) if name is None else index[name] for name in owner])
-        cuts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
-        if (len(cuts) - 1) * RUN <= len(number):
-            spans = [(int(number[begin]), begin, end) for begin, end in pairwise(cuts)]
-            self.rows = Runs([span for span in spans if span[0] < len(index)])
-        else:
-            self.rows = _places(number, len(index), device)
+        adapter = np.array([-1 if name is None else index[name] for name in owner], np.int32)
+        cuts = [0, *(np.flatnonzero(np.diff(adapter)) + 1).tolist(), len(adapter)]
+        runs = [(int(adapter[begin]), begin, end) for begin, end in pairwise(cuts)]
+        long = len(runs) * RUN <= len(adapter)
+        self.rows = Rows(adapter, [run for run in runs if run[0] >= 0] if long else None)
 
 
 def is_plain(layer: Any) -> bool:
@@ -90,20 +84,6 @@ def can_mix(peft: Any, name: str) -> bool:
         for path, layer in peft.named_modules()
         if isinstance(layer, BaseTunerLayer)
     )
-
-
-def _places(number: np.ndarray, n_adapters: int, device: torch.device) -> Places:
-    """number: the adapter of each row, n_adapters for none."""
-    order = np.argsort(number, kind="stable")
-    count = np.bincount(number, minlength=n_adapters + 1)[:-1]
-    most = int(count.max(initial=0))
-    place = np.full(len(number), n_adapters * most)
-    row = np.zeros(n_adapters * most, np.int64)
-    for k, begin in enumerate((np.cumsum(count) - count).tolist()):
-        own = order[begin : begin + count[k]]
-        place[own] = k * most + np.arange(len(own))
-        row[place[own]] = own
-    return Places(most, *(torch.from_numpy(x).to(device) for x in (row, place)))
 
 
 def _stack(layer: Any, names: Sequence[str]) -> Stack:
@@ -128,13 +108,10 @@ def _forward(
         return plain(x)
     out: Tensor = layer.base_layer(x)
     flat, into = x.flatten(0, -2), out.flatten(0, -2)
-    if isinstance(rows, Runs):
-        for k, begin, end in rows.spans:
-            into[begin:end].addmm_(flat[begin:end] @ stack.a[k], stack.b[k])
-    elif rows.most:
-        added = into.new_zeros(len(rows.row) + 1, into.shape[1])  # the last: without an adapter
-        together = flat.index_select(0, rows.row).view(len(mixed.names), rows.most, -1)
-        low = torch.bmm(together, stack.a)
-        torch.bmm(low, stack.b, out=added[:-1].view(*low.shape[:2], -1))
-        into += added.index_select(0, rows.place)
+    if rows.runs is None:
+        (a, _), (b, _), (given, kind) = map(bits, (*stack, flat.contiguous()))
+        _core.kernels.add_adapters(bits(into)[0], given, a, b, rows.adapter, kind)
+        return out
+    for k, begin, end in rows.runs:
+        into[begin:end].addmm_(flat[begin:end] @ stack.a[k], stack.b[k])
     return out

@@ -1,11 +1,10 @@
 """From logits to tokens, row by row: a row's token depends only on its own logits and seed."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from malt_fast import _core
+from malt_fast.utils.tensors import HALVES, bits
 
 _LOWEST = float("-inf")
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64  # odd constants of SplitMix64, as signed 64-bit numbers
@@ -61,10 +60,8 @@ def draw(logits: Tensor, temperature: Tensor, uniform: Tensor) -> tuple[Tensor, 
     """
     if logits.device.type != "cpu":
         return draw_in_torch(logits, temperature, uniform)
-    halves = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
-    kind: Any = halves.get(logits.dtype, "float32")
-    bits = logits.view(torch.uint16) if logits.dtype in halves else logits.float()
-    drawn = _core.kernels.draw_rows(bits.numpy(), kind, temperature.numpy(), uniform.numpy())
+    rows = logits if logits.dtype in HALVES else logits.float()
+    drawn = _core.kernels.draw_rows(*bits(rows), temperature.numpy(), uniform.numpy())
     return torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1])
 
 

@@ -1,10 +1,11 @@
 """A base model with its loaded adapters.
 
-In half precision a pass can have rows of several adapters, if these are plain LoRA (mixed.py).
-Otherwise one adapter is active at a time. It is merged into float32 weights: a small model runs
-twice as fast without LoRA's side branches, at the rounding of float32. The original weights are
-copied before and put back after, so the base stays the same to the bit. In half precision and in
-quantised layers a merge would round the adapter away, so there the side branches run.
+In half precision on a CPU a pass can have rows of several adapters, if these are plain LoRA
+(mixed.py). Otherwise one adapter is active at a time. It is merged into float32 weights: a small
+model runs twice as fast without LoRA's side branches, at the rounding of float32. The original
+weights are copied before and put back after, so the base stays the same to the bit. In half
+precision and in quantised layers a merge would round the adapter away, so there the side branches
+run.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +47,8 @@ class Weights:
         self.active: str | None = None
         self.mixed = Mixed()
         self.mixing = False  # whether its rows are told by `answer`
-        self.mixable: dict[str | None, bool] = {None: self.model.dtype != torch.float32}
+        half = self.model.dtype != torch.float32
+        self.mixable: dict[str | None, bool] = {None: half and device.type == "cpu"}
 
     def mixes(self, adapter: str | None) -> bool:
         """Whether rows of this adapter may be in a pass with others; it is loaded for that."""
@@ -70,7 +72,7 @@ class Weights:
         """The adapter of each row (token) of the next forward pass, after `mix`."""
         if self.mixing:
             owner = [None if adapter is None else self.names[adapter] for adapter in adapters]
-            self.mixed.answer(owner, self.model.device)
+            self.mixed.answer(owner)
 
     @torch.inference_mode(False)
     def switch(self, adapter: str | None) -> None:
