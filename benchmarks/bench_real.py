@@ -7,6 +7,8 @@ Trees of GSM8K: its questions, prompts and chat template; 39 outputs a question 
 evaluation the trie of all systems of the standard table, with six random adapters (48 outputs).
 Lengths of outputs are lognormal (sigma 0.8, at most 4 times the mean) and come from the seeds, the
 same for all; no token stops one. All in one process, in turns: a busy moment hits all of them.
+Beside the sampled tokens stand the prompt tokens that hf ran for each of them: adapters share no
+keys, so an evaluation has more to run.
 
 hf and vllm are the engines as malt_fast configures them; the others see real_rivals.py. Only these
 two can serve adapters, so evaluation is theirs. The GGUF file may be quantised, which helps it.
@@ -19,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import peft
@@ -46,6 +48,13 @@ def length_of(seed: int, mean: int) -> int:
     return int(np.clip(drawn, 1, 4 * mean))
 
 
+class Run(NamedTuple):
+    seconds: float
+    cpu_s: float
+    tokens: int  # sampled
+    prefilled: int  # tokens of prompts
+
+
 class Measured:
     """An engine whose output lengths depend on the seeds; counts the tokens."""
 
@@ -56,6 +65,11 @@ class Measured:
     @property
     def pending(self) -> int:
         return self.engine.pending
+
+    @property
+    def prefilled(self) -> int:
+        """Prompt tokens that were run; 0 if the engine does not say."""
+        return int(getattr(self.engine, "prefilled", 0))
 
     def submit(self, requests: Sequence[Request]) -> None:
         lengths = [length_of(request.seed, self.mean) for request in requests]
@@ -127,11 +141,12 @@ def measure(
     engines: dict[str, Measured], run: Callable[[Measured, str], None], trees: int, repeats: int
 ) -> dict[str, dict[str, Any]]:
     """Each engine in turns; one that fails drops out, and its reason is printed."""
-    runs: dict[str, list[tuple[float, float, int]]] = {name: [] for name in engines}
+    runs: dict[str, list[Run]] = {name: [] for name in engines}
     for repeat in range(repeats):
         for name in list(runs):
             engine = engines[name]
             engine.tokens, start, cpu = 0, time.perf_counter(), time.process_time()
+            prefilled = engine.prefilled
             try:
                 run(engine, f"{repeat}")
             except Exception as error:
@@ -139,17 +154,23 @@ def measure(
                 del runs[name]
                 continue
             seconds = time.perf_counter() - start, time.process_time() - cpu
-            runs[name].append((*seconds, engine.tokens))
+            runs[name].append(Run(*seconds, engine.tokens, engine.prefilled - prefilled))
             print(f"{name}: {engine.tokens / seconds[0]:.0f} tokens/s", flush=True)
     return {name: figures(measured, trees) for name, measured in runs.items()}
 
 
-def figures(runs: Sequence[tuple[float, float, int]], trees: int) -> dict[str, Any]:
-    times = summary([seconds for seconds, _, _ in runs])
-    tokens = float(np.median([tokens for _, _, tokens in runs]))
-    cpu = float(np.median([cpu for _, cpu, _ in runs]))
+def figures(runs: Sequence[Run], trees: int) -> dict[str, Any]:
+    times = summary([run.seconds for run in runs])
+    tokens, cpu, prefilled = (
+        float(np.median([getattr(run, name) for run in runs]))
+        for name in ("tokens", "cpu_s", "prefilled")
+    )
     rates = {"trees_per_s": trees / times["median_s"], "tokens_per_s": tokens / times["median_s"]}
-    return times | rates | {"tokens_per_cpu_s": tokens / cpu}
+    return (
+        times
+        | rates
+        | {"tokens_per_cpu_s": tokens / cpu, "prefilled_per_token": prefilled / tokens}
+    )
 
 
 def sample(
@@ -186,8 +207,18 @@ def show(report: dict[str, Any], dtype: str) -> None:
         for name, one in results.items():
             times = f"{ours['trees_per_s'] / one['trees_per_s']:.2f}" if ours else ""
             figures = f"{one['trees_per_s']:.4f}", f"{one['tokens_per_s']:,.0f}"
-            rows.append([kind, name, *figures, f"{one['tokens_per_cpu_s']:,.0f}", times])
-    header = ["work", "engine", "trees/s", "tokens/s", "tokens/CPU s", "hf is x times"]
+            cpu, prefilled = one["tokens_per_cpu_s"], one["prefilled_per_token"]
+            rows.append(
+                [
+                    kind,
+                    name,
+                    *figures,
+                    f"{cpu:,.0f}",
+                    f"{prefilled:.2f}" if prefilled else "",
+                    times,
+                ]
+            )
+    header = ["work", "engine", "trees/s", "tokens/s", "per CPU s", "prefilled", "hf is x times"]
     print_table(f"SmolLM2 in {dtype}", header, rows)
 
 
