@@ -27,12 +27,35 @@ from malt_fast.utils.errors import MaltError
 Outcome = Literal["equal", "different", "refused", "timed out"]  # refused: hostile or endless
 LIMIT = 1.0  # seconds of processor time per pair: a busy machine changes no verdict
 INSTALL = "grading mathematics needs math-verify: pip install 'math-verify[antlr4_13_2]'"
-PATIENCE = 60.0  # seconds, by the clock, to wait for a worker to start or to answer
+STARTING = 60.0  # seconds, by the clock, to wait for a worker to start,
+ANSWERING = 3.0  # and to answer
+DIGITS = 120  # after the point, in which two numbers must agree
 MEMORY = 4 << 30  # bytes of address space that a worker may use after its start
 
 # What no answer needs and slows a parser down: towers of powers, deep nesting, endless digits.
-_WILD = re.compile(r'__|"|\d{40}|\d\s*\^\s*\{?\s*-?\d[\d.]{0,9}\s*\^|\^\s*\{?\s*-?\d{4}')
+_WILD = re.compile(
+    r'__|"|\d{40}|\d\s*\^\s*\{?\s*-?\d[\d.]{0,9}\s*\^|\^\s*\{?\s*-?\d{3}|\d{2}[)}\s]*!'
+)
 _DEEP = 16
+
+# What its "equal" is taken for: expressions, sets, intervals, tuples and matrices of these.
+_PLAIN = """
+    frac dfrac tfrac cfrac sqrt binom dbinom tbinom cdot times div pm mp left right big Big bigl
+    bigr Bigl Bigr quad qquad displaystyle textstyle limits infty emptyset varnothing cup cap
+    setminus in begin end mathbb mathbf mathrm mathcal boldsymbol vec lvert rvert vert lfloor
+    rfloor lceil rceil circ sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg
+    exp det gcd max min int sum prod le leq ge geq lt gt lbrace rbrace lbrack rbrack pi alpha
+    beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
+    sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega
+"""
+_COMMANDS = frozenset(_PLAIN.split())
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_FUNCTION = re.compile(r"(?<![A-Za-z])(?:sqrt|sin|cos|tan|log|ln|exp|pi|inf)(?![A-Za-z])")
+_OTHER_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?!\w*matrix\}|array\})")
+_CONDITION = re.compile(r"\\\{[^{}]*[|:]")  # in a set
+_SIGNS = re.compile(r"[<>]=|_\{\s*[A-Za-z]\s*=")  # and the range of a sum
+_PROSE = re.compile(r"=|\.\.|[A-Za-z]{3,}")
+_BOUND = re.compile(r"[<>]|\\(?:le|leq|ge|geq|lt|gt)(?![A-Za-z])")
 
 
 def is_tame(text: str) -> bool:
@@ -46,6 +69,31 @@ def is_tame(text: str) -> bool:
     return deepest <= _DEEP
 
 
+def value_of(text: str) -> str:
+    """What follows the name or the calculation that an equation begins with: 5 for f(x) = 5."""
+    head, sign, value = text.rpartition("=")
+    if not sign or head.count("{") != head.count("}") or re.search(r"[,;]", head):
+        return text
+    return value if "=" in head or not re.search(r"[\d+*/^<>|-]", head) else text
+
+
+def is_proof(gold: str, answer: str) -> bool:
+    """Whether math-verify's "equal" is taken for this pair; bounds must be of one variable."""
+    names = []
+    for text in (gold, answer):
+        if _OTHER_ENVIRONMENT.search(text) or _CONDITION.search(text):
+            return False
+        if not _COMMANDS.issuperset(_COMMAND.findall(text)):
+            return False
+        rest = re.sub(r"\{\w*matrix\}|\{array\}(\{[lcr|]*\})?", "", _COMMAND.sub(" ", text))
+        rest = _SIGNS.sub(" ", _FUNCTION.sub(" ", rest))
+        if _PROSE.search(rest):
+            return False
+        names.append(set(re.findall("[A-Za-z]", rest)))
+    bounded = _BOUND.search(gold) or _BOUND.search(answer)
+    return not bounded or (names[0] == names[1] and len(names[0]) == 1)
+
+
 class Worker:
     """One worker process; not thread-safe."""
 
@@ -57,7 +105,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             bufsize=0,
         )
-        if self._read() != b"ready\n":
+        if self._read(STARTING) != b"ready\n":
             self.kill()
             raise MaltError(INSTALL)
 
@@ -66,20 +114,21 @@ class Worker:
         assert self.process.stdin
         try:
             self.process.stdin.write(json.dumps([gold, answer, limit]).encode() + b"\n")
-            line = self._read()
+            line = self._read(ANSWERING)
         except BrokenPipeError:
             line = b""
         if line:
             return "equal" if line == b"1\n" else "different"
         self.kill()
-        return "timed out" if self.process.returncode == -signal.SIGPROF else None
+        late = line is None or self.process.returncode == -signal.SIGPROF
+        return "timed out" if late else None
 
-    def _read(self) -> bytes:
-        """A line; b"" if none comes in time, or the process has died."""
+    def _read(self, patience: float) -> bytes | None:
+        """A line; None if none comes in that many seconds, b"" if the process has died."""
         assert self.process.stdout
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            return self.process.stdout.readline() if selector.select(PATIENCE) else b""
+            return self.process.stdout.readline() if selector.select(patience) else None
 
     @property
     def lives(self) -> bool:
@@ -143,9 +192,16 @@ os.register_at_fork(after_in_child=_forget)
 def equal(
     pairs: Sequence[tuple[str, str]], workers: int = 1, limit: float = LIMIT
 ) -> list[Outcome]:
-    """math-verify's outcome for each (gold, answer). Raises MaltError if it is not installed."""
-    tame = [i for i, pair in enumerate(pairs) if all(map(is_tame, pair))]
-    outcomes: list[Outcome] = ["refused"] * len(pairs)
+    """math-verify's outcome for each (gold, answer). Raises MaltError if it is not installed.
+
+    A pair for which its word would be no proof is different.
+    """
+    pairs = [(_one_line(gold), _one_line(answer)) for gold, answer in pairs]
+    outcomes: list[Outcome] = [
+        "different" if all(map(is_tame, pair)) else "refused" for pair in pairs
+    ]
+    pairs = [(value_of(gold), value_of(answer)) for gold, answer in pairs]
+    tame = [i for i, pair in enumerate(pairs) if outcomes[i] != "refused" and is_proof(*pair)]
     if not tame:
         return outcomes
     if not find_spec("math_verify"):
@@ -158,6 +214,10 @@ def equal(
         finally:
             threads.shutdown(cancel_futures=True)
     return outcomes
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _serve() -> None:
@@ -178,7 +238,7 @@ def _serve() -> None:
     def same(gold: str, answer: str) -> bool:
         x, y = read(gold), read(answer)
         whole = len(x) > 1 and len(y) > 1  # a parsed value and its text: no half-read formula
-        return whole and verify(x, y, strict=True, timeout_seconds=None)
+        return whole and verify(x, y, DIGITS, 2 * DIGITS, strict=True, timeout_seconds=None)
 
     same("\\frac{1}{2}", "0.5")  # imports what is imported late
     print("ready", file=out, flush=True)
