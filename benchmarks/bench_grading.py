@@ -11,7 +11,11 @@ grade the same pairs in one process, in turns:
   strings in dollar signs; its own time limits.
 
 Hostile strings are timed one by one, with the core and with the whole grader. Mutations are real
-pairs and pieces of formulas, cut, repeated and mixed: none may raise an error.
+pairs and pieces of formulas, cut, repeated and mixed: none may raise an error. Golds changed in one
+place (grading_changes.py) may not equal themselves. `kinds.jsonl` is counted kind by kind; its rows
+name their task, and whether they are an answer or a completion.
+
+--gsm8k FILE adds the golds of GSM8K's questions to those that are changed.
 """
 
 import argparse
@@ -26,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from common import environment, interleaved, print_table, timed, write_json
+from grading_changes import count_equal
 from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
@@ -34,7 +39,9 @@ from malt_fast.grading.verdicts import (
     RIGHT,
     UNKNOWN,
     VERDICTS,
+    answers_equal,
     gold_answer,
+    grade,
     grade_with_reasons,
 )
 
@@ -58,10 +65,16 @@ class Pairs:
         return "number" if self.name.startswith("gsm8k") else "math"
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def load(folder: Path) -> list[Pairs]:
     out = []
     for path in sorted(folder.glob("*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.stem == "kinds":
+            continue
+        rows = read(path)
         rows = [row for row in rows if row.get("expected") is not None]
         if rows:
             expected = np.array([row["expected"] for row in rows], bool)
@@ -121,6 +134,33 @@ def decided(pairs: Pairs) -> float:
 
 
 # ---- what is measured ----
+
+
+def by_kind(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Of each kind: how many rows, wrong ones called right, right ones called wrong."""
+    out: dict[str, dict[str, int]] = {}
+    for row in rows:
+        pair = row["prediction"], row["gold"]
+        right = (
+            answers_equal(row["task"], *pair)
+            if row["kind"] == "answer"
+            else bool(grade(row["task"], [pair[0]], [pair[1]])[0])
+        )
+        one = out.setdefault(
+            row["why"].split(": ")[0], {"rows": 0, "false_positives": 0, "false_negatives": 0}
+        )
+        one["rows"] += 1
+        one["false_positives"] += right and not row["expected"]
+        one["false_negatives"] += bool(row["expected"]) and not right
+    return out
+
+
+def golds_of(all_pairs: list[Pairs], gsm8k: Path | None) -> list[tuple[str, str]]:
+    """(grader, gold) of all files, each once."""
+    found = {(p.grader, gold_answer(p.grader, gold)) for p in all_pairs for gold in p.golds}
+    rows = read(gsm8k) if gsm8k else []
+    numbers = {gold_answer("number", row["answer"]) for row in rows}
+    return sorted(found | {(grader, n) for n in numbers for grader in ("number", "math")})
 
 
 def agreement(verdicts: np.ndarray, pairs: Pairs) -> dict[str, Any]:
@@ -242,12 +282,22 @@ def show(report: dict[str, Any]) -> None:
         ],
     )
     print("mutations:", report["mutations"])
+    wrong = {k: v for k, v in report["kinds"].items() if sum(v.values()) > v["rows"]}
+    rows = [[k, *map(str, v.values())] for k, v in wrong.items()]
+    print_table(
+        f"kinds with faults, of {len(report['kinds'])}",
+        ["kind", "rows", "wrong called right", "right called wrong"],
+        rows,
+    )
+    print("changed golds called equal:", report["changes"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--mutations", type=int, default=100_000)
+    parser.add_argument("--changes", type=int, default=20_000)
+    parser.add_argument("--gsm8k", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -261,6 +311,8 @@ def main() -> None:
         "files": {pairs.name: measure(pairs, options.repeats) for pairs in benign},
         "hostile": hostile(attack) if attack else [],
         "mutations": survive(files, options.mutations),
+        "kinds": by_kind(read(options.data / "kinds.jsonl")),
+        "changes": count_equal(golds_of(files, options.gsm8k), options.changes),
     }
     show(report)
     if options.json:
