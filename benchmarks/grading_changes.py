@@ -12,6 +12,7 @@ from malt_fast import _core
 from malt_fast.grading import symbolic
 from malt_fast.grading.verdicts import EQUAL, UNKNOWN
 
+DRAWS = 3  # of a digit or a letter in every place
 SWAPPED = {
     "sign": {"+": "-", "-": "+"},
     "relation": {
@@ -65,7 +66,14 @@ def count_equal(golds: Sequence[tuple[str, str]], number: int) -> dict[str, Any]
     golds: (grader, gold). At most about `number` changes are tried.
     """
     rng = random.Random(0)
-    made = [(grader, gold, *change) for grader, gold in golds for change in changes(gold, rng)]
+    made = list(
+        dict.fromkeys(
+            (grader, gold, *change)
+            for grader, gold in golds
+            for _ in range(DRAWS)
+            for change in changes(gold, rng)
+        )
+    )
     made = rng.sample(made, min(number, len(made)))
     tried, said = Counter[str](), Counter[str]()
     examples: list[str] = []
