@@ -85,7 +85,8 @@ def second_opinion(pairs: dict[tuple[str, str], bool]) -> tuple[int, list[dict[s
     """
     chosen = random.Random(0).sample(sorted(pairs), min(SAMPLE, len(pairs)))
     theirs = symbolic.equal(chosen, os.cpu_count() or 1)
-    read = [(pair, one) for pair, one in zip(chosen, theirs, strict=True) if one != "refused"]
+    none = ("refused", "no proof")
+    read = [(pair, one) for pair, one in zip(chosen, theirs, strict=True) if one not in none]
     disagreements = [
         {"gold": gold, "answer": answer, "ours": pairs[gold, answer], "math_verify": outcome}
         for (gold, answer), outcome in read

@@ -24,7 +24,8 @@ from typing import Literal
 
 from malt_fast.utils.errors import MaltError
 
-Outcome = Literal["equal", "different", "refused", "timed out"]  # refused: hostile or endless
+# refused: hostile or endless; no proof: math-verify's word would be none
+Outcome = Literal["equal", "different", "no proof", "refused", "timed out"]
 LIMIT = 1.0  # seconds of processor time per pair: a busy machine changes no verdict
 INSTALL = "grading mathematics needs math-verify: pip install 'math-verify[antlr4_13_2]'"
 STARTING = 60.0  # seconds, by the clock, to wait for a worker to start,
@@ -192,24 +193,21 @@ os.register_at_fork(after_in_child=_forget)
 def equal(
     pairs: Sequence[tuple[str, str]], workers: int = 1, limit: float = LIMIT
 ) -> list[Outcome]:
-    """math-verify's outcome for each (gold, answer). Raises MaltError if it is not installed.
-
-    A pair for which its word would be no proof is different.
-    """
+    """math-verify's outcome for each (gold, answer). Raises MaltError if it is not installed."""
     pairs = [(_one_line(gold), _one_line(answer)) for gold, answer in pairs]
     outcomes: list[Outcome] = [
-        "different" if all(map(is_tame, pair)) else "refused" for pair in pairs
+        "no proof" if all(map(is_tame, pair)) else "refused" for pair in pairs
     ]
     pairs = [(value_of(gold), value_of(answer)) for gold, answer in pairs]
-    tame = [i for i, pair in enumerate(pairs) if outcomes[i] != "refused" and is_proof(*pair)]
-    if not tame:
+    asked = [i for i, pair in enumerate(pairs) if outcomes[i] != "refused" and is_proof(*pair)]
+    if not asked:
         return outcomes
     if not find_spec("math_verify"):
         raise MaltError(INSTALL)
-    with ThreadPoolExecutor(min(workers, len(tame))) as threads:
+    with ThreadPoolExecutor(min(workers, len(asked))) as threads:
         try:
-            answers = threads.map(lambda i: _workers.ask(*pairs[i], limit), tame)
-            for i, outcome in zip(tame, answers, strict=True):
+            answers = threads.map(lambda i: _workers.ask(*pairs[i], limit), asked)
+            for i, outcome in zip(asked, answers, strict=True):
                 outcomes[i] = outcome
         finally:
             threads.shutdown(cancel_futures=True)

@@ -32,7 +32,10 @@ OF_TASK = {"arithmetic": "number", "gsm8k": "number", "math": "math", "csqa": "c
 VERDICTS = ("wrong", "right", "nothing extracted", "unparseable", "timed out")
 WRONG, RIGHT, NOTHING, UNPARSEABLE, TIMED_OUT = range(5)
 DIFFERENT, EQUAL, UNKNOWN = range(3)  # results of the core
-SYMBOLIC = {"equal": RIGHT, "different": WRONG, "refused": UNPARSEABLE, "timed out": TIMED_OUT}
+SYMBOLIC = {
+    **{"equal": RIGHT, "different": WRONG, "no proof": WRONG},
+    **{"refused": UNPARSEABLE, "timed out": TIMED_OUT},
+}
 
 
 def extract_answer(task: str, completion: str) -> str | None:
