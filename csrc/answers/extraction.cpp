@@ -8,6 +8,8 @@
 
 #include "answers/choices.hpp"
 #include "answers/latex.hpp"
+#include "answers/markers.hpp"
+#include "answers/prose.hpp"
 
 namespace malt {
 namespace {
@@ -97,7 +99,25 @@ std::string boxed(std::string_view text, Box last) {
     return all;
 }
 
+// Is a text nothing but a number in digits? Most answers are.
+bool is_plain_number(std::string_view text) {
+    return !text.empty() && text.size() < 16 && text.find_first_not_of("0123456789") == npos;
+}
+
+// Are there two words, other than commands?
+bool has_words(std::string_view text) {
+    int words = 0;
+    for (std::size_t at = 0; at < text.size() && words < 2;) {
+        std::size_t n = 0;
+        while (at + n < text.size() && std::isalpha(static_cast<unsigned char>(text[at + n]))) ++n;
+        words += n > 1 && (at == 0 || text[at - 1] != '\\');
+        at += n + 1;
+    }
+    return words > 1;
+}
+
 bool is_prose(std::string_view text) {
+    if (!has_words(text)) return false;
     const auto tokens = tokens_of(text);
     const auto words = std::ranges::count(tokens, Kind::kWord, &Token::kind);
     const bool mixed = words + 1 < std::ssize(tokens);  // the last token is the end
@@ -114,16 +134,22 @@ std::size_t dollar(std::string_view text, std::size_t begin) {
     return end;
 }
 
-// The inside of the last $...$, \(...\) or \[...\] that is not prose between two prices.
-std::optional<std::string_view> last_formula(std::string_view text) {
-    std::vector<std::string_view> all;
-    const auto keep = [&](std::string_view formula) {
+struct Formula {
+    std::string_view inside;
+    std::size_t begin, end;  // of the inside, in the text
+};
+
+// The insides of all $...$, \(...\) and \[...\] that are not prose between two prices.
+std::vector<Formula> formulas_in(std::string_view text) {
+    std::vector<Formula> all;
+    const auto keep = [&](std::size_t begin, std::size_t end) {
+        const std::string_view formula = text.substr(begin, end - begin);
         // $5 and then $7: no formula ends with a word and a space
         const std::size_t n = formula.size();
         const bool prices = n > 2 && formula[n - 1] == ' ' &&
                             std::isalpha(static_cast<unsigned char>(formula[n - 2])) &&
                             std::isalpha(static_cast<unsigned char>(formula[n - 3]));
-        if (n <= kMaxAnswer && !prices) all.push_back(formula);
+        if (n <= kMaxAnswer && !prices) all.push_back({formula, begin, end});
     };
     for (std::size_t at = 0; at < text.size(); ++at) {
         if (text[at] == '\\' && at + 1 < text.size()) {
@@ -131,7 +157,7 @@ std::optional<std::string_view> last_formula(std::string_view text) {
             if (open == '(' || open == '[') {
                 const std::size_t end = text.find(open == '(' ? "\\)" : "\\]", at + 2);
                 if (end == npos) break;
-                keep(text.substr(at + 2, end - at - 2));
+                keep(at + 2, end);
                 at = end;
             }
             ++at;
@@ -139,112 +165,103 @@ std::optional<std::string_view> last_formula(std::string_view text) {
             const std::size_t begin = text.find_first_not_of('$', at);
             const std::size_t end = dollar(text, begin);
             if (end == npos) break;
-            keep(text.substr(begin, end - begin));
+            keep(begin, end);
             at = std::min(text.find_first_not_of('$', end), text.size()) - 1;
         }
     }
-    for (int tried = 0; tried < 8 && !all.empty(); ++tried, all.pop_back())
-        if (!is_prose(all.back())) return all.back();
-    return {};
+    return all;
 }
 
-std::optional<std::string_view> last_number(std::string_view text) {
-    const auto digit = [&](std::size_t i) {
-        return i < text.size() && std::isdigit(static_cast<unsigned char>(text[i]));
-    };
-    std::size_t end = text.size();
-    while (end > 0 && !digit(end - 1)) --end;
-    if (end == 0) return {};
-    std::size_t begin = end;
-    while (begin > 0 && (digit(begin - 1) || ((text[begin - 1] == '.' || text[begin - 1] == ',' ||
-                                               text[begin - 1] == '/') &&
-                                              begin > 1 && digit(begin - 2))))
-        --begin;
-    if (begin > 0 && (text[begin - 1] == '-' || text[begin - 1] == '.')) --begin;
-    return text.substr(begin, end - begin);
-}
-
-// The number of a sentence that begins with its answer: 5 cars passed in the first 15 minutes.
-std::optional<std::string_view> leading_number(std::string_view text) {
-    const std::size_t end = text.find_first_not_of("-$0123456789.,");
-    if (end == npos || end == 0 || text.size() > kMaxAnswer) return {};
-    const std::string_view number = text.substr(0, text.find_last_not_of(" ,.", end - 1) + 1);
-    std::size_t next = end + (text[end] == '%');
-    next = text.find_first_not_of(' ', next);
-    const bool word = next != npos && next > end && next + 1 < text.size() &&
-                      std::isalpha(static_cast<unsigned char>(text[next])) &&
-                      std::isalpha(static_cast<unsigned char>(text[next + 1]));
-    return word && number.find_first_of("0123456789") != npos ? std::optional(number)
-                                                              : std::nullopt;
-}
-
-char lower(char c) {
-    return static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-}
-
-// Removes `word` from the end of `text`, in any case; false if it is not there.
-bool cut(std::string_view& text, std::string_view word) {
-    if (text.size() < word.size()) return false;
-    if (!std::ranges::equal(text.substr(text.size() - word.size()), word, {}, lower)) return false;
-    text.remove_suffix(word.size());
-    return true;
-}
-
-void cut_all(std::string_view& text, std::string_view characters) {
-    text = text.substr(0, text.find_last_not_of(characters) + 1);
-}
-
-// Does a colon after `before` open an answer? Final Answer:  **Answer is**:  A: on a new line
-bool is_marker(std::string_view before) {
-    cut_all(before, " *_");
-    std::string_view line = before;
-    if (cut(line, "a") && before.back() == 'A') {
-        cut_all(line, " *_");
-        if (line.empty() || line.ends_with('\n')) return true;
+// Is a formula no more than a name: N, ABCD, a_1, \angle ABC, f(x)?
+bool is_name(std::string_view formula) {
+    bool subscript = false, letters = false;
+    for (std::size_t i = 0; i < formula.size(); ++i) {
+        const char c = formula[i];
+        if (std::isalpha(static_cast<unsigned char>(c))) {
+            letters = true;
+        } else if (c == '\\') {
+            constexpr auto names = std::to_array<std::string_view>(
+                {"angle", "triangle", "overline", "mathbf", "mathcal", "vec",    "alpha",
+                 "beta",  "gamma",    "delta",    "theta",  "phi",     "lambda", "omega",
+                 "mu",    "sigma",    "square",   "Gamma",  "Delta",   "Omega",  "varphi",
+                 "rho",   "tau",      "bar",      "hat",    "odot"});
+            const std::string_view rest = formula.substr(i + 1);
+            const auto name = std::ranges::find_if(
+                names, [&](std::string_view word) { return rest.starts_with(word); });
+            if (name == names.end()) return false;
+            i += name->size();
+            letters = true;
+        } else if (c == '_') {
+            subscript = true;
+            continue;
+        } else if (c == '}' || c == ' ') {
+            subscript = false;
+        } else if (!(std::string_view("{'(),").find(c) != npos ||
+                     (subscript && std::isdigit(static_cast<unsigned char>(c))))) {
+            return false;
+        }
+        if (subscript && c != '{' && formula[i ? i - 1 : 0] == '_') subscript = false;
     }
-    if (cut(before, " is")) cut_all(before, " ");
-    return cut(before, "answer");
+    return letters;
 }
 
-// #### may also open a heading. It opens a mathematical answer on the last line, or before a number
-// or a formula.
-bool opens_answer(std::string_view after, Grader grader, bool on_last_line) {
-    if (on_last_line || grader == Grader::kChoice || grader == Grader::kExact) return true;
-    const std::string_view near = after.substr(0, 16);
-    const std::size_t begin = std::min(near.find_first_not_of(" -+$\\(*."), near.size());
-    const std::string_view lead = near.substr(0, begin), rest = after.substr(begin);
-    const bool digit = !rest.empty() && std::isdigit(static_cast<unsigned char>(rest[0]));
-    return begin <= 12 && (digit || rest.starts_with("\u2212") ||
-                           lead.find_first_of("\\$") != std::string_view::npos);
+// Is a formula the unit of the number before it: 48 $\text{cm}^2$, 90$^\circ$?
+bool is_unit(std::string_view formula, std::string_view before) {
+    before = before.substr(0, before.find_last_not_of(" $\\(") + 1);
+    if (before.empty() || !std::isdigit(static_cast<unsigned char>(before.back()))) return false;
+    formula = trimmed(formula);
+    for (const std::string_view unit :
+         {"^", "\\%", "%", "\\text", "\\mathrm", "\\,\\text", "\\,\\mathrm", "\\circ", "\\degree",
+          "cm^", "m^", "km^", "ft^", "in^", "mm^"})
+        if (formula.starts_with(unit)) return true;
+    return false;
 }
 
-// "the answer is C": does an `s` between these end `answer is`?
-bool is_statement(std::string_view before, std::string_view after, Grader grader) {
-    if (!after.starts_with(' ')) return false;
-    if (grader == Grader::kChoice && (cut(before, "option i") || cut(before, "choice i")))
-        return true;
-    return cut(before, "answer i") && grader != Grader::kExact;
-}
-
-// The text after the last marker, to the end of its line. One walk back over the text.
-std::optional<std::string_view> after_marker(std::string_view text, Grader grader) {
-    std::size_t at = text.size();
-    const std::string_view line = last_line(text);
-    while (at > 0) {
-        at = text.find_last_of(":#s", at - 1);
-        if (at == npos) return {};
-        const std::string_view before = text.substr(0, at), after = text.substr(at + 1);
-        const bool found =
-            text[at] == ':' ? is_marker(before)
-            : text[at] == '#'
-                ? before.ends_with("###") && opens_answer(after, grader, &text[at] >= line.data())
-                : is_statement(before, after, grader);
-        if (!found) continue;
-        std::string_view rest = trimmed(after);
-        while (!rest.empty() && (rest.front() == '*' || rest.front() == '_' || rest.front() == ' '))
-            rest.remove_prefix(1);
-        return trimmed(rest.substr(0, rest.find('\n')));
+// The last row of an aligned display, behind its last equals sign; another formula as it is.
+std::string_view last_row(std::string_view formula) {
+    for (const std::string_view name : {"align", "gather", "split"}) {
+        const std::size_t end = formula.rfind(std::string("\\end{") + std::string(name));
+        if (end != npos) formula = formula.substr(0, end);
+        const bool aligned = end != npos || (name == "align" && formula.find('&') != npos &&
+                                             formula.find("\\begin") == npos);
+        if (!aligned) continue;
+        formula = trimmed(formula);
+        while (formula.ends_with("\\\\")) formula = trimmed(formula.substr(0, formula.size() - 2));
+        const std::size_t sign = formula.find_last_of("=&");
+        return trimmed(formula.substr(sign == npos ? 0 : sign + 1));
     }
+    return trimmed(formula);
+}
+
+// Of the formulas and numbers of a text the one said last; no mere name if there is another.
+std::optional<std::string> last_said(std::string_view text, std::vector<Formula> all) {
+    std::vector<std::string_view> refused;
+    std::optional<Formula> name;     // the first of those at the end
+    std::size_t stop = text.size();  // what is refused begins there
+    for (int tried = 0; tried < 8 && !all.empty(); ++tried, all.pop_back()) {
+        const auto& [formula, begin, end] = all.back();
+        const std::string_view before = text.substr(0, begin);
+        if (is_prose(formula)) continue;
+        if (is_refused(before, text.substr(end))) {
+            refused.push_back(trimmed(formula));
+            stop = begin;
+            continue;
+        }
+        if (is_name(formula) || is_unit(formula, before)) {
+            name = all.back();
+            continue;
+        }
+        if (std::ranges::find(refused, trimmed(formula)) != refused.end()) return {};
+        const bool display = text.substr(end).starts_with("$$ ");
+        const std::size_t next = sentence_end(text, std::min(end + 1, text.size()));
+        const std::size_t from = std::min(display ? end : next, stop);
+        auto later = last_number(text.substr(from, stop - from));
+        if (!later && name && name->begin > end)
+            later = last_number(text.substr(end, std::min(name->begin, stop) - end));
+        return later ? later : std::string(last_row(formula));
+    }
+    if (auto number = last_number(text.substr(0, stop))) return number;
+    if (name) return std::string(trimmed(name->inside));
     return {};
 }
 
@@ -257,44 +274,120 @@ std::optional<std::string_view> only_formula(std::string_view text) {
     return formula.empty() || formula.size() > kMaxAnswer ? std::nullopt : std::optional(formula);
 }
 
+// Without the punctuation of Chinese sentences at the end.
+std::string_view without_stop(std::string_view text) {
+    for (bool more = true; more;) {
+        more = false;
+        text = trimmed(text);
+        for (const std::string_view sign :
+             {"\u3002", "\uff01", "\uff0c", "\uff1b", "\u3001", "\uff0e"})
+            if (text.ends_with(sign)) text.remove_suffix(sign.size()), more = true;
+    }
+    return text;
+}
+
 std::optional<std::string> answer_in(std::string_view text) {
-    text = trimmed(text.substr(0, text.find("<|")));  // the chat template's end of turn
+    text = without_stop(text.substr(0, text.find("<|")));  // the chat template's end of turn
     for (const std::string_view lead : {"So", "Thus", "Therefore", "Hence", "Then"}) {
         const std::string_view rest = text.substr(text.starts_with(lead) ? lead.size() : 0);
-        if (rest.size() < text.size() && (rest.starts_with(' ') || rest.starts_with(',')))
-            text = rest.substr(std::min(rest.find_first_not_of(" ,"), rest.size()));
+        if (rest.size() < text.size() && !rest.empty() &&
+            std::string_view(" ,\n").find(rest[0]) != npos)
+            text = rest.substr(std::min(rest.find_first_not_of(" ,\n"), rest.size()));
     }
-    const bool brief = text.size() <= kMaxAnswer, prose = !brief || is_prose(text);
+    const bool brief = text.size() <= kMaxAnswer;
+    const bool prose = !brief || is_chinese(text) || is_prose(text);
+    const std::size_t line = text.rfind('\n');
     if (const auto formula = only_formula(text)) return std::string(*formula);
-    if (!prose && can_read(Grader::kMath, text)) return std::string(text);
-    if (const std::size_t line = text.rfind('\n'); line != npos)
-        if (const auto last = answer_in(text.substr(line + 1))) return last;
-    if (const auto formula = last_formula(text)) {
-        const auto end = static_cast<std::size_t>(formula->data() - text.data()) + formula->size();
-        const bool display = text.substr(end).starts_with("$$ ");
-        const std::size_t sentence = display ? end : text.find(". ", end);  // may hold a number
-        const auto later = sentence == npos ? std::nullopt : last_number(text.substr(sentence));
-        return std::string(later ? *later : trimmed(*formula));
-    }
-    if (const auto number = leading_number(text)) return std::string(*number);
+    if (line != npos)
+        if (const auto formula = closing_display(text)) return std::string(last_row(*formula));
+    if (brief && is_measure(text))
+        if (auto number = leading_number(text)) return number;
+    if (!prose && can_read(Grader::kMath, text))
+        return stance_of(text) == Stance::kStates ? std::optional(std::string(text)) : std::nullopt;
+    if (line != npos)
+        if (auto last = answer_in(text.substr(line + 1))) return last;
+    if (auto all = formulas_in(text); !all.empty())
+        if (auto last = last_said(text, std::move(all))) return last;
+    if (auto number = leading_number(text)) return number;
     if (const std::size_t aside = text.find(" ("); aside != npos)  // 7 (not 6)
         if (can_read(Grader::kNumber, text.substr(0, aside)))
             return std::string(text.substr(0, aside));
     if (!prose && text.find('\\') != npos)
         return std::string(text);  // a formula that cannot be parsed
-    if (const auto number = last_number(text)) return std::string(*number);
-    return {};
+    return last_number(text);
 }
 
-// A number after a marker: 72 clips (48 in April), 72 (48 + 24). A bound is no number.
+// An answer behind a marker. Its first sentence, if that is all of one: x+1. I checked it.
+std::optional<std::string> stated(std::string_view region) {
+    const std::string_view first = region.substr(0, sentence_end(region, 0));
+    const auto letter = [&](std::size_t i) {
+        return i < first.size() && std::isalpha(static_cast<unsigned char>(first[i]));
+    };
+    if (first.size() < region.size() && first.size() <= kMaxAnswer && !(letter(0) && letter(1)) &&
+        !is_prose(first) && can_read(Grader::kMath, first))
+        return answer_in(first);
+    return answer_in(region);
+}
+
+// A number after a marker: 72 clips (48 in April), 72 (48 + 24), 15 people at the table.
 std::optional<std::string> number_in(std::string_view region) {
-    for (const std::string_view bound :
-         {"between ", "not ", "more than ", "less than ", "at least ", "at most ", "> ", "< "})
-        if (region.starts_with(bound)) return {};
-    const auto found = answer_in(region);
+    if (region.starts_with('>') || region.starts_with('<')) return {};
+    while (region.ends_with('!')) region.remove_suffix(1);
+    const auto found = stated(region);
+    if (found && can_read(Grader::kNumber, *found)) return found;
+    if (auto number = leading_number(region)) return number;
     const std::size_t aside = region.find(" (");
-    if (aside == npos || (found && can_read(Grader::kNumber, *found))) return found;
-    return answer_in(region.substr(0, aside));
+    return aside == npos ? found : answer_in(region.substr(0, aside));
+}
+
+// What stands in a box. A sentence there is its number, or what follows its words.
+std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
+    inside = trimmed(inside);
+    if (is_plain_number(inside)) return std::string(inside);
+    const Stance stance = stance_of(inside);
+    if (stance == Stance::kDenies || stance == Stance::kWavers) return {};
+    if (grader == Grader::kNumber && can_read(grader, inside)) return std::string(inside);
+    if (grader == Grader::kNumber || is_measure(inside))
+        if (auto number = leading_number(inside)) return number;
+    if (inside.size() > kMaxAnswer || !(is_prose(inside) || is_chinese(inside)))
+        return std::string(inside);
+    if (inside.starts_with("\\text{")) {
+        const std::size_t close = closing(inside, 5);
+        const std::string_view rest = close == npos ? "" : trimmed(inside.substr(close + 1));
+        if (!rest.empty() && rest.find("\\text") == npos && can_read(Grader::kMath, rest) &&
+            !is_refused(inside.substr(0, close), {}))
+            return std::string(rest);
+    }
+    if (auto number = only_number(inside)) return number;
+    return std::string(inside);
+}
+
+// On one line.
+std::string unbroken(std::string text) {
+    std::ranges::replace_if(text, [](char c) { return c == '\n' || c == '\r'; }, ' ');
+    text.erase(0, std::min(text.find_first_not_of(' '), text.size()));
+    text.erase(text.find_last_not_of(' ') + 1);
+    return text;
+}
+
+// negative 8 is -8
+std::string with_sign(std::string answer) {
+    for (const std::string_view font : {"", "\\text{"})
+        for (const std::string_view sign : {"negative", "minus"}) {
+            std::string_view rest = answer;
+            if (!rest.starts_with(font)) continue;
+            rest.remove_prefix(font.size());
+            if (!begins(rest, sign)) continue;
+            rest.remove_prefix(sign.size());
+            if (!rest.starts_with(' ') && !rest.starts_with('}')) continue;
+            const bool closed = !font.empty() && rest.find_first_not_of(' ') == rest.find('}');
+            std::string out("-");
+            if (!closed) out += font;
+            if (closed) rest.remove_prefix(rest.find('}') + 1);
+            out += rest.substr(std::min(rest.find_first_not_of(' '), rest.size()));
+            return out;
+        }
+    return answer;
 }
 
 std::string one_spaced(std::string_view text) {
@@ -312,17 +405,23 @@ std::string one_spaced(std::string_view text) {
 
 // ---- each grader ----
 
-std::optional<std::string> marked_answer(Grader grader, std::string_view region, bool in_box) {
+std::optional<std::string> marked_answer(Grader grader, std::string_view region) {
     switch (grader) {
         case Grader::kChoice:
             return opening_letter(region);
         case Grader::kExact:
             return one_spaced(region);
         case Grader::kNumber:
-            return in_box ? std::string(region) : number_in(region);
+            return number_in(without_denial(region));
         default:
-            return in_box ? std::string(region) : answer_in(region);
+            return stated(without_denial(region));
     }
+}
+
+std::optional<std::string> boxed_answer(Grader grader, std::string_view text, const Box& box) {
+    if (grader == Grader::kChoice || grader == Grader::kExact)
+        return marked_answer(grader, box.inside);
+    return box_answer(grader, boxed(text, box));
 }
 
 std::optional<std::string> unmarked_answer(Grader grader, std::string_view text) {
@@ -330,26 +429,68 @@ std::optional<std::string> unmarked_answer(Grader grader, std::string_view text)
     if (grader == Grader::kExact) return one_spaced(text);
     auto found = answer_in(trimmed(text));
     if (grader == Grader::kNumber && !(found && can_read(grader, *found)))
-        if (const auto number = last_number(text)) return std::string(*number);
+        if (auto number = last_number(text)) return number;
     return found;
+}
+
+// What is said instead of what is denied: not 5 but 6.
+std::string_view corrected(std::string_view region) {
+    if (!begins(region, "not ")) return region;
+    const std::size_t but = region.substr(0, sentence_end(region, 0)).find(" but ");
+    return but == npos ? region : region.substr(but + 5);
+}
+
+// What a text that is denied behind a marker would be: not 5, at least 5, 5 is wrong.
+std::optional<std::string> denied_answer(Grader grader, std::string_view region) {
+    region = region.substr(0, std::min(sentence_end(region, 0), kMaxAnswer));
+    if (grader == Grader::kChoice) return first_letter(region);
+    const auto all = formulas_in(region);
+    if (!all.empty()) return std::string(trimmed(all.back().inside));
+    return any_number(region);
+}
+
+// The answer behind the last marker that opens one, or else what reads as one.
+std::optional<std::string> spoken_answer(Grader grader, std::string_view text) {
+    std::vector<std::string> denied;
+    std::optional<std::string_view> after;  // the first sentence of praise from the end
+    while (const auto marker = last_marker(text, grader)) {
+        const std::string_view region = corrected(marker->region);
+        if (denied.empty() && grader != Grader::kChoice && is_plain_number(region))
+            return std::string(region);
+        const Stance stance = grader == Grader::kExact ? Stance::kStates : stance_of(region);
+        const bool passes =
+            stance == Stance::kPraises || (stance == Stance::kDenies && marker->statement);
+        if (stance == Stance::kStates) {
+            auto found = marked_answer(grader, region);
+            const bool taken_back =
+                found && std::ranges::any_of(denied, [&](auto& no) {
+                    return compare_answers(grader, no, *found) == Verdict::kEqual;
+                });
+            return taken_back ? std::nullopt : found;
+        }
+        if (!passes) return {};
+        if (stance == Stance::kDenies) denied.push_back(denied_answer(grader, region).value_or(""));
+        if (!after) after = text.substr(sentence_end(text, marker->begin));
+        text = text.substr(0, sentence_begin(text, marker->begin));
+    }
+    if (!denied.empty()) return {};
+    if (after)
+        if (auto found = unmarked_answer(grader, *after)) return found;
+    return unmarked_answer(grader, text);
 }
 
 }  // namespace
 
 std::optional<std::string> extract_answer(Grader grader, std::string_view completion) {
-    if (completion.size() > kMaxCompletion)
-        completion.remove_prefix(completion.size() - kMaxCompletion);
-    std::optional<std::string> found;
-    if (const auto box = last_box(completion, completion.size())) {
-        const bool alone = grader == Grader::kChoice || grader == Grader::kExact;
-        found = marked_answer(grader, alone ? box->inside : boxed(completion, *box), true);
-    } else if (const auto marked = after_marker(completion, grader)) {
-        found = marked_answer(grader, *marked, false);
-    } else {
-        found = unmarked_answer(grader, completion);
-    }
-    const bool none = !found || trimmed(*found).empty();
-    if (none || (grader == Grader::kNumber && !can_read(grader, *found))) return {};
+    std::string_view text = reply_in(completion);
+    if (text.size() > kMaxCompletion) text.remove_prefix(text.size() - kMaxCompletion);
+    const auto box = last_box(text, text.size());
+    auto found = box ? boxed_answer(grader, text, *box) : spoken_answer(grader, text);
+    if (!found || trimmed(*found).empty()) return {};
+    if (grader != Grader::kChoice && is_plain_number(*found)) return found;
+    if (grader == Grader::kNumber || grader == Grader::kMath)
+        found = unbroken(with_sign(std::move(*found)));
+    if (grader == Grader::kNumber && !can_read(grader, *found)) return {};
     return found;
 }
 

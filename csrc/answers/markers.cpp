@@ -1,0 +1,218 @@
+// Signs that open an answer, found from the end of a text.
+#include "answers/markers.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+
+#include "answers/prose.hpp"
+
+namespace malt {
+namespace {
+
+constexpr auto npos = std::string_view::npos;
+using View = std::string_view;
+
+// Removes `word` from the end of `text`, in any case; false if it is not there.
+bool cut(View& text, View word) {
+    if (!ends(text, word)) return false;
+    text.remove_suffix(word.size());
+    return true;
+}
+
+void cut_all(View& text, View characters) {
+    text = text.substr(0, text.find_last_not_of(characters) + 1);
+}
+
+// Is a Chinese text like "the answer", "hence choose" at the end of `before`?
+bool is_chinese_marker(View before) {
+    for (const View word : {View("\u5e94\u8be5"), View("\u5e94"), View("\u8be5"), View("\u5c31")})
+        if (cut(before, word)) break;  // 应该 应 该 就
+    cut_all(before, " *_");
+    for (const View word :
+         {View("\u7b54\u6848"), View("\u7b54\u6848\u9009\u9879"), View("\u6b63\u786e\u9009\u9879"),
+          View("\u6545\u9009"), View("\u5e94\u9009")})  // 答案 答案选项 正确选项 故选 应选
+        if (before.ends_with(word)) return true;
+    return false;
+}
+
+// Does a colon after `before` open an answer? Final Answer:  **Answer is**:  A: on a new line
+bool is_marker(View before, Grader grader) {
+    cut_all(before, " *_");
+    View line = before;
+    if (cut(line, "a") && before.back() == 'A') {
+        cut_all(line, " *_");
+        if (line.empty() || line.ends_with('\n')) return true;
+    }
+    if (is_chinese_marker(before)) return true;
+    if (cut(before, "\u662f") || cut(before, "\u4e3a")) return is_chinese_marker(before);  // 是 为
+    if (cut(before, " is")) cut_all(before, " ");
+    if (grader == Grader::kChoice &&
+        (cut(before, "option") || cut(before, "choice") || cut(before, "letter")))
+        return true;
+    return cut(before, "answer");
+}
+
+// Does a number or a formula open a text?
+bool opens_value(View after) {
+    const View near = after.substr(0, 16);
+    const std::size_t begin = std::min(near.find_first_not_of(" -+$\\(*."), near.size());
+    const View lead = near.substr(0, begin), rest = after.substr(begin);
+    const bool digit = !rest.empty() && std::isdigit(static_cast<unsigned char>(rest[0]));
+    return begin <= 12 &&
+           (digit || rest.starts_with("\u2212") || lead.find_first_of("\\$") != npos);
+}
+
+// #### may also open a heading. It opens a mathematical answer on the last line, or before a number
+// or a formula.
+bool opens_answer(View after, Grader grader) {
+    if (grader == Grader::kChoice || grader == Grader::kExact || opens_value(after)) return true;
+    return after.size() < 4 * kMaxAnswer && trimmed(after).find('\n') == npos;
+}
+
+// "the answer is C": does an `s` or an `e` between these end `answer is`, `answer must be`?
+bool is_statement(View before, char sign, View after, Grader grader) {
+    if (grader == Grader::kExact || after.empty() || !cut(before, sign == 's' ? " i" : " b"))
+        return false;
+    if (View(" \t\r\n*").find(after[0]) == npos) return false;
+    if (sign == 'e') {
+        const bool modal = cut(before, " must") || cut(before, " should") ||
+                           cut(before, " would") || cut(before, " will") || cut(before, " has to");
+        if (!modal || (grader != Grader::kChoice && !opens_value(after))) return false;
+    }
+    cut_all(before, "*_ ");
+    if (grader == Grader::kChoice && (cut(before, "option") || cut(before, "choice") ||
+                                      cut(before, "letter") || cut(before, "most likely")))
+        return true;
+    return cut(before, "answer");
+}
+
+// 答案是 and 答案为, of which `last` is the last byte at the end of `text`.
+bool is_chinese_statement(View text) {
+    return (cut(text, "\u662f") || cut(text, "\u4e3a")) && is_chinese_marker(text);
+}
+
+// Without the tags around it: 45 </answer>.
+View without_tags(View text) {
+    const auto tag = [&](std::size_t at) {  // its length
+        std::size_t end = at + 1;
+        if (end < text.size() && text[end] == '/') ++end;
+        const std::size_t name = end;
+        while (end < text.size() && end < at + 24 &&
+               (std::isalpha(static_cast<unsigned char>(text[end])) || text[end] == '_'))
+            ++end;
+        return end > name && end < text.size() && text[end] == '>' ? end + 1 - at : 0;
+    };
+    while (text.starts_with('<')) {
+        const std::size_t length = tag(0);
+        if (length == 0) break;
+        text.remove_prefix(length);
+        text.remove_prefix(std::min(text.find_first_not_of(" *_"), text.size()));
+    }
+    for (std::size_t at = text.find('<'); at != npos; at = text.find('<', at + 1))
+        if (tag(at)) return text.substr(0, at);
+    return text;
+}
+
+// What a marker opens: a display formula, or the rest of its line, or else the next line.
+View opened(View after, Grader grader) {
+    after.remove_prefix(std::min(after.find_first_not_of(" \t\r\n\v\f*_"), after.size()));
+    if (const auto formula = opening_display(after)) return *formula;
+    const View line = after.substr(0, after.find('\n'));
+    return trimmed(grader == Grader::kExact ? line : without_tags(line));
+}
+
+}  // namespace
+
+View reply_in(View text) {
+    constexpr View answer = "<answer>";
+    bool thinks = false;
+    std::size_t begin = 0, open = npos;
+    std::optional<View> tagged;
+    for (std::size_t at = text.find('<'); at != npos; at = text.find('<', at + 1)) {
+        const View tag = text.substr(at, 12);
+        if (tag.size() < 2 || View("/taTA").find(tag[1]) == npos) continue;
+        if (begins(tag, "<think>") || begins(tag, "<thinking>")) {
+            thinks = true;
+        } else if (begins(tag, "</think>") || begins(tag, "</thinking>")) {
+            thinks = false;
+            begin = at + tag.find('>') + 1;
+            open = npos, tagged.reset();
+        } else if (begins(tag, answer)) {
+            open = at + answer.size();
+        } else if (begins(tag, "</answer>")) {
+            const std::size_t from = open == npos ? begin : open;
+            if (open != npos || !tagged) tagged = text.substr(from, at - from);
+            open = npos;
+        }
+    }
+    if (thinks) return {};
+    if (open != npos) return text.substr(open);
+    return tagged ? *tagged : text.substr(begin);
+}
+
+std::optional<Marker> last_marker(View text, Grader grader) {
+    constexpr auto signs = [] {  // bytes that end a marker; the last ones are of ： 是 为
+        std::array<bool, 256> out{};
+        for (const char c : {':', '#', 's', 'e'}) out[static_cast<unsigned char>(c)] = true;
+        for (const std::size_t byte : {0x9a, 0xaf, 0xba}) out[byte] = true;
+        return out;
+    }();
+    for (std::size_t at = text.size(); at-- > 0;) {
+        if (!signs[static_cast<unsigned char>(text[at])]) continue;
+        View before = text.substr(0, at);
+        const View after = text.substr(at + 1);
+        bool found = false, statement = false;
+        switch (text[at]) {
+            case ':':
+                found = is_marker(before, grader);
+                break;
+            case '#':
+                found = before.ends_with("###") && opens_answer(after, grader);
+                break;
+            case 's':
+            case 'e':
+                found = statement = is_statement(before, text[at], after, grader);
+                break;
+            default:
+                before = text.substr(0, at + 1);
+                statement = is_chinese_statement(before);
+                found = statement || (cut(before, "\uff1a") && is_marker(before, grader));
+        }
+        if (found) return Marker{at, opened(after, grader), statement};
+    }
+    return {};
+}
+
+std::optional<View> opening_display(View text) {
+    for (const auto& [open, close] : {std::pair<View, View>{"\\[", "\\]"}, {"$$", "$$"}}) {
+        if (!text.starts_with(open)) continue;
+        const View near = text.substr(0, 4 * kMaxAnswer);
+        const std::size_t end = near.find(close, open.size());
+        const View inside = near.substr(open.size(), end - open.size());
+        if (end != npos && inside.find('\n') != npos) return trimmed(inside);
+    }
+    return {};
+}
+
+std::optional<View> closing_display(View text) {
+    constexpr auto displays =
+        std::to_array<std::pair<View, View>>({{"\\[", "\\]"},
+                                              {"$$", "$$"},
+                                              {"\\begin{align*}", "\\end{align*}"},
+                                              {"\\begin{align}", "\\end{align}"},
+                                              {"\\begin{equation}", "\\end{equation}"},
+                                              {"\\begin{equation*}", "\\end{equation*}"}});
+    for (const auto& [open, close] : displays) {
+        if (!text.ends_with(close) || text.size() < open.size() + close.size()) continue;
+        const std::size_t low = text.size() > 4 * kMaxAnswer ? text.size() - 4 * kMaxAnswer : 0;
+        const View near = text.substr(low, text.size() - low - close.size());
+        const std::size_t begin = near.rfind(open);
+        if (begin == npos) continue;
+        const View inside = trimmed(near.substr(begin + open.size()));
+        if (!inside.empty()) return inside;
+    }
+    return {};
+}
+
+}  // namespace malt
