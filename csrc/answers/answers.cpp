@@ -24,6 +24,11 @@ std::string plain(std::string_view text) {
     return out;
 }
 
+// Does a list go on behind its last comma?
+bool goes_on(std::string_view text) {
+    return text.find("...") != std::string_view::npos;
+}
+
 // No operators, brackets or lists, except for the braces of commands.
 bool only_words(std::string_view text) {
     return std::ranges::all_of(text, [](char c) {
@@ -33,11 +38,13 @@ bool only_words(std::string_view text) {
 }
 
 Verdict compare_formulas(std::string_view gold, std::string_view answer) {
+    const std::string_view whole = gold, other = answer;  // with a currency sign, with dots
     gold = bare(gold), answer = bare(answer);
     if (gold.empty() || answer.empty()) return kDifferent;
-    if (gold == answer) return kEqual;
-    if (gold.size() > kMaxAnswer || answer.size() > kMaxAnswer) return kDifferent;
-    Expression x = parse(gold), y = parse(answer);
+    if (gold.size() > kMaxAnswer || answer.size() > kMaxAnswer)
+        return gold == answer ? kEqual : kDifferent;
+    if (whole == other || (gold == answer && goes_on(whole) == goes_on(other))) return kEqual;
+    Expression x = parse(whole), y = parse(other);
     if (x.root < 0 || y.root < 0) return kUnknown;
     const Verdict verdict = compare({&x, x.root}, {&y, y.root});
     const bool words = (x[x.root].op == Op::kWords || y[y.root].op == Op::kWords) &&
@@ -58,7 +65,7 @@ bool is_number(std::string_view text) {
     if (read.root < 0) return false;
     Side side{&read, read.root};
     if (side.op() == Op::kRelation) side = stated(side);
-    while (side.op() == Op::kDegrees) side = side.child(0);
+    while (side.op() == Op::kDegrees || side.op() == Op::kQuantity) side = side.child(0);
     const Op op = side.op() == Op::kNegate ? side.child(0).op() : side.op();
     return op == Op::kNumber || (is_scalar(side.op()) && exact(read, side.node));
 }

@@ -1,4 +1,5 @@
 // Approximate values with error bounds; every symbol has a random value.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -11,6 +12,8 @@ namespace {
 
 using Complex = std::complex<double>;
 constexpr double kEps = 4e-16;
+constexpr double kTiny = 1e-290;  // below, doubles underflow
+constexpr double kSeen = 1e-8;    // what is relatively smaller may get lost
 
 // The value of a symbol at a point, a function of its name.
 double point_of(std::string_view name, int point) {
@@ -59,7 +62,11 @@ std::optional<Approximation> call_value(std::string_view name, const Approximati
         value = slope = std::exp(z);
     else
         return {};
-    return Approximation{value, std::abs(slope) * x.error + 8 * kEps * std::abs(value) + kEps};
+    // Where a function hardly depends on its argument, other arguments have the same value.
+    const bool flat = std::abs(slope * z) < kSeen * std::abs(value) && z != 0.0;
+    const double error = std::abs(slope) * x.error + 8 * kEps * std::abs(value) + kEps;
+    const bool vague = z != 0.0 && value != 0.0 && error > 1e-3 * std::abs(value);
+    return Approximation{value, error, x.lost || flat || vague};
 }
 
 std::optional<Approximation> quotient(const Approximation& a, const Approximation& b) {
@@ -67,13 +74,14 @@ std::optional<Approximation> quotient(const Approximation& a, const Approximatio
     if (!(size > 8 * b.error) || size == 0) return {};
     const Complex value = a.value / b.value;
     return Approximation{
-        value, (a.error + std::abs(value) * b.error) / size * 1.2 + kEps * std::abs(value)};
+        value, (a.error + std::abs(value) * b.error) / size * 1.2 + kEps * std::abs(value),
+        a.lost || b.lost || (a.value != 0.0 && std::abs(value) < kTiny)};
 }
 
 std::optional<Approximation> power_value(const Approximation& a, const Approximation& b) {
     if (a.value == 0.0) {
         if (a.error > 0 || b.value.real() <= 0) return {};
-        return Approximation{0.0, 0.0};
+        return Approximation{0.0, 0.0, a.lost || b.lost};
     }
     const double n = b.value.real();
     const bool whole =
@@ -87,24 +95,32 @@ std::optional<Approximation> power_value(const Approximation& a, const Approxima
         whole ? std::pow(a.value, static_cast<int>(n)) : std::pow(a.value, b.value);
     const double relative = std::abs(b.value) * a.error / std::abs(a.value) +
                             std::abs(std::log(a.value)) * b.error + (4 + std::abs(n)) * kEps;
-    return Approximation{value, std::abs(value) * relative};
+    const bool flat = std::abs(b.value * std::log(a.value)) < kSeen && b.value != 0.0;
+    return Approximation{value, std::abs(value) * relative,
+                         a.lost || b.lost || std::abs(value) < kTiny || (flat && a.value != 1.0)};
 }
 
 Approximation sum(const Approximation& a, const Approximation& b) {
     const Complex value = a.value + b.value;
-    return {value, a.error + b.error + kEps * std::abs(value)};
+    const auto [low, high] = std::minmax({std::abs(a.value), std::abs(b.value)});
+    const bool lost = a.lost || b.lost || (low > 0 && low < kSeen * high);
+    return {value, a.error + b.error + kEps * std::abs(value), lost};
 }
 
 Approximation product(const Approximation& a, const Approximation& b) {
     const Complex value = a.value * b.value;
-    return {value, std::abs(a.value) * b.error + std::abs(b.value) * a.error + a.error * b.error +
-                       kEps * std::abs(value)};
+    return {value,
+            std::abs(a.value) * b.error + std::abs(b.value) * a.error + a.error * b.error +
+                kEps * std::abs(value),
+            a.lost || b.lost || (value == 0.0 && a.value != 0.0 && b.value != 0.0) ||
+                (value != 0.0 && std::abs(value) < kTiny)};
 }
 
 Approximation number_value(const std::string& digits) {
     const double x = std::strtod(digits.c_str(), nullptr);
     const bool exactly = digits.size() < 16 && digits.find('.') == std::string::npos;
-    return {x, exactly ? 0 : kEps * x};
+    const bool long_one = digits.size() > 13 && digits.find_first_not_of("0.") + 12 < digits.size();
+    return {x, exactly ? 0 : kEps * x, !exactly && long_one};
 }
 
 Approximation symbol_value(const std::string& name, int point) {
@@ -116,14 +132,14 @@ Approximation symbol_value(const std::string& name, int point) {
 
 Approximation square_root(const Approximation& x) {
     const Complex root = std::sqrt(x.value);
-    return {root, x.error / std::abs(root) + kEps * std::abs(root)};
+    return {root, x.error / std::abs(root) + kEps * std::abs(root), x.lost};
 }
 
 std::optional<Approximation> root_value(const Approximation& x, const Approximation& index) {
     if (x.value.real() < 0 && x.value.imag() == 0) {  // a real cube root
         if (index.value != 3.0) return {};
         const double root = std::cbrt(x.value.real());
-        return Approximation{root, std::abs(root) * (x.error / std::abs(x.value) + kEps)};
+        return Approximation{root, std::abs(root) * (x.error / std::abs(x.value) + kEps), x.lost};
     }
     const auto exponent = quotient({1.0, 0}, index);
     return exponent ? power_value(x, *exponent) : std::nullopt;
@@ -142,6 +158,8 @@ struct Evaluator {
                 return number_value(text);
             case Op::kSymbol:
                 return symbol_value(text, point);
+            case Op::kQuantity:
+                return (*this)(parts[0]);
             case Op::kDegrees:
             case Op::kAbs:
             case Op::kNegate:
@@ -167,10 +185,11 @@ struct Evaluator {
     [[nodiscard]] Value unary(Op op, Node part) const {
         const auto x = (*this)(part);
         if (!x) return {};
-        if (op == Op::kAbs) return Approximation{std::abs(x->value), x->error};
-        if (op == Op::kNegate) return Approximation{-x->value, x->error};
+        if (op == Op::kAbs) return Approximation{std::abs(x->value), x->error, x->lost};
+        if (op == Op::kNegate) return Approximation{-x->value, x->error, x->lost};
         constexpr double degree = std::numbers::pi / 180;
-        return Approximation{x->value * degree, (x->error + kEps * std::abs(x->value)) * degree};
+        return Approximation{x->value * degree, (x->error + kEps * std::abs(x->value)) * degree,
+                             x->lost};
     }
 
     [[nodiscard]] Value binary(Op op, Node left, Node right) const {
@@ -193,11 +212,29 @@ struct Evaluator {
     // Of a function of one argument; parts[1] is the base of a logarithm.
     [[nodiscard]] Value call(const std::string& name, const std::vector<Node>& parts) const {
         const auto x = (*this)(parts[0]);
+        if (name == "floor" || name == "ceil") return x ? rounded(name, *x) : x;
+        if (name.ends_with("()")) return x ? unknown_value(name, *x) : x;
         auto value = x ? call_value(name, *x) : std::nullopt;
         if (parts.size() == 1 || !value) return value;
         const auto base = (*this)(parts[1]);
         const auto scale = base ? call_value("ln", *base) : std::nullopt;
         return scale ? quotient(*value, *scale) : std::nullopt;
+    }
+
+    // A smooth function of its own for every name.
+    [[nodiscard]] static Value unknown_value(const std::string& name, const Approximation& x) {
+        const double a = point_of(name, 0), b = point_of(name, 1), c = point_of(name, 2);
+        const Approximation inner{a * x.value + b, a * x.error + kEps * std::abs(a * x.value + b),
+                                  x.lost};
+        const auto wave = call_value("sin", inner);
+        return wave ? Value(sum({c + 1.5, 0}, *wave)) : std::nullopt;
+    }
+
+    [[nodiscard]] static Value rounded(std::string_view name, const Approximation& x) {
+        const double sign = name == "ceil" ? -1 : 1, z = sign * x.value.real();
+        const double low = std::floor(z - 4 * x.error);
+        if (x.value.imag() != 0 || x.lost || low != std::floor(z + 4 * x.error)) return {};
+        return Approximation{sign * low, 0, std::abs(low) > 1e15};
     }
 
     [[nodiscard]] Value factorial(Node part) const {

@@ -3,6 +3,7 @@
 
 #include "answers/answers.hpp"
 #include "answers/expression.hpp"
+#include "answers/values.hpp"
 
 namespace malt {
 
@@ -28,6 +29,15 @@ struct Side {
 
 // Numbers and formulas: exact where possible, else at random points.
 [[nodiscard]] Verdict compare_scalars(const Side& gold, const Side& answer);
+
+// Has it a part without a value: P(X = 1), a sum with dots or matrices?
+[[nodiscard]] bool has_foreign(const Side& side);
+
+// The number before letters that may be a unit: the 5 of `5 m/s`.
+[[nodiscard]] std::optional<Rational> letter_quantity(const Side& side);
+
+// The letters behind a number that may be a unit: the m/s of `5 m/s`; empty if there are none.
+[[nodiscard]] std::string letter_unit(const Expression& in, Node node);
 
 // Equations, inequalities, memberships.
 [[nodiscard]] Verdict compare_relations(const Side& gold, const Side& answer);

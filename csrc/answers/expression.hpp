@@ -27,8 +27,9 @@ enum class Op : std::uint8_t {
     kFactorial,
     kBinomial,
     kDegrees,
-    kSigns,  // the sum of the first and +- the second child
-    kTuple,  // `text`: its brackets; intervals too
+    kQuantity,  // a value; `text`: its unit
+    kSigns,     // the sum of the first and +- the second child
+    kTuple,     // `text`: its brackets; intervals too
     kSet,
     kList,
     kMatrix,    // `text`: columns
@@ -37,6 +38,10 @@ enum class Op : std::uint8_t {
     kIntersection,
     kWithout,
     kRatio,
+    kCongruence,  // residue, modulus, perhaps the head
+    kCases,       // tuples of a value and its condition
+    kCondition,   // a set: its element, the condition, perhaps its domain
+    kLabelled,    // `text`: the letter of a choice; its text
 };
 
 using Node = std::int32_t;
@@ -58,6 +63,9 @@ struct Expression {
 [[nodiscard]] Expression parse(std::string_view answer);
 
 [[nodiscard]] bool is_scalar(Op op);
+
+// A symbol other than pi, e and i.
+[[nodiscard]] bool is_variable(const Expression& in, Node node);
 
 // Does `condition` hold for a node or any node below it?
 template <class Condition>

@@ -5,6 +5,8 @@
 #include <array>
 #include <utility>
 
+#include "answers/units.hpp"
+
 namespace malt {
 namespace {
 
@@ -20,20 +22,27 @@ bool is_space(char c) {
     return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f';
 }
 
+// Most names differ in their size or first letter, which is seen without a call.
+bool same(std::string_view a, std::string_view b) {
+    return a.size() == b.size() && !a.empty() && a[0] == b[0] &&
+           (a.size() == 1 || a.substr(1) == b.substr(1));
+}
+
 template <std::size_t N>
 const Entry* find(const std::array<Entry, N>& table, std::string_view name) {
-    const auto it = std::ranges::find(table, name, &Entry::first);
+    const auto it =
+        std::ranges::find_if(table, [&](const Entry& entry) { return same(entry.first, name); });
     return it == table.end() ? nullptr : it;
 }
 
 template <std::size_t N>
 bool holds(const std::array<std::string_view, N>& names, std::string_view name) {
-    return std::ranges::find(names, name) != names.end();
+    return std::ranges::any_of(names, [&](std::string_view one) { return same(one, name); });
 }
 
 constexpr std::array kFunctions =
     std::to_array<std::string_view>({"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos",
-                                     "arctan", "sinh", "cosh", "tanh", "log", "ln", "exp"});
+                                     "arctan", "sinh", "cosh", "tanh", "log", "ln", "exp", "lg"});
 
 constexpr std::array kNothing = std::to_array<std::string_view>(
     {"left",       "right",      "big",    "Big",          "bigl",      "bigr",   "Bigl",
@@ -46,11 +55,10 @@ constexpr std::array kTexts = std::to_array<std::string_view>(
     {"text", "mbox", "textbf", "textrm", "textit", "operatorname", "hbox", "texttt", "textnormal"});
 
 constexpr std::array kRefused = std::to_array<std::string_view>(
-    {"int",      "sum",        "prod",      "lim",   "iint",   "oint",
-     "overline", "underline",  "dots",      "ldots", "cdots",  "overrightarrow",
-     "vec",      "hat",        "bar",       "dot",   "nabla",  "partial",
-     "begin",    "end",        "pmod",      "mod",   "bmod",   "choose",
-     "substack", "underbrace", "overbrace", "frown", "overarc"});
+    {"int",   "sum",    "prod",     "lim",        "iint",      "oint",   "underline",
+     "dot",   "nabla",  "partial",  "begin",      "end",       "choose", "land",
+     "lor",   "neg",    "lnot",     "wedge",      "vee",       "forall", "exists",
+     "oplus", "otimes", "substack", "underbrace", "overbrace", "frown",  "overarc"});
 
 constexpr std::array kCommands = std::to_array<Entry>({
     {"frac", Kind::kFrac},
@@ -94,6 +102,46 @@ constexpr std::array kCommands = std::to_array<Entry>({
     {"lbrack", Kind::kOpenSquare},
     {"rbrack", Kind::kCloseSquare},
     {"colon", Kind::kColon},
+    {"notin", Kind::kNotIn},
+    {"subset", Kind::kSubset},
+    {"subsetneq", Kind::kSubset},
+    {"subseteq", Kind::kSubsetEqual},
+    {"supset", Kind::kSuperset},
+    {"supseteq", Kind::kSupersetEqual},
+    {"implies", Kind::kImplies},
+    {"Rightarrow", Kind::kImplies},
+    {"Longrightarrow", Kind::kImplies},
+    {"impliedby", Kind::kImpliedBy},
+    {"Leftarrow", Kind::kImpliedBy},
+    {"iff", Kind::kEquivalent},
+    {"Leftrightarrow", Kind::kEquivalent},
+    {"Longleftrightarrow", Kind::kEquivalent},
+    {"leftrightarrow", Kind::kEquivalent},
+    {"to", Kind::kTo},
+    {"rightarrow", Kind::kTo},
+    {"longrightarrow", Kind::kTo},
+    {"mapsto", Kind::kTo},
+    {"leftarrow", Kind::kFrom},
+    {"longleftarrow", Kind::kFrom},
+    {"gets", Kind::kFrom},
+    {"parallel", Kind::kParallel},
+    {"perp", Kind::kPerpendicular},
+    {"sim", Kind::kSimilar},
+    {"cong", Kind::kCongruent},
+    {"equiv", Kind::kModulo},
+    {"pmod", Kind::kMod},
+    {"bmod", Kind::kMod},
+    {"mod", Kind::kMod},
+    {"pod", Kind::kMod},
+    {"dots", Kind::kDots},
+    {"ldots", Kind::kDots},
+    {"cdots", Kind::kDots},
+    {"dotsc", Kind::kDots},
+    {"dotsb", Kind::kDots},
+    {"lfloor", Kind::kOpenFloor},
+    {"rfloor", Kind::kCloseFloor},
+    {"lceil", Kind::kOpenCeil},
+    {"rceil", Kind::kCloseCeil},
 });
 
 constexpr std::array kSigns = std::to_array<Entry>({
@@ -109,19 +157,71 @@ constexpr std::array kSigns = std::to_array<Entry>({
 
 // LaTeX or ASCII spellings of Unicode characters, by their UTF-8 bytes.
 constexpr std::array kUnicode = std::to_array<std::pair<std::string_view, std::string_view>>({
-    {"\u2212", "-"},         {"\u2013", "-"},         {"\u2014", "-"},
-    {"\u00d7", "*"},         {"\u00b7", "*"},         {"\u22c5", "*"},
-    {"\u00f7", "/"},         {"\u2044", "/"},         {"\u03c0", "\\pi "},
-    {"\u221a", "\\sqrt "},   {"\u221e", "\\infty "},  {"\u2264", "\\le "},
-    {"\u2265", "\\ge "},     {"\u2260", "\\ne "},     {"\u2248", "\\approx "},
-    {"\u00b1", "\\pm "},     {"\u222a", "\\cup "},    {"\u2229", "\\cap "},
-    {"\u2208", "\\in "},     {"\u00b0", "\\degree "}, {"\u00b2", "^2"},
-    {"\u00b3", "^3"},        {"\u00bd", "\\frac12 "}, {"\u00bc", "\\frac14 "},
-    {"\u00be", "\\frac34 "}, {"\u2153", "\\frac13 "}, {"\u2154", "\\frac23 "},
-    {"\u00a0", " "},         {"\u2009", " "},         {"\u202f", " "},
-    {"\u3000", " "},         {"\u20ac", ""},          {"\u00a3", ""},
-    {"\u00a5", ""},          {"\u200b", ""},          {"\uff05", "%"},
-    {"\u2032", "'"},         {"\u2019", "'"},
+    {"\u2212", "-"},
+    {"\u2013", "-"},
+    {"\u2014", "-"},
+    {"\u00d7", "*"},
+    {"\u00b7", "*"},
+    {"\u22c5", "*"},
+    {"\u00f7", "/"},
+    {"\u2044", "/"},
+    {"\u03c0", "\\pi "},
+    {"\u221a", "\\sqrt "},
+    {"\u221e", "\\infty "},
+    {"\u2264", "\\le "},
+    {"\u2265", "\\ge "},
+    {"\u2260", "\\ne "},
+    {"\u2248", "\\approx "},
+    {"\u00b1", "\\pm "},
+    {"\u222a", "\\cup "},
+    {"\u2229", "\\cap "},
+    {"\u2208", "\\in "},
+    {"\u00b0", "\\degree "},
+    {"\u00b2", "^2"},
+    {"\u00b3", "^3"},
+    {"\u00bd", "\\frac12 "},
+    {"\u00bc", "\\frac14 "},
+    {"\u00be", "\\frac34 "},
+    {"\u2153", "\\frac13 "},
+    {"\u2154", "\\frac23 "},
+    {"\u00a0", " "},
+    {"\u2009", " "},
+    {"\u202f", " "},
+    {"\u3000", " "},
+    {"\u20ac", "\\euro "},
+    {"\u00a3", "\\gbp "},
+    {"\u00a5", "\\yen "},
+    {"\u200b", ""},
+    {"\uff05", "%"},
+    {"\u2032", "'"},
+    {"\u2019", "'"},
+    {"\u211d", "\\mathbb{R}"},
+    {"\u2124", "\\mathbb{Z}"},
+    {"\u2115", "\\mathbb{N}"},
+    {"\u2205", "\\emptyset "},
+    {"\u2220", "\\angle "},
+    {"\u25b3", "\\triangle "},
+    {"\u2261", "\\equiv "},
+    {"\u2282", "\\subset "},
+    {"\u2286", "\\subseteq "},
+    {"\u2283", "\\supset "},
+    {"\u21d2", "\\implies "},
+    {"\u2192", "\\to "},
+    {"\u21d4", "\\iff "},
+    {"\u2190", "\\leftarrow "},
+    {"\u22a5", "\\perp "},
+    {"\u2225", "\\parallel "},
+    {"\u2245", "\\cong "},
+    {"\u223c", "\\sim "},
+    {"\u2209", "\\notin "},
+    {"\u230a", "\\lfloor "},
+    {"\u230b", "\\rfloor "},
+    {"\u2308", "\\lceil "},
+    {"\u2309", "\\rceil "},
+    {"\u2026", "\\ldots "},
+    {"\u22ef", "\\ldots "},
+    {"\u00a2", "\\cent "},
+    {"\u2216", "\\setminus "},
 });
 
 std::size_t utf8_length(char lead) {
@@ -160,9 +260,15 @@ std::string ascii(std::string_view text) {
 
 class Lexer {
   public:
-    explicit Lexer(std::string_view answer) : owned_(ascii(answer)), text_(owned_) {}
+    explicit Lexer(std::string_view answer) : owned_(ascii(answer)), text_(owned_) {
+        int dollars = 0;
+        for (auto i = text_.find('$'); i != std::string_view::npos; i = text_.find('$', i + 1))
+            dollars += i == 0 || text_[i - 1] != '\\';
+        lone_dollar_ = dollars == 1;
+    }
 
     std::vector<Token> run() {
+        tokens_.reserve(std::min(text_.size() + 1, std::size_t{64}));
         while (at_ < text_.size()) {
             if (tokens_.size() >= kMaxTokens) return {Token{Kind::kUnknown, false, false, {}}};
             step();
@@ -186,12 +292,20 @@ class Lexer {
         if (is_space(c) || c == '~') {
             spaced_ = true;
             ++at_;
-        } else if (is_digit(c) || (c == '.' && is_digit(peek(1)))) {
+        } else if (is_digit(c) || (c == '.' && (is_digit(peek(1)) || repeats()))) {
             number();
         } else if (is_letter(c)) {
             letters(run_of_letters(), /*in_text=*/text_depth_ > 0);
         } else if (c == '\\') {
             command();
+        } else if (c == '.' && peek(1) == '.' && peek(2) == '.') {
+            at_ += 3;
+            push(Kind::kDots);
+        } else if (c == '$' && lone_dollar_ &&
+                   (is_digit(peek(1)) ||
+                    (!tokens_.empty() && tokens_.back().kind == Kind::kNumber))) {
+            ++at_;
+            push(Kind::kCurrency, "dollar");
         } else if (c == '$' || c == '.' || c == '`' || c == '"') {
             ++at_;
         } else if (c == '\'') {  // f' is another symbol than f
@@ -215,6 +329,7 @@ class Lexer {
         const char next = peek();
         if (sign == "<" && next == '=') return ++at_, push(Kind::kLessEqual);
         if (sign == ">" && next == '=') return ++at_, push(Kind::kGreaterEqual);
+        if (sign == "-" && next == '>') return ++at_, push(Kind::kTo);
         if (sign == "*" && next == '*') return ++at_, push(Kind::kPower);
         const Entry* known = find(kSigns, sign);
         if (!known) return push(n > 1 ? Kind::kLetter : Kind::kUnknown, std::string(sign));
@@ -247,23 +362,56 @@ class Lexer {
         return digits == 3 ? n : 0;
     }
 
+    // A point and digits without end: .\overline{6}, .(6)
+    [[nodiscard]] bool repeats() const {
+        if (peek(1) != '\\' && peek(1) != '(') return false;
+        const std::string_view rest = text_.substr(at_);
+        return rest.starts_with(".\\overline") || rest.starts_with(".\\bar") ||
+               (rest.starts_with(".(") && is_digit(peek(2)));
+    }
+
     void number() {
         std::string digits;
         const auto take = [&] {
             while (is_digit(peek())) digits += text_[at_++];
         };
         take();
-        if (digits.size() <= 3 && !digits.empty() && digits != "0") {
+        const bool index = !tokens_.empty() && tokens_.back().kind == Kind::kSub;  // \log_5 125
+        if (digits.size() <= 3 && !digits.empty() && digits != "0" && !index) {
             while (const std::size_t n = separator()) {
                 at_ += n;
                 take();
             }
         }
-        if (peek() == '.' && is_digit(peek(1))) {
+        if (peek() == '.' && (is_digit(peek(1)) || repeats())) {
             digits += text_[at_++];
             take();
         }
+        power_of_ten(digits);
         push(Kind::kNumber, std::move(digits));
+    }
+
+    // 1e3 and 1.5e-07, as programs print them; 3e-1 may be 3e - 1.
+    void power_of_ten(std::string& digits) {
+        if (peek() != 'e' && peek() != 'E') return;
+        const bool sign = peek(1) == '-' || peek(1) == '+';
+        std::size_t n = sign ? 2 : 1;
+        int exponent = 0;
+        for (; is_digit(peek(n)) && exponent < 100; ++n) exponent = 10 * exponent + peek(n) - '0';
+        if (n < (sign ? 4u : 2u) || exponent > 300 || is_digit(peek(n)) || is_letter(peek(n)))
+            return;
+        const std::size_t point = std::min(digits.find('.'), digits.size());
+        auto places = static_cast<std::ptrdiff_t>(point) + (peek(1) == '-' ? -exponent : exponent);
+        if (point < digits.size()) digits.erase(point, 1);
+        if (places < 1) {
+            digits.insert(0, static_cast<std::size_t>(1 - places), '0');
+            places = 1;
+        }
+        const auto at = static_cast<std::size_t>(places);
+        if (digits.size() < at) digits.append(at - digits.size(), '0');
+        if (digits.size() > at) digits.insert(at, 1, '.');
+        while (digits.size() > 1 && digits[0] == '0' && digits[1] != '.') digits.erase(0, 1);
+        at_ += n;
     }
 
     void letters(std::string_view run, bool in_text) {
@@ -275,7 +423,8 @@ class Lexer {
         std::ranges::transform(lower, lower.begin(), [](char c) {
             return c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
         });
-        if (lower == "and" || lower == "or") return push(Kind::kComma);
+        if (lower == "and" || lower == "or") return push(Kind::kComma, lower);
+        if (lower == "mod") return push(Kind::kMod);
         if (lower == "degrees" || lower == "degree") return push(Kind::kDegree);
         if (lower == "percent") return push(Kind::kPercent);
         if (lower == "pm" || lower == "am") return push(Kind::kLetter, lower);
@@ -284,12 +433,21 @@ class Lexer {
             at_ += 2;
             return push(Kind::kLetter, lower + "m");
         }
-        constexpr std::array units = std::to_array<std::string_view>(
+        constexpr std::array words = std::to_array<std::string_view>(
             {"cm", "mm", "km", "kg", "ft", "lb", "oz", "ml", "mi", "hr", "is",
-             "of", "to", "so", "it", "we", "be", "by", "if", "as", "no"});
-        const bool after_number = !tokens_.empty() && tokens_.back().kind == Kind::kNumber;
-        if (run.size() > 2 || (run.size() == 2 && (in_text || holds(units, lower))) ||
-            (in_text && after_number)) {
+             "of", "to", "so", "it", "we", "be", "by", "if", "as", "no", "at"});
+        const Kind before = tokens_.empty() ? Kind::kEnd : tokens_.back().kind;
+        const bool after_number = before == Kind::kNumber;
+        // m/s and kg m inside \text
+        const bool within_unit =
+            before == Kind::kWord ||
+            ((before == Kind::kDivide || before == Kind::kTimes) && tokens_.size() > 1 &&
+             tokens_[tokens_.size() - 2].kind == Kind::kWord);
+        if (run.size() > 2 ||
+            (run.size() == 2 &&
+             (in_text || holds(words, lower) || (after_number && is_unit_symbol(run)))) ||
+            (in_text && (after_number || within_unit))) {
+            if (is_unit_symbol(run)) lower = run;  // mg is no Mg
             push(Kind::kWord, std::move(lower));
         } else {
             for (const char c : run) push(Kind::kLetter, std::string(1, c));
@@ -306,12 +464,20 @@ class Lexer {
             if (c == '%') return push(Kind::kPercent);
             if (c == '|') return push(Kind::kBar);
             if (c == '\\') return push(Kind::kRow);
+            if (c == '$') return push(Kind::kCurrency, "dollar");
             if (c == ' ' || c == ',' || c == ';' || c == ':') spaced_ = true;
-            return;  // \! \$ \( \) \[ \] and unknown ones
+            return;  // \! \( \) \[ \] and unknown ones
         }
         const std::string_view name = run_of_letters();
         if (name == "begin" || name == "end") return environment(name == "begin");
-        if (holds(kTexts, name)) {
+        if (name == "overline" || name == "bar") return push(Kind::kOver, std::string(name));
+        if (name == "euro" || name == "gbp" || name == "yen" || name == "cent")
+            return push(Kind::kCurrency, std::string(name));
+        const Kind before = tokens_.empty() ? Kind::kEnd : tokens_.back().kind;
+        const bool unit = name == "mathrm" && peek() == '{' && is_letter(peek(1)) &&
+                          is_letter(peek(2)) &&
+                          (before == Kind::kNumber || before == Kind::kCloseGroup);
+        if (holds(kTexts, name) || unit) {
             while (is_space(peek())) ++at_;
             if (peek() == '{') ++at_, text_depth_ = 1, spaced_ = true;
             return;
@@ -337,6 +503,8 @@ class Lexer {
             const std::size_t end = text_.find('}', at_);
             at_ = end == std::string_view::npos ? text_.size() : end + 1;
         }
+        if (name == "cases" || name == "dcases")
+            return push(begins ? Kind::kBeginMatrix : Kind::kEndMatrix, "cases");
         if (name == "vmatrix" || name == "Vmatrix") return push(Kind::kUnknown, "determinant");
         if (name.ends_with("matrix") || name == "array") {
             push(begins ? Kind::kBeginMatrix : Kind::kEndMatrix);
@@ -349,12 +517,29 @@ class Lexer {
     std::string_view text_;
     std::size_t at_ = 0;
     bool spaced_ = false;
-    int text_depth_ = 0;  // braces open inside \text{...}
-    int brackets_ = 0;    // ( and [ that are open: commas separate there
+    bool lone_dollar_ = false;  // the only $ is a currency, no delimiter
+    int text_depth_ = 0;        // braces open inside \text{...}
+    int brackets_ = 0;          // ( and [ that are open: commas separate there
     std::vector<Token> tokens_;
 };
 
 }  // namespace
+
+Kind mirrored(Kind sign) {
+    using enum Kind;
+    constexpr std::array pairs =
+        std::to_array<std::pair<Kind, Kind>>({{kLess, kGreater},
+                                              {kLessEqual, kGreaterEqual},
+                                              {kSubset, kSuperset},
+                                              {kSubsetEqual, kSupersetEqual},
+                                              {kImplies, kImpliedBy},
+                                              {kTo, kFrom}});
+    for (const auto& [one, other] : pairs) {
+        if (sign == one) return other;
+        if (sign == other) return one;
+    }
+    return sign == kIn || sign == kNotIn ? kUnknown : sign;
+}
 
 std::vector<Token> tokens_of(std::string_view answer) {
     return Lexer(answer).run();

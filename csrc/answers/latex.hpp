@@ -35,7 +35,22 @@ enum class Kind : std::uint8_t {
     kNotEqual,
     kApprox,
     kIn,
-    kComma,  // semicolons, `and`, `or` too
+    kNotIn,
+    kSubset,
+    kSubsetEqual,
+    kSuperset,
+    kSupersetEqual,
+    kImplies,
+    kImpliedBy,
+    kEquivalent,
+    kTo,
+    kFrom,
+    kParallel,
+    kPerpendicular,
+    kSimilar,
+    kCongruent,
+    kModulo,  // the three bars of a congruence
+    kComma,   // semicolons, `and`, `or` too
     kColon,
     kBar,
     kBang,
@@ -52,6 +67,14 @@ enum class Kind : std::uint8_t {
     kCup,
     kCap,
     kWithout,
+    kMod,
+    kDots,
+    kOpenFloor,
+    kCloseFloor,
+    kOpenCeil,
+    kCloseCeil,
+    kOver,      // a bar over the next argument
+    kCurrency,  // `text`: its name
     kBeginMatrix,
     kEndMatrix,
     kCell,
@@ -59,6 +82,9 @@ enum class Kind : std::uint8_t {
     kEnd,
     kUnknown,
 };
+
+// The sign of a relation read from right to left: > for <.
+[[nodiscard]] Kind mirrored(Kind sign);
 
 struct Token {
     Kind kind;

@@ -154,8 +154,16 @@ std::optional<RealSet> points(const Expression& in, Node node) {
 bool is_head(const Expression& in, Node node) {
     constexpr std::array heads{Op::kSymbol, Op::kMultiply, Op::kDivide, Op::kAbs,
                                Op::kTuple,  Op::kWords,    Op::kRatio,  Op::kList};
+    if (in[node].op == Op::kCall && in[node].text.ends_with("()")) return true;  // h(0), P(X = 1)
     return std::ranges::find(heads, in[node].op) != heads.end() &&
            std::ranges::all_of(in[node].parts, [&](Node part) { return is_head(in, part); });
+}
+
+Node head_of(const Expression& in, Node node) {
+    const auto& [op, signs, parts] = in[node];
+    if (op != Op::kRelation) return -1;
+    if (signs.size() == 2) return is_head(in, parts[1]) ? parts[1] : -1;
+    return is_head(in, parts[0]) ? parts[0] : is_head(in, parts[1]) ? parts[1] : -1;
 }
 
 Node as_interval(Expression& in, Node node) {
@@ -171,6 +179,10 @@ Node as_interval(Expression& in, Node node) {
         (lower ? low : high) = node;
         if (!opens(kind)) ends[lower ? 0 : 1] = lower ? '[' : ']';
     };
+    if (signs == std::string(1, char(Kind::kNotEqual)) && is_head(in, parts[0])) {
+        const Node all = make(Op::kSymbol, {}, "R");
+        return make(Op::kWithout, {all, make(Op::kSet, {parts[1]}, {})}, {});
+    }
     if (signs.size() == 1 && orders(signs[0])) {
         if (is_head(in, parts[0]))
             bound(signs[0], parts[1], !rises(signs[0]));
@@ -185,9 +197,20 @@ Node as_interval(Expression& in, Node node) {
     } else {
         return node;
     }
+    const Node head = head_of(in, node);
+    const bool size = in[head].op == Op::kAbs && in[in[head].parts[0]].op == Op::kSymbol;
+    const bool bounded = high >= 0;
+    if (size && low < 0)  // |x| < 3
+        return make(Op::kTuple, {make(Op::kNegate, {high}, {}), high},
+                    {ends[1] == ']' ? '[' : '(', ends[1]});
     if (low < 0) low = make(Op::kNegate, {make(Op::kSymbol, {}, "infty")}, {});
     if (high < 0) high = make(Op::kSymbol, {}, "infty");
-    return make(Op::kTuple, {low, high}, ends);
+    const Node set = make(Op::kTuple, {low, high}, ends);
+    if (!size) return set;
+    const std::string mirrored{bounded && ends[1] == ']' ? '[' : '(', ends[0] == '[' ? ']' : ')'};
+    const Node left =
+        make(Op::kTuple, {make(Op::kNegate, {high}, {}), make(Op::kNegate, {low}, {})}, mirrored);
+    return make(Op::kUnion, {left, set}, {});
 }
 
 std::optional<RealSet> real_set(Expression& in, Node node) {

@@ -11,7 +11,11 @@ namespace malt {
 // Can the node be the unknown of a relation: x, f(x), |AB|, (p,q), NO/BO?
 [[nodiscard]] bool is_head(const Expression& in, Node node);
 
-// The interval that `a < x <= b` or `x > a` describes, as a new node of `in`; other nodes
+// The unknown of an inequality; -1 where it has none.
+[[nodiscard]] Node head_of(const Expression& in, Node node);
+
+// The interval that `a < x <= b` or `x > a` describes (for `x \ne a` all the
+// other numbers), as a new node of `in`; other nodes
 // unchanged.
 [[nodiscard]] Node as_interval(Expression& in, Node node);
 

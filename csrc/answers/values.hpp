@@ -10,15 +10,9 @@
 #include <string>
 
 #include "answers/expression.hpp"
+#include "answers/rationals.hpp"
 
 namespace malt {
-
-__extension__ typedef __int128 Integer;
-
-struct Rational {
-    Integer num = 0, den = 1;  // den > 0, lowest terms
-    bool operator==(const Rational&) const = default;
-};
 
 // The exact value of a scalar part; nothing if it is irrational, too large or has symbols. `sign`
 // stands for every +-.
@@ -26,7 +20,8 @@ struct Rational {
 
 struct Approximation {
     std::complex<double> value;
-    double error;  // absolute
+    double error;       // absolute
+    bool lost = false;  // something that counts is too small for a double to show
 };
 
 constexpr int kPoints = 5;    // random values of the symbols,
@@ -46,7 +41,17 @@ using Surd = std::map<std::int64_t, Rational>;
 using Linear = std::map<std::string, Rational>;
 [[nodiscard]] std::optional<Linear> linear(const Expression& in, Node node);
 
-// a - b; nothing on overflow.
-[[nodiscard]] std::optional<Rational> difference(const Rational& a, const Rational& b);
+// Two formulas of integers, symbols, sums, products, quotients, whole powers and factorials are
+// compared as fractions modulo primes of 61 bits, at random values of the symbols.
+struct Fraction {
+    std::uint64_t top, bottom;  // modulo the prime
+};
+constexpr int kPrimes = 3;
+// integers: the symbols are small positive integers, as factorials of symbols need them.
+[[nodiscard]] std::optional<Fraction> modular(const Expression& in, Node node, int prime, int point,
+                                              int sign, bool integers = false);
+[[nodiscard]] bool counts_symbols(const Expression& in, Node node);  // n!, or n over 2
+[[nodiscard]] std::uint64_t multiply(std::uint64_t a, std::uint64_t b, int prime);
+[[nodiscard]] std::uint64_t subtract(std::uint64_t a, std::uint64_t b, int prime);
 
 }  // namespace malt

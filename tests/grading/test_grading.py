@@ -135,7 +135,7 @@ def test_every_gsm8k_gold_is_a_number(shared_data: Path) -> None:
         (r"so 5 and \boxed{5", None),
         (r"\boxed{nan}", None),
         (r"\boxed{5, 6}", None),
-        (r"\boxed{1e5}", None),
+        (r"\boxed{1e5}", "1e5"),
     ],
 )
 def test_number(text: str, answer: str | None) -> None:
