@@ -24,6 +24,8 @@ std::string spoken(std::string_view text) {
                 out += text.substr(i, n) == "\u3001" ? ", " : ". ";  // punctuation
             else if (text.substr(i, n) == "\u6216" || text.substr(i, n) == "\u548c")
                 out += " or ";  // 或 和
+            else if (text.substr(i, n) == "\u4e0d")
+                out += " not ";  // 不
             else
                 out += " ZZ ";
             i += n - 1;
@@ -92,8 +94,9 @@ bool names_another(std::string_view after) {
         if (word.empty()) return false;
         const auto gap = text.substr(0, static_cast<std::size_t>(word.data() - text.data()));
         const bool label = is_label(word);
-        const bool closed = after.starts_with(')') || after.starts_with(':') ||
-                            (after.starts_with('.') && after.size() > 1);
+        const bool closed =
+            after.starts_with(')') || after.starts_with(':') ||
+            (after.starts_with('.') && after.find_first_not_of(" .") != std::string::npos);
         const bool joined = gap.find_first_of("(,;&/|+~=-?\\") != std::string_view::npos;
         const bool linked = std::ranges::find(joins, std::string_view(before)) != joins.end();
         const bool article = label && is_article(word[0], after);
@@ -197,7 +200,7 @@ std::optional<std::string> unmarked_letter(std::string_view text) {
     const auto after = found->rest;
     const bool lone = all && after.find_first_not_of(" .)\"'") == std::string_view::npos;
     const bool labelled =
-        !after.empty() && std::string_view(").:").find(after[0]) != std::string_view::npos;
+        !after.empty() && std::string_view(").:,").find(after[0]) != std::string_view::npos;
     const bool right = begins(after, " is correct") || begins(after, " is the correct") ||
                        begins(after, " is the best") || begins(after, " is the answer") ||
                        begins(after, " is right") || begins(after, " is the right");

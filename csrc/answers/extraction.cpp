@@ -236,6 +236,7 @@ std::string_view last_row(std::string_view formula) {
 // Of the formulas and numbers of a text the one said last; no mere name if there is another.
 std::optional<std::string> last_said(std::string_view text, std::vector<Formula> all) {
     std::vector<std::string_view> refused;
+    const Formula last = all.back();
     std::optional<Formula> name;     // the first of those at the end
     std::size_t stop = text.size();  // what is refused begins there
     for (int tried = 0; tried < 8 && !all.empty(); ++tried, all.pop_back()) {
@@ -261,7 +262,7 @@ std::optional<std::string> last_said(std::string_view text, std::vector<Formula>
         return later ? later : std::string(last_row(formula));
     }
     if (auto number = last_number(text.substr(0, stop))) return number;
-    if (name) return std::string(trimmed(name->inside));
+    if (name && refused.empty()) return std::string(trimmed(last.inside));
     return {};
 }
 
@@ -297,7 +298,12 @@ std::optional<std::string> answer_in(std::string_view text) {
     const bool brief = text.size() <= kMaxAnswer;
     const bool prose = !brief || is_chinese(text) || is_prose(text);
     const std::size_t line = text.rfind('\n');
-    if (const auto formula = only_formula(text)) return std::string(*formula);
+    if (const auto formula = only_formula(text)) {
+        const std::string_view after(formula->end(), text.end());
+        if (is_refused({}, after)) return {};
+        if (!is_name(*formula) || after.find_first_of("0123456789") == npos)
+            return std::string(*formula);
+    }
     if (line != npos)
         if (const auto formula = closing_display(text)) return std::string(last_row(*formula));
     if (brief && is_measure(text))
@@ -314,7 +320,7 @@ std::optional<std::string> answer_in(std::string_view text) {
             return std::string(text.substr(0, aside));
     if (!prose && text.find('\\') != npos)
         return std::string(text);  // a formula that cannot be parsed
-    return last_number(text);
+    return is_compound(text) ? std::nullopt : last_number(text);
 }
 
 // An answer behind a marker. Its first sentence, if that is all of one: x+1. I checked it.
@@ -331,7 +337,8 @@ std::optional<std::string> stated(std::string_view region) {
 
 // A number after a marker: 72 clips (48 in April), 72 (48 + 24), 15 people at the table.
 std::optional<std::string> number_in(std::string_view region) {
-    if (region.starts_with('>') || region.starts_with('<')) return {};
+    for (const std::string_view bound : {">", "<", "\u2265", "\u2264", "\\g", "\\l"})
+        if (region.starts_with(bound) && !region.starts_with("\\left")) return {};
     while (region.ends_with('!')) region.remove_suffix(1);
     const auto found = stated(region);
     if (found && can_read(Grader::kNumber, *found)) return found;
@@ -349,8 +356,11 @@ std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
     if (grader == Grader::kNumber && can_read(grader, inside)) return std::string(inside);
     if (grader == Grader::kNumber || is_measure(inside))
         if (auto number = leading_number(inside)) return number;
-    if (inside.size() > kMaxAnswer || !(is_prose(inside) || is_chinese(inside)))
-        return std::string(inside);
+    const bool formula = inside.find_first_of("&|=+*<>") != npos || inside.find("\\begin") != npos;
+    const bool sentence = is_prose(inside) || is_chinese(inside) ||
+                          (grader == Grader::kNumber && !formula && has_words(inside));
+    if (inside.size() > kMaxAnswer || !sentence) return std::string(inside);
+    if (const auto marker = last_marker(inside, grader)) return stated(marker->region);
     if (inside.starts_with("\\text{")) {
         const std::size_t close = closing(inside, 5);
         const std::string_view rest = close == npos ? "" : trimmed(inside.substr(close + 1));
@@ -358,7 +368,7 @@ std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
             !is_refused(inside.substr(0, close), {}))
             return std::string(rest);
     }
-    if (auto number = only_number(inside)) return number;
+    if (auto number = formula ? std::nullopt : only_number(inside)) return number;
     return std::string(inside);
 }
 
@@ -428,7 +438,7 @@ std::optional<std::string> unmarked_answer(Grader grader, std::string_view text)
     if (grader == Grader::kChoice) return unmarked_letter(text);
     if (grader == Grader::kExact) return one_spaced(text);
     auto found = answer_in(trimmed(text));
-    if (grader == Grader::kNumber && !(found && can_read(grader, *found)))
+    if (grader == Grader::kNumber && !(found && can_read(grader, *found)) && !is_compound(text))
         if (auto number = last_number(text)) return number;
     return found;
 }
@@ -452,7 +462,7 @@ std::optional<std::string> denied_answer(Grader grader, std::string_view region)
 // The answer behind the last marker that opens one, or else what reads as one.
 std::optional<std::string> spoken_answer(Grader grader, std::string_view text) {
     std::vector<std::string> denied;
-    std::optional<std::string_view> after;  // the first sentence of praise from the end
+    std::optional<std::string_view> after;  // the first praise from the end
     while (const auto marker = last_marker(text, grader)) {
         const std::string_view region = corrected(marker->region);
         if (denied.empty() && grader != Grader::kChoice && is_plain_number(region))
@@ -470,11 +480,13 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text) {
         }
         if (!passes) return {};
         if (stance == Stance::kDenies) denied.push_back(denied_answer(grader, region).value_or(""));
-        if (!after) after = text.substr(sentence_end(text, marker->begin));
-        text = text.substr(0, sentence_begin(text, marker->begin));
+        if (!after) after = text.substr(marker->begin + 1);
+        const std::size_t begin = sentence_begin(text, marker->begin);
+        const std::size_t comma = text.substr(begin, marker->begin - begin).find_last_of(",;");
+        text = text.substr(0, comma == npos ? begin : begin + comma);
     }
     if (!denied.empty()) return {};
-    if (after)
+    if (after && after->find_first_of("0123456789$\\") != npos)
         if (auto found = unmarked_answer(grader, *after)) return found;
     return unmarked_answer(grader, text);
 }

@@ -78,7 +78,6 @@ constexpr auto kDenials = std::to_array<View>({"not",
                                                "over",
                                                "under",
                                                "above",
-                                               "below",
                                                "anything but",
                                                "other than",
                                                "different from",
@@ -92,9 +91,16 @@ constexpr auto kDenials = std::to_array<View>({"not",
                                                "no bigger than",
                                                "no higher than",
                                                "no lower than",
-                                               "none of"});
+                                               "none of",
+                                               "at minimum",
+                                               "at a minimum",
+                                               "at maximum",
+                                               "at a maximum",
+                                               "minimum of",
+                                               "maximum of"});
 
-constexpr auto kGuesses = std::to_array<View>({"either", "between", "somewhere", "anywhere"});
+constexpr auto kGuesses = std::to_array<View>(
+    {"could be", "might be", "may be", "from", "either", "between", "somewhere", "anywhere"});
 
 constexpr auto kPraise = std::to_array<View>(
     {"correct", "right", "reasonable", "valid", "sensible", "plausible", "accurate", "verified",
@@ -105,6 +111,10 @@ constexpr auto kBlame =
     std::to_array<View>({"wrong", "incorrect", "unreasonable", "invalid", "mistaken", "impossible",
                          "implausible", "inaccurate", "unrealistic"});
 
+constexpr auto kPointers =
+    std::to_array<View>({"given below", "shown below", "found below", "as follows", "below",
+                         "shown above", "given above", "found above"});
+
 // Before a number that is no answer.
 constexpr auto kRefusals = std::to_array<View>(
     {"not",          "n't",          "n\u2019t",         "never",        "nor",
@@ -114,7 +124,8 @@ constexpr auto kRefusals = std::to_array<View>(
      "up to",        "instead of",   "different from",   "except",       "between",
      "either",       "neither",      "\u4e0d\u662f",     "\u4e0d\u4e3a", "\u4e0d\u7b49\u4e8e",
      "\u81f3\u5c11", "\u6700\u591a", "\u81f3\u591a",     "\u8d85\u8fc7", "\u5927\u4e8e",
-     "\u5c0f\u4e8e", "\u5c11\u4e8e", "\u591a\u4e8e",     "\u4e0d\u5230", "\u5206\u4e4b"});
+     "\u5c0f\u4e8e", "\u5c11\u4e8e", "\u591a\u4e8e",     "\u4e0d\u5230", "\u5206\u4e4b",
+     "\u6216"});
 
 // After one.
 constexpr auto kReproofs = std::to_array<View>({"is wrong",
@@ -143,6 +154,10 @@ constexpr auto kReproofs = std::to_array<View>({"is wrong",
                                                 "cannot be correct",
                                                 "can't be right",
                                                 "can't be correct"});
+
+// After a bound.
+constexpr auto kLimits = std::to_array<View>(
+    {"at most", "at least", "or more", "or less", "or fewer", "or higher", "or greater"});
 
 // ---- numbers ----
 
@@ -193,17 +208,28 @@ constexpr auto kScales =
                                           {"\u4e07", "*10000"},  // ten thousand
                                           {"\u4ebf", "*100000000"}});
 
+// The Chinese power of ten at the front of a text, as a factor; not of 千米, 千克.
+View factor_of(View text) {
+    for (const View unit :
+         {View("\u5343\u7c73"), View("\u5343\u514b"), View("\u5343\u74e6"), View("\u5343\u5361")})
+        if (text.starts_with(unit)) return {};
+    for (const auto& [scale, factor] : kScales)
+        if (text.starts_with(scale)) return factor;
+    return {};
+}
+
 // The number in its spelling, with its sign, and with the Chinese power of ten behind it.
 std::string spelt(View text, Span number) {
     std::string out;
     View before = text.substr(0, number.begin);
     const bool point = before.ends_with('.');
     if (point) before.remove_suffix(1);
-    if (minus(before) || ends(before, "negative ") || ends(before, "minus ")) out += '-';
+    if (minus(before) || ends(before, "negative ") || ends(before, "minus ") ||
+        before.ends_with("\u8d1f"))
+        out += '-';
     if (point) out += '.';
     out += text.substr(number.begin, number.end - number.begin);
-    for (const auto& [scale, factor] : kScales)
-        if (text.substr(number.end).starts_with(scale)) out += factor;
+    out += factor_of(text.substr(number.end));
     return out;
 }
 
@@ -232,10 +258,12 @@ std::optional<std::string> formula_around(View text, Span number) {
 }
 
 constexpr auto kOperations = std::to_array<View>(
-    {"less than",  "more than", "fewer than", "out of", "and",     "or",    "to",        "pi",
-     "sqrt",       "times",     "plus",       "minus",  "mod",     "base",  "choose",    "log",
-     "ln",         "sin",       "cos",        "tan",    "squared", "cubed", "factorial", "divided",
-     "multiplied", "over",      "am",         "pm",     "is",      "are"});
+    {"less than", "more than", "fewer than", "out of",    "and",     "or",
+     "pi",        "sqrt",      "times",      "plus",      "minus",   "mod",
+     "base",      "choose",    "log",        "ln",        "sin",     "cos",
+     "tan",       "squared",   "cubed",      "factorial", "divided", "multiplied",
+     "over",      "am",        "pm",         "is",        "cannot",  "can't",
+     "isn't",     "was",       "would",      "at least",  "at most", "are"});
 
 constexpr auto kMultiples =
     std::to_array<View>({"hundred", "thousand", "million", "billion", "trillion", "dozen"});
@@ -308,7 +336,8 @@ struct Lead {
 std::optional<Lead> number_first(View text) {
     View rest = text;
     std::string out;
-    for (const View sign : {View("-"), View("\u2212"), View("negative "), View("minus ")})
+    for (const View sign :
+         {View("-"), View("\u2212"), View("negative "), View("minus "), View("\u8d1f")})
         if (begins(rest, sign)) {
             out += '-';
             rest.remove_prefix(sign.size());
@@ -336,12 +365,7 @@ std::optional<Lead> number_first(View text) {
         out += word;
         rest = without_lead(rest, " ").substr(word.size());
     }
-    for (const auto& [scale, factor] : kScales)
-        if (rest.starts_with(scale)) {
-            out += factor;
-            rest.remove_prefix(scale.size());
-            break;
-        }
+    out += factor_of(rest);
     return Lead{std::move(out), rest};
 }
 
@@ -349,7 +373,7 @@ std::optional<Lead> number_first(View text) {
 bool has_result(View tail) {
     tail = tail.substr(0, sentence_end(tail, 0));
     for (const View verb : {View(" is "), View(" are "), View(" equals "), View(" makes "),
-                            View(" gives "), View("= "), View("=")})
+                            View(" gives "), View(" make "), View("= "), View("=")})
         if (const std::size_t at = tail.find(verb); at != npos)
             if (digit_at(without_lead(tail.substr(at + verb.size()), "$-"), 0)) return true;
     return false;
@@ -439,16 +463,17 @@ Stance stance_of(View text) {
             rest = without_lead(rest.substr(adverb.size()), " ,");
         const View praise = word_of(rest, kPraise), blame = word_of(rest, kBlame);
         if (!praise.empty() || !blame.empty()) {
-            constexpr auto joins =
-                std::to_array<View>({"and", "because", "as", "since", "but", "for", "with", "if",
-                                     "given", "so", "in", "too", "that", "to", "or"});
+            constexpr auto joins = std::to_array<View>(
+                {"and",  "because", "as",    "since", "but",   "for",   "with", "if",   "given",
+                 "so",   "in",      "too",   "that",  "to",    "or",    "by",   "when", "after",
+                 "here", "now",     "using", "based", "which", "again", "even"});
             const View after = without_lead(rest.substr(praise.size() + blame.size()), " *_");
-            if (after.empty() ||
-                !(is_alpha(after[0]) || is_digit(after[0]) || after[0] == ':' || after[0] == '(' ||
-                  after[0] == '$' || after[0] == '\\') ||
-                !word_of(after, joins).empty())
+            const bool goes_on = !after.empty() && (is_alpha(after[0]) || is_digit(after[0]) ||
+                                                    View("($\\").find(after[0]) != npos);
+            if (!goes_on || !word_of(after, joins).empty())
                 return !blame.empty() || denied ? kFaults : kPraises;
         }
+        if (!word_of(rest, kPointers).empty()) return kPraises;
         if (denied) return kDenies;
         if (!word_of(text, kGuesses).empty()) return kWavers;
     } else if (wide(text)) {
@@ -459,7 +484,7 @@ Stance stance_of(View text) {
     }
     const View clause = text.substr(0, std::min(sentence_end(text, 0), text.find(',')));
     std::size_t at = clause.find(' ');
-    for (int words = 0; at != npos && words < 4; at = clause.find(' ', at + 1), ++words)
+    for (int words = 0; at != npos && words < 2; at = clause.find(' ', at + 1), ++words)
         if (begins_any(clause.substr(at + 1), kReproofs)) return kDenies;
     return kStates;
 }
@@ -479,6 +504,9 @@ bool is_refused(View before, View after) {
     if (before.size() > 2 && (before.ends_with(" >") || before.ends_with(" <"))) return true;
     after = after.substr(0, 48);
     after = without_lead(after, " $*_)\"'`");
+    if (begins(after, "or ") && digit_at(without_lead(after.substr(3), " $"), 0)) return true;
+    if (after.starts_with('+') && !digit_at(after, 1) && after.size() < 3) return true;
+    if (begins_any(after, kLimits) || begins(after, "\u6216")) return true;
     return begins_any(after, kReproofs) || begins(after, "cannot be") || begins(after, "can't be");
 }
 
@@ -517,6 +545,8 @@ std::optional<std::string> any_number(View text) {
 
 std::optional<std::string> only_number(View text) {
     std::optional<std::string> only;
+    if (const auto last = number_before(text, text.size()))
+        if (auto formula = formula_around(text, *last)) return formula;
     for (auto found = number_before(text, text.size()); found;
          found = number_before(text, found->begin)) {
         if (is_refused(text.substr(0, found->begin), text.substr(found->end))) return {};
@@ -534,15 +564,26 @@ std::optional<std::string> leading_number(View text) {
     View tail = lead->tail;
     if (is_temperature(without_lead(tail, " "))) return std::move(lead->number);
     if (tail.starts_with('%')) tail.remove_prefix(1);
-    View word = without_lead(tail, " ");
+    View word = without_lead(tail, " ~");
+    while (word.starts_with("\\,") || word.starts_with("\\ ") || word.starts_with("\\;"))
+        word = without_lead(word.substr(2), " ");
+    if (word.starts_with("\\frac{") && word.find_first_of("0123456789") == npos)
+        return std::move(lead->number);  // 60 \frac{km}{h}
     for (const View font : {View("\\text{"), View("\\mathrm{")})
         if (word.starts_with(font)) word = without_lead(word.substr(font.size()), " ");
+    if (begins(word, "\u6216") || begins(word, "\u5230") || begins(word, "\u81f3")) return {};
     if (wide(word)) return std::move(lead->number);
     if (is_continued(tail) || has_result(tail) || !word_of(word, kOperations).empty()) return {};
     if (compound_unit(word)) return std::move(lead->number);
     const bool apart = word.size() < lead->tail.size();
     if (apart && alpha_at(word, 0) && alpha_at(word, 1)) return std::move(lead->number);
     return {};
+}
+
+bool is_compound(View text) {
+    const auto lead = text.size() > 64 ? std::nullopt : number_first(text);
+    return lead && is_continued(lead->tail) && !has_result(lead->tail) &&
+           sentence_end(text, 0) == text.size();
 }
 
 bool is_measure(View text) {

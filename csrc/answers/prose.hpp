@@ -28,7 +28,7 @@ enum class Stance : unsigned char {
     kStates,   // an answer
     kDenies,   // not 5, at least 5, 5 is wrong
     kWavers,   // either 5 or 6
-    kPraises,  // correct. reasonable.
+    kPraises,  // nothing but itself: correct. as follows:
     kFaults,   // wrong. not right.
 };
 [[nodiscard]] Stance stance_of(std::string_view text);
@@ -51,6 +51,9 @@ enum class Stance : unsigned char {
 
 // The number that a text begins with: 5 cars passed in the first 15 minutes, 72 km/h, -4°F.
 [[nodiscard]] std::optional<std::string> leading_number(std::string_view text);
+
+// Does a text join two quantities: 2 hours and 30 minutes?
+[[nodiscard]] bool is_compound(std::string_view text);
 
 // Is a text that begins with a number nothing but it and a compound unit (7 m/s^2), or words?
 [[nodiscard]] bool is_measure(std::string_view text);

@@ -79,6 +79,10 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
             True,
         ),
         ("number", "Answer: 15\n\nNote: the answer is reasonable since 15 < 20.", "15", True),
+        ("math", "The answer is given below.\n\\[\n3\n\\]", "3", True),
+        ("math", "Answer: $3$\n\nLet's check that the answer is reasonable: yes.", "3", True),
+        ("math", "Thus the answer is 12, and the answer is verified.", "12", True),
+        ("math", "$5$ is wrong.", "5", False),
     ],
     "exponents of units": [
         ("number", "It covers 48 m^2 of land.", "48", True),
@@ -132,6 +136,10 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("math", "The answer is 15 people at the table", "15", True),
         ("math", "Answer: 3x + 4", "3x+4", True),
         ("math", "Answer: 3 x y", "3xy", True),
+        ("number", "\\boxed{60\\,\\mathrm{km/h}}", "60", True),
+        ("number", "\\boxed{60 \\frac{km}{h}}", "60", True),
+        ("number", "#### 15 min 30 s", "30", False),
+        ("number", "#### 15 to go", "15", True),
     ],
     "denials and guesses": [
         ("math", "The answer is not 5", "5", False),
@@ -168,6 +176,12 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("number", "The correct answer is not 5 but 6.", "5", False),
         ("number", "Answer: none of the 5", "5", False),
         ("math", "so x > 5", "5", False),
+        ("math", "$N$ is at most $20$.", "20", False),
+        ("math", "The answer is $5$ or more", "5", False),
+        ("number", "Answer: 5+", "5", False),
+        ("number", "Answer: about 5 or 6", "5", False),
+        ("number", "Answer: 5 at most", "5", False),
+        ("number", "5 cannot be the answer.", "5", False),
     ],
     "choices": [
         ("choice", "Answer: D: safe", "D", True),
@@ -227,6 +241,9 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("choice", "I'd pick B.", "B", True),
         ("choice", "The answer is C, A is wrong", "C", True),
         ("choice", "答案是A或B", "A", False),
+        ("choice", "Answer is C because A is wrong", "C", True),
+        ("choice", "答案不是C", "C", False),
+        ("choice", "所以答案是B，而不是C。", "B", True),
     ],
     "Chinese": [
         ("math", "因此，他一共有14个苹果。", "14", True),
@@ -245,6 +262,10 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("number", "答案不是5。", "5", False),
         ("number", "至少5个。", "5", False),
         ("number", "答案：最多5个", "5", False),
+        ("number", "速度是12千米/小时。", "12", True),
+        ("number", "答案是负12", "12", False),
+        ("number", "答案是 12 或 13", "12", False),
+        ("number", "所以是12，不是13。", "12", True),
     ],
     "bare names": [
         ("math", "So there are 84 ways to choose $N$.", "84", True),
@@ -261,6 +282,7 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("math", "The value of $a_{12}$ is 5, as is $a_{12}$", "5", True),
         ("math", "So the result is x^2+1.", "x^2+1", True),
         ("math", "So the result is x^2+1.", "1", False),
+        ("math", "Hence $k$ = 35.", "35", True),
     ],
     "boxes": [
         ("number", "\\boxed{Ann is 6 years older than Bob.}", "6", True),
@@ -277,6 +299,10 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("math", "\\boxed{\n\\int_0^1 2x\\,dx\n}", "1", True),
         ("math", "\\boxed{\\text{Even}}", "even", True),
         ("math", "\\boxed{x = 5 \\text{ or } x = 6}", "5, 6", True),
+        ("number", "\\boxed{\\text{12 is the answer}}", "12", True),
+        ("math", "\\boxed{The answer is x+1}", "x+1", True),
+        ("math", "\\boxed{The answer is x+1}", "1", False),
+        ("number", "\\boxed{\\begin{pmatrix}1&1\\\\1&1\\end{pmatrix}}", "1", False),
     ],
 }
 
