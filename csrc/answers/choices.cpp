@@ -83,11 +83,16 @@ bool is_label(std::string_view word) {
 }
 
 // Does the text after a letter call it wrong or name a second one: `or B`, `, B`, `(B)`, `B.`?
+// Behind `because`, and in later sentences, only `or B` and a sentence that begins with `(B)` do.
 bool names_another(std::string_view after) {
     constexpr std::array joins = std::to_array<std::string_view>(
         {"or", "and", "but", "possibly", "maybe", "also", "then", "plus", "vs"});
     std::string before;  // the word before, lower case
-    bool first = true, other = false;
+    constexpr std::array reasons =
+        std::to_array<std::string_view>({"because", "since", "while", "whereas", "unlike", "than"});
+    constexpr std::array doubts =
+        std::to_array<std::string_view>({"or", "possibly", "maybe", "also"});
+    bool first = true, other = false, later = false;
     while (true) {
         const std::string_view text = after;
         const std::string_view word = next_word(after);
@@ -105,6 +110,8 @@ bool names_another(std::string_view after) {
         std::string said(word);
         std::ranges::transform(said, said.begin(), lower);
         if (sentence) other = false;
+        if (sentence && !first) later = true;
+        const bool doubted = std::ranges::find(doubts, std::string_view(before)) != doubts.end();
         if (label && !article) {
             const bool faulted = begins(after, " is wrong") || begins(after, " is incorrect") ||
                                  begins(after, " is not ");
@@ -112,10 +119,14 @@ bool names_another(std::string_view after) {
                 !closed &&
                 (faulted || (sentence && (begins(after, " is") || begins(after, " and"))));
             if (subject) other = true;
-            if (!subject && !other && !denied && (closed || joined || linked || first)) return true;
+            const bool second =
+                later ? doubted || (sentence && closed) : closed || joined || linked || first;
+            if (!subject && !other && !denied && second) return true;
+            if (later) other = true;  // the sentence is about that one
         }
         first = false;
         before = std::move(said);
+        if (std::ranges::find(reasons, std::string_view(before)) != reasons.end()) later = true;
         if (other) continue;
         if (before == "wrong" || before == "incorrect") return true;
         if (denied && (before == "right" || before == "correct")) return true;

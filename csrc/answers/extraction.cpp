@@ -144,11 +144,13 @@ std::vector<Formula> formulas_in(std::string_view text) {
     std::vector<Formula> all;
     const auto keep = [&](std::size_t begin, std::size_t end) {
         const std::string_view formula = text.substr(begin, end - begin);
-        // $5 and then $7: no formula ends with a word and a space
-        const std::size_t n = formula.size();
-        const bool prices = n > 2 && formula[n - 1] == ' ' &&
-                            std::isalpha(static_cast<unsigned char>(formula[n - 2])) &&
-                            std::isalpha(static_cast<unsigned char>(formula[n - 3]));
+        // $5 and then $7, $5 + $7: no formula ends with a word and a space, or with an operator
+        const std::size_t n = formula.size(), last = formula.find_last_not_of(" <");
+        const bool prices =
+            (n > 2 && formula[n - 1] == ' ' &&
+             std::isalpha(static_cast<unsigned char>(formula[n - 2])) &&
+             std::isalpha(static_cast<unsigned char>(formula[n - 3]))) ||
+            (last != npos && last > 0 && std::string_view("=+-*/").find(formula[last]) != npos);
         if (n <= kMaxAnswer && !prices) all.push_back({formula, begin, end});
     };
     for (std::size_t at = 0; at < text.size(); ++at) {

@@ -375,7 +375,7 @@ bool has_result(View tail) {
     for (const View verb : {View(" is "), View(" are "), View(" equals "), View(" makes "),
                             View(" gives "), View(" make "), View("= "), View("=")})
         if (const std::size_t at = tail.find(verb); at != npos)
-            if (digit_at(without_lead(tail.substr(at + verb.size()), "$-"), 0)) return true;
+            if (digit_at(without_lead(tail.substr(at + verb.size()), "$-<"), 0)) return true;
     return false;
 }
 

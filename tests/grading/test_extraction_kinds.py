@@ -140,6 +140,8 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("number", "\\boxed{60 \\frac{km}{h}}", "60", True),
         ("number", "#### 15 min 30 s", "30", False),
         ("number", "#### 15 to go", "15", True),
+        ("math", "Each of the 3 paid $96 / 3 = $32.", "32", True),
+        ("math", "She got $15 - $11.0 = $4.0 change.", "4", True),
     ],
     "denials and guesses": [
         ("math", "The answer is not 5", "5", False),
@@ -244,6 +246,11 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("choice", "Answer is C because A is wrong", "C", True),
         ("choice", "答案不是C", "C", False),
         ("choice", "所以答案是B，而不是C。", "B", True),
+        ("choice", "The answer is B: forest. The others (A, C, D) do not fit.", "B", True),
+        ("choice", "Answer: C: park. Options A and B are wrong.", "C", True),
+        ("choice", "The answer is D: cart because A: store is too broad.", "D", True),
+        ("choice", "The answer is (B) bank. (C) cat.", "B", False),
+        ("choice", "The answer is B. Or C.", "B", False),
     ],
     "Chinese": [
         ("math", "因此，他一共有14个苹果。", "14", True),
