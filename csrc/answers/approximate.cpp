@@ -131,7 +131,9 @@ Approximation symbol_value(const std::string& name, int point) {
 }
 
 Approximation square_root(const Approximation& x) {
-    const Complex root = std::sqrt(x.value);
+    // The root of -2 - 0i would be that of -2 + 0i, negated.
+    const bool real = x.value.imag() == 0;
+    const Complex root = std::sqrt(real ? Complex(x.value.real(), 0) : x.value);
     return {root, x.error / std::abs(root) + kEps * std::abs(root), x.lost};
 }
 
@@ -221,13 +223,13 @@ struct Evaluator {
         return scale ? quotient(*value, *scale) : std::nullopt;
     }
 
-    // A smooth function of its own for every name.
-    [[nodiscard]] static Value unknown_value(const std::string& name, const Approximation& x) {
-        const double a = point_of(name, 0), b = point_of(name, 1), c = point_of(name, 2);
-        const Approximation inner{a * x.value + b, a * x.error + kEps * std::abs(a * x.value + b),
-                                  x.lost};
-        const auto wave = call_value("sin", inner);
-        return wave ? Value(sum({c + 1.5, 0}, *wave)) : std::nullopt;
+    // A smooth function of its own for every name and point.
+    [[nodiscard]] Value unknown_value(const std::string& name, const Approximation& x) const {
+        const double a = point_of(name, point), b = point_of(name + "'", point);
+        const Complex shifted = a * x.value + b;
+        const auto wave =
+            call_value("sin", {shifted, std::abs(a) * x.error + kEps * std::abs(shifted), x.lost});
+        return wave ? Value(sum({b + 3.0, 0}, *wave)) : std::nullopt;
     }
 
     [[nodiscard]] static Value rounded(std::string_view name, const Approximation& x) {

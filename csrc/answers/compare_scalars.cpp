@@ -63,8 +63,11 @@ bool prints(const Side& digits, double value) {
     const std::string_view text = without_zeros(digits.part().text);
     const auto first = text.find_first_of("123456789");
     if (first == std::string_view::npos || text.find('.') == std::string_view::npos) return false;
-    const auto figures = text.size() - first - (text.find('.') > first ? 1 : 0);
-    return figures >= 15 &&
+    const auto point = text.find('.');
+    const auto figures = text.size() - first - (point > first ? 1 : 0);
+    // Doubles have 17 figures, perhaps 18 are printed; 12345678901234.5 has too few behind the
+    // point.
+    return figures >= 15 && figures <= 18 && text.size() - point > 6 &&
            std::abs(std::strtod(text.data(), nullptr) - value) <= 1e-14 * std::abs(value);
 }
 
@@ -89,7 +92,7 @@ bool prints_irrational(const Side& digits, const Side& other) {
     const auto value =
         symbols ? std::nullopt : approximate(*other.in, other.node, 0, other.sign ? other.sign : 1);
     if (!value || value->value.imag() != 0) return false;
-    return prints(digits, value->value.real()) && 4 * value->error < 1e-14 * std::abs(value->value);
+    return prints(digits, value->value.real()) && value->error < 1e-13 * std::abs(value->value);
 }
 
 // Equal as fractions of polynomials, exactly; nothing where one of them is none.

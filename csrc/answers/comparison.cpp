@@ -90,8 +90,9 @@ bool has_value(const Side& side) {
 // As sets of real numbers, where one of them is a union, intersection or difference.
 std::optional<bool> same_sets(const Side& gold, const Side& answer) {
     const auto made = [](const Side& side) {
-        return side.op() == Op::kUnion || side.op() == Op::kIntersection ||
-               side.op() == Op::kWithout || (side.op() == Op::kSymbol && side.part().text == "R");
+        return joins_bounds(*side.in, side.node) || side.op() == Op::kUnion ||
+               side.op() == Op::kIntersection || side.op() == Op::kWithout ||
+               (side.op() == Op::kSymbol && side.part().text == "R");
     };
     if (!made(gold) && !made(answer)) return {};
     const auto x = real_set(*gold.in, gold.node), y = real_set(*answer.in, answer.node);
@@ -134,6 +135,13 @@ Verdict compare_with_relation(Side gold, Side answer) {
     const bool equation =
         signs == std::string(1, char(Kind::kEqual)) && !is_head(*related.in, related.child(1).node);
     return equation && has_value(other) ? kDifferent : kUnknown;  // a^2 + b = 0 is not 0
+}
+
+// A(1,2): a name and its coordinates.
+bool is_point(const Side& side) {
+    return side.op() == Op::kCall && side.part().text[0] >= 'A' && side.part().text[0] <= 'Z' &&
+           side.size() == 1 && side.child(0).op() == Op::kTuple &&
+           side.child(0).part().text == "()";
 }
 
 bool is_empty(const Side& side) {
@@ -293,11 +301,19 @@ Verdict compare(Side gold, Side answer) {
     if (either(Op::kLabelled)) return compare_labelled(gold, answer);
     if (const auto verdict = compare_quantities(gold, answer)) return *verdict;
     gold = bare_quantity(gold), answer = bare_quantity(answer);
+    if (is_point(gold) && answer.op() == Op::kTuple) gold = gold.child(0);
+    if (is_point(answer) && gold.op() == Op::kTuple) answer = answer.child(0);
     if (gold.op() == Op::kRelation && answer.op() == Op::kRelation)
         return compare_relations(gold, answer);
     if (either(Op::kRelation)) return compare_with_relation(gold, answer);
     if (is_empty(gold) || is_empty(answer))
         return is_empty(gold) && is_empty(answer) ? kEqual : kDifferent;
+    const bool bounds = joins_bounds(*gold.in, gold.node);
+    if (bounds != joins_bounds(*answer.in, answer.node)) {
+        if (const auto same = same_sets(gold, answer)) return *same ? kEqual : kDifferent;
+    } else if (bounds && gold.part().text != answer.part().text) {
+        return kDifferent;  // and, or
+    }
     if ((is_collection(gold) || is_collection(answer)) && !gold.sign && !answer.sign)
         return compare_collections(gold, answer);
     if (is_scalar(gold.op()) && is_scalar(answer.op())) return compare_scalars(gold, answer);

@@ -77,6 +77,11 @@ std::optional<Surd> of_angle(std::string_view name, int angle) {
 
 std::optional<Rational> log_of(const Rational& base, const Expression& in, Node node, int sign) {
     if (const auto x = exact(in, node, sign)) return logarithm(base, *x);
+    if (in[node].op == Op::kPower) {  // too large for exact(): 2^200
+        const auto n = exact(in, in[node].parts[1], sign);
+        const auto of_base = n ? log_of(base, in, in[node].parts[0], sign) : std::nullopt;
+        return of_base ? product(*of_base, *n) : std::nullopt;
+    }
     const auto x = surd(in, node, sign);  // log of a root: half that of its square
     if (!x || x->size() != 1) return {};
     const auto& [under, coefficient] = *x->begin();

@@ -55,10 +55,10 @@ constexpr std::array kTexts = std::to_array<std::string_view>(
     {"text", "mbox", "textbf", "textrm", "textit", "operatorname", "hbox", "texttt", "textnormal"});
 
 constexpr std::array kRefused = std::to_array<std::string_view>(
-    {"int",   "sum",    "prod",     "lim",        "iint",      "oint",   "underline",
-     "dot",   "nabla",  "partial",  "begin",      "end",       "choose", "land",
-     "lor",   "neg",    "lnot",     "wedge",      "vee",       "forall", "exists",
-     "oplus", "otimes", "substack", "underbrace", "overbrace", "frown",  "overarc"});
+    {"int",    "sum",      "prod",       "lim",       "iint",   "oint",   "underline",
+     "nabla",  "partial",  "begin",      "end",       "choose", "land",   "lor",
+     "neg",    "lnot",     "wedge",      "vee",       "forall", "exists", "oplus",
+     "otimes", "substack", "underbrace", "overbrace", "frown",  "overarc"});
 
 constexpr std::array kCommands = std::to_array<Entry>({
     {"frac", Kind::kFrac},
@@ -330,6 +330,7 @@ class Lexer {
         if (sign == "<" && next == '=') return ++at_, push(Kind::kLessEqual);
         if (sign == ">" && next == '=') return ++at_, push(Kind::kGreaterEqual);
         if (sign == "-" && next == '>') return ++at_, push(Kind::kTo);
+        if (sign == "=" && next == '>') return ++at_, push(Kind::kImplies);
         if (sign == "*" && next == '*') return ++at_, push(Kind::kPower);
         const Entry* known = find(kSigns, sign);
         if (!known) return push(n > 1 ? Kind::kLetter : Kind::kUnknown, std::string(sign));
@@ -367,7 +368,7 @@ class Lexer {
         if (peek(1) != '\\' && peek(1) != '(') return false;
         const std::string_view rest = text_.substr(at_);
         return rest.starts_with(".\\overline") || rest.starts_with(".\\bar") ||
-               (rest.starts_with(".(") && is_digit(peek(2)));
+               rest.starts_with(".\\dot") || (rest.starts_with(".(") && is_digit(peek(2)));
     }
 
     void number() {
@@ -418,7 +419,10 @@ class Lexer {
         if (run == "pi") return push(Kind::kLetter, "pi");
         if (run == "sqrt") return push(Kind::kSqrt);
         if (run == "infinity" || run == "inf") return push(Kind::kLetter, "infty");
-        if (holds(kFunctions, run)) return push(Kind::kFunction, std::string(run));
+        const Kind before = tokens_.empty() ? Kind::kEnd : tokens_.back().kind;
+        const bool after_number = before == Kind::kNumber;
+        const bool seconds = run == "sec" && after_number && (in_text || at_ == text_.size());
+        if (holds(kFunctions, run) && !seconds) return push(Kind::kFunction, std::string(run));
         std::string lower(run);
         std::ranges::transform(lower, lower.begin(), [](char c) {
             return c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
@@ -436,18 +440,17 @@ class Lexer {
         constexpr std::array words = std::to_array<std::string_view>(
             {"cm", "mm", "km", "kg", "ft", "lb", "oz", "ml", "mi", "hr", "is",
              "of", "to", "so", "it", "we", "be", "by", "if", "as", "no", "at"});
-        const Kind before = tokens_.empty() ? Kind::kEnd : tokens_.back().kind;
-        const bool after_number = before == Kind::kNumber;
         // m/s and kg m inside \text
         const bool within_unit =
             before == Kind::kWord ||
+            ((before == Kind::kCloseGroup || before == Kind::kDegree) && is_unit_letter(run)) ||
             ((before == Kind::kDivide || before == Kind::kTimes) && tokens_.size() > 1 &&
              tokens_[tokens_.size() - 2].kind == Kind::kWord);
         if (run.size() > 2 ||
             (run.size() == 2 &&
              (in_text || holds(words, lower) || (after_number && is_unit_symbol(run)))) ||
             (in_text && (after_number || within_unit))) {
-            if (is_unit_symbol(run)) lower = run;  // mg is no Mg
+            if (is_unit_symbol(run) || run.size() == 1) lower = run;  // W is no w
             push(Kind::kWord, std::move(lower));
         } else {
             for (const char c : run) push(Kind::kLetter, std::string(1, c));
@@ -470,12 +473,17 @@ class Lexer {
         }
         const std::string_view name = run_of_letters();
         if (name == "begin" || name == "end") return environment(name == "begin");
-        if (name == "overline" || name == "bar") return push(Kind::kOver, std::string(name));
+        if (name == "overline" || name == "bar" || name == "dot")
+            return push(Kind::kOver, name == "dot" ? "dot" : "overline");
         if (name == "euro" || name == "gbp" || name == "yen" || name == "cent")
             return push(Kind::kCurrency, std::string(name));
+        if (text_.substr(at_).starts_with("{mod}")) {
+            at_ += 5;
+            return push(Kind::kMod);
+        }
         const Kind before = tokens_.empty() ? Kind::kEnd : tokens_.back().kind;
         const bool unit = name == "mathrm" && peek() == '{' && is_letter(peek(1)) &&
-                          is_letter(peek(2)) &&
+                          (is_letter(peek(2)) || peek(2) == '/') &&
                           (before == Kind::kNumber || before == Kind::kCloseGroup);
         if (holds(kTexts, name) || unit) {
             while (is_space(peek())) ++at_;

@@ -67,7 +67,7 @@ Node Parser::primary() {
             node = make(Op::kSymbol, {}, "dots");
             break;
         case Kind::kOver:
-            node = named("overline");
+            node = named(now.text);
             break;
         case Kind::kBar:
             node = absolute();
@@ -167,7 +167,14 @@ Node Parser::number(const Token& now) {
 
 // 0.1 and the digits that come next, without end: 1/10 + 6/90.
 Node Parser::repeating(const std::string& digits) {
-    const std::string again = raw_argument();
+    const bool dotted = tokens_[at_ - 1].text == "dot";
+    std::string again = raw_argument();
+    while (dotted &&
+           (kind() == Kind::kOver || (kind() == Kind::kNumber && kind(1) == Kind::kOver))) {
+        const bool last = accept(Kind::kOver);  // the digits between two dots
+        again += raw_argument();
+        if (last) break;
+    }
     if (!all_digits(again) || digits.size() + again.size() > 30) return fail();
     const std::size_t places = digits.size() - digits.find('.') - 1;
     const Node below =
@@ -207,7 +214,7 @@ Node Parser::symbol(const Token& now) {
 // An angle, a vector, a segment: one symbol with the names of its points in order.
 Node Parser::named(const std::string& what) {
     std::string points;
-    const bool run = (what.ends_with("angle") || what == "overline") &&
+    const bool run = (what.ends_with("angle") || what == "overline" || what == "dot") &&
                      (kind() == Kind::kWord || kind() == Kind::kLetter);
     while (run && (kind() == Kind::kWord || kind() == Kind::kLetter)) {
         points += token().text;
@@ -228,10 +235,12 @@ Node Parser::named(const std::string& what) {
 // in x(x + 1)?
 bool Parser::begins_argument(std::string_view name) const {
     if (kind() != Kind::kOpen || token().spaced || kind(1) == Kind::kMod) return false;
-    if (name == "e" || name == "i" || (name.size() > 1 && name[1] != '_' && name[1] != '\''))
-        return false;
-    if (name[0] == 'f') return true;
-    const bool function = std::string_view("ghpqFGHPQ").find(name[0]) != std::string_view::npos;
+    const bool greek = name.size() > 1 && name[1] != '_' && name[1] != '\'';
+    if (name == "e" || name == "i" || name == "pi") return false;
+    if (name[0] == 'f' && !greek) return true;
+    const bool function =
+        greek ? name == "phi" || name == "varphi" || name == "Gamma" || name == "zeta"
+              : std::string_view("ghpqFGHPQ").find(name[0]) != std::string_view::npos;
     const bool capital = name[0] >= 'A' && name[0] <= 'Z';
     const std::size_t sign = kind(1) == Kind::kMinus ? 1 : 0;
     if (kind(2 + sign) == Kind::kClose) {

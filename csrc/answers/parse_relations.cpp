@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "answers/parser.hpp"
+#include "answers/real_sets.hpp"
 
 namespace malt {
 namespace {
@@ -27,12 +28,17 @@ Node Parser::labelled() {
         return now.kind == Kind::kLetter && now.text.size() == 1 && now.text[0] >= 'A' &&
                now.text[0] <= 'J';
     };
-    if (kind() != Kind::kOpen) return -1;
-    const bool bracketed = is_letter(token(1)) && kind(2) == Kind::kClose;
-    if (!bracketed || !token(3).spaced || kind(3) == Kind::kEnd) return -1;
-    if (kind(3) > Kind::kMinus && kind(3) != Kind::kCurrency && kind(3) != Kind::kOpen) return -1;
-    std::string letter = token(1).text;
-    at_ += 3;
+    const std::size_t braced = kind() == Kind::kOpenGroup ? 1 : 0;  // \mathrm{(C)}
+    if (kind(braced) != Kind::kOpen) return -1;
+    const Token& letter_token = token(1 + braced);
+    if (!is_letter(letter_token) || kind(2 + braced) != Kind::kClose) return -1;
+    if (braced && kind(4) != Kind::kCloseGroup) return -1;
+    const Token& next = token(3 + 2 * braced);
+    if (!next.spaced || next.kind == Kind::kEnd) return -1;
+    if (next.kind > Kind::kMinus && next.kind != Kind::kCurrency && next.kind != Kind::kOpen)
+        return -1;
+    std::string letter = letter_token.text;
+    at_ += 3 + 2 * braced;
     const Node rest = list(Kind::kEnd);
     return make(Op::kLabelled, {rest}, std::move(letter));
 }
@@ -40,21 +46,36 @@ Node Parser::labelled() {
 // Also `2 hours 20 minutes` and `8 ft by 12 ft`.
 Node Parser::list(Kind end) {
     std::vector<Node> items;
+    std::string joined;  // by `and` or `or`
     while (!failed_) {
-        while (accept(Kind::kComma)) {
-        }
+        for (; kind() == Kind::kComma; ++at_)
+            if (!token().text.empty()) joined = token().text;
         if (kind() == end) break;
         items.push_back(relation());
         if (kind() == Kind::kWord && is_word("by") && is_scalar(op(items.back()))) {
             ++at_;
             continue;
         }
-        const bool next = op(items.back()) == Op::kQuantity &&
-                          (kind() == Kind::kNumber || kind() == Kind::kCurrency);
+        const bool next = (op(items.back()) == Op::kQuantity &&
+                           (kind() == Kind::kNumber || kind() == Kind::kCurrency)) ||
+                          after_letter_unit();
         if (kind() != Kind::kComma && !next) break;
     }
     if (items.empty()) return fail();
-    return items.size() == 1 ? items[0] : make(Op::kList, std::move(items));
+    if (items.size() == 1) return items[0];
+    if (op(items.back()) == Op::kCongruence) return residues(std::move(items));
+    return make(Op::kList, std::move(items), std::move(joined));
+}
+
+// x = 1, 4 (mod 5): the modulus is that of all.
+Node Parser::residues(std::vector<Node> items) {
+    const auto last = out_[items.back()].parts;
+    const auto first = out_[items[0]];
+    const bool opens = first.op == Op::kRelation && first.parts.size() == 2 &&
+                       first.text == std::string(1, char(Kind::kModulo));
+    if (!opens || last.size() != 2) return make(Op::kList, std::move(items));
+    items[0] = first.parts[1], items.back() = last[0];
+    return make(Op::kCongruence, {make(Op::kList, std::move(items)), last[1], first.parts[0]});
 }
 
 // `at least 5` is `>= 5`: the words become the sign.
@@ -192,8 +213,14 @@ Node Parser::condition() {
     if (real && op(element) == Op::kSymbol && op(rest) == Op::kRelation) {
         const std::string& signs = part(rest).text;
         if (signs == std::string(1, char(Kind::kEqual))) return make(Op::kSet, {rest});
-        if (signs.find(char(Kind::kEqual)) == std::string::npos) return rest;
+        if (signs.find(char(Kind::kEqual)) == std::string::npos) {
+            const std::string name = part(element).text;  // which is of no matter
+            for (const Node side : part(rest).parts)
+                if (op(side) == Op::kSymbol && part(side).text == name) part(side).text.clear();
+            return rest;
+        }
     }
+    if (real && op(element) == Op::kSymbol && joins_bounds(out_, rest)) return rest;
     std::vector<Node> parts{element, rest};
     if (domain >= 0) parts.push_back(domain);
     return make(Op::kCondition, std::move(parts));

@@ -30,16 +30,16 @@ std::optional<std::string_view> scale_of(std::string_view word) {
 // Words that change the number before them, or retract it: not dropped as units are.
 bool is_no_unit(std::string_view word) {
     constexpr std::array words = std::to_array<std::string_view>(
-        {"pair",        "pairs",        "half",    "halves",    "third",      "thirds",
-         "quarters",    "fourth",       "fourths", "fifth",     "fifths",     "sixths",
-         "eighths",     "tenth",        "tenths",  "hundredth", "hundredths", "thousandth",
-         "thousandths", "millionths",   "squared", "cubed",     "factorial",  "not",
-         "wrong",       "incorrect",    "most",    "least",     "more",       "less",
-         "fewer",       "remainder",    "double",  "triple",    "couple",     "score",
-         "gross",       "lakh",         "lakhs",   "crore",     "crores",     "quadrillion",
-         "quintillion", "thousandfold", "or",      "below",     "above",      "maximum",
-         "minimum",     "divided",      "times",   "plus",      "minus",      "multiplied"});
-    return std::ranges::find(words, word) != words.end();
+        {"pair",   "half",      "halves", "third",     "quarters",    "fourth",      "fifth",
+         "sixths", "eighths",   "tenth",  "hundredth", "thousandth",  "millionths",  "squared",
+         "cubed",  "factorial", "not",    "wrong",     "incorrect",   "most",        "least",
+         "more",   "less",      "fewer",  "remainder", "double",      "triple",      "couple",
+         "score",  "gross",     "lakh",   "crore",     "quadrillion", "quintillion", "thousandfold",
+         "or",     "below",     "above",  "maximum",   "minimum",     "divided",     "plus",
+         "minus",  "multiplied"});
+    const std::string_view one = word.ends_with('s') ? word.substr(0, word.size() - 1) : word;
+    return std::ranges::find(words, word) != words.end() ||
+           std::ranges::find(words, one) != words.end();
 }
 
 // Words that end a quantity.
@@ -69,6 +69,10 @@ Node Parser::sum() {
             break;
         }
         Node next = term();
+        if (sign == Kind::kMinus && left >= 0 && op(next) == Op::kSet) {  // R - {3}
+            left = make(Op::kWithout, {left, next});
+            continue;
+        }
         if (sign == Kind::kMinus || sign == Kind::kMinusPlus) next = make(Op::kNegate, {next});
         if (sign == Kind::kPlusMinus || sign == Kind::kMinusPlus) {
             left = left < 0 ? make(Op::kSigns, {next}) : make(Op::kSigns, {left, next});
@@ -80,10 +84,20 @@ Node Parser::sum() {
     return left < 0 ? fail() : left;
 }
 
+// Between 3h and 15m?
+bool Parser::after_letter_unit() const {
+    const bool letter = at_ > 1 && tokens_[at_ - 1].kind == Kind::kLetter &&
+                        tokens_[at_ - 2].kind == Kind::kNumber &&
+                        is_unit_letter(tokens_[at_ - 1].text);
+    return letter && kind() == Kind::kNumber &&
+           (is_unit_word(token(1)) || (kind(1) == Kind::kLetter && is_unit_letter(token(1).text)));
+}
+
 bool Parser::begins_factor() const {
     switch (kind()) {
         case Kind::kNumber:  // 2 3 is not a product
-            return tokens_[at_ - 1].kind != Kind::kNumber && tokens_[at_ - 1].kind != Kind::kWord &&
+            return !after_letter_unit() && tokens_[at_ - 1].kind != Kind::kNumber &&
+                   tokens_[at_ - 1].kind != Kind::kWord &&
                    tokens_[at_ - 1].kind != Kind::kCloseGroup;
         case Kind::kOpen:
             return kind(1) != Kind::kMod;
@@ -191,6 +205,13 @@ Node Parser::factor() {
 
 // An angle or a temperature.
 Node Parser::degrees(Node value) {
+    if (kind() == Kind::kOpenGroup && kind(1) == Kind::kLetter && kind(2) == Kind::kCloseGroup) {
+        const std::string& scale = token(1).text;
+        if (scale == "C" || scale == "F") {
+            at_ += 3;
+            return make(Op::kQuantity, {value}, scale == "C" ? "celsius^1 " : "fahrenheit^1 ");
+        }
+    }
     const bool letter = kind() == Kind::kLetter || kind() == Kind::kWord;
     const std::string& scale = token().text;
     if (letter && (scale == "C" || scale == "c" || scale == "celsius")) {

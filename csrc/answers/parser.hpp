@@ -52,6 +52,7 @@ class Parser {
 
     Node labelled();
     Node list(Kind end);
+    Node residues(std::vector<Node> items);
     bool bounds();
     Node relation();
     Node congruence(std::vector<Node> operands);
@@ -68,6 +69,7 @@ class Parser {
 
     Node sum();
     [[nodiscard]] bool begins_factor() const;
+    [[nodiscard]] bool after_letter_unit() const;
     Node term();
     Node signed_factor();
     Node quantity(Node value);

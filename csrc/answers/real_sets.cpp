@@ -26,7 +26,8 @@ bool orders(char kind) {
 std::optional<int> order(const End& a, const End& b) {
     if (std::isinf(a.value) || std::isinf(b.value))
         return (a.value > b.value) - (a.value < b.value);
-    if (a.exact && b.exact && *a.exact == *b.exact) return 0;
+    const auto apart = a.exact && b.exact ? difference(*a.exact, *b.exact) : std::nullopt;
+    if (apart) return (apart->num > 0) - (apart->num < 0);
     const double gap = a.value - b.value, error = 4 * (a.error + b.error) + 1e-300;
     if (std::abs(gap) > error) return gap > 0 ? 1 : -1;
     // The same formula twice, or one that needs a proof?
@@ -120,10 +121,12 @@ std::optional<End> end_of(const Expression& in, Node node, bool closed) {
     if (is_infinity(in, negative ? in[node].parts[0] : node))
         return End{negative ? -kInfinity : kInfinity, 0, {}, false};
     const bool symbols = any_part(in, node, [&](Node part) {
-        return in[part].op == Op::kSymbol && in[part].text != "pi" && in[part].text != "e";
+        return in[part].op == Op::kSigns ||
+               (in[part].op == Op::kSymbol && in[part].text != "pi" && in[part].text != "e");
     });
     const auto value = symbols ? std::nullopt : approximate(in, node, 0, 1);
-    if (!value || value->value.imag() != 0) return {};
+    const bool number = exact(in, node).has_value();
+    if (!value || value->value.imag() != 0 || (value->lost && !number)) return {};
     return End{value->value.real(), value->error, exact(in, node), closed};
 }
 
@@ -180,8 +183,15 @@ Node as_interval(Expression& in, Node node) {
         if (!opens(kind)) ends[lower ? 0 : 1] = lower ? '[' : ']';
     };
     if (signs == std::string(1, char(Kind::kNotEqual)) && is_head(in, parts[0])) {
+        std::vector<Node> points{parts[1]};
+        if (const auto value = in[parts[1]]; value.op == Op::kSigns) {
+            const Node minus = make(Op::kNegate, {value.parts.back()}, {});
+            points = {value.parts.back(), minus};
+            if (value.parts.size() > 1)
+                for (Node& point : points) point = make(Op::kAdd, {value.parts[0], point}, {});
+        }
         const Node all = make(Op::kSymbol, {}, "R");
-        return make(Op::kWithout, {all, make(Op::kSet, {parts[1]}, {})}, {});
+        return make(Op::kWithout, {all, make(Op::kSet, std::move(points), {})}, {});
     }
     if (signs.size() == 1 && orders(signs[0])) {
         if (is_head(in, parts[0]))
@@ -213,6 +223,18 @@ Node as_interval(Expression& in, Node node) {
     return make(Op::kUnion, {left, set}, {});
 }
 
+bool joins_bounds(const Expression& in, Node node) {
+    if (in[node].op != Op::kList) return false;
+    const auto all = [&](const auto& holds) {
+        return std::ranges::all_of(in[node].parts, [&](Node part) {
+            return in[part].op == Op::kRelation && head_of(in, part) >= 0 &&
+                   std::ranges::all_of(in[part].text, holds);
+        });
+    };
+    const auto excludes = [](char c) { return c == char(Kind::kNotEqual); };
+    return all(excludes) || (!in[node].text.empty() && all(orders));
+}
+
 std::optional<RealSet> real_set(Expression& in, Node node) {
     node = as_interval(in, node);
     const Op op = in[node].op;
@@ -222,12 +244,14 @@ std::optional<RealSet> real_set(Expression& in, Node node) {
     if (op == Op::kSymbol && in[node].text == "R")
         return RealSet{{{-kInfinity, 0, {}, false}, {kInfinity, 0, {}, false}}};
     if (op == Op::kSymbol && in[node].text == "emptyset") return RealSet{};
-    if (op != Op::kUnion && op != Op::kIntersection && op != Op::kWithout) return {};
+    const bool list = joins_bounds(in, node);
+    if (!list && op != Op::kUnion && op != Op::kIntersection && op != Op::kWithout) return {};
+    const Op joined = !list ? op : in[node].text == "or" ? Op::kUnion : Op::kIntersection;
     std::optional<RealSet> out;
     for (const Node part : parts) {
         const auto one = real_set(in, part);
         if (!one) return {};
-        out = out ? made(op, *out, *one) : one;
+        out = out ? made(joined, *out, *one) : one;
         if (!out) return {};
     }
     return out;

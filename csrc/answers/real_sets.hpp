@@ -19,6 +19,9 @@ namespace malt {
 // unchanged.
 [[nodiscard]] Node as_interval(Expression& in, Node node);
 
+// Is it a list of bounds that together describe a set: x < 0 or x > 1?
+[[nodiscard]] bool joins_bounds(const Expression& in, Node node);
+
 struct End {
     double value, error;  // infinite ends too
     std::optional<Rational> exact;

@@ -59,7 +59,8 @@ constexpr std::array kUnits = std::to_array<std::pair<std::string_view, std::str
     {"degree", "deg"},
     {"celsius", ""},
     {"fahrenheit", ""},
-    {"kelvin", ""},
+    {"K", "kelvin"},
+    {"C", "coulomb"},
     {"radian", "rad"},
     {"Hz", "hertz hz"},
     {"kHz", "kilohertz"},
@@ -129,13 +130,15 @@ void Unit::add(std::string_view word, int power) {
         divide();
         return add("h");
     }
-    if (word == "kph") {
+    if (word == "kph" || word == "kmph") {
         add("km");
         divide();
         return add("h");
     }
     std::string_view name = name_of(word);
     if (name.empty()) name = name_of(singular(word));
+    const std::string small(1, static_cast<char>(word[0] | 0x20));
+    if (name.empty() && word.size() == 1) name = name_of(small);
     const int exponent = std::exchange(next_, 1) * power;
     if (!name.empty()) {
         powers_[std::string(name)] += std::exchange(below_, false) ? -exponent : exponent;
@@ -175,8 +178,9 @@ bool contradict(std::string_view a, std::string_view b) {
         const auto pounds = [](std::string_view x) { return x == "gbp^1 " || x == "lb^1 "; };
         return known_a != known_b && !(pounds(known_a) && pounds(known_b));
     }
-    if (known_a.size() != known_b.size()) return false;  // 5 cm, 5 sticks
+    const bool other = known_a.size() != known_b.size();  // 5 cm, 5 sticks
     const std::string_view nouns_a = a.substr(known_a.size()), nouns_b = b.substr(known_b.size());
+    if (other && (known_a.empty() ? !nouns_a.empty() : !nouns_b.empty())) return true;
     if (nouns_a.empty() || nouns_b.empty()) return false;
     for (std::size_t at = nouns_a.find(' '); at != std::string_view::npos;) {
         const std::size_t end = nouns_a.find(' ', at + 1);
