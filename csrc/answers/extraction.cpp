@@ -104,16 +104,25 @@ bool is_plain_number(std::string_view text) {
     return !text.empty() && text.size() < 16 && text.find_first_not_of("0123456789") == npos;
 }
 
-// Are there two words, other than commands?
-bool has_words(std::string_view text) {
-    int words = 0;
-    for (std::size_t at = 0; at < text.size() && words < 2;) {
+bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+// Are there so many words of two letters or more, other than commands?
+bool has_words(std::string_view text, int enough = 2) {
+    for (std::size_t at = 0; at < text.size() && enough > 0;) {
         std::size_t n = 0;
-        while (at + n < text.size() && std::isalpha(static_cast<unsigned char>(text[at + n]))) ++n;
-        words += n > 1 && (at == 0 || text[at - 1] != '\\');
+        while (at + n < text.size() && is_letter(text[at + n])) ++n;
+        enough -= n > 1 && (at == 0 || text[at - 1] != '\\');
         at += n + 1;
     }
-    return words > 1;
+    return enough <= 0;
+}
+
+// Is it a formula on one line, without words, in ASCII, and no number with a unit like m/s?
+bool is_pure(std::string_view text) {
+    return std::ranges::all_of(text, [](char c) { return c >= ' ' && c != '/'; }) &&
+           !has_words(text, 1);
 }
 
 bool is_prose(std::string_view text) {
@@ -325,14 +334,22 @@ std::optional<std::string> answer_in(std::string_view text) {
     return is_compound(text) ? std::nullopt : last_number(text);
 }
 
-// An answer behind a marker. Its first sentence, if that is all of one: x+1. I checked it.
+// An answer behind a marker: what stands before its reasons or the next sentence, if that is all of
+// one, and not symbols before a number: x+1. I checked it. 5, since $N = 7$. Not m+n, which is 7.
 std::optional<std::string> stated(std::string_view region) {
-    const std::string_view first = region.substr(0, sentence_end(region, 0));
+    std::string_view first = region.substr(0, std::min(sentence_end(region, 0), kMaxAnswer));
+    for (const std::string_view reason :
+         {" because ", " since ", ", as ", " where ", ", which ", ", so ", " for ", " when "})
+        first = first.substr(0, first.find(reason));
+    if (first.ends_with(',')) first.remove_suffix(1);
     const auto letter = [&](std::size_t i) {
         return i < first.size() && std::isalpha(static_cast<unsigned char>(first[i]));
     };
-    if (first.size() < region.size() && first.size() <= kMaxAnswer && !(letter(0) && letter(1)) &&
-        !is_prose(first) && can_read(Grader::kMath, first))
+    constexpr std::string_view digits = "0123456789";
+    const bool symbols =
+        first.find_first_of(digits) == npos && region.find_first_of(digits) != npos;
+    if (first.size() < region.size() && !symbols && !(letter(0) && letter(1)) && !is_prose(first) &&
+        can_read(Grader::kMath, first))
         return answer_in(first);
     return answer_in(region);
 }
@@ -352,7 +369,8 @@ std::optional<std::string> number_in(std::string_view region) {
 // What stands in a box. A sentence there is its number, or what follows its words.
 std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
     inside = trimmed(inside);
-    if (is_plain_number(inside)) return std::string(inside);
+    if (inside.size() > kMaxAnswer || is_plain_number(inside)) return std::string(inside);
+    if (grader == Grader::kMath && is_pure(inside)) return std::string(inside);
     const Stance stance = stance_of(inside);
     if (stance == Stance::kDenies || stance == Stance::kWavers) return {};
     if (grader == Grader::kNumber && can_read(grader, inside)) return std::string(inside);
@@ -361,7 +379,7 @@ std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
     const bool formula = inside.find_first_of("&|=+*<>") != npos || inside.find("\\begin") != npos;
     const bool sentence = is_prose(inside) || is_chinese(inside) ||
                           (grader == Grader::kNumber && !formula && has_words(inside));
-    if (inside.size() > kMaxAnswer || !sentence) return std::string(inside);
+    if (!sentence) return std::string(inside);
     if (const auto marker = last_marker(inside, grader)) return stated(marker->region);
     if (inside.starts_with("\\text{")) {
         const std::size_t close = closing(inside, 5);
@@ -502,8 +520,8 @@ std::optional<std::string> extract_answer(Grader grader, std::string_view comple
     auto found = box ? boxed_answer(grader, text, *box) : spoken_answer(grader, text);
     if (!found || trimmed(*found).empty()) return {};
     if (grader != Grader::kChoice && is_plain_number(*found)) return found;
-    if (grader == Grader::kNumber || grader == Grader::kMath)
-        found = unbroken(with_sign(std::move(*found)));
+    const bool is_math = grader == Grader::kNumber || grader == Grader::kMath;
+    if (is_math && !is_pure(*found)) found = unbroken(with_sign(std::move(*found)));
     if (grader == Grader::kNumber && !can_read(grader, *found)) return {};
     return found;
 }

@@ -291,6 +291,18 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("math", "So the result is x^2+1.", "1", False),
         ("math", "Hence $k$ = 35.", "35", True),
     ],
+    "reasons behind an answer": [
+        ("math", "The answer is 5 because $x = 3$.", "5", True),
+        ("math", "The answer is 5, since $N=7$.", "5", True),
+        ("math", "The answer is $5$ for $x=3$.", "5", True),
+        ("math", "The answer is $m+n$, which is $3+4=7$", "7", True),
+        ("math", "The answer is (1, 2), as desired", "(1,2)", True),
+        ("math", "The answer is 1,000 since 10^3 = 1000.", "1000", True),
+        ("math", "Answer: $x = 1$, $y = 2$", "(1,2)", True),
+        ("number", "The answer is 5, so 3 are left.", "5", True),
+        ("number", "Answer: $5 since he paid $3", "5", True),
+        ("number", "The answer is 20 - 5 = 15, so 15 are left", "15", True),
+    ],
     "boxes": [
         ("number", "\\boxed{Ann is 6 years older than Bob.}", "6", True),
         ("number", "\\boxed{\\text{The total is } 64}", "64", True),
