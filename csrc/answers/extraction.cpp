@@ -368,7 +368,9 @@ std::optional<std::string> number_in(std::string_view region) {
 
 // What stands in a box. A sentence there is its number, or what follows its words.
 std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
-    inside = trimmed(inside);
+    constexpr std::string_view space = " \t\r\n";
+    inside = inside.substr(0, inside.find_last_not_of(space) + 1);
+    inside = inside.substr(std::min(inside.find_first_not_of(space), inside.size()));
     if (inside.size() > kMaxAnswer || is_plain_number(inside)) return std::string(inside);
     if (grader == Grader::kMath && is_pure(inside)) return std::string(inside);
     const Stance stance = stance_of(inside);
