@@ -53,7 +53,8 @@ struct Expression {
         std::vector<Node> parts;
     };
     std::vector<Part> all;
-    Node root = -1;  // -1: could not be parsed
+    Node root = -1;    // -1: could not be parsed
+    int compared = 0;  // parts so far, each as often as it was compared
 
     [[nodiscard]] const Part& operator[](Node node) const {
         return all[static_cast<std::size_t>(node)];

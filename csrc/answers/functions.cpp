@@ -108,6 +108,11 @@ std::optional<Rational> floor_of(const Expression& in, Node node, int sign) {
 
 }  // namespace
 
+bool has_few_calls(const Expression& in, Node node) {
+    int calls = 0;
+    return !any_part(in, node, [&](Node part) { return in[part].op == Op::kCall && ++calls > 4; });
+}
+
 std::optional<Rational> exponent_of_e(const Expression& in, Node node) {
     const auto& [op, text, parts] = in[node];
     if (op == Op::kSymbol) return text == "e" ? std::optional(Rational{1, 1}) : std::nullopt;
@@ -129,6 +134,7 @@ std::optional<Surd> call_value(const Expression& in, Node call, int sign) {
     const auto as_surd = [](const std::optional<Rational>& x) {
         return x ? std::optional(x->num ? Surd{{1, *x}} : Surd{}) : std::nullopt;
     };
+    if (name.ends_with("()") || !has_few_calls(in, call)) return {};
     if (name == "ln") return as_surd(exponent_of_e(in, parts[0]));
     if (name == "log" && parts.size() == 2) {
         const auto base = exact(in, parts[1], sign);

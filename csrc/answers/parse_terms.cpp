@@ -171,7 +171,8 @@ Node Parser::quantity(Node value) {
             (kind(1) == Kind::kNumber || kind(1) == Kind::kMinus || kind(1) == Kind::kOpenGroup)) {
             ++at_;
             const auto exponent_of = exact(out_, exponent());
-            if (exponent_of && exponent_of->den == 1 && exponent_of->num * exponent_of->num < 100)
+            if (exponent_of && exponent_of->den == 1 && exponent_of->num > -10 &&
+                exponent_of->num < 10)
                 power = static_cast<int>(exponent_of->num);
         }
         unit.add(name, power);

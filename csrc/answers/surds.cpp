@@ -91,7 +91,7 @@ std::optional<Surd> absolute(const Expression& in, Node node, int sign) {
 // b^(log_b x) is x.
 std::optional<Surd> power_of_log(const Expression& in, const std::vector<Node>& parts, int sign) {
     const auto& exponent = in[parts[1]];
-    if (exponent.op != Op::kCall) return {};
+    if (exponent.op != Op::kCall || !has_few_calls(in, parts[1])) return {};
     const bool natural = exponent.text == "ln" && exponent_of_e(in, parts[0]) == Rational{1, 1};
     const bool based = exponent.text == "log" && exponent.parts.size() == 2;
     const auto base = based ? exact(in, exponent.parts[1]) : std::nullopt;

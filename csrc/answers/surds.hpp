@@ -43,6 +43,10 @@ std::map<Key, Rational> negated(std::map<Key, Rational> a) {
 // A call where its value is a sum of roots: sin 60 degrees, log_3 81, floor(4.6).
 [[nodiscard]] std::optional<Surd> call_value(const Expression& in, Node call, int sign);
 
+// Are there few enough calls below a node to look for exact values of each? These look several
+// times at what is below, so that the time would double from call to call.
+[[nodiscard]] bool has_few_calls(const Expression& in, Node node);
+
 // The r of e^r; nothing for other formulas.
 [[nodiscard]] std::optional<Rational> exponent_of_e(const Expression& in, Node node);
 

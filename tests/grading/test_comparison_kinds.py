@@ -48,3 +48,14 @@ def test_a_letter_behind_a_number_is_a_unit_where_the_gold_is_a_number() -> None
         assert core(prediction, number) == EQUAL
         assert core(prediction, number + "1") != EQUAL
     assert core("18", "18 m^3") != EQUAL
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(r"\log_2 " * 40 + "8", r"e^{\ln " * 15 + "2" + "}" * 15, r"\lfloor " * 20 + "x"),
+        "(" * 15 + "a" + "=b)" * 15,
+    ],
+)
+def test_nested_functions_and_relations_end(text: str) -> None:
+    core(text, text.replace("2", "3").replace("b", "c"))
