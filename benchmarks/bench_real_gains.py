@@ -80,10 +80,13 @@ def main() -> None:
             continue
         task = TASKS[name](folder, args.train, args.test, args.development)
         own = [*task, "--model.name_or_path", args.model, *SETTINGS, *options]
-        report[name] = [
-            run_seed(s, folder / f"seed-{s}", own) | {"training": training(folder / f"seed-{s}")}
-            for s in args.seeds
-        ]
+        report[name] = []
+        for seed in args.seeds:
+            run = folder / f"seed-{seed}"
+            result = run_seed(seed, run, own) | {"training": training(run)}
+            asked = Path(result["settings"]["task.test_path"])
+            result["settings"]["task.test_path"] = str(asked.relative_to(args.runs))
+            report[name].append(result)
         Console(width=200).print(name, table(report[name]))
     if args.json:
         write_json(args.json, report)
