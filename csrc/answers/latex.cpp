@@ -468,6 +468,7 @@ class Lexer {
             if (c == '|') return push(Kind::kBar);
             if (c == '\\') return push(Kind::kRow);
             if (c == '$') return push(Kind::kCurrency, "dollar");
+            if (is_digit(c)) return push(Kind::kUnknown);  // a row's \\ that lost one
             if (c == ' ' || c == ',' || c == ';' || c == ':') spaced_ = true;
             return;  // \! \( \) \[ \] and unknown ones
         }
