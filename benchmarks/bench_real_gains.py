@@ -27,7 +27,6 @@ SETTINGS = [
     *("--model.dtype", "bfloat16", "--sampling.temperature", "0.7", "--sampling.max_tokens", "40"),
     *("--lora.r", "16", "--lora.lora_alpha", "32", "--preferences.dedup", "true"),
     *("--train.sft.learning_rate", "2e-4", "--train.sft.num_train_epochs", "3"),
-    *("--train.dpo.learning_rate", "5e-5"),
 ]
 DRAFTS, ASKED = 9, 64  # of a question; questions
 

@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from malt_fast.store.store import open_store
@@ -119,25 +120,26 @@ def test_a_run_on_vllm(gguf: str, tmp_path: Path) -> None:
 # ---- what comes out of a run ----
 
 
-def test_an_export_loads_and_its_rows_are_exact(killed: Path, tmp_path: Path) -> None:
-    """A merged checkpoint answers; the tokens of most rows' texts are those trained on."""
-    finish(command("export", "--run", str(killed), "--out", str(tmp_path / "out"), "--merged"))
-    merged = tmp_path / "out" / "merged" / "refiner"
-    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(merged)
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What is 2 + 2?"}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    said = model.generate(**asked, max_new_tokens=8, do_sample=False)[
-        0, asked["input_ids"].shape[1] :
-    ]
-    assert "4" in tokenizer.decode(said)
+def test_an_export_loads_and_its_rows_are_exact(
+    killed: Path, checkpoint: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Merged weights are base plus adapter; the tokens of most rows are those trained on."""
+    out = tmp_path / "out"
+    finish(command("export", "--run", str(killed), "--out", str(out), "--merged"))
+    merged = AutoModelForCausalLM.from_pretrained(out / "merged/refiner", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    plain = base.model.layers[0].self_attn.q_proj.weight.clone()
+    apart = PeftModel.from_pretrained(base, str(killed / "adapters/refiner/final"))
+    expected = apart.merge_and_unload().state_dict()
+    assert (expected["model.layers.0.self_attn.q_proj.weight"] != plain).any()
+    for name, weight in merged.state_dict().items():
+        # stored in bfloat16, whose step is 2^-7 of a value at most
+        torch.testing.assert_close(weight, expected[name], rtol=2**-7, atol=2**-12)
+    kept = AutoTokenizer.from_pretrained(out / "merged/refiner")
+    assert kept.get_vocab() == tokenizer.get_vocab()
     rows = [
         row
-        for file in sorted((tmp_path / "out" / "data").rglob("kto.parquet"))
+        for file in sorted((out / "data").rglob("kto.parquet"))
         for row in pyarrow.parquet.read_table(file).to_pylist()
     ]
     ended = [row["exact"] for row in rows if row["completion_ids"][-1] == tokenizer.eos_token_id]
