@@ -14,6 +14,10 @@ namespace malt::bindings {
 
 namespace py = pybind11;
 
+inline void require(bool fits, const char* message) {
+    if (!fits) throw py::value_error(message);
+}
+
 // `object` as a 1-D contiguous array of T: itself if it is one, else a copy whose values are equal.
 // Raises ValueError (with the argument's name) for another shape, a fraction or an overflow.
 template <class T>

@@ -4,7 +4,6 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/signatures.hpp"
-#include "kernels/logprob.hpp"
 #include "packing/tree_attention.hpp"
 
 namespace malt::bindings {
@@ -33,13 +32,6 @@ float* log_sums_of(const Array& array, const Attention& attention) {
         static_cast<std::size_t>(array.size()) == attention.heads * attention.end.size();
     if (!fits) throw py::value_error("log_sum must be [heads, rows], contiguous");
     return const_cast<float*>(array.data());
-}
-
-void check_simd(std::string_view simd) {
-    bool known = simd.empty();
-    for (const std::string_view level : simd_levels()) known = known || level == simd;
-    if (!known)
-        throw py::value_error("simd '" + std::string(simd) + "' cannot run on this machine");
 }
 
 // `end` must outlive the result.
@@ -72,7 +64,6 @@ Attention attention_of(const Array& q, const Array& k, const Array& v,
 
 void attend(const Array& q, const Array& k, const Array& v, const ArrayLike& end, float scale,
             float softcap, const Array& out, const Array& log_sum, std::string_view simd) {
-    check_simd(simd);
     const auto ends = to_array<std::int32_t>(end, "end");
     const Attention attention = attention_of(q, k, v, ends, scale, softcap);
     const Heads result = heads_of(out, "out", q);
@@ -85,7 +76,6 @@ void attend_gradient(const Array& q, const Array& k, const Array& v, const Array
                      float scale, float softcap, const Array& out, const Array& log_sum,
                      const Array& grad, const Array& dq, const Array& dk, const Array& dv,
                      std::string_view simd) {
-    check_simd(simd);
     const auto ends = to_array<std::int32_t>(end, "end");
     const Attention attention = attention_of(q, k, v, ends, scale, softcap);
     const Heads result = heads_of(out, "out", q), upstream = heads_of(grad, "grad", q);

@@ -14,10 +14,6 @@ using py::literals::operator""_a;
 using Floats = ArrayOf<float>;
 using CacheArray = ArrayOf<float, std::uint16_t>;  // 16-bit floats are given as their bits
 
-void require(bool fits, const char* message) {
-    if (!fits) throw py::value_error(message);
-}
-
 Cached cached_of(const py::array& array, Scalar type) {
     const bool half = type != Scalar::kFloat32;
     const bool right = half ? py::isinstance<py::array_t<std::uint16_t>>(array)
@@ -54,9 +50,6 @@ void attend(const Floats& q, const CacheArray& keys, const CacheArray& values, S
             const ArrayLike& slot, const ArrayLike& end, const ArrayLike& lead,
             const ArrayLike& shared, float scale, float softcap, std::int32_t window,
             const Floats& out, std::string_view simd) {
-    bool known = simd.empty();
-    for (const std::string_view level : simd_levels()) known = known || level == simd;
-    require(known, "simd must be one of simd_levels()");
     const Cached k = cached_of(keys, type), v = cached_of(values, type);
     require(q.ndim() == 3 && keys.shape(1) > 0 && q.shape(1) % keys.shape(1) == 0,
             "q must be [rows, heads, width], heads a multiple of groups");

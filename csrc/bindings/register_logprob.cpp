@@ -13,6 +13,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/scalar.hpp"
 #include "bindings/signatures.hpp"
+#include "kernels/levels.hpp"
 #include "kernels/logprob.hpp"
 
 namespace malt::bindings {

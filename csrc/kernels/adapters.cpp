@@ -6,23 +6,12 @@
 #include <vector>
 
 #include "kernels/adapters_rows.hpp"
+#include "kernels/levels.hpp"
 
 namespace malt {
-namespace {
-
-RowsOfAdapter kernel_for(std::string_view simd) {
-    if (simd.empty()) simd = simd_levels().front();
-#ifdef MALT_X86
-    if (simd == "avx512") return avx512::kRowsOfAdapter;
-    if (simd == "avx2") return avx2::kRowsOfAdapter;
-#endif
-    return portable::kRowsOfAdapter;
-}
-
-}  // namespace
 
 void add_adapters(const Adapters& adapters, std::string_view simd) {
-    const RowsOfAdapter kernel = kernel_for(simd);
+    const RowsOfAdapter kernel = MALT_OF_LEVEL(simd, kRowsOfAdapter);
     const auto adapter_of = [&](std::int32_t row) {
         return adapters.adapter[static_cast<std::size_t>(row)];
     };

@@ -7,25 +7,17 @@
 #include <vector>
 
 #include "kernels/cached_attention_rows.hpp"
+#include "kernels/levels.hpp"
 
 namespace malt {
 namespace {
 
 constexpr std::size_t kQueries = 48;  // that read shared columns together
 
-RowsAttention kernel_for(std::string_view simd) {
-    if (simd.empty()) simd = simd_levels().front();
-#ifdef MALT_X86
-    if (simd == "avx512") return avx512::kRowsAttention;
-    if (simd == "avx2") return avx2::kRowsAttention;
-#endif
-    return portable::kRowsAttention;
-}
-
 }  // namespace
 
 void cached_attention(const CachedAttention& attention, std::string_view simd) {
-    const RowsAttention kernel = kernel_for(simd);
+    const RowsAttention kernel = MALT_OF_LEVEL(simd, kRowsAttention);
     const auto &lead = attention.lead, &shared = attention.shared;
     std::vector<std::int32_t> rows(attention.slot.size());
     std::iota(rows.begin(), rows.end(), 0);

@@ -1,46 +1,15 @@
-// Chooses the instruction set and spreads rows over threads.
+// Spreads rows over threads.
 #include "kernels/logprob.hpp"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
+#include "kernels/levels.hpp"
 #include "kernels/logprob_rows.hpp"
 
 namespace malt {
 namespace {
 
 constexpr std::size_t kParallel = 1U << 15;  // logits below which threads cost more than they save
-
-struct Level {
-    std::string_view name;
-    const RowKernels* kernels;
-};
-
-const std::vector<Level>& levels() {
-    static const std::vector<Level> found = [] {
-        std::vector<Level> list;
-#ifdef MALT_X86
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-            list.push_back({"avx512", &avx512::kRowKernels});
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-            list.push_back({"avx2", &avx2::kRowKernels});
-#endif
-        list.push_back({"portable", &portable::kRowKernels});
-        return list;
-    }();
-    return found;
-}
-
-const RowKernels& kernels_for(std::string_view simd) {
-    if (simd.empty()) return *levels().front().kernels;
-    for (const Level& level : levels())
-        if (level.name == simd) return *level.kernels;
-    throw std::invalid_argument("simd '" + std::string(simd) + "' cannot run on this machine");
-}
 
 template <class Work>
 void for_rows(const Tile& tile, const Work& work) {
@@ -73,7 +42,7 @@ Row make_row(const Tile& tile, const Transform& transform, const Targets& target
 
 void fold(const Tile& tile, const Transform& transform, const Targets& targets,
           const Running& running, bool weights, std::string_view simd) {
-    const RowKernels& kernels = kernels_for(simd);
+    const RowKernels& kernels = MALT_OF_LEVEL(simd, kRowKernels);
     for_rows(tile, [&](std::size_t r) {
         Row row = make_row(tile, transform, targets, r);
         if (weights) row.out = row_of(tile, r);
@@ -94,7 +63,7 @@ void fold(const Tile& tile, const Transform& transform, const Targets& targets,
 
 void gradient(const Tile& tile, const Tile& out, const Transform& transform, const Targets& targets,
               const Upstream& upstream, std::string_view simd) {
-    const RowKernels& kernels = kernels_for(simd);
+    const RowKernels& kernels = MALT_OF_LEVEL(simd, kRowKernels);
     for_rows(tile, [&](std::size_t r) {
         Row row = make_row(tile, transform, targets, r);
         row.out = row_of(out, r);
@@ -104,7 +73,7 @@ void gradient(const Tile& tile, const Tile& out, const Transform& transform, con
 }
 
 void draw(const Tile& tile, const Draws& draws, std::string_view simd) {
-    const RowKernels& kernels = kernels_for(simd);
+    const RowKernels& kernels = MALT_OF_LEVEL(simd, kRowKernels);
     for_rows(tile, [&](std::size_t r) {
         Row row;
         row.in = row_of(tile, r);
@@ -115,15 +84,6 @@ void draw(const Tile& tile, const Draws& draws, std::string_view simd) {
         draws.token[r] = drawn.token;
         draws.logprob[r] = drawn.logprob;
     });
-}
-
-std::span<const std::string_view> simd_levels() {
-    static const std::vector<std::string_view> names = [] {
-        std::vector<std::string_view> list;
-        for (const Level& level : levels()) list.push_back(level.name);
-        return list;
-    }();
-    return names;
 }
 
 }  // namespace malt

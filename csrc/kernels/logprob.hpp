@@ -90,7 +90,4 @@ struct Draws {
 // without a finite largest logit gives a log-prob NaN and any token of the row.
 void draw(const Tile& tile, const Draws& draws, std::string_view simd);
 
-// The instruction sets this machine can run, best first.
-[[nodiscard]] std::span<const std::string_view> simd_levels();
-
 }  // namespace malt

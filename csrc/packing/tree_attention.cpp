@@ -4,22 +4,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/logprob.hpp"
+#include "kernels/levels.hpp"
 #include "packing/tree_attention_blocks.hpp"
 
 namespace malt {
 namespace {
 
 constexpr std::size_t kQueries = 32;  // per block; larger blocks waste more work on hidden keys
-
-const AttentionKernels& kernels_for(std::string_view simd) {
-    if (simd.empty()) simd = simd_levels().front();
-#ifdef MALT_X86
-    if (simd == "avx512") return avx512::kAttentionKernels;
-    if (simd == "avx2") return avx2::kAttentionKernels;
-#endif
-    return portable::kAttentionKernels;
-}
 
 // The blocks of each tree, for each group; trees are independent.
 std::vector<std::vector<Block>> blocks_of_trees(const Attention& attention) {
@@ -40,7 +31,7 @@ std::vector<std::vector<Block>> blocks_of_trees(const Attention& attention) {
 }  // namespace
 
 void tree_attention(const Attention& attention, const Attended& to, std::string_view simd) {
-    const AttentionKernels& kernels = kernels_for(simd);
+    const AttentionKernels& kernels = MALT_OF_LEVEL(simd, kAttentionKernels);
     std::vector<Block> blocks;
     for (const std::vector<Block>& tree : blocks_of_trees(attention))
         blocks.insert(blocks.end(), tree.begin(), tree.end());
@@ -56,7 +47,7 @@ void tree_attention(const Attention& attention, const Attended& to, std::string_
 
 void tree_attention_gradient(const Attention& attention, const Attended& forward, Heads grad,
                              const AttentionGradient& to, std::string_view simd) {
-    const AttentionKernels& kernels = kernels_for(simd);
+    const AttentionKernels& kernels = MALT_OF_LEVEL(simd, kAttentionKernels);
     // Blocks of a tree add to the gradients of the same keys: one thread takes them in order.
     const std::vector<std::vector<Block>> trees = blocks_of_trees(attention);
     const auto n = static_cast<std::ptrdiff_t>(trees.size());
