@@ -257,15 +257,7 @@ def main() -> None:
     if args.layers:
         fewer = args.setting.model | {"num_hidden_layers": args.layers}
         args.setting = replace(args.setting, model=fewer)
-    counts = {
-        f"{role}, n = {n}, {size} pairs": positions(
-            workload(role, n, questions, seed=1), size, args.pack_tokens
-        )
-        for role in ("refiner", "verifier")
-        for size in (8, 16)
-        for n, questions in ((3, 60), (5, 20), (8, 6))
-    }
-    show_positions(counts)
+    counts = {} if args.solutions else synthetic_positions(args.pack_tokens)
     results = []
     with tempfile.TemporaryDirectory() as folder, quiet():
         for only in args.only or args.setting.stages:
@@ -282,6 +274,20 @@ def main() -> None:
             "training": results,
         }
         write_json(args.json, report)
+
+
+def synthetic_positions(pack_tokens: int) -> dict[str, dict[str, float]]:
+    """Token positions per pair of each way to batch, by shape of the trees; printed."""
+    counts = {
+        f"{role}, n = {n}, {size} pairs": positions(
+            workload(role, n, questions, seed=1), size, pack_tokens
+        )
+        for role in ("refiner", "verifier")
+        for size in (8, 16)
+        for n, questions in ((3, 60), (5, 20), (8, 6))
+    }
+    show_positions(counts)
+    return counts
 
 
 def show_positions(counts: dict[str, dict[str, float]]) -> None:
