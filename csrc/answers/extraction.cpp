@@ -394,6 +394,10 @@ std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
     return std::string(inside);
 }
 
+bool is_one_line(std::string_view text) {
+    return trimmed(text).find('\n') == npos;
+}
+
 // On one line.
 std::string unbroken(std::string text) {
     std::ranges::replace_if(text, [](char c) { return c == '\n' || c == '\r'; }, ' ');
@@ -481,8 +485,9 @@ std::optional<std::string> denied_answer(Grader grader, std::string_view region)
     return any_number(region);
 }
 
-// The answer behind the last marker that opens one, or else what reads as one.
-std::optional<std::string> spoken_answer(Grader grader, std::string_view text) {
+// The answer behind the last marker that opens one, or else, unless `marked_only`, what reads as
+// one.
+std::optional<std::string> spoken_answer(Grader grader, std::string_view text, bool marked_only) {
     std::vector<std::string> denied;
     std::optional<std::string_view> after;  // the first praise from the end
     while (const auto marker = last_marker(text, grader)) {
@@ -507,7 +512,7 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text) {
         const std::size_t comma = text.substr(begin, marker->begin - begin).find_last_of(",;");
         text = text.substr(0, comma == npos ? begin : begin + comma);
     }
-    if (!denied.empty()) return {};
+    if (!denied.empty() || marked_only) return {};
     if (after && after->find_first_of("0123456789$\\") != npos)
         if (auto found = unmarked_answer(grader, *after)) return found;
     return unmarked_answer(grader, text);
@@ -515,11 +520,12 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text) {
 
 }  // namespace
 
-std::optional<std::string> extract_answer(Grader grader, std::string_view completion) {
-    std::string_view text = reply_in(completion);
+std::optional<std::string> extract_answer(Grader grader, std::string_view completion, bool strict) {
+    auto [text, tagged] = reply_in(completion);
     if (text.size() > kMaxCompletion) text.remove_prefix(text.size() - kMaxCompletion);
     const auto box = last_box(text, text.size());
-    auto found = box ? boxed_answer(grader, text, *box) : spoken_answer(grader, text);
+    const bool marked_only = strict && grader != Grader::kExact && !(tagged && is_one_line(text));
+    auto found = box ? boxed_answer(grader, text, *box) : spoken_answer(grader, text, marked_only);
     if (!found || trimmed(*found).empty()) return {};
     if (grader != Grader::kChoice && is_plain_number(*found)) return found;
     const bool is_math = grader == Grader::kNumber || grader == Grader::kMath;

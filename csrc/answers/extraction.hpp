@@ -16,6 +16,8 @@ constexpr std::size_t kMaxCompletion = std::size_t{1} << 18;  // bytes looked at
 // number and math: all of it if it is an answer, else its last formula, else its last number;
 // choice: a last line that is a lone letter, or a letter with its text; exact: all of it.
 // Nothing if there is none, or the grader cannot read it.
-[[nodiscard]] std::optional<std::string> extract_answer(Grader grader, std::string_view completion);
+// strict: only boxes, markers and an <answer> of one line count, except for the grader exact.
+[[nodiscard]] std::optional<std::string> extract_answer(Grader grader, std::string_view completion,
+                                                        bool strict = false);
 
 }  // namespace malt

@@ -124,9 +124,9 @@ View opened(View after, Grader grader) {
 
 }  // namespace
 
-View reply_in(View text) {
+Reply reply_in(View text) {
     constexpr View answer = "<answer>";
-    bool thinks = false;
+    bool thinks = false, opened = false;  // whether <answer> opened what is tagged
     std::size_t begin = 0, open = npos;
     std::optional<View> tagged;
     for (std::size_t at = text.find('<'); at != npos; at = text.find('<', at + 1)) {
@@ -137,18 +137,19 @@ View reply_in(View text) {
         } else if (begins(tag, "</think>") || begins(tag, "</thinking>")) {
             thinks = false;
             begin = at + tag.find('>') + 1;
-            open = npos, tagged.reset();
+            open = npos, tagged.reset(), opened = false;
         } else if (begins(tag, answer)) {
             open = at + answer.size();
         } else if (begins(tag, "</answer>")) {
             const std::size_t from = open == npos ? begin : open;
             if (open != npos || !tagged) tagged = text.substr(from, at - from);
+            opened = opened || open != npos;
             open = npos;
         }
     }
     if (thinks) return {};
-    if (open != npos) return text.substr(open);
-    return tagged ? *tagged : text.substr(begin);
+    if (open != npos) return {text.substr(open), true};
+    return {tagged ? *tagged : text.substr(begin), opened};
 }
 
 std::optional<Marker> last_marker(View text, Grader grader) {

@@ -8,9 +8,14 @@
 
 namespace malt {
 
+struct Reply {
+    std::string_view text;
+    bool tagged;  // it stands in an <answer>
+};
+
 // What is said in reply: after the last </think>, inside the last <answer>. Nothing of a thought
 // that does not end.
-[[nodiscard]] std::string_view reply_in(std::string_view completion);
+[[nodiscard]] Reply reply_in(std::string_view completion);
 
 struct Marker {
     std::size_t begin;        // of the sign that ends it

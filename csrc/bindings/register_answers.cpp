@@ -86,13 +86,14 @@ py::array_t<std::uint8_t> compare(Grader grader, const StringSequence& golds,
 }
 
 py::typing::List<std::optional<std::string>> extract(Grader grader,
-                                                     const StringSequence& completions) {
+                                                     const StringSequence& completions,
+                                                     bool strict) {
     const Strings texts(completions, "completions");
     std::vector<std::optional<std::string>> found(texts.views().size());
     {
         const py::gil_scoped_release released;
         for (std::size_t i = 0; i < found.size(); ++i)
-            found[i] = extract_answer(grader, texts.views()[i]);
+            found[i] = extract_answer(grader, texts.views()[i], strict);
     }
     py::typing::List<std::optional<std::string>> out;
     for (const auto& answer : found)
@@ -109,8 +110,11 @@ void register_answers(py::module_& m) {
           "Compare each answer with its gold answer.\n"
           "\n"
           "Returns [n]: 0 different, 1 equal, 2 undecided.");
-    m.def("extract_answers", &extract, "grader"_a, "completions"_a,
-          "Find the answer that each completion gives; None where it gives none.");
+    m.def("extract_answers", &extract, "grader"_a, "completions"_a, "strict"_a = false,
+          "Find the answer that each completion gives; None where it gives none.\n"
+          "\n"
+          "strict: only behind a marker of a final answer; for the grader exact it makes no "
+          "difference.");
     m.def(
         "can_read", [](Grader grader, const std::string& gold) { return can_read(grader, gold); },
         "grader"_a, "gold"_a,

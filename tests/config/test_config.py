@@ -212,6 +212,7 @@ def test_settings_do_not_change_later() -> None:
         ("--task.path x", ["arithmetic", "--task.name"]),
         ("--task.subset_seed 1", ["arithmetic", "task.subset_seed"]),
         ("--task.min_score 1.5", ["task.min_score", "at most 1"]),
+        ("--task.grading srtict", ["task.grading = 'srtict'", "lenient or strict"]),
         (
             "--task.grader nubmer",
             ["'nubmer' is no grader", "did you mean 'number'?", "package.mod"],

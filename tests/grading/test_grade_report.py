@@ -23,7 +23,8 @@ def test_counts_and_shares() -> None:
         "nothing extracted": 1,
     }
     assert "disagreements" not in figures  # only mathematics has a second opinion
-    assert grade_report.sentence(figures) == "graded: 1 wrong, 2 right, 1 nothing extracted"
+    counts = "graded: 1 wrong, 2 right, 1 nothing extracted"
+    assert grade_report.sentence(figures) == f"{counts}, right if strict 2, if lenient 2"
 
 
 def test_a_second_opinion_on_mathematics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +82,7 @@ def test_reports_of_parts_add_up_to_the_report_of_the_whole(
         part = slice(begin, max(begin, end))
         total += grade_report.report(grader, texts[part], golds[part], verdicts[part])
     assert (total.verdicts, total.decided) == (whole.verdicts, whole.decided)
+    assert (total.strict, total.lenient) == (whole.strict, whole.lenient)
     assert total.checked >= whole.checked
     assert {str(one) for one in total.disagreements} == {str(one) for one in whole.disagreements}
     assert total.figures().keys() == whole.figures().keys()

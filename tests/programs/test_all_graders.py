@@ -127,6 +127,8 @@ def keys_of(figures: dict[str, Any]) -> set[str]:
 def keys_for(task: str) -> set[str]:
     """The figures that a grader always gives, whatever the outputs are."""
     keys = {"outputs", "verdicts"} | ({"decided_by_core"} if "custom" not in task else set())
+    if "custom" not in task and "exact" not in task:
+        keys |= {"right_if"}
     return keys | ({"checked_by_math_verify", "disagreements"} if "math" in task else set())
 
 
@@ -144,6 +146,25 @@ def test_train_resume_and_evaluate(task: str, models: dict[str, Path], tmp_path:
     evaluation = json.loads((run / "evaluation.json").read_text())
     for of_role in evaluation["grading"].values():
         assert keys_of(of_role) == keys_for(task)
+
+
+def test_both_counts_stand_in_a_run_of_either_grading(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    """The model answers `1` or `2` without a marker: right if lenient, no answer if strict."""
+    run, model = tmp_path / "run", models["now and then right"]
+    options = [*TASKS["jsonl number"](tmp_path, ""), "--model.name_or_path", str(model)]
+    options += ["--run", str(run), *FAST]
+    assert train.main(options) == 0
+    lenient, evaluation = graded(run), json.loads((run / "evaluation.json").read_text())
+    for figures in (lenient, *evaluation["grading"].values()):
+        right = figures["right_if"]
+        assert right["strict"] == 0 < right["lenient"] == figures["verdicts"]["right"]
+    (run / "metrics.jsonl").unlink()
+    assert train.main([*options, "--task.grading", "strict"]) == 2  # nothing right to learn from
+    strict = graded(run)
+    assert strict["right_if"] == lenient["right_if"]
+    assert strict["verdicts"]["nothing extracted"] == strict["outputs"] == lenient["outputs"]
 
 
 @pytest.mark.parametrize("says", ["wrong", "unreadable"])

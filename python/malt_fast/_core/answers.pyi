@@ -25,7 +25,11 @@ def compare_answers(
     Returns [n]: 0 different, 1 equal, 2 undecided.
     """
 
-def extract_answers(grader: str, completions: collections.abc.Sequence[str]) -> list[str | None]:
+def extract_answers(
+    grader: str, completions: collections.abc.Sequence[str], strict: bool = False
+) -> list[str | None]:
     """
     Find the answer that each completion gives; None where it gives none.
+
+    strict: only behind a marker of a final answer; for the grader exact it makes no difference.
     """

@@ -109,6 +109,11 @@ class TaskConfig(Section):
         "how answers are compared: number, math, choice, exact, or a function of your own as "
         "package.module:function; required for jsonl",
     )
+    grading: Literal["lenient", "strict"] = setting(
+        "lenient",
+        "which answers count: lenient, also those without a marker, or strict, only those behind "
+        "one, as in `#### 5`; no difference for exact and for a function of your own",
+    )
     min_score: float = setting(
         0.5, "score of a custom grader from which an output is correct", ge=0, le=1
     )
@@ -116,6 +121,11 @@ class TaskConfig(Section):
     id_column: str | None = setting(None, "column with the id of a question; unset: numbers")
     question_column: str = setting("question", "column with the question")
     answer_column: str = setting("answer", "column with the gold answer")
+
+    @property
+    def strict(self) -> bool:
+        """Whether an answer counts only behind a marker."""
+        return self.grading == "strict"
 
 
 class ModelConfig(Section):

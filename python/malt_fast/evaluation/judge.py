@@ -37,13 +37,15 @@ def judge(
     decode: Callable[[Any], str],
     grader: str,
     min_score: float = 0.5,
+    strict: bool = False,
 ) -> Judged:
-    """Extract and grade all outputs. min_score: the score of a custom grader that is right."""
+    """Extract and grade all outputs. min_score: the score of a custom grader that is right; strict:
+    whether answers count only behind a marker."""
     nodes = slot_nodes(forest, shape)
     places = rows, columns = np.nonzero(nodes >= 0)
     ids = nodes[places]
     texts = [decode(forest.tokens_of(int(i))) for i in ids]
-    verdicts = grade(grader, texts, rows.tolist(), questions, min_score)
+    verdicts = grade(grader, texts, rows.tolist(), questions, min_score, strict)
     right, tokens = np.zeros(nodes.shape, np.bool_), np.zeros(nodes.shape, np.int64)
     right[places], tokens[places] = verdicts == RIGHT, forest.token_len[ids]
     said: list[list[str | None]] = [[None] * len(shape) for _ in questions]
@@ -53,8 +55,9 @@ def judge(
     for number in np.unique(prompts).tolist():
         own = np.flatnonzero(prompts == number)
         golds = [questions[q].gold for q in rows[own]]
-        grading[number] = report(grader, [texts[i] for i in own], golds, verdicts[own]).figures()
-    return Judged(number_answers(grader, said), right, tokens, grading)
+        own_texts = [texts[i] for i in own]
+        grading[number] = report(grader, own_texts, golds, verdicts[own], strict=strict).figures()
+    return Judged(number_answers(grader, said, strict=strict), right, tokens, grading)
 
 
 def grade(
@@ -63,6 +66,7 @@ def grade(
     rows: Sequence[int],
     questions: Sequence[Question],
     min_score: float,
+    strict: bool,
 ) -> npt.NDArray[np.uint8]:
     """uint8[n]: the verdict on texts[i] for questions[rows[i]]; a repeated text is graded once."""
     cases = list(zip(texts, rows, strict=True))
@@ -74,6 +78,7 @@ def grade(
         [question.gold for question in asked],
         [question.row for question in asked],
         min_score,
+        strict=strict,
     )
     verdict = dict(zip(distinct, verdicts.tolist(), strict=True))
     return np.array([verdict[case] for case in cases], np.uint8)

@@ -92,15 +92,16 @@ def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> Eval
 def evaluation_signs(run: Run, setup: Setup, design: EvaluationDesign) -> Signs:
     """Watches the outputs of the chain's roles, whatever system they are of."""
     config = setup.config
-    parts = (design.questions, design.shape, config.chain, setup.prompts, setup.task.grader)
+    parts = (design.questions, design.shape, config.chain, setup.prompts)
+    graded = (setup.task.grader, config.task.strict)
     warn = lambda text, kind: run.warn(f"evaluation: {text}", kind)  # noqa: E731
-    return Signs(SampledTrees(*parts), warn, "evaluate.sampling", siblings=False)
+    return Signs(SampledTrees(*parts, *graded), warn, "evaluate.sampling", siblings=False)
 
 
 def measure(setup: Setup, design: EvaluationDesign, forest: Forest) -> EvaluationResult:
     """The figures of the outputs that `sample_systems` returned."""
     task, config, names = setup.task, setup.config, setup.evaluation_prompts.names
-    graded = (task.grader, config.task.min_score)
+    graded = (task.grader, config.task.min_score, config.task.strict)
     judged = judge(forest, design.shape, design.questions, setup.prompts.decode, *graded)
     result = summarise(judged, design, config)
     if config.evaluate.suite == "paper":

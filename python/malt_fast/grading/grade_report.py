@@ -16,7 +16,16 @@ import numpy.typing as npt
 from malt_fast import _core
 from malt_fast.grading import symbolic
 from malt_fast.grading.custom import is_custom
-from malt_fast.grading.verdicts import RIGHT, UNKNOWN, VERDICTS, gold_answer, grader_of
+from malt_fast.grading.verdicts import (
+    MARKED,
+    NOTHING,
+    RIGHT,
+    UNKNOWN,
+    VERDICTS,
+    gold_answer,
+    grade,
+    grader_of,
+)
 
 SAMPLE = 40  # pairs that get a second opinion
 
@@ -28,6 +37,8 @@ class GradeReport:
     grader: str
     verdicts: Counter[str] = field(default_factory=Counter)  # outputs by verdict
     decided: int = 0  # outputs that the core decided alone
+    strict: int = 0  # outputs that a strict grading calls right
+    lenient: int = 0
     checked: int = 0  # pairs that got a second opinion
     disagreements: list[dict[str, Any]] = field(default_factory=list)
 
@@ -36,6 +47,8 @@ class GradeReport:
             self.grader,
             self.verdicts + other.verdicts,
             self.decided + other.decided,
+            self.strict + other.strict,
+            self.lenient + other.lenient,
             self.checked + other.checked,
             self.disagreements + other.disagreements,
         )
@@ -49,33 +62,66 @@ class GradeReport:
         }
         if not is_custom(self.grader):
             out["decided_by_core"] = self.decided / outputs if outputs else 1.0
+        if self.grader in MARKED:
+            out["right_if"] = {"strict": self.strict, "lenient": self.lenient}
         if self.grader == "math":
             out |= {"checked_by_math_verify": self.checked, "disagreements": self.disagreements}
         return out
 
 
 def report(
-    task: str, completions: Sequence[str], golds: Sequence[str], verdicts: npt.NDArray[np.uint8]
+    task: str,
+    completions: Sequence[str],
+    golds: Sequence[str],
+    verdicts: npt.NDArray[np.uint8],
+    *,
+    strict: bool = False,
 ) -> GradeReport:
-    """Count verdicts, and those that the core decides alone; for mathematics ask math-verify."""
+    """Count verdicts, those that the core decides alone, and right outputs of either grading; for
+    mathematics ask math-verify. strict: whether the verdicts are those of a strict grading."""
     counts = Counter(VERDICTS[verdict] for verdict in verdicts.tolist())
     if is_custom(task):
         return GradeReport(task, counts)
     grader = grader_of(task)
-    answers = _core.answers.extract_answers(grader, completions)
+    answers = _core.answers.extract_answers(grader, completions, strict)
     wanted = {gold: gold_answer(grader, gold) for gold in dict.fromkeys(golds)}
     by_core = _core.answers.compare_answers(
         grader, [wanted[gold] for gold in golds], [answer or "" for answer in answers]
     )
     decided = int(np.count_nonzero(by_core != UNKNOWN))
+    right = right_of_either(grader, completions, golds, verdicts, strict)
     if grader != "math":
-        return GradeReport(grader, counts, decided)
+        return GradeReport(grader, counts, decided, *right)
     pairs = {
         (wanted[gold], answer): bool(verdict == RIGHT)
         for gold, answer, verdict in zip(golds, answers, verdicts, strict=True)
         if answer is not None
     }
-    return GradeReport(grader, counts, decided, *second_opinion(pairs))
+    return GradeReport(grader, counts, decided, *right, *second_opinion(pairs))
+
+
+def right_of_either(
+    grader: str,
+    completions: Sequence[str],
+    golds: Sequence[str],
+    verdicts: npt.NDArray[np.uint8],
+    strict: bool,
+) -> tuple[int, int]:
+    """How many outputs are right by a strict and by a lenient grading; `verdicts` are of one.
+
+    Both find the same answer or the strict one none. So what is right if lenient is right if strict
+    where the answer has a marker, and only outputs without a marked answer are graded again.
+    """
+    right = int(np.count_nonzero(verdicts == RIGHT))
+    if grader not in MARKED:
+        return 0, 0
+    if strict:
+        rest = np.flatnonzero(verdicts == NOTHING)
+        more = grade(grader, [completions[i] for i in rest], [golds[i] for i in rest])
+        return right, right + int(np.count_nonzero(more))
+    texts = [completions[i] for i in np.flatnonzero(verdicts == RIGHT)]
+    marked = _core.answers.extract_answers(grader, texts, True)
+    return sum(answer is not None for answer in marked), right
 
 
 def second_opinion(pairs: dict[tuple[str, str], bool]) -> tuple[int, list[dict[str, Any]]]:
@@ -100,6 +146,8 @@ def sentence(figures: dict[str, Any]) -> str:
     parts = [f"{n:,} {verdict}" for verdict, n in figures["verdicts"].items() if n]
     if figures.get("decided_by_core", 1) < 1:
         parts.append(f"{100 * figures['decided_by_core']:.1f} % decided by the core")
+    if figures["outputs"] and (right := figures.get("right_if")):
+        parts.append(f"right if strict {right['strict']:,}, if lenient {right['lenient']:,}")
     if figures.get("disagreements"):
         n, of = len(figures["disagreements"]), figures["checked_by_math_verify"]
         parts.append(f"math-verify disagrees on {n} of {of}")

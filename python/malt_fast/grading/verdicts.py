@@ -9,6 +9,9 @@ where an answer is looked for and what counts as equal.
     choice   a letter
     exact    a text
 
+A strict grading takes only answers behind a marker: those that a lenient one finds, or none. It
+makes no difference to `exact`.
+
 A custom grader is `module:function`, called with (completion, row) for a score in [0, 1]; an output
 is right if its score is at least `min_score`. Votes then count equal texts, found as by `exact`.
 """
@@ -27,6 +30,7 @@ from malt_fast.grading.custom import is_custom, score_custom
 from malt_fast.utils.errors import MaltError, nearest
 
 GRADERS = ("number", "math", "choice", "exact")
+MARKED = ("number", "math", "choice")  # those of which a strict grading takes only marked answers
 OF_TASK = {"arithmetic": "number", "gsm8k": "number", "math": "math", "csqa": "choice"}
 
 VERDICTS = ("wrong", "right", "nothing extracted", "unparseable", "timed out")
@@ -38,12 +42,13 @@ SYMBOLIC = {
 }
 
 
-def extract_answer(task: str, completion: str) -> str | None:
+def extract_answer(task: str, completion: str, *, strict: bool = False) -> str | None:
     """The answer in a completion, verbatim; None if there is none.
 
     task: the name of a grader, or of a task that has one. Raises MaltError for any other.
+    strict: only an answer behind a marker.
     """
-    return _core.answers.extract_answers(_reader_of(task), [completion])[0]
+    return _core.answers.extract_answers(_reader_of(task), [completion], strict)[0]
 
 
 def answers_equal(task: str, answer: str, gold: str) -> bool:
@@ -57,19 +62,30 @@ def can_read(task: str, gold: str) -> bool:
 
 
 def grade(
-    task: str, completions: Sequence[str], golds: Sequence[str], workers: int | None = None
+    task: str,
+    completions: Sequence[str],
+    golds: Sequence[str],
+    workers: int | None = None,
+    *,
+    strict: bool = False,
 ) -> npt.NDArray[np.bool_]:
     """bool[n]: which completions are right. A completion without an answer is wrong.
 
-    workers: processes that run math-verify where it is needed; None: one per core.
+    workers: processes that run math-verify where it is needed; None: one per core. strict: only
+    answers behind a marker count.
     """
-    return grade_with_reasons(task, completions, golds, workers) == RIGHT
+    return grade_with_reasons(task, completions, golds, workers, strict=strict) == RIGHT
 
 
 def grade_with_reasons(
-    task: str, completions: Sequence[str], golds: Sequence[str], workers: int | None = None
+    task: str,
+    completions: Sequence[str],
+    golds: Sequence[str],
+    workers: int | None = None,
+    *,
+    strict: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """uint8[n]: the verdict on each completion, an index into VERDICTS.
+    """uint8[n]: the verdict on each completion, an index into VERDICTS; arguments as for `grade`.
 
     An answer is also unparseable if the grader cannot read its gold. Raises MaltError for an
     unknown task, and if math-verify is needed and missing.
@@ -79,7 +95,7 @@ def grade_with_reasons(
     if len(completions) != len(golds):
         raise ValueError(f"{len(completions)} completions, but {len(golds)} golds")
     grader = grader_of(task)
-    answers = _core.answers.extract_answers(grader, completions)
+    answers = _core.answers.extract_answers(grader, completions, strict)
     gold = {text: gold_answer(grader, text) for text in dict.fromkeys(golds)}
     wanted = [gold[text] for text in golds]
     verdicts = _compare(grader, wanted, [answer or "" for answer in answers], workers)
@@ -96,6 +112,8 @@ def grade_outputs(
     golds: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     min_score: float = 0.5,
+    *,
+    strict: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """uint8[n]: the verdict on each output, an index into VERDICTS.
 
@@ -103,7 +121,7 @@ def grade_outputs(
     if a custom grader fails.
     """
     if not is_custom(grader):
-        return grade_with_reasons(grader, completions, golds)
+        return grade_with_reasons(grader, completions, golds, strict=strict)
     scores = score_custom(grader, completions, rows)
     return np.where(scores >= min_score, RIGHT, WRONG).astype(np.uint8)
 
@@ -116,7 +134,11 @@ def gold_answer(grader: str, gold: str) -> str:
 
 
 def number_answers(
-    task: str, completions: Sequence[Sequence[str | None]], workers: int | None = None
+    task: str,
+    completions: Sequence[Sequence[str | None]],
+    workers: int | None = None,
+    *,
+    strict: bool = False,
 ) -> npt.NDArray[np.int64]:
     """int64[questions, outputs]: equal answers of a row have equal numbers; -1: no answer.
 
@@ -125,7 +147,8 @@ def number_answers(
     """
     grader = _reader_of(task)
     texts = list(dict.fromkeys(text for row in completions for text in row if text is not None))
-    answer_of = dict(zip(texts, _core.answers.extract_answers(grader, texts), strict=True))
+    answers = _core.answers.extract_answers(grader, texts, strict)
+    answer_of = dict(zip(texts, answers, strict=True))
     rows = [[None if text is None else answer_of[text] for text in row] for row in completions]
     distinct = [sorted({answer for answer in row if answer is not None}) for row in rows]
     pairs = list(dict.fromkeys(pair for row in distinct for pair in combinations(row, 2)))

@@ -75,6 +75,7 @@ class ForestView:
         """roles: those that learned from this forest, in one round."""
         first = roles[0]
         self.roles, self.grader, self.questions = roles, first.task.grader, first.questions
+        self.strict = first.config.task.strict
         self.forest, self.value, self.label = first.forest, first.credit.value, first.credit.label
         self.all_trees, self.size = len(first.questions), first.forest.tree_size
         self.trees = min(self.all_trees, MOST)
@@ -149,7 +150,9 @@ class ForestView:
         texts = [self.text(forest.tokens_of(node).tobytes()) for node in ids]
         custom = is_custom(self.grader)  # such a grader gives a verdict, not the answer it read
         answers = (
-            [None] * len(texts) if custom else _core.answers.extract_answers(self.grader, texts)
+            [None] * len(texts)
+            if custom
+            else _core.answers.extract_answers(self.grader, texts, self.strict)
         )
         self._find_flips(tree, answers)
         state, finish = forest.state[nodes], forest.finish[nodes]

@@ -25,6 +25,7 @@ def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
         __version__,
         code_of(grader) if is_custom(grader) else grader,
         setup.config.task.min_score,
+        setup.config.task.grading,
         [(question.gold, question.row) for question in questions],
     ]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
@@ -34,14 +35,17 @@ def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) ->
     """Set the outcome of every finished output of the last role; returns a report of verdicts."""
     leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
     trees = forest.roots()[leaves] // forest.tree_size
-    total = GradeReport(setup.task.grader)
+    grader, settings = setup.task.grader, setup.config.task
+    total = GradeReport(grader)
     for begin in range(0, len(leaves), GRADED):
         some = leaves[begin : begin + GRADED]
         texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in some]
         asked = [questions[int(tree)] for tree in trees[begin : begin + GRADED]]
         golds, rows = [question.gold for question in asked], [question.row for question in asked]
-        verdicts = grade_outputs(setup.task.grader, texts, golds, rows, setup.config.task.min_score)
+        verdicts = grade_outputs(
+            grader, texts, golds, rows, settings.min_score, strict=settings.strict
+        )
         forest.set_outcomes(some.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
-        total += report(setup.task.grader, texts, golds, verdicts)
+        total += report(grader, texts, golds, verdicts, strict=settings.strict)
         interrupt.check()
     return total.figures()

@@ -44,7 +44,7 @@ def has_answer(setup: Setup, outputs: Sequence[np.ndarray]) -> np.ndarray:
     if is_custom(grader):
         return np.ones(len(outputs), np.bool_)
     texts = [setup.prompts.decode(tokens) for tokens in outputs]
-    answers = _core.answers.extract_answers(grader, texts)
+    answers = _core.answers.extract_answers(grader, texts, setup.config.task.strict)
     return np.array([answer is not None for answer in answers], np.bool_)
 
 

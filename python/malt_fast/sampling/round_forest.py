@@ -94,7 +94,8 @@ def sample_trees(
 ) -> tuple[Forest, Ints]:
     """The trees of all training questions, and the store's row of every node."""
     questions, config, outputs = setup.task.train, setup.config, len(shape)
-    trees = SampledTrees(questions, shape, config.chain, setup.prompts, setup.task.grader)
+    graded = (setup.task.grader, config.task.strict)
+    trees = SampledTrees(questions, shape, config.chain, setup.prompts, *graded)
     count = lambda forest: tree_yield(forest, assign_credit(config.tree, forest), config)  # noqa: E731
     facts = SamplingFacts(outputs, run.warn, TreeMonitor(trees, run.warn, count))
     where = {"round": index, "forest": name}

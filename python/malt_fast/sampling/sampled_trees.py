@@ -23,6 +23,7 @@ class SampledTrees:
     chain: Sequence[str]
     prompts: Prompts
     grader: str
+    strict: bool = False  # whether answers count only behind a marker
 
     @property
     def size(self) -> int:
@@ -57,7 +58,8 @@ class SampledTrees:
         """Which leaves state an answer, and which of them are right."""
         if not leaves:
             return [], []
-        answers = _core.answers.extract_answers(self.grader, [self.text(one) for one in leaves])
+        texts = [self.text(one) for one in leaves]
+        answers = _core.answers.extract_answers(self.grader, texts, self.strict)
         golds = [self.questions[one.id // self.size].gold for one in leaves]
         verdicts = _core.answers.compare_answers(
             self.grader, golds, [text or "" for text in answers]

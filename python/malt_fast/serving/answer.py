@@ -57,14 +57,14 @@ def judge(setup: Setup, asked: Asked, used: Used) -> Answer:
     """
     outputs = asked.outputs
     texts = {slot: setup.prompts.decode(output.tokens) for slot, output in outputs.items()}
-    last = used[:, -1].tolist()
+    last, strict = used[:, -1].tolist(), setup.config.task.strict
     best, votes = _vote(setup, asked, [texts.get(slot) for slot in last])
     text = texts[last[best]] if best >= 0 else None
     cut = best >= 0 and outputs[last[best]].finish_reason == "length"
     return Answer(
         question=asked.question.text,
         text=text or "",
-        answer=None if text is None else extract_answer(setup.task.grader, text),
+        answer=None if text is None else extract_answer(setup.task.grader, text, strict=strict),
         votes=votes,
         turns=[
             {role: texts.get(slot) for role, slot in zip(setup.config.chain, slots, strict=True)}
@@ -82,7 +82,8 @@ def _vote(setup: Setup, asked: Asked, finals: Sequence[str | None]) -> tuple[int
 
     Without any answer the first output wins, with 0 votes; without any output, -1.
     """
-    numbers = number_answers(setup.task.grader, [finals])[0].tolist()
+    strict = setup.config.task.strict
+    numbers = number_answers(setup.task.grader, [finals], strict=strict)[0].tolist()
     lots = random.Random(f"{asked.seed}/{asked.question.id}")
     best = vote(numbers, lots if setup.config.evaluate.tie_break == "random" else None)
     if best >= 0:
