@@ -72,11 +72,18 @@ bool is_number(std::string_view text) {
 
 // ---- letters and texts ----
 
-// The only letter of a text without digits, in upper case; 0 for other texts.
+// The only letter of a text without digits, in upper case; 0 for other texts. Commands that set a
+// font do not count: \textbf{C}.
 char lone_letter(std::string_view text) {
     char found = 0;
-    for (const char c : text) {
-        const auto u = static_cast<unsigned char>(c);
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const std::string_view rest = text.substr(i);
+        if (rest.starts_with("\\text") || rest.starts_with("\\math")) {
+            const std::size_t brace = rest.find_first_of("{ ", 1);
+            if (brace != std::string_view::npos && brace < 12) i += brace;
+            continue;
+        }
+        const auto u = static_cast<unsigned char>(text[i]);
         if (u >= 0x80 || std::isdigit(u)) return 0;
         if (!std::isalpha(u)) continue;
         if (found) return 0;

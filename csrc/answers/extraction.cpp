@@ -441,10 +441,18 @@ std::string one_spaced(std::string_view text) {
 
 // ---- each grader ----
 
-std::optional<std::string> marked_answer(Grader grader, std::string_view region) {
+// A letter, or else the text of a choice; nothing if both stand there and contradict each other.
+std::optional<std::string> chosen(std::string_view region, const ChoiceTexts& choices) {
+    auto letter = opening_letter(region);
+    if (!letter) return choices.named(region);
+    return choices.contradict(letter->front(), region) ? std::nullopt : letter;
+}
+
+std::optional<std::string> marked_answer(Grader grader, std::string_view region,
+                                         const ChoiceTexts& choices) {
     switch (grader) {
         case Grader::kChoice:
-            return opening_letter(region);
+            return chosen(region, choices);
         case Grader::kExact:
             return one_spaced(region);
         case Grader::kNumber:
@@ -454,14 +462,27 @@ std::optional<std::string> marked_answer(Grader grader, std::string_view region)
     }
 }
 
-std::optional<std::string> boxed_answer(Grader grader, std::string_view text, const Box& box) {
+std::optional<std::string> boxed_answer(Grader grader, std::string_view text, const Box& box,
+                                        const ChoiceTexts& choices) {
     if (grader == Grader::kChoice || grader == Grader::kExact)
-        return marked_answer(grader, box.inside);
+        return marked_answer(grader, box.inside, choices);
     return box_answer(grader, boxed(text, box));
 }
 
-std::optional<std::string> unmarked_answer(Grader grader, std::string_view text) {
-    if (grader == Grader::kChoice) return unmarked_letter(text);
+// A letter, or the text of a choice that is all of the last line and does not end a list of them.
+std::optional<std::string> unmarked_choice(std::string_view text, const ChoiceTexts& choices) {
+    const std::string_view line = last_line(text);
+    if (auto letter = unmarked_letter(text))
+        return choices.contradict(letter->front(), line) ? std::nullopt : letter;
+    auto letter = choices.alone(line);
+    if (!letter) return {};
+    const auto begin = static_cast<std::size_t>(line.data() - text.data());
+    return choices.alone(last_line(text.substr(0, begin))) ? std::nullopt : letter;
+}
+
+std::optional<std::string> unmarked_answer(Grader grader, std::string_view text,
+                                           const ChoiceTexts& choices) {
+    if (grader == Grader::kChoice) return unmarked_choice(text, choices);
     if (grader == Grader::kExact) return one_spaced(text);
     auto found = answer_in(trimmed(text));
     if (grader == Grader::kNumber && !(found && can_read(grader, *found)) && !is_compound(text))
@@ -476,29 +497,44 @@ std::string_view corrected(std::string_view region) {
     return but == npos ? region : region.substr(but + 5);
 }
 
-// What a text that is denied behind a marker would be: not 5, at least 5, 5 is wrong.
-std::optional<std::string> denied_answer(Grader grader, std::string_view region) {
+// What a text denies behind a marker: not 5, at least 5, 5 is wrong.
+void add_denied(std::vector<std::string>& denied, Grader grader, std::string_view region,
+                const ChoiceTexts& choices) {
     region = region.substr(0, std::min(sentence_end(region, 0), kMaxAnswer));
-    if (grader == Grader::kChoice) return first_letter(region);
+    if (grader == Grader::kChoice) {
+        denied.push_back(first_letter(region).value_or(""));
+        for (const char letter : choices.standing(region)) denied.emplace_back(1, letter);
+        return;
+    }
     const auto all = formulas_in(region);
-    if (!all.empty()) return std::string(trimmed(all.back().inside));
-    return any_number(region);
+    denied.push_back(all.empty() ? any_number(region).value_or("")
+                                 : std::string(trimmed(all.back().inside)));
+}
+
+// What a text does; one that is the text of a choice states that: under the bed, none of these.
+Stance stance_for(Grader grader, std::string_view region, const ChoiceTexts& choices) {
+    if (grader == Grader::kExact) return Stance::kStates;
+    const Stance stance = stance_of(region);
+    const bool choice = (stance == Stance::kDenies || stance == Stance::kWavers) &&
+                        grader == Grader::kChoice && choices.named(region);
+    return choice ? Stance::kStates : stance;
 }
 
 // The answer behind the last marker that opens one, or else, unless `marked_only`, what reads as
 // one.
-std::optional<std::string> spoken_answer(Grader grader, std::string_view text, bool marked_only) {
+std::optional<std::string> spoken_answer(Grader grader, std::string_view text, bool marked_only,
+                                         const ChoiceTexts& choices) {
     std::vector<std::string> denied;
     std::optional<std::string_view> after;  // the first praise from the end
     while (const auto marker = last_marker(text, grader)) {
         const std::string_view region = corrected(marker->region);
         if (denied.empty() && grader != Grader::kChoice && is_plain_number(region))
             return std::string(region);
-        const Stance stance = grader == Grader::kExact ? Stance::kStates : stance_of(region);
+        const Stance stance = stance_for(grader, region, choices);
         const bool passes =
             stance == Stance::kPraises || (stance == Stance::kDenies && marker->statement);
         if (stance == Stance::kStates) {
-            auto found = marked_answer(grader, region);
+            auto found = marked_answer(grader, region, choices);
             const bool taken_back =
                 found && std::ranges::any_of(denied, [&](auto& no) {
                     return compare_answers(grader, no, *found) == Verdict::kEqual;
@@ -506,7 +542,7 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text, b
             return taken_back ? std::nullopt : found;
         }
         if (!passes) return {};
-        if (stance == Stance::kDenies) denied.push_back(denied_answer(grader, region).value_or(""));
+        if (stance == Stance::kDenies) add_denied(denied, grader, region, choices);
         if (!after) after = text.substr(marker->begin + 1);
         const std::size_t begin = sentence_begin(text, marker->begin);
         const std::size_t comma = text.substr(begin, marker->begin - begin).find_last_of(",;");
@@ -514,18 +550,20 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text, b
     }
     if (!denied.empty() || marked_only) return {};
     if (after && after->find_first_of("0123456789$\\") != npos)
-        if (auto found = unmarked_answer(grader, *after)) return found;
-    return unmarked_answer(grader, text);
+        if (auto found = unmarked_answer(grader, *after, choices)) return found;
+    return unmarked_answer(grader, text, choices);
 }
 
 }  // namespace
 
-std::optional<std::string> extract_answer(Grader grader, std::string_view completion, bool strict) {
+std::optional<std::string> extract_answer(Grader grader, std::string_view completion, bool strict,
+                                          const ChoiceTexts& choices) {
     auto [text, tagged] = reply_in(completion);
     if (text.size() > kMaxCompletion) text.remove_prefix(text.size() - kMaxCompletion);
     const auto box = last_box(text, text.size());
     const bool marked_only = strict && grader != Grader::kExact && !(tagged && is_one_line(text));
-    auto found = box ? boxed_answer(grader, text, *box) : spoken_answer(grader, text, marked_only);
+    auto found = box ? boxed_answer(grader, text, *box, choices)
+                     : spoken_answer(grader, text, marked_only, choices);
     if (!found || trimmed(*found).empty()) return {};
     if (grader != Grader::kChoice && is_plain_number(*found)) return found;
     const bool is_math = grader == Grader::kNumber || grader == Grader::kMath;

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "answers/answers.hpp"
+#include "answers/choice_texts.hpp"
 
 namespace malt {
 
@@ -17,7 +18,9 @@ constexpr std::size_t kMaxCompletion = std::size_t{1} << 18;  // bytes looked at
 // choice: a last line that is a lone letter, or a letter with its text; exact: all of it.
 // Nothing if there is none, or the grader cannot read it.
 // strict: only boxes, markers and an <answer> of one line count, except for the grader exact.
-[[nodiscard]] std::optional<std::string> extract_answer(Grader grader, std::string_view completion,
-                                                        bool strict = false);
+// choices: of the question, for the grader choice, where their texts stand for their letters.
+[[nodiscard]] std::optional<std::string> extract_answer(
+    Grader grader, std::string_view completion, bool strict = false,
+    const ChoiceTexts& choices = ChoiceTexts({}));
 
 }  // namespace malt

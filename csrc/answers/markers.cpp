@@ -5,6 +5,7 @@
 #include <array>
 #include <cctype>
 
+#include "answers/choices.hpp"
 #include "answers/prose.hpp"
 
 namespace malt {
@@ -36,13 +37,44 @@ bool is_chinese_marker(View before) {
     return false;
 }
 
+// Without the tags around it: 45 </answer>.
+View without_tags(View text) {
+    const auto tag = [&](std::size_t at) {  // its length
+        std::size_t end = at + 1;
+        if (end < text.size() && text[end] == '/') ++end;
+        const std::size_t name = end;
+        while (end < text.size() && end < at + 24 &&
+               (std::isalpha(static_cast<unsigned char>(text[end])) || text[end] == '_'))
+            ++end;
+        return end > name && end < text.size() && text[end] == '>' ? end + 1 - at : 0;
+    };
+    while (text.starts_with('<')) {
+        const std::size_t length = tag(0);
+        if (length == 0) break;
+        text.remove_prefix(length);
+        text.remove_prefix(std::min(text.find_first_not_of(" *_"), text.size()));
+    }
+    for (std::size_t at = text.find('<'); at != npos; at = text.find('<', at + 1))
+        if (tag(at)) return text.substr(0, at);
+    return text;
+}
+
+// What a marker opens: a display formula, or the rest of its line, or else the next line.
+View opened(View after, Grader grader) {
+    after.remove_prefix(std::min(after.find_first_not_of(" \t\r\n\v\f*_"), after.size()));
+    if (const auto formula = opening_display(after)) return *formula;
+    const View line = after.substr(0, after.find('\n'));
+    return trimmed(grader == Grader::kExact ? line : without_tags(line));
+}
+
 // Does a colon after `before` open an answer? Final Answer:  **Answer is**:  A: on a new line
-bool is_marker(View before, Grader grader) {
+bool is_marker(View before, View after, Grader grader) {
     cut_all(before, " *_");
     View line = before;
     if (cut(line, "a") && before.back() == 'A') {
         cut_all(line, " *_");
-        if (line.empty() || line.ends_with('\n')) return true;
+        if (line.empty() || line.ends_with('\n'))  // A: C, but not A: library
+            return grader != Grader::kChoice || opening_letter(opened(after, grader));
     }
     if (is_chinese_marker(before)) return true;
     if (cut(before, "\u662f") || cut(before, "\u4e3a")) return is_chinese_marker(before);  // 是 为
@@ -92,36 +124,6 @@ bool is_chinese_statement(View text) {
     return (cut(text, "\u662f") || cut(text, "\u4e3a")) && is_chinese_marker(text);
 }
 
-// Without the tags around it: 45 </answer>.
-View without_tags(View text) {
-    const auto tag = [&](std::size_t at) {  // its length
-        std::size_t end = at + 1;
-        if (end < text.size() && text[end] == '/') ++end;
-        const std::size_t name = end;
-        while (end < text.size() && end < at + 24 &&
-               (std::isalpha(static_cast<unsigned char>(text[end])) || text[end] == '_'))
-            ++end;
-        return end > name && end < text.size() && text[end] == '>' ? end + 1 - at : 0;
-    };
-    while (text.starts_with('<')) {
-        const std::size_t length = tag(0);
-        if (length == 0) break;
-        text.remove_prefix(length);
-        text.remove_prefix(std::min(text.find_first_not_of(" *_"), text.size()));
-    }
-    for (std::size_t at = text.find('<'); at != npos; at = text.find('<', at + 1))
-        if (tag(at)) return text.substr(0, at);
-    return text;
-}
-
-// What a marker opens: a display formula, or the rest of its line, or else the next line.
-View opened(View after, Grader grader) {
-    after.remove_prefix(std::min(after.find_first_not_of(" \t\r\n\v\f*_"), after.size()));
-    if (const auto formula = opening_display(after)) return *formula;
-    const View line = after.substr(0, after.find('\n'));
-    return trimmed(grader == Grader::kExact ? line : without_tags(line));
-}
-
 }  // namespace
 
 Reply reply_in(View text) {
@@ -166,7 +168,7 @@ std::optional<Marker> last_marker(View text, Grader grader) {
         bool found = false, statement = false;
         switch (text[at]) {
             case ':':
-                found = is_marker(before, grader);
+                found = is_marker(before, after, grader);
                 break;
             case '#':
                 found = before.ends_with("###") && opens_answer(after, grader);
@@ -178,7 +180,7 @@ std::optional<Marker> last_marker(View text, Grader grader) {
             default:
                 before = text.substr(0, at + 1);
                 statement = is_chinese_statement(before);
-                found = statement || (cut(before, "\uff1a") && is_marker(before, grader));
+                found = statement || (cut(before, "\uff1a") && is_marker(before, after, grader));
         }
         if (found) return Marker{at, opened(after, grader), statement};
     }

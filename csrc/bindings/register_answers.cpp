@@ -86,14 +86,23 @@ py::array_t<std::uint8_t> compare(Grader grader, const StringSequence& golds,
 }
 
 py::typing::List<std::optional<std::string>> extract(Grader grader,
-                                                     const StringSequence& completions,
-                                                     bool strict) {
-    const Strings texts(completions, "completions");
+                                                     const StringSequence& completions, bool strict,
+                                                     const StringSequence& questions) {
+    const Strings texts(completions, "completions"), asked(questions, "questions");
+    const auto& listing = asked.views();
+    if (!listing.empty() && listing.size() != texts.views().size())
+        throw py::value_error("completions and questions must have the same length");
     std::vector<std::optional<std::string>> found(texts.views().size());
     {
         const py::gil_scoped_release released;
-        for (std::size_t i = 0; i < found.size(); ++i)
-            found[i] = extract_answer(grader, texts.views()[i], strict);
+        ChoiceTexts choices({});
+        for (std::size_t i = 0; i < found.size(); ++i) {
+            const bool same =
+                i > 0 && !listing.empty() && listing[i].data() == listing[i - 1].data();
+            if (grader == Grader::kChoice && !listing.empty() && !same)
+                choices = ChoiceTexts(listing[i]);
+            found[i] = extract_answer(grader, texts.views()[i], strict, choices);
+        }
     }
     py::typing::List<std::optional<std::string>> out;
     for (const auto& answer : found)
@@ -111,10 +120,13 @@ void register_answers(py::module_& m) {
           "\n"
           "Returns [n]: 0 different, 1 equal, 2 undecided.");
     m.def("extract_answers", &extract, "grader"_a, "completions"_a, "strict"_a = false,
+          "questions"_a = py::tuple(),
           "Find the answer that each completion gives; None where it gives none.\n"
           "\n"
           "strict: only behind a marker of a final answer; for the grader exact it makes no "
-          "difference.");
+          "difference.\n"
+          "questions: of the completions, or none; for the grader choice the text of a choice\n"
+          "that its question lists stands for its letter.");
     m.def(
         "can_read", [](Grader grader, const std::string& gold) { return can_read(grader, gold); },
         "grader"_a, "gold"_a,

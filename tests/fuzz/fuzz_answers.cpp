@@ -40,6 +40,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         check(!malt::trimmed(*answer).empty());
         compare_both_ways(grader, gold, *answer);
     }
+    const auto strict = malt::extract_answer(grader, completion, true);
+    if (strict) check(strict == answer);
+    const auto known = malt::extract_answer(grader, completion, false, malt::ChoiceTexts(gold));
+    check(grader == Grader::kChoice || known == answer);
     compare_both_ways(grader, gold, completion);
     compare_both_ways(grader, completion, gold);
     return 0;

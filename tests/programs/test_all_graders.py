@@ -167,6 +167,19 @@ def test_both_counts_stand_in_a_run_of_either_grading(
     assert strict["verdicts"]["nothing extracted"] == strict["outputs"] == lenient["outputs"]
 
 
+def test_a_run_reads_the_texts_of_choices(models: dict[str, Path], tmp_path: Path) -> None:
+    """The model says `1`, which is choice C, and never C itself."""
+    run, model = tmp_path / "run", models["now and then right"]
+    rows = [choices(f"first? ({i})", "C", f"x{i}", "2", "3", "1") for i in range(QUESTIONS)]
+    options = ["--task.name", "csqa", "--task.path", write_lines(tmp_path / "csqa.jsonl", rows)]
+    options += ["--model.name_or_path", str(model), "--run", str(run)]
+    assert train.main([*options, *FAST]) == 0
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for figures in (graded(run), *evaluation["grading"].values()):
+        right = figures["right_if"]
+        assert right["strict"] == 0 < right["lenient"] == figures["verdicts"]["right"]
+
+
 @pytest.mark.parametrize("says", ["wrong", "unreadable"])
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_right_ends_in_one_sentence(

@@ -26,10 +26,15 @@ def compare_answers(
     """
 
 def extract_answers(
-    grader: str, completions: collections.abc.Sequence[str], strict: bool = False
+    grader: str,
+    completions: collections.abc.Sequence[str],
+    strict: bool = False,
+    questions: collections.abc.Sequence[str] = (),
 ) -> list[str | None]:
     """
     Find the answer that each completion gives; None where it gives none.
 
     strict: only behind a marker of a final answer; for the grader exact it makes no difference.
+    questions: of the completions, or none; for the grader choice the text of a choice
+    that its question lists stands for its letter.
     """

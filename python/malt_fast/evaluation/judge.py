@@ -54,10 +54,17 @@ def judge(
     prompts, grading = np.array([slot.role for slot in shape])[columns], {}
     for number in np.unique(prompts).tolist():
         own = np.flatnonzero(prompts == number)
-        golds = [questions[q].gold for q in rows[own]]
-        own_texts = [texts[i] for i in own]
-        grading[number] = report(grader, own_texts, golds, verdicts[own], strict=strict).figures()
-    return Judged(number_answers(grader, said, strict=strict), right, tokens, grading)
+        asked = [questions[q] for q in rows[own]]
+        grading[number] = report(
+            grader,
+            [texts[i] for i in own],
+            [question.gold for question in asked],
+            verdicts[own],
+            strict=strict,
+            questions=[question.text for question in asked],
+        ).figures()
+    numbers = number_answers(grader, said, strict=strict, questions=[q.text for q in questions])
+    return Judged(numbers, right, tokens, grading)
 
 
 def grade(
@@ -79,6 +86,7 @@ def grade(
         [question.row for question in asked],
         min_score,
         strict=strict,
+        questions=[question.text for question in asked],
     )
     verdict = dict(zip(distinct, verdicts.tolist(), strict=True))
     return np.array([verdict[case] for case in cases], np.uint8)

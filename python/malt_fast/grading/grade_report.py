@@ -76,6 +76,7 @@ def report(
     verdicts: npt.NDArray[np.uint8],
     *,
     strict: bool = False,
+    questions: Sequence[str] = (),
 ) -> GradeReport:
     """Count verdicts, those that the core decides alone, and right outputs of either grading; for
     mathematics ask math-verify. strict: whether the verdicts are those of a strict grading."""
@@ -83,13 +84,13 @@ def report(
     if is_custom(task):
         return GradeReport(task, counts)
     grader = grader_of(task)
-    answers = _core.answers.extract_answers(grader, completions, strict)
+    answers = _core.answers.extract_answers(grader, completions, strict, questions)
     wanted = {gold: gold_answer(grader, gold) for gold in dict.fromkeys(golds)}
     by_core = _core.answers.compare_answers(
         grader, [wanted[gold] for gold in golds], [answer or "" for answer in answers]
     )
     decided = int(np.count_nonzero(by_core != UNKNOWN))
-    right = right_of_either(grader, completions, golds, verdicts, strict)
+    right = right_of_either(grader, completions, golds, verdicts, strict, questions)
     if grader != "math":
         return GradeReport(grader, counts, decided, *right)
     pairs = {
@@ -106,6 +107,7 @@ def right_of_either(
     golds: Sequence[str],
     verdicts: npt.NDArray[np.uint8],
     strict: bool,
+    questions: Sequence[str],
 ) -> tuple[int, int]:
     """How many outputs are right by a strict and by a lenient grading; `verdicts` are of one.
 
@@ -115,12 +117,13 @@ def right_of_either(
     right = int(np.count_nonzero(verdicts == RIGHT))
     if grader not in MARKED:
         return 0, 0
+    again = np.flatnonzero(verdicts == (NOTHING if strict else RIGHT))
+    texts = [completions[i] for i in again]
+    asked = [questions[i] for i in again] if questions else []
     if strict:
-        rest = np.flatnonzero(verdicts == NOTHING)
-        more = grade(grader, [completions[i] for i in rest], [golds[i] for i in rest])
+        more = grade(grader, texts, [golds[i] for i in again], questions=asked)
         return right, right + int(np.count_nonzero(more))
-    texts = [completions[i] for i in np.flatnonzero(verdicts == RIGHT)]
-    marked = _core.answers.extract_answers(grader, texts, True)
+    marked = _core.answers.extract_answers(grader, texts, True, asked)
     return sum(answer is not None for answer in marked), right
 
 

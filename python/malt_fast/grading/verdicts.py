@@ -42,13 +42,15 @@ SYMBOLIC = {
 }
 
 
-def extract_answer(task: str, completion: str, *, strict: bool = False) -> str | None:
+def extract_answer(
+    task: str, completion: str, *, strict: bool = False, question: str = ""
+) -> str | None:
     """The answer in a completion, verbatim; None if there is none.
 
     task: the name of a grader, or of a task that has one. Raises MaltError for any other.
-    strict: only an answer behind a marker.
+    strict: only an answer behind a marker. question: for `choice`, where it may list the choices.
     """
-    return _core.answers.extract_answers(_reader_of(task), [completion], strict)[0]
+    return _core.answers.extract_answers(_reader_of(task), [completion], strict, [question])[0]
 
 
 def answers_equal(task: str, answer: str, gold: str) -> bool:
@@ -68,13 +70,18 @@ def grade(
     workers: int | None = None,
     *,
     strict: bool = False,
+    questions: Sequence[str] = (),
 ) -> npt.NDArray[np.bool_]:
     """bool[n]: which completions are right. A completion without an answer is wrong.
 
     workers: processes that run math-verify where it is needed; None: one per core. strict: only
-    answers behind a marker count.
+    answers behind a marker count. questions: of the completions, where the texts of choices may
+    stand for their letters.
     """
-    return grade_with_reasons(task, completions, golds, workers, strict=strict) == RIGHT
+    verdicts = grade_with_reasons(
+        task, completions, golds, workers, strict=strict, questions=questions
+    )
+    return verdicts == RIGHT
 
 
 def grade_with_reasons(
@@ -84,6 +91,7 @@ def grade_with_reasons(
     workers: int | None = None,
     *,
     strict: bool = False,
+    questions: Sequence[str] = (),
 ) -> npt.NDArray[np.uint8]:
     """uint8[n]: the verdict on each completion, an index into VERDICTS; arguments as for `grade`.
 
@@ -95,7 +103,7 @@ def grade_with_reasons(
     if len(completions) != len(golds):
         raise ValueError(f"{len(completions)} completions, but {len(golds)} golds")
     grader = grader_of(task)
-    answers = _core.answers.extract_answers(grader, completions, strict)
+    answers = _core.answers.extract_answers(grader, completions, strict, questions)
     gold = {text: gold_answer(grader, text) for text in dict.fromkeys(golds)}
     wanted = [gold[text] for text in golds]
     verdicts = _compare(grader, wanted, [answer or "" for answer in answers], workers)
@@ -114,6 +122,7 @@ def grade_outputs(
     min_score: float = 0.5,
     *,
     strict: bool = False,
+    questions: Sequence[str] = (),
 ) -> npt.NDArray[np.uint8]:
     """uint8[n]: the verdict on each output, an index into VERDICTS.
 
@@ -121,7 +130,7 @@ def grade_outputs(
     if a custom grader fails.
     """
     if not is_custom(grader):
-        return grade_with_reasons(grader, completions, golds, strict=strict)
+        return grade_with_reasons(grader, completions, golds, strict=strict, questions=questions)
     scores = score_custom(grader, completions, rows)
     return np.where(scores >= min_score, RIGHT, WRONG).astype(np.uint8)
 
@@ -139,6 +148,7 @@ def number_answers(
     workers: int | None = None,
     *,
     strict: bool = False,
+    questions: Sequence[str] = (),
 ) -> npt.NDArray[np.int64]:
     """int64[questions, outputs]: equal answers of a row have equal numbers; -1: no answer.
 
@@ -146,10 +156,25 @@ def number_answers(
     a gold are; the number is the index of the first output in the row that has the answer.
     """
     grader = _reader_of(task)
-    texts = list(dict.fromkeys(text for row in completions for text in row if text is not None))
-    answers = _core.answers.extract_answers(grader, texts, strict)
-    answer_of = dict(zip(texts, answers, strict=True))
-    rows = [[None if text is None else answer_of[text] for text in row] for row in completions]
+    asked = [*questions] or [""] * len(completions)
+    if grader != "choice":
+        asked = [""] * len(completions)  # a text that is said to several questions is read once
+    said = list(
+        dict.fromkeys(
+            (text, question)
+            for row, question in zip(completions, asked, strict=True)
+            for text in row
+            if text is not None
+        )
+    )
+    answers = _core.answers.extract_answers(
+        grader, [text for text, _ in said], strict, [question for _, question in said]
+    )
+    answer_of = dict(zip(said, answers, strict=True))
+    rows = [
+        [None if text is None else answer_of[text, question] for text in row]
+        for row, question in zip(completions, asked, strict=True)
+    ]
     distinct = [sorted({answer for answer in row if answer is not None}) for row in rows]
     pairs = list(dict.fromkeys(pair for row in distinct for pair in combinations(row, 2)))
     verdicts = _compare(grader, [a for a, _ in pairs], [b for _, b in pairs], workers)

@@ -148,11 +148,14 @@ class ForestView:
         forest, ids = self.forest, range(tree * self.size + 1, (tree + 1) * self.size)
         nodes = slice(ids.start, ids.stop)
         texts = [self.text(forest.tokens_of(node).tobytes()) for node in ids]
+        asked = self.questions[tree]["text"]
         custom = is_custom(self.grader)  # such a grader gives a verdict, not the answer it read
         answers = (
             [None] * len(texts)
             if custom
-            else _core.answers.extract_answers(self.grader, texts, self.strict)
+            else _core.answers.extract_answers(
+                self.grader, texts, self.strict, [asked] * len(texts)
+            )
         )
         self._find_flips(tree, answers)
         state, finish = forest.state[nodes], forest.finish[nodes]

@@ -26,7 +26,7 @@ def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
         code_of(grader) if is_custom(grader) else grader,
         setup.config.task.min_score,
         setup.config.task.grading,
-        [(question.gold, question.row) for question in questions],
+        [(question.text, question.gold, question.row) for question in questions],
     ]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
@@ -42,10 +42,11 @@ def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) ->
         texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in some]
         asked = [questions[int(tree)] for tree in trees[begin : begin + GRADED]]
         golds, rows = [question.gold for question in asked], [question.row for question in asked]
+        told = [question.text for question in asked]
         verdicts = grade_outputs(
-            grader, texts, golds, rows, settings.min_score, strict=settings.strict
+            grader, texts, golds, rows, settings.min_score, strict=settings.strict, questions=told
         )
         forest.set_outcomes(some.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
-        total += report(grader, texts, golds, verdicts, strict=settings.strict)
+        total += report(grader, texts, golds, verdicts, strict=settings.strict, questions=told)
         interrupt.check()
     return total.figures()

@@ -27,7 +27,9 @@ def fates(setup: Setup, forest: Forest) -> Counter[str]:
     leaves = np.flatnonzero(forest.level == len(setup.config.chain))
     done = leaves[forest.state[leaves] == DONE]
     right, cut = forest.outcome[done] == 1, forest.finish[done] == FINISH_LENGTH
-    silent = ~right & ~has_answer(setup, [forest.tokens_of(int(leaf)) for leaf in done])
+    trees = (forest.roots()[done] // forest.tree_size).tolist()
+    asked = [setup.task.train[tree].text for tree in trees]
+    silent = ~right & ~has_answer(setup, [forest.tokens_of(int(leaf)) for leaf in done], asked)
     counts: dict[str, int] = {
         "failed": len(leaves) - len(done),
         "cut off": int((silent & cut).sum()),
@@ -38,13 +40,13 @@ def fates(setup: Setup, forest: Forest) -> Counter[str]:
     return Counter({fate: n for fate, n in counts.items() if n})
 
 
-def has_answer(setup: Setup, outputs: Sequence[np.ndarray]) -> np.ndarray:
+def has_answer(setup: Setup, outputs: Sequence[np.ndarray], questions: Sequence[str]) -> np.ndarray:
     """bool[n]: whether the grader finds an answer in an output; one of the user's takes all."""
     grader = setup.task.grader
     if is_custom(grader):
         return np.ones(len(outputs), np.bool_)
     texts = [setup.prompts.decode(tokens) for tokens in outputs]
-    answers = _core.answers.extract_answers(grader, texts, setup.config.task.strict)
+    answers = _core.answers.extract_answers(grader, texts, setup.config.task.strict, questions)
     return np.array([answer is not None for answer in answers], np.bool_)
 
 

@@ -59,8 +59,11 @@ class SampledTrees:
         if not leaves:
             return [], []
         texts = [self.text(one) for one in leaves]
-        answers = _core.answers.extract_answers(self.grader, texts, self.strict)
-        golds = [self.questions[one.id // self.size].gold for one in leaves]
+        asked = [self.questions[one.id // self.size] for one in leaves]
+        answers = _core.answers.extract_answers(
+            self.grader, texts, self.strict, [question.text for question in asked]
+        )
+        golds = [question.gold for question in asked]
         verdicts = _core.answers.compare_answers(
             self.grader, golds, [text or "" for text in answers]
         )

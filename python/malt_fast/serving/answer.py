@@ -64,7 +64,9 @@ def judge(setup: Setup, asked: Asked, used: Used) -> Answer:
     return Answer(
         question=asked.question.text,
         text=text or "",
-        answer=None if text is None else extract_answer(setup.task.grader, text, strict=strict),
+        answer=None
+        if text is None
+        else extract_answer(setup.task.grader, text, strict=strict, question=asked.question.text),
         votes=votes,
         turns=[
             {role: texts.get(slot) for role, slot in zip(setup.config.chain, slots, strict=True)}
@@ -82,8 +84,9 @@ def _vote(setup: Setup, asked: Asked, finals: Sequence[str | None]) -> tuple[int
 
     Without any answer the first output wins, with 0 votes; without any output, -1.
     """
-    strict = setup.config.task.strict
-    numbers = number_answers(setup.task.grader, [finals], strict=strict)[0].tolist()
+    strict, text = setup.config.task.strict, asked.question.text
+    rows = number_answers(setup.task.grader, [finals], strict=strict, questions=[text])
+    numbers = rows[0].tolist()
     lots = random.Random(f"{asked.seed}/{asked.question.id}")
     best = vote(numbers, lots if setup.config.evaluate.tie_break == "random" else None)
     if best >= 0:
