@@ -113,7 +113,8 @@ def dpo_loss(
         checks.in_range(("pairs", pairs, len(logp)))
         if lengths is not None and loss_type == "ipo":
             checks.positive("lengths", lengths[pairs])
-    losses, rewards, _ = _forward(
+    operation = _operator if torch.compiler.is_compiling() else _Eager.apply
+    losses, rewards, _ = operation(
         logp,
         ref_logp.detach().to(logp.dtype),
         pairs,
@@ -149,7 +150,6 @@ def _nll_weight(
 # ---- the operation ----
 
 
-@torch.library.custom_op("malt_fast::dpo_loss", mutates_args=())
 def _forward(
     logp: Tensor,
     ref_logp: Tensor,
@@ -166,22 +166,10 @@ def _forward(
     return _choose(logp).forward(*inputs, nll, loss_type, beta, label_smoothing)
 
 
-@_forward.register_fake
-def _(logp: Tensor, ref_logp: Tensor, pairs: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    count = pairs.shape[0]
-    return logp.new_empty(count), logp.new_empty(2, count), logp.new_empty(2, count)
-
-
-@torch.library.custom_op("malt_fast::dpo_loss_backward", mutates_args=())
 def _gradient(grad: Tensor, slopes: Tensor, pairs: Tensor, logp: Tensor) -> Tensor:
     """d(sum grad losses) / d logp [C]; grad [P]. With logp, second derivatives are refused."""
     grad = grad.detach().to(slopes.dtype).contiguous()
     return _choose(slopes).backward(grad, slopes, pairs.contiguous(), len(logp))
-
-
-@_gradient.register_fake
-def _(grad: Tensor, slopes: Tensor, pairs: Tensor, logp: Tensor) -> Tensor:
-    return slopes.new_empty(logp.shape[0])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -192,10 +180,28 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(slopes, pairs, logp)
 
 
+# torch.compile sees two operators.
+_operator = torch.library.custom_op("malt_fast::dpo_loss", _forward, mutates_args=())
+_gradient_operator = torch.library.custom_op(
+    "malt_fast::dpo_loss_backward", _gradient, mutates_args=()
+)
+
+
+@_operator.register_fake
+def _(logp: Tensor, ref_logp: Tensor, pairs: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    count = pairs.shape[0]
+    return logp.new_empty(count), logp.new_empty(2, count), logp.new_empty(2, count)
+
+
+@_gradient_operator.register_fake
+def _(grad: Tensor, slopes: Tensor, pairs: Tensor, logp: Tensor) -> Tensor:
+    return slopes.new_empty(logp.shape[0])
+
+
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 8
-    return _gradient(grad, *ctx.saved_tensors), *(None,) * 7
+    return _gradient_operator(grad, *ctx.saved_tensors), *(None,) * 7
 
 
 def _twice(ctx: Any, *grads: Tensor) -> None:
@@ -205,8 +211,24 @@ def _twice(ctx: Any, *grads: Tensor) -> None:
     )
 
 
-torch.library.register_autograd("malt_fast::dpo_loss", _backward, setup_context=_save)
-torch.library.register_autograd("malt_fast::dpo_loss_backward", _twice)
+_operator.register_autograd(_backward, setup_context=_save)
+_gradient_operator.register_autograd(_twice)
+
+
+class _Eager(torch.autograd.Function):
+    """The same without operators, whose calls would take longer than thousands of pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None or torch.is_grad_enabled():  # the operator refuses a second derivative
+            return _backward(ctx, grad)
+        return _gradient(grad, *ctx.saved_tensors), *(None,) * 7
 
 
 def _choose(values: Tensor) -> Any:

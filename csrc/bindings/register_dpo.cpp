@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -32,9 +33,14 @@ void check_size(py::ssize_t size, py::ssize_t wanted, const char* name) {
 std::span<const std::int64_t> checked_pairs(const Integers& pairs, py::ssize_t completions) {
     const auto values = span_of(pairs);
     if (values.size() % 2 != 0) throw py::value_error("pairs must come in twos");
-    const bool inside =
-        std::ranges::all_of(values, [&](std::int64_t c) { return 0 <= c && c < completions; });
-    if (!inside) throw py::value_error("pairs must be in [0, " + std::to_string(completions) + ")");
+    const auto last = static_cast<std::uint64_t>(completions - 1);
+    std::uint64_t signs = 0;  // the highest bit says that a number or difference is negative
+    for (const std::int64_t value : values) {
+        const auto c = static_cast<std::uint64_t>(value);
+        signs |= c | (last - c);
+    }
+    if (signs >> 63 != 0)
+        throw py::value_error("pairs must be in [0, " + std::to_string(completions) + ")");
     return values;
 }
 
@@ -46,7 +52,8 @@ std::tuple<Floats, Floats, Floats> dpo_losses(const ArrayLike& logp, const Array
                                               const ArrayLike& pairs,
                                               const std::optional<ArrayLike>& lengths,
                                               Preference loss_type, double beta,
-                                              double label_smoothing, double nll) {
+                                              double label_smoothing, double nll,
+                                              std::string_view simd) {
     const auto policy = to_array<float>(logp, "logp");
     const auto reference = to_array<float>(ref_logp, "ref_logp");
     check_size(reference.size(), policy.size(), "ref_logp");
@@ -65,7 +72,7 @@ std::tuple<Floats, Floats, Floats> dpo_losses(const ArrayLike& logp, const Array
     const PairLosses out{writable(loss), writable(rewards), writable(slopes)};
     {
         const py::gil_scoped_release release;
-        pair_losses(completions, entries, rule, out);
+        pair_losses(completions, entries, rule, out, simd);
     }
     return {std::move(loss), std::move(rewards), std::move(slopes)};
 }
@@ -92,12 +99,13 @@ Floats dpo_gradient(const ArrayLike& grad, const ArrayLike& slopes, const ArrayL
 
 void register_dpo(py::module_& m) {
     m.def("dpo_losses", &dpo_losses, "logp"_a, "ref_logp"_a, "pairs"_a, "lengths"_a, py::kw_only(),
-          "loss_type"_a, "beta"_a, "label_smoothing"_a, "nll"_a,
+          "loss_type"_a, "beta"_a, "label_smoothing"_a, "nll"_a, "simd"_a = "",
           "Losses [P], rewards [2, P] and slopes [2, P] of P pairs; row 0 chosen, row 1\n"
           "rejected.\n"
           "\n"
           "pairs [2 P]: chosen and rejected of each pair, as indices of completions; lengths:\n"
-          "tokens of each completion, needed for \"ipo\". Formulas: csrc/kernels/dpo.hpp.");
+          "tokens of each completion, needed for \"ipo\". Formulas: csrc/kernels/dpo.hpp.\n"
+          "simd: one of simd_levels(), by default the best.");
     m.def("dpo_gradient", &dpo_gradient, "grad"_a, "slopes"_a, "pairs"_a, "completions"_a,
           "d loss / d logp [completions]: slopes times the upstream grad [P], added in order.");
 }

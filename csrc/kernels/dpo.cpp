@@ -1,53 +1,37 @@
-// One loop over pairs forward, one backward.
+// One pass over pairs forward, in blocks whose margins the vector code takes at once; one backward.
 #include "kernels/dpo.hpp"
 
 #include <algorithm>
-#include <cmath>
+
+#include "kernels/dpo_margins.hpp"
+#include "kernels/levels.hpp"
 
 namespace malt {
 namespace {
 
-struct LossAndSlope {
-    double loss;
-    double slope;  // d loss / d margin
+constexpr std::size_t kBlock = 256;  // pairs at a time, kept in the first-level cache
+
+struct Block {
+    double margin[kBlock];
+    double chosen_scale[kBlock];  // d margin / d policy
+    double rejected_scale[kBlock];
+    float slope[kBlock];  // d loss / d margin
 };
 
-// log(1 + exp(x)) = -log sigma(-x), for x of any size.
-double softplus(double x) {
-    return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
-}
-
-double sigma(double x) {
-    return 1 / (1 + std::exp(-x));
-}
-
-LossAndSlope sigmoid(double margin, double smoothing) {
-    const LossAndSlope plain{softplus(-margin), -sigma(-margin)};
-    if (smoothing == 0) return plain;  // 0 times an infinite loss is no number
-    return {(1 - smoothing) * plain.loss + smoothing * softplus(margin),
-            (1 - smoothing) * plain.slope + smoothing * sigma(margin)};
-}
-
-LossAndSlope hinge(double margin) {
-    if (margin >= 1) return {0, 0};
-    return {1 - margin, -1};
-}
-
-LossAndSlope ipo(double margin, double beta) {
-    const double error = margin - 1 / (2 * beta);
-    return {error * error, 2 * error};
-}
-
-LossAndSlope loss_of(double margin, const PreferenceRule& rule) {
-    switch (rule.loss) {
-        case Preference::kHinge:
-            return hinge(margin);
-        case Preference::kIpo:
-            return ipo(margin, rule.beta);
-        case Preference::kSigmoid:
-            break;
+void hinge(Block& block, std::span<float> loss) {
+    for (std::size_t i = 0; i < loss.size(); ++i) {
+        const double below = 1 - block.margin[i];
+        loss[i] = below <= 0 ? 0.0F : static_cast<float>(below);  // a NaN stays
+        block.slope[i] = below <= 0 ? 0.0F : -1.0F;
     }
-    return sigmoid(margin, rule.smoothing);
+}
+
+void ipo(Block& block, double beta, std::span<float> loss) {
+    for (std::size_t i = 0; i < loss.size(); ++i) {
+        const double error = block.margin[i] - 1 / (2 * beta);
+        loss[i] = static_cast<float>(error * error);
+        block.slope[i] = static_cast<float>(2 * error);
+    }
 }
 
 struct Side {
@@ -62,28 +46,60 @@ Side side_of(const Completions& completions, std::int64_t completion, const Pref
     return {ratio, 1 / static_cast<double>(completions.length[c])};
 }
 
+// Margins of some pairs, and their rewards from `chosen` and `rejected` on.
+void read_pairs(const Completions& completions, std::span<const std::int64_t> pairs,
+                const PreferenceRule& rule, Block& block, float* chosen, float* rejected) {
+    for (std::size_t i = 0; i < pairs.size() / 2; ++i) {
+        const Side c = side_of(completions, pairs[2 * i], rule);
+        const Side d = side_of(completions, pairs[2 * i + 1], rule);
+        block.margin[i] = c.scale * c.ratio - d.scale * d.ratio;
+        block.chosen_scale[i] = c.scale;
+        block.rejected_scale[i] = d.scale;
+        chosen[i] = static_cast<float>(rule.beta * c.ratio);
+        rejected[i] = static_cast<float>(rule.beta * d.ratio);
+    }
+}
+
+void add_nll(std::span<const float> policy, std::span<const std::int64_t> pairs, double weight,
+             const PairLosses& out) {
+    for (std::size_t p = 0; p < out.loss.size(); ++p) {
+        const double logp = policy[static_cast<std::size_t>(pairs[2 * p])];
+        out.loss[p] = static_cast<float>(out.loss[p] - weight * logp);
+        out.slope[p] = static_cast<float>(out.slope[p] - weight);
+    }
+}
+
 }  // namespace
 
 void pair_losses(const Completions& completions, std::span<const std::int64_t> pairs,
-                 const PreferenceRule& rule, const PairLosses& out) {
+                 const PreferenceRule& rule, const PairLosses& out, std::string_view simd) {
+    const SigmoidLosses sigmoid = MALT_OF_LEVEL(simd, kSigmoidLosses);
     const std::size_t count = pairs.size() / 2;
-    for (std::size_t p = 0; p < count; ++p) {
-        const Side chosen = side_of(completions, pairs[2 * p], rule);
-        const Side rejected = side_of(completions, pairs[2 * p + 1], rule);
-        auto [loss, slope] =
-            loss_of(chosen.scale * chosen.ratio - rejected.scale * rejected.ratio, rule);
-        double chosen_slope = slope * chosen.scale;
-        if (rule.nll != 0) {
-            const auto c = static_cast<std::size_t>(pairs[2 * p]);
-            loss -= rule.nll * double{completions.policy[c]};
-            chosen_slope -= rule.nll;
+    Block block;
+    for (std::size_t begin = 0; begin < count; begin += kBlock) {
+        const std::size_t n = std::min(kBlock, count - begin);
+        float* reward = &out.reward[begin];
+        read_pairs(completions, pairs.subspan(2 * begin, 2 * n), rule, block, reward,
+                   reward + count);
+        const std::span<float> loss = out.loss.subspan(begin, n);
+        switch (rule.loss) {
+            case Preference::kHinge:
+                hinge(block, loss);
+                break;
+            case Preference::kIpo:
+                ipo(block, rule.beta, loss);
+                break;
+            case Preference::kSigmoid:
+                sigmoid({block.margin, n}, rule.smoothing, loss, {block.slope, n});
+                break;
         }
-        out.loss[p] = static_cast<float>(loss);
-        out.reward[p] = static_cast<float>(rule.beta * chosen.ratio);
-        out.reward[count + p] = static_cast<float>(rule.beta * rejected.ratio);
-        out.slope[p] = static_cast<float>(chosen_slope);
-        out.slope[count + p] = static_cast<float>(-slope * rejected.scale);
+        for (std::size_t i = 0; i < n; ++i) {
+            const double slope = block.slope[i];
+            out.slope[begin + i] = static_cast<float>(slope * block.chosen_scale[i]);
+            out.slope[count + begin + i] = static_cast<float>(-slope * block.rejected_scale[i]);
+        }
     }
+    if (rule.nll != 0) add_nll(completions.policy, pairs, rule.nll, out);
 }
 
 void add_gradient(std::span<const float> grad, std::span<const float> slope,

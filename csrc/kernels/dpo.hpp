@@ -1,12 +1,14 @@
 // DPO and related losses on log-probs of completions: loss, rewards and gradient of each pair in
 // one pass, on the CPU. The formulas are in kernels/dpo_loss.py.
 //
-// Stored as float32, computed in double. There are thousands of pairs at most: one thread suffices.
-// The caller validates.
+// Stored as float32. Margins, hinge and ipo are computed in double; exp and log of the sigmoid loss
+// in float32 (dpo_margins.hpp), with SIMD chosen at run time. There are thousands of pairs at most:
+// one thread suffices. The caller validates.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 namespace malt {
 
@@ -35,7 +37,7 @@ struct PairLosses {
 
 // pairs [P, 2]: (chosen, rejected).
 void pair_losses(const Completions& completions, std::span<const std::int64_t> pairs,
-                 const PreferenceRule& rule, const PairLosses& out);
+                 const PreferenceRule& rule, const PairLosses& out, std::string_view simd);
 
 // out [C] += d(sum grad loss) / d policy, pair after pair; grad [P].
 void add_gradient(std::span<const float> grad, std::span<const float> slope,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -180,6 +181,26 @@ def test_hinge_is_flat_from_a_margin_of_one_on(dtype, kernel):
     assert losses.tolist() == [0.0, 0.25]
     (grad,) = torch.autograd.grad(losses.sum(), case.logp)
     assert grad.tolist() == [0.0, 0.5, -0.5]
+
+
+@pytest.mark.parametrize("simd", _core.kernels.simd_levels())
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_every_instruction_set_is_right_for_every_margin(simd, smoothing):
+    """A few roundings of float32, relative to tiny losses and slopes too."""
+    middle = torch.linspace(-90, 80, 4001)
+    tiny = torch.tensor([0.0, -0.0, 1e-8, -1e-8, 1e-30])
+    wild = torch.tensor([3e38, -3e38, math.inf, -math.inf, math.nan])
+    margin = torch.cat([middle, tiny, wild])
+    pairs = torch.stack([torch.arange(len(margin)), torch.full_like(margin, len(margin)).long()], 1)
+    policy = torch.cat([margin, torch.zeros(1)]).numpy()
+    losses, _, slopes = _core.kernels.dpo_losses(
+        policy, np.zeros_like(policy), pairs.view(-1).numpy(), None,
+        loss_type="sigmoid", beta=1.0, label_smoothing=smoothing, nll=0.0, simd=simd,
+    )  # fmt: skip
+    truth, slope = MODULE._preference(margin.double(), "sigmoid", 1.0, smoothing)
+    for ours, theirs in ((losses, truth), (slopes[0], slope)):
+        close = {"rtol": 6e-7, "atol": 1e-7 if smoothing else 1e-36, "equal_nan": True}
+        torch.testing.assert_close(torch.from_numpy(ours).double(), theirs, **close)
 
 
 def test_a_nan_stays_in_its_pairs(kernel):

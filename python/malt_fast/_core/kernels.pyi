@@ -83,6 +83,7 @@ def dpo_losses(
     beta: typing.SupportsFloat | typing.SupportsIndex,
     label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
     nll: typing.SupportsFloat | typing.SupportsIndex,
+    simd: str = "",
 ) -> tuple[
     numpy.typing.NDArray[numpy.float32],
     numpy.typing.NDArray[numpy.float32],
@@ -94,6 +95,7 @@ def dpo_losses(
 
     pairs [2 P]: chosen and rejected of each pair, as indices of completions; lengths:
     tokens of each completion, needed for "ipo". Formulas: csrc/kernels/dpo.hpp.
+    simd: one of simd_levels(), by default the best.
     """
 
 def draw_rows(
