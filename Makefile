@@ -101,7 +101,8 @@ asan tsan: .venv/.test
 	LD_PRELOAD="$(foreach name,$(LIBRARIES_$@),$$(g++ -print-file-name=$(name)))" \
 	$(PYTEST) -p no:cacheprovider -k "not compile and not triton" $(TESTS_$@)
 
-# Coverage-guided fuzzing of the reader of answers (needs clang++ with libFuzzer; Debian: clang, libclang-rt-dev) and of
+# Coverage-guided fuzzing of the reader of answers (needs clang++ 15 or newer with libFuzzer; Debian:
+# CLANG=clang++-16 with clang-16 and libclang-rt-16-dev) and of
 # the reader of the store.
 CLANG ?= clang++
 FUZZ_SECONDS ?= 600

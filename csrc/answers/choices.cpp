@@ -199,6 +199,24 @@ std::optional<std::string> first_letter(std::string_view region) {
     return {};
 }
 
+std::optional<std::string> leading_letter(std::string_view text) {
+    text = trimmed(text);
+    auto letter = unmarked_letter(text.substr(0, text.find('\n')));
+    if (!letter || !is_label(*letter)) return {};
+    constexpr std::array takes_back = std::to_array<std::string_view>(
+        {"wrong", "incorrect", "not", "no", "wait", "actually", "however", "but", "or"});
+    const std::string said = spoken(text);
+    std::string_view rest = said;
+    for (std::string_view word = next_word(rest); !word.empty(); word = next_word(rest)) {
+        const bool other = is_label(word) && word != *letter && !is_article(word[0], rest);
+        const auto same = [&](std::string_view one) {
+            return one.size() == word.size() && begins(word, one);
+        };
+        if (other || std::ranges::any_of(takes_back, same)) return {};
+    }
+    return letter;
+}
+
 std::optional<std::string> unmarked_letter(std::string_view text) {
     const std::string_view line = last_line(text);
     if (line.size() > kMaxAnswer) return {};

@@ -16,6 +16,10 @@ namespace malt {
 // A last line that is a lone letter, or a text that is all of a letter and what it stands for.
 [[nodiscard]] std::optional<std::string> unmarked_letter(std::string_view text);
 
+// The letter of a first line that chooses one, above reasons that name no other letter and take
+// nothing back.
+[[nodiscard]] std::optional<std::string> leading_letter(std::string_view text);
+
 // ---- helpers shared with extraction.cpp ----
 
 // The last line that is not blank, without white space at its end.

@@ -469,13 +469,25 @@ std::optional<std::string> boxed_answer(Grader grader, std::string_view text, co
     return box_answer(grader, boxed(text, box));
 }
 
-// A letter, or the text of a choice that is all of the last line and does not end a list of them.
+// The letter of the first line, if no other choice stands anywhere.
+std::optional<std::string> leading_choice(std::string_view text, const ChoiceTexts& choices) {
+    const auto letter = leading_letter(text);
+    while (letter && !text.empty()) {
+        const std::string_view piece = text.substr(0, std::min(text.find('\n'), kMaxAnswer));
+        if (choices.standing(piece).find_first_not_of(*letter) != npos) return {};
+        text.remove_prefix(std::min(piece.size() + 1, text.size()));
+    }
+    return letter;
+}
+
+// A letter, or the text of a choice that is all of the last line and does not end a list of them;
+// or else what the first line chooses.
 std::optional<std::string> unmarked_choice(std::string_view text, const ChoiceTexts& choices) {
     const std::string_view line = last_line(text);
     if (auto letter = unmarked_letter(text))
         return choices.contradict(letter->front(), line) ? std::nullopt : letter;
     auto letter = choices.alone(line);
-    if (!letter) return {};
+    if (!letter) return leading_choice(text, choices);
     const auto begin = static_cast<std::size_t>(line.data() - text.data());
     return choices.alone(last_line(text.substr(0, begin))) ? std::nullopt : letter;
 }

@@ -67,6 +67,24 @@ View opened(View after, Grader grader) {
     return trimmed(grader == Grader::kExact ? line : without_tags(line));
 }
 
+// Does a text end with `answer`, or with what it answers: the answer to this question?
+bool names_answer(View before) {
+    constexpr auto asked = std::to_array<View>({"this", "the", "that", "your", "our", "my", "given",
+                                                "above", "original", "question", "questions",
+                                                "problem", "puzzle", "riddle", "exercise"});
+    for (int words = 0; words < 5; ++words) {
+        cut_all(before, "*_ ");
+        if (cut(before, words == 0 ? "answer" : " to") || (words > 0 && cut(before, " for")))
+            return words == 0 || (cut_all(before, "*_ "), ends(before, "answer"));
+        const View near = before.substr(before.size() - std::min<std::size_t>(before.size(), 16));
+        const View word = near.substr(near.find_last_of(" \n") + 1);
+        const auto same = [&](View one) { return one.size() == word.size() && begins(word, one); };
+        if (std::ranges::none_of(asked, same)) return false;
+        before.remove_suffix(word.size());
+    }
+    return false;
+}
+
 // Does a colon after `before` open an answer? Final Answer:  **Answer is**:  A: on a new line
 bool is_marker(View before, View after, Grader grader) {
     cut_all(before, " *_");
@@ -82,7 +100,7 @@ bool is_marker(View before, View after, Grader grader) {
     if (grader == Grader::kChoice &&
         (cut(before, "option") || cut(before, "choice") || cut(before, "letter")))
         return true;
-    return cut(before, "answer");
+    return names_answer(before);
 }
 
 // Does a number or a formula open a text?
@@ -116,7 +134,7 @@ bool is_statement(View before, char sign, View after, Grader grader) {
     if (grader == Grader::kChoice && (cut(before, "option") || cut(before, "choice") ||
                                       cut(before, "letter") || cut(before, "most likely")))
         return true;
-    return cut(before, "answer");
+    return names_answer(before);
 }
 
 // 答案是 and 答案为, of which `last` is the last byte at the end of `text`.

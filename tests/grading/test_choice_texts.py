@@ -52,6 +52,23 @@ LETTERS = [
     ("A: bank", "A"),
     ("B: library", "B"),
 ]
+LEADING = [  # the first line, above reasons
+    ("B: library\n\nReasoning: books are lent there.", "B"),
+    ("B\n\nExplanation: one may read there.", "B"),
+    ("(B) library\nPeople read there.", "B"),
+    ("\n**B.** library\n\nA place for readers.", "B"),
+    ("B: a reading room\n\nIn numbered steps:", "B"),
+    ("B: library\n\nReason: a bank lends money.", None),
+    ("B: library\n\nA: bank\n", None),
+    ("B: library\n\nThe text of C fits better.", None),
+    ("B: library\n\nNo, that was too quick.", None),
+    ("B: not sure\n\nIt could be anything.", None),
+    ("A: library\n\nBooks are lent there.", None),
+    ("B: library or bank\n\nBoth lend things.", None),
+    ("I\n\nwent there.", None),
+    ("A book\n\nis lent there.", None),
+    ("B: library\n\n" + "They read. " * 500 + "\nAt last a bank.", None),
+]
 CONTRADICTIONS = [
     "The answer is A: library",
     "Answer: A. The library.",
@@ -120,6 +137,12 @@ def test_without_the_question_a_text_is_no_answer(text: str, answer: str) -> Non
 @pytest.mark.parametrize("text", [*CONTRADICTIONS, *UNDECIDED])
 def test_contradictions_and_several_choices_are_no_answer(text: str) -> None:
     assert letter(text) is None
+
+
+@pytest.mark.parametrize(("text", "answer"), LEADING)
+def test_a_first_line_chooses_unless_the_rest_names_another(text: str, answer: str | None) -> None:
+    assert letter(text) == answer
+    assert letter(text, strict=True) is None
 
 
 @pytest.mark.parametrize(("text", "answer"), OF_NUMBERS)

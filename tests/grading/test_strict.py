@@ -40,6 +40,11 @@ MARKED = [
     ("number", "<answer>\n2 + 3 = 5\nso\n#### 5\n</answer>", "5"),
     ("number", "The answer is 5. This answer is correct.", "5"),
     ("number", "答案是42", "42"),
+    ("number", "So the answer to the question is 42, not 43.", "42"),
+    ("number", "**The answer to this problem** is: 42", "42"),
+    ("math", "The answer to your question is $x+1$.", "$x+1$"),
+    ("choice", "The answer to the original question is (D).", "D"),
+    ("choice", "Answer to the question: B", "B"),
     ("math", r"Hence \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
     ("math", "The answer is $x+1$.", "$x+1$"),
     ("math", "Final Answer:\n\\[\nx^2\n\\]", "x^2"),
@@ -55,6 +60,8 @@ MARKED = [
 ]
 UNMARKED = [
     ("number", "42"),
+    ("number", "the answer to life, the universe and everything is 42"),
+    ("number", "what was said to the question is 42"),
     ("number", "it has 3 and then 4 legs"),
     ("number", "3 + 4 = 7"),
     ("number", "So there are $7$ of them."),
@@ -82,6 +89,7 @@ NONE = [
     ("number", r"so 5 and \boxed{5"),
     ("number", "The answer is not 5."),
     ("choice", "The answer is A or B"),
+    ("choice", "whoever goes to the question is B"),
 ]
 
 
