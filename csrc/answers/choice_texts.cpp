@@ -8,7 +8,8 @@
 #include <span>
 
 #include "answers/answers.hpp"
-#include "answers/prose.hpp"
+#include "answers/sentences.hpp"
+#include "answers/stance.hpp"
 
 namespace malt {
 namespace {
@@ -20,11 +21,6 @@ using Tokens = std::vector<ChoiceToken>;
 template <std::size_t N>
 bool is_one_of(View word, const std::array<View, N>& words) {
     return std::ranges::find(words, word) != words.end();
-}
-
-bool is_word(char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || static_cast<unsigned char>(c) >= 0x80 ||
-           c == '\'';
 }
 
 // Signs in UTF-8 with a plain equivalent; "" for those that count no more than emphasis.

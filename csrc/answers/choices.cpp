@@ -6,7 +6,8 @@
 #include <cctype>
 
 #include "answers/answers.hpp"
-#include "answers/prose.hpp"
+#include "answers/sentences.hpp"
+#include "answers/stance.hpp"
 
 namespace malt {
 namespace {
@@ -32,9 +33,7 @@ std::string spoken(std::string_view text) {
         } else if (text[i] == '_') {
             out += ' ';
         } else if (text[i] == '\\') {
-            const auto letter = [&] {
-                return i + 1 < text.size() && std::isalpha(static_cast<unsigned char>(text[i + 1]));
-            };
+            const auto letter = [&] { return i + 1 < text.size() && is_alpha(text[i + 1]); };
             if (!letter())
                 ++i;
             else
@@ -45,11 +44,6 @@ std::string spoken(std::string_view text) {
         }
     }
     return out;
-}
-
-bool is_word(char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || static_cast<unsigned char>(c) >= 0x80 ||
-           c == '\'';
 }
 
 // The next word; `text` continues after it.
@@ -65,7 +59,7 @@ std::string_view next_word(std::string_view& text) {
 }
 
 bool is_letter(std::string_view word) {
-    return word.size() == 1 && std::isalpha(static_cast<unsigned char>(word[0]));
+    return word.size() == 1 && is_alpha(word[0]);
 }
 
 // Is a letter followed by this text an article or a pronoun? A dog, I think; not: A is, A because.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "answers/latex_names.hpp"
+#include "answers/sentences.hpp"
 #include "answers/units.hpp"
 
 namespace malt {
@@ -14,12 +15,6 @@ using namespace latex;
 
 namespace {
 
-bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-bool is_letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
 bool is_space(char c) {
     return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f';
 }
@@ -36,7 +31,7 @@ std::string ascii(std::string_view text) {
     const bool rows = text.find("\\begin") != std::string_view::npos;
     for (std::size_t i = 0; i < text.size();) {
         if (!rows && text.substr(i).starts_with("\\\\") && i + 2 < text.size() &&
-            is_letter(text[i + 2]))
+            is_alpha(text[i + 2]))
             ++i;  // escaped twice: \\frac
         if (static_cast<unsigned char>(text[i]) < 0x80) {
             out += text[i++];
@@ -94,7 +89,7 @@ class Lexer {
             ++at_;
         } else if (is_digit(c) || (c == '.' && (is_digit(peek(1)) || repeats()))) {
             number();
-        } else if (is_letter(c)) {
+        } else if (is_alpha(c)) {
             letters(run_of_letters(), /*in_text=*/text_depth_ > 0);
         } else if (c == '\\') {
             command();
@@ -118,7 +113,7 @@ class Lexer {
 
     std::string_view run_of_letters() {
         const std::size_t begin = at_;
-        while (is_letter(peek())) ++at_;
+        while (is_alpha(peek())) ++at_;
         return text_.substr(begin, at_ - begin);
     }
 
@@ -199,7 +194,7 @@ class Lexer {
         std::size_t n = sign ? 2 : 1;
         int exponent = 0;
         for (; is_digit(peek(n)) && exponent < 100; ++n) exponent = 10 * exponent + peek(n) - '0';
-        if (n < (sign ? 4u : 2u) || exponent > 300 || is_digit(peek(n)) || is_letter(peek(n)))
+        if (n < (sign ? 4u : 2u) || exponent > 300 || is_digit(peek(n)) || is_alpha(peek(n)))
             return;
         const std::size_t point = std::min(digits.find('.'), digits.size());
         auto places = static_cast<std::ptrdiff_t>(point) + (peek(1) == '-' ? -exponent : exponent);
@@ -264,7 +259,7 @@ class Lexer {
     void command() {
         ++at_;
         const char c = peek();
-        if (!is_letter(c)) {
+        if (!is_alpha(c)) {
             ++at_;
             if (c == '{') return push(Kind::kOpenSet);
             if (c == '}') return push(Kind::kCloseSet);
@@ -287,8 +282,8 @@ class Lexer {
             return push(Kind::kMod);
         }
         const Kind before = tokens_.empty() ? Kind::kEnd : tokens_.back().kind;
-        const bool unit = name == "mathrm" && peek() == '{' && is_letter(peek(1)) &&
-                          (is_letter(peek(2)) || peek(2) == '/') &&
+        const bool unit = name == "mathrm" && peek() == '{' && is_alpha(peek(1)) &&
+                          (is_alpha(peek(2)) || peek(2) == '/') &&
                           (before == Kind::kNumber || before == Kind::kCloseGroup);
         if (holds(kTexts, name) || unit) {
             while (is_space(peek())) ++at_;

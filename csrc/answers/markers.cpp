@@ -6,7 +6,7 @@
 #include <cctype>
 
 #include "answers/choices.hpp"
-#include "answers/prose.hpp"
+#include "answers/sentences.hpp"
 
 namespace malt {
 namespace {
@@ -43,8 +43,7 @@ View without_tags(View text) {
         std::size_t end = at + 1;
         if (end < text.size() && text[end] == '/') ++end;
         const std::size_t name = end;
-        while (end < text.size() && end < at + 24 &&
-               (std::isalpha(static_cast<unsigned char>(text[end])) || text[end] == '_'))
+        while (end < text.size() && end < at + 24 && (is_alpha(text[end]) || text[end] == '_'))
             ++end;
         return end > name && end < text.size() && text[end] == '>' ? end + 1 - at : 0;
     };
@@ -108,7 +107,7 @@ bool opens_value(View after) {
     const View near = after.substr(0, 16);
     const std::size_t begin = std::min(near.find_first_not_of(" -+$\\(*."), near.size());
     const View lead = near.substr(0, begin), rest = after.substr(begin);
-    const bool digit = !rest.empty() && std::isdigit(static_cast<unsigned char>(rest[0]));
+    const bool digit = !rest.empty() && is_digit(rest[0]);
     return begin <= 12 &&
            (digit || rest.starts_with("\u2212") || lead.find_first_of("\\$") != npos);
 }
