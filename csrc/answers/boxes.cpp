@@ -2,7 +2,7 @@
 #include "answers/boxes.hpp"
 
 #include <algorithm>
-#include <cctype>
+#include <cstring>
 #include <vector>
 
 #include "answers/sentences.hpp"
@@ -11,6 +11,16 @@ namespace malt {
 namespace {
 
 constexpr auto npos = std::string_view::npos;
+
+// The last backslash before `end`. memrchr reads many bytes at once, and most texts are long.
+std::size_t last_backslash(std::string_view text, std::size_t end) {
+#ifdef _GNU_SOURCE
+    const void* found = memrchr(text.data(), '\\', end);
+    return found ? static_cast<std::size_t>(static_cast<const char*>(found) - text.data()) : npos;
+#else
+    return end ? text.rfind('\\', end - 1) : npos;
+#endif
+}
 
 // Is there nothing between two boxes but `,`, `and` or `or`, perhaps after one word (a unit)?
 bool joins(std::string_view between) {
@@ -50,7 +60,7 @@ std::size_t closing(std::string_view text, std::size_t at) {
 
 std::optional<Box> last_box(std::string_view text, std::size_t before) {
     while (before > 0) {
-        const std::size_t name = before = text.rfind('\\', before - 1);
+        const std::size_t name = before = last_backslash(text, before);
         if (name == npos) return {};
         const std::string_view rest = text.substr(name);
         std::size_t open = name + (rest.starts_with("\\boxed")  ? 6

@@ -22,7 +22,7 @@ constexpr auto npos = std::string_view::npos;
 
 // Is a text nothing but a number in digits? Most answers are.
 bool is_plain_number(std::string_view text) {
-    return !text.empty() && text.size() < 16 && text.find_first_not_of("0123456789") == npos;
+    return !text.empty() && text.size() < 16 && std::ranges::all_of(text, is_digit);
 }
 
 // Without the punctuation of Chinese sentences at the end.
@@ -105,10 +105,11 @@ std::optional<std::string> number_in(std::string_view region) {
 
 // What stands in a box. A sentence there is its number, or what follows its words.
 std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
+    if (is_plain_number(inside)) return std::string(inside);
     constexpr std::string_view space = " \t\r\n";
     inside = inside.substr(0, inside.find_last_not_of(space) + 1);
     inside = inside.substr(std::min(inside.find_first_not_of(space), inside.size()));
-    if (inside.size() > kMaxAnswer || is_plain_number(inside)) return std::string(inside);
+    if (inside.size() > kMaxAnswer) return std::string(inside);
     if (grader == Grader::kMath && is_pure(inside)) return std::string(inside);
     const Stance stance = stance_of(inside);
     if (stance == Stance::kDenies || stance == Stance::kWavers) return {};

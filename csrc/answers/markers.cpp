@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 
 #include "answers/choices.hpp"
 #include "answers/sentences.hpp"

@@ -7,7 +7,7 @@ constexpr auto npos = std::string_view::npos;
 using View = std::string_view;
 
 char lower(char c) {
-    return static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
 }
 
 bool begins(View text, View word) {

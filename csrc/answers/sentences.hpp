@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <string_view>
 
 namespace malt {
@@ -28,7 +27,7 @@ inline bool is_digit(char c) {
     return c >= '0' && c <= '9';
 }
 inline bool is_alpha(char c) {
-    return std::isalpha(static_cast<unsigned char>(c)) != 0;
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 // Of a word: a letter, a digit, an apostrophe or a byte beyond ASCII.
 inline bool is_word(char c) {
