@@ -4,18 +4,13 @@ Shapes: T hidden rows of H channels, V tokens, U distinct rows among the M given
 (row, token) among the M targets.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from . import softmax_rows, tiles
+from . import tiles
 from .running_softmax import Targets, Transform, Upstream, sums_dtype
-
-# Rows whose grad_logits are kept for one product each with W and with hidden, if more than a
-# tile's: with R rows, summing dW in float32 moves 8 bytes for every 2 R operations.
-TALL = {"cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -108,13 +103,13 @@ def target_coefficients(x: HeadRows, logp: Tensor, upstream: Upstream) -> tuple[
 def scale_residual(
     x: HeadRows, residual: Tensor, at_target: Tensor, row: Tensor, out: Tensor
 ) -> None:
-    """Write dh = sum_t at_target_t W_t - row R to `out` [T, H]: a frozen head's backward pass.
+    """Write dh = sum_t at_target_t W_t - row R of the rows that have R to `out` [T, H].
 
     No product of matrices is needed. 1,024 rows and targets at a time bound the float32 memory.
     """
-    plan, step, total = x.plan, 1024, len(x.plan)
+    plan, step, total = x.plan, 1024, min(len(x.plan), len(residual))
     firsts = [*range(0, total, step), total]
-    one_each = len(plan.row_of) == total
+    one_each = len(plan.row_of) == len(plan)
     ends = firsts if one_each else plan.targets.start[firsts].tolist()
     for part, first, last in zip(tiles.slices(total, step), ends, ends[1:], strict=False):
         dx = residual[part] * -row[part, None]
@@ -127,56 +122,3 @@ def scale_residual(
                 index = plan.row_of[some] - part.start
                 tiles.add_at(dx, index, target_rows.mul_(at_target[some, None]))
         out[plan.rows[part]] = dx.to(out.dtype)
-
-
-def recompute_gradients(
-    x: HeadRows, upstream: Upstream, needs: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """dh [U, H], dW [V, H] and db [V] by making the logits again; None for what is not needed.
-
-    dh and db have the dtype of the sums; each slice of dW is summed in it and rounded once.
-    """
-    new_zeros, rows = upstream.row.new_zeros, len(x.plan)
-    dx = new_zeros(rows, x.hidden.shape[1]) if needs[0] else None
-    dw = x.weight.new_zeros(x.weight.shape) if needs[1] else None
-    db = new_zeros(len(x.weight)) if needs[2] else None
-    for column, block, w, hidden, grad_logits in _grad_logits(x, upstream):
-        if dx is not None:
-            tiles.add_product(dx[block], grad_logits, w)
-        if dw is not None:
-            if block.start == 0:
-                dw_slice = new_zeros(w.shape)
-            tiles.add_product(dw_slice, grad_logits.T, hidden)
-            if block.stop == rows:
-                dw[column] = dw_slice.to(dw.dtype)
-        if db is not None:
-            db[column] += grad_logits.sum(0, dtype=db.dtype)
-    return dx, dw, db
-
-
-def _grad_logits(
-    x: HeadRows, upstream: Upstream
-) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
-    """(columns, rows, W of the columns, hidden of the rows, their grad_logits), rows innermost.
-
-    grad_logits share one memory: each is valid until the next is asked for.
-    """
-    ops = softmax_rows.choose(x.hidden.device, x.hidden.dtype)
-    dtype, device, plan = tiles.product_dtype(x.hidden), x.hidden.device, x.plan
-    height, width = tiles.tile_shape(len(plan), len(x.weight), x.hidden)
-    tall = min(len(plan), max(height, TALL.get(device.type, 0)))
-    made = tiles.Buffer(dtype, device, tall, width)
-    logits = None if dtype == x.sums else tiles.Buffer(x.sums, device, height, width)
-    for column in tiles.slices(len(x.weight), width):
-        w = x.weight[column].to(dtype)
-        for block in tiles.slices(len(plan), tall):
-            hidden = x.hidden[plan.rows[block]].to(dtype)
-            grad_logits = made(len(hidden), len(w))
-            for part in tiles.slices(len(hidden), height):
-                out = grad_logits[part]
-                memory = out if logits is None else logits(*out.shape)
-                tile = tiles.multiply(hidden[part], w.T, memory)
-                rows = slice(block.start + part.start, block.start + part.stop)
-                described = x.transform.rows(rows), plan.targets.rows(rows), upstream.rows(rows)
-                ops.gradient(tile, out, column.start, *described)
-            yield column, block, w, hidden, grad_logits

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from . import softmax_rows, tiles
 from .dpo_loss import Preference, dpo_loss
-from .head_rows import head_rows, recompute_gradients, target_coefficients
+from .head_gradients import recompute_gradients
+from .head_rows import head_rows, target_coefficients
 from .linear_logprob import Head, operands
 from .running_softmax import RunningSoftmax
 
@@ -189,7 +190,7 @@ class _Group:
                 self.ops.fold(tile, column.start, *described, weights)
             kept.append((block, self.state.offset.nan_to_num(neginf=0)))
         self.log_total = self.state.log_total()
-        self.logp = self.state.target_logit - self.log_total[plan.row_of]
+        self.logp = self.state.logp(plan.row_of)
         return self.logp[plan.index], kept if keep else None
 
     def gradients(self, grad: Tensor, kept: Kept | None, dw: Tensor, db: Tensor | None) -> Tensor:

@@ -21,28 +21,26 @@ which is the only part of dh that needs the whole vocabulary; upstream gradients
     dh = sum_t (g_t - (sum g) softmax(z)_t) cap'(raw_t) W_t / T - (sum g) R / T
 
 Targets are left out of R to keep its relative accuracy in bfloat16 when a target takes nearly all
-of the mass. A trained head costs 4 products: the backward pass makes the logits again.
+of the mass. A trained head costs 3 products on a CPU: dW is one product with the weights
+exp(z - offset) that the forward pass keeps, 4 V bytes a row (kept_weights.py). It costs 4 for rows
+beyond KEPT bytes, and on a GPU: there the backward pass makes the logits again.
 
 Memory beside inputs and outputs: a tile and its operands (tiles.py: 8 MB on a CPU, 52 MB on a GPU,
 up to four times that for H below 4096) and R, [min(T, M), H] in hidden's dtype. A trained head
-needs instead of R, for U distinct rows, dh [U, H] and a slice of dW in float32, and on a GPU the
-grad_logits of TALL rows (138 MB in bfloat16).
+keeps weights of up to 268 MB on a CPU, with R in float32 for their rows; for others dh; a slice of
+dW in float32; and on a GPU the grad_logits of TALL rows (138 MB in bfloat16).
 """
 
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
-from . import checks, softmax_rows, tiles
-from .head_rows import (
-    HeadRows,
-    head_rows,
-    recompute_gradients,
-    scale_residual,
-    target_coefficients,
-)
+from . import checks, kept_weights, softmax_rows, tiles
+from .head_gradients import KeptGradients, recompute_gradients
+from .head_rows import HeadRows, head_rows, scale_residual, target_coefficients
+from .kept_weights import KeptWeights
 from .running_softmax import RunningSoftmax, sums_dtype, temperature_of_rows
 
 
@@ -131,10 +129,10 @@ def linear_logprob(
     head = Head(weight, **options)
     check_operands(hidden, head, rows, targets, check=check)
     hidden, head = operands(hidden, head)
-    keep = torch.is_grad_enabled() and hidden.requires_grad and not head.is_trained()
-    logp, entropy, _, _ = _forward(
+    needs_hidden = torch.is_grad_enabled() and hidden.requires_grad
+    logp, entropy, *_ = _forward(
         hidden, head.weight, rows.long(), targets.long(), *head.transform(hidden),
-        return_entropy, keep,
+        return_entropy, needs_hidden, torch.is_grad_enabled() and head.is_trained(),
     )  # fmt: skip
     return LogProb(logp, entropy) if return_entropy else logp
 
@@ -156,89 +154,108 @@ def _forward(
     temperature: Tensor | None,
     softcap: float,
     entropy: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logp [M]; entropy [M] or [0]; log sum exp z [min(T, M)] and R [min(T, M), H] (or [0, H]),
-    of which the first U are used: the number of distinct rows is not known before."""
+    needs_hidden: bool,
+    trained: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """logp [M]; entropy [M] or [0]; log sum exp z [min(T, M)]; R; weights and scale to keep.
+
+    Of log sum exp z, R and scale the first U rows are used: the number of distinct rows is not
+    known before.
+    """
     x = head_rows(hidden, weight, rows, targets, bias, temperature, softcap)
-    size, row_of = min(len(hidden), len(rows)), x.plan.row_of
-    log_total = hidden.new_empty(size, dtype=x.sums)
-    row_entropy = hidden.new_empty(size if entropy else 0, dtype=x.sums)
-    residual = hidden.new_empty(size if keep else 0, hidden.shape[1])
-    target_logit = x.new_target_logit()
-    for part, state in _fold_rows(x, target_logit, entropy=entropy, keep=keep):
-        log_total[part] = state.log_total()
-        if entropy:
-            row_entropy[part] = state.entropy()
-        if state.residual is not None:
-            residual[part] = state.residual / state.total[:, None]
-    logp = (target_logit - log_total[row_of])[x.plan.index]
+    _, _, log_total, residual, weights, scale = _new_outputs(
+        hidden, weight, rows, entropy, needs_hidden, trained
+    )
+    kept = _kept(x, weights, scale)
+    state = RunningSoftmax.start(len(x.plan), x.new_target_logit(), entropy=entropy)
+    _fold_rows(x, state, residual, kept)
+    log_total[: len(x.plan)] = state.log_total()
+    logp, row_entropy = state.logp(x.plan.row_of)[x.plan.index], log_total.new_empty(0)
     if entropy:
-        row_entropy = row_entropy[row_of[x.plan.index]]
-    return logp, row_entropy, log_total, residual
+        row_entropy = state.entropy()[x.plan.row_of[x.plan.index]]
+    return logp, row_entropy, log_total, residual, weights, scale
 
 
-def _fold_rows(
-    x: HeadRows, target_logit: Tensor, *, entropy: bool, keep: bool
-) -> Iterator[tuple[slice, RunningSoftmax]]:
-    """The finished softmax of each chunk of rows; keep: with R times its total."""
+def _new_outputs(
+    hidden: Tensor, weight: Tensor, rows: Tensor, entropy: bool, needs_hidden: bool, trained: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What `_forward` returns, without values; also for torch.compile, with symbols for sizes."""
+    sums, m = sums_dtype(hidden.dtype), rows.shape[0]
+    size = torch.sym_min(hidden.shape[0], m)
+    kept, scale = kept_weights.shapes(size if trained else 0, hidden, weight)
+    with_residual = (scale[1] if trained else size) if needs_hidden else 0
+    return (
+        hidden.new_empty(m, dtype=sums),
+        hidden.new_empty(m if entropy else 0, dtype=sums),
+        hidden.new_empty(size, dtype=sums),
+        # A frozen head's R is scaled and rounded once more; dh of a trained one is rounded once.
+        hidden.new_empty(with_residual, hidden.shape[1], dtype=sums if trained else None),
+        hidden.new_empty(kept, dtype=sums),
+        hidden.new_empty(scale, dtype=sums),
+    )
+
+
+def _kept(x: HeadRows, weights: Tensor, scale: Tensor) -> KeptWeights:
+    return KeptWeights(weights, scale, min(len(x.plan), scale.shape[1]), len(x.weight))
+
+
+def _fold_rows(x: HeadRows, state: RunningSoftmax, residual: Tensor, kept: KeptWeights) -> None:
+    """Take all rows through the head: fills `state`, R of the first rows, weights to keep."""
     ops = softmax_rows.choose(x.hidden.device, x.hidden.dtype)
     dtype, device, vocabulary = tiles.product_dtype(x.hidden), x.hidden.device, len(x.weight)
     height, width = tiles.tile_shape(len(x.plan), vocabulary, x.hidden)
-    logits = kept = tiles.Buffer(x.sums, device, height, width)
+    logits = memory = tiles.Buffer(x.sums, device, height, width)
     if dtype != x.sums:
-        kept = tiles.Buffer(dtype, device, height if keep else 0, width)
-    columns = [(column.start, x.weight[column]) for column in tiles.slices(vocabulary, width)]
-    for part in tiles.slices(len(x.plan), height):
-        hidden = x.hidden[x.plan.rows[part]].to(dtype)
-        residual = hidden.new_zeros(hidden.shape, dtype=x.sums) if keep else None
-        state = RunningSoftmax.start(len(hidden), target_logit, entropy=entropy, residual=residual)
+        memory = tiles.Buffer(dtype, device, height if len(residual) else 0, width)
+    columns = [(column, x.weight[column]) for column in tiles.slices(vocabulary, width)]
+    for part in [*kept.parts(height), *tiles.slices(len(x.plan), height, kept.rows)]:
+        hidden, offsets = x.hidden[x.plan.rows[part]].to(dtype), []
+        chunk, keeps = state.rows(part), part.start < kept.rows
+        if part.start < len(residual):
+            chunk = replace(chunk, residual=hidden.new_zeros(hidden.shape, dtype=x.sums))
         transform, targets = x.transform.rows(part), x.plan.targets.rows(part)
-        for first, weight in columns:
+        for column, weight in columns:
             w = weight.to(dtype)
-            tile = tiles.multiply(hidden, w.T, logits(len(hidden), len(w)))
+            tile = kept.block(part, column) if keeps else logits(len(hidden), len(w))
+            tile = tiles.multiply(hidden, w.T, tile)
             weights = None
-            if keep:
-                weights = tile if kept is logits else kept(*tile.shape)
-            ops.fold(tile, first, transform, targets, state, weights)
-            if residual is not None and weights is not None:
-                tiles.add_product(residual, weights, w)
-        yield part, state
+            if keeps or chunk.residual is not None:
+                weights = tile if memory is logits else memory(*tile.shape)
+            ops.fold(tile, column.start, transform, targets, chunk, weights)
+            if chunk.residual is not None and weights is not None:
+                tiles.add_product(chunk.residual, weights, w)
+            offsets.append(chunk.offset.clone())
+        if keeps:
+            kept.write_scale(part, offsets, chunk)
+        if chunk.residual is not None:
+            residual[part] = chunk.residual / chunk.total[:, None]
 
 
 @_forward.register_fake
 def _(
     hidden: Tensor, weight: Tensor, rows: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *_, entropy, keep = rest
-    dtype, m = sums_dtype(hidden.dtype), rows.shape[0]
-    size = torch.sym_min(hidden.shape[0], m)
-    return (
-        hidden.new_empty(m, dtype=dtype),
-        hidden.new_empty(m if entropy else 0, dtype=dtype),
-        hidden.new_empty(size, dtype=dtype),
-        hidden.new_empty(size if keep else 0, hidden.shape[1]),
-    )
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _new_outputs(hidden, weight, rows, *rest[-3:])
 
 
 # ---- backward ----
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.softcap, _, ctx.keep = inputs
-    logp, entropy, log_total, residual = output
+    *tensors, ctx.softcap, _, _, ctx.trained = inputs
+    logp, *rest = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(entropy, log_total, residual)
-    ctx.save_for_backward(*tensors, logp, log_total, residual)
+    ctx.mark_non_differentiable(*rest)
+    ctx.save_for_backward(*tensors, logp, *rest[1:])
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 9
+        return (None,) * 10
     needs = [bool(ctx.needs_input_grad[i]) for i in (0, 1, 4)]
-    gradients = _gradients(grad.contiguous(), *ctx.saved_tensors, ctx.softcap, ctx.keep, *needs)
+    gradients = _gradients(grad.contiguous(), *ctx.saved_tensors, ctx.softcap, ctx.trained, *needs)
     dx, dw, db = (d if need else None for d, need in zip(gradients, needs, strict=True))
-    return dx, dw, None, None, db, None, None, None, None
+    return dx, dw, None, None, db, None, None, None, None, None
 
 
 @torch.library.custom_op("malt_fast::linear_logprob_backward", mutates_args=(), tags=WAITS)
@@ -253,8 +270,10 @@ def _gradients(
     logp: Tensor,
     log_total: Tensor,
     residual: Tensor,
+    weights: Tensor,
+    scale: Tensor,
     softcap: float,
-    keep: bool,
+    trained: bool,
     needs_hidden: bool,
     needs_weight: bool,
     needs_bias: bool,
@@ -263,20 +282,19 @@ def _gradients(
     x = head_rows(hidden, weight, rows, targets, bias, temperature, softcap)
     upstream = x.upstream(grad, log_total[: len(x.plan)])
     dx = hidden.new_zeros(hidden.shape if needs_hidden else 0)
-    dw, db = weight.new_empty(0), (weight if bias is None else bias).new_empty(0)
-    if keep:
-        target_logp = logp.new_empty(len(x.plan.row_of)).index_copy_(0, x.plan.index, logp)
-        scale_residual(x, residual, *target_coefficients(x, target_logp, upstream), dx)
-        return dx, dw, db
-    needs = (needs_hidden, needs_weight, needs_bias)
-    row_dx, whole_dw, whole_db = recompute_gradients(x, upstream, needs)
+    target_logp = logp.new_empty(len(x.plan.row_of)).index_copy_(0, x.plan.index, logp)
+    at_target, row = target_coefficients(x, target_logp, upstream)
+    if needs_hidden:
+        scale_residual(x, residual, at_target, row, dx)
+    no_dw, no_db = weight.new_empty(0), (weight if bias is None else bias).new_empty(0)
+    if not trained:
+        return dx, no_dw, no_db
+    needs, kept = (needs_hidden, needs_weight, needs_bias), _kept(x, weights, scale)
+    from_kept = KeptGradients.of(x, kept, at_target, row)
+    row_dx, dw, db = recompute_gradients(x, upstream, needs, from_kept)
     if row_dx is not None:
-        dx[x.plan.rows] = row_dx.to(dx.dtype)
-    return (
-        dx,
-        dw if whole_dw is None else whole_dw,
-        db if whole_db is None else whole_db.to(db.dtype),
-    )
+        dx[x.plan.rows[kept.rows :]] = row_dx.to(dx.dtype)
+    return dx, no_dw if dw is None else dw, no_db if db is None else db.to(no_db.dtype)
 
 
 @_gradients.register_fake

@@ -83,7 +83,7 @@ def _forward(
     ops.fold(_rows(logits), 0, transform, _one_each(targets), state, None)
     log_total = state.log_total()
     return (
-        target_logit - log_total,
+        (target_logit - state.offset) - state.total.log(),
         state.entropy() if entropy else target_logit.new_empty(0),
         log_total,
     )

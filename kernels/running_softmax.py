@@ -90,6 +90,11 @@ class RunningSoftmax:
     def log_total(self) -> Tensor:
         return self.offset + self.total.log()
 
+    def logp(self, row_of: Tensor) -> Tensor:
+        """[D]: log-probs of the targets, row_of [D] their rows. The difference of z and the offset
+        is exact, unlike the sum of offset and log."""
+        return (self.target_logit - self.offset[row_of]) - self.total.log()[row_of]
+
     def entropy(self) -> Tensor:
         assert self.weighted is not None
         return self.total.log() - self.weighted / self.total

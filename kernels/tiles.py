@@ -5,10 +5,11 @@ from torch import Tensor
 
 from .running_softmax import sums_dtype
 
-# Most logits of a tile, and most columns. On a CPU a tile should fit its caches. On a GPU it should
-# fit L2 (1024 x 8448 float32 are 35 MB of an H100's 50), have enough rows that reading W is not the
+# Most logits of a tile, and most columns. On a CPU a tile should fit its caches; rows that are a
+# power of two apart share few cache sets, and products took 4 % longer. On a GPU it should fit L2
+# (1024 x 8448 float32 are 35 MB of an H100's 50), have enough rows that reading W is not the
 # bottleneck, and split into 264 parts of 256 x 128, two for each of its 132 multiprocessors.
-TILE = {"cpu": (1 << 21, 2048), "cuda": (1024 * 8448, 8448)}
+TILE = {"cpu": (1 << 21, 1920), "cuda": (1024 * 8448, 8448)}
 
 
 def tile_shape(rows: int, vocabulary: int, hidden: Tensor) -> tuple[int, int]:
@@ -20,8 +21,8 @@ def tile_shape(rows: int, vocabulary: int, hidden: Tensor) -> tuple[int, int]:
     return min(rows, max(1, size // max(1, width))), width
 
 
-def slices(n: int, step: int) -> list[slice]:
-    return [slice(i, min(i + step, n)) for i in range(0, n, max(1, step))]
+def slices(n: int, step: int, start: int = 0) -> list[slice]:
+    return [slice(i, min(i + step, n)) for i in range(start, n, max(1, step))]
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from malt_fast.kernels import checks, linear_logprob, softmax_rows, tiles, which
+from malt_fast.kernels import checks, kept_weights, linear_logprob, softmax_rows, tiles, which
 from malt_fast.kernels.head_rows import make_plan
 
 from tests.kernels.heads import Case, cases, make_case, run, upstream, written_out
@@ -36,22 +36,27 @@ def assert_right(case, head):
 
 @settings(max_examples=volume(150), deadline=None)
 @given(
-    case=cases, head=st.booleans(), tile=st.sampled_from([(1, 1), (10, 5), (192, 64), (9999, 999)])
+    case=cases,
+    head=st.booleans(),
+    tile=st.sampled_from([(1, 1), (10, 5), (192, 64), (9999, 999)]),
+    kept=st.sampled_from([1, 600, 1 << 20]),
 )
-def test_values_and_gradients(case, head, tile):
+def test_values_and_gradients(case, head, tile, kept):
+    """kept: a trained head keeps weights of no rows, of some, of all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiles.TILE, "cpu", tile)
+        patch.setitem(kept_weights.KEPT, "cpu", kept)
         assert_right(case, head)
 
 
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize(
-    "shape", [(7, 31, 4099, 13), (1, 1, 1, 1), (3, 5, 2048, 3), (2, 3, 2049, 5)]
+    "shape", [(7, 31, 3843, 13), (1, 1, 1, 1), (3, 5, 1920, 3), (2, 3, 1921, 5)]
 )
 def test_odd_shapes_and_borders_of_tiles(shape, head):
     t, h, v, m = shape
     case = make_case(t, h, v, m, bias=True, temperature="rows", softcap=3.0)
-    border = torch.tensor([0, 2047, 2048, 4095, 4096, 1023, v - 1]).clamp(max=v - 1)
+    border = torch.tensor([0, 1919, 1920, 3839, 3840, 1023, v - 1]).clamp(max=v - 1)
     targets = border[torch.arange(m) % len(border)]
     assert_right(replace(case, targets=targets), head)
 
@@ -84,15 +89,17 @@ def test_only_the_rows_named_are_multiplied(monkeypatch):
     assert sum(multiplied) == 3
 
 
-def test_a_frozen_head_takes_two_products_and_a_trained_one_four(monkeypatch):
+def test_products_of_matrices(monkeypatch):
+    """2 with a frozen head, 3 with a trained one, 4 without memory for its weights."""
     products = []
     for name in ("multiply", "add_product"):
         real = getattr(tiles, name)
         monkeypatch.setattr(
             tiles, name, lambda *args, real=real: (products.append(1), real(*args))[1]
         )
-    for head, expected in ((False, 2), (True, 4)):
+    for head, kept, expected in ((False, 1 << 20, 2), (True, 1 << 20, 3), (True, 1, 4)):
         products.clear()
+        monkeypatch.setitem(kept_weights.KEPT, "cpu", kept)
         run(make_case(5, 4, 30, 6).with_gradients(head=head)).sum().backward()
         assert len(products) == expected
     products.clear()
