@@ -1,21 +1,14 @@
 // The choices that a question lists, and where a text names one by its words.
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-namespace malt {
+#include "answers/choice_tokens.hpp"
 
-// A word in lower case, or another sign.
-struct ChoiceToken {
-    std::string word;
-    std::size_t begin;  // in the text it is of
-    bool glued;         // to the token before it
-    bool label;         // a lone capital letter
-};
+namespace malt {
 
 // Texts are compared word by word, ignoring case, articles, emphasis, fonts and dollar signs.
 class ChoiceTexts {
@@ -26,39 +19,24 @@ class ChoiceTexts {
 
     [[nodiscard]] bool empty() const { return texts_.empty(); }
 
-    // The letter of the choice that opens a text (`the library, since ...`); none if another one
-    // or another letter stands in it, too, or if it is taken back.
-    [[nodiscard]] std::optional<std::string> named(std::string_view text) const;
+    // Can a letter be that of a choice? Any may, if the choices are not known.
+    [[nodiscard]] bool has(char letter) const;
 
-    // The letter of the choice that is all of a line.
-    [[nodiscard]] std::optional<std::string> alone(std::string_view line) const;
-
-    // The letters of all choices that stand in a text. Of `book store` that is not `store`.
-    [[nodiscard]] std::string standing(std::string_view text) const;
-
-    // Does a text that chooses a letter put the text of another choice beside it: A: library?
-    [[nodiscard]] bool contradict(char letter, std::string_view text) const;
+    // The tokens of a text without articles; each name of a choice, letter or words, is one token
+    // with its letter. Of `book store` that is not `store`. A capital A before the first word may
+    // be a letter if the text is the one that chooses: A library.
+    [[nodiscard]] ChoiceTokens tokens(std::string_view text, bool chooses = true) const;
 
   private:
-    using Tokens = std::vector<ChoiceToken>;
-
     struct Match {
-        std::uint32_t choices = 0;  // bit i: the choice with letter A + i
-        std::size_t length = 0;     // in tokens
+        char letter = 0;
+        std::size_t length = 0;  // in tokens
     };
 
-    [[nodiscard]] Match longest_at(const Tokens& tokens, std::size_t at) const;
-    [[nodiscard]] std::uint32_t all_in(const Tokens& tokens, std::size_t begin,
-                                       std::size_t end) const;
+    [[nodiscard]] Match longest_at(const ChoiceTokens& tokens, std::size_t at) const;
 
-    // Is a choice like `not hungry` in it?
-    [[nodiscard]] bool denies_in_words(std::string_view text) const;
-
-    // The choices beside a letter in the tokens of a text: A: library.
-    [[nodiscard]] std::uint32_t beside(const Tokens& tokens, std::size_t letter,
-                                       std::string_view text) const;
-
-    std::vector<Tokens> texts_;
+    std::vector<ChoiceTokens> texts_;
+    std::vector<bool> with_article_;  // a kilogram of lead
 };
 
 }  // namespace malt

@@ -1,234 +1,268 @@
-// Letters in prose: what opens a text, unless another letter contradicts it.
+// What opens a text, and what the lines without a marker say.
 #include "answers/choices.hpp"
 
-#include <algorithm>
 #include <array>
-#include <cctype>
 
 #include "answers/answers.hpp"
+#include "answers/choice_claims.hpp"
 #include "answers/sentences.hpp"
 #include "answers/stance.hpp"
 
 namespace malt {
 namespace {
 
-// The text without commands, braces, emphasis and dollar signs; full-width signs are ASCII, and
-// Chinese characters ZZ, a word apart.
-std::string spoken(std::string_view text) {
-    std::string out;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        if (const std::size_t n = wide(text.substr(i))) {
-            const bool ascii = text[i] == '\xef' && text[i + 1] == '\xbc';
-            if (ascii)
-                out += static_cast<char>(text[i + 2] - '\x80' + ' ');
-            else if (text[i] == '\xe3')
-                out += text.substr(i, n) == "\u3001" ? ", " : ". ";  // punctuation
-            else if (text.substr(i, n) == "\u6216" || text.substr(i, n) == "\u548c")
-                out += " or ";  // 或 和
-            else if (text.substr(i, n) == "\u4e0d")
-                out += " not ";  // 不
-            else
-                out += " ZZ ";
-            i += n - 1;
-        } else if (text[i] == '_') {
-            out += ' ';
-        } else if (text[i] == '\\') {
-            const auto letter = [&] { return i + 1 < text.size() && is_alpha(text[i + 1]); };
-            if (!letter())
-                ++i;
-            else
-                while (letter()) ++i;
-            out += ' ';
-        } else if (std::string_view("{}*`$").find(text[i]) == std::string_view::npos) {
-            out += text[i];
-        }
-    }
-    return out;
-}
+constexpr auto npos = std::string_view::npos;
+using View = std::string_view;
+using Tokens = ChoiceTokens;
 
-// The next word; `text` continues after it.
-std::string_view next_word(std::string_view& text) {
-    while (!text.empty() && !is_word(text.front())) text.remove_prefix(1);
-    std::size_t n = 0;
-    while (n < text.size() && is_word(text[n])) ++n;
-    std::string_view word = text.substr(0, n);
-    text.remove_prefix(n);
-    while (word.size() > 1 && word.ends_with('\'')) word.remove_suffix(1);
-    while (word.size() > 1 && word.starts_with('\'')) word.remove_prefix(1);
-    return word;
-}
-
-bool is_letter(std::string_view word) {
-    return word.size() == 1 && is_alpha(word[0]);
-}
-
-// Is a letter followed by this text an article or a pronoun? A dog, I think; not: A is, A because.
-bool is_article(char letter, std::string_view after) {
-    if ((letter != 'A' && letter != 'I') || !after.starts_with(' ')) return false;
-    constexpr std::array verbs = std::to_array<std::string_view>(
-        {"is", "because", "since", "as", "was", "for", "and", "or", "but"});
-    after.remove_prefix(1);
-    if (after.empty() || !std::islower(static_cast<unsigned char>(after[0]))) return false;
-    return letter == 'I' || std::ranges::find(verbs, next_word(after)) == verbs.end();
-}
-
-bool is_label(std::string_view word) {
-    return is_letter(word) && word[0] >= 'A' && word[0] <= 'J' && word[0] != 'I';
-}
-
-// Does the text after a letter call it wrong or name a second one: `or B`, `, B`, `(B)`, `B.`?
-// Behind `because`, and in later sentences, only `or B` and a sentence that begins with `(B)` do.
-bool names_another(std::string_view after) {
-    constexpr std::array joins = std::to_array<std::string_view>(
-        {"or", "and", "but", "possibly", "maybe", "also", "then", "plus", "vs"});
-    std::string before;  // the word before, lower case
-    constexpr std::array reasons =
-        std::to_array<std::string_view>({"because", "since", "while", "whereas", "unlike", "than"});
-    constexpr std::array doubts =
-        std::to_array<std::string_view>({"or", "possibly", "maybe", "also"});
-    bool first = true, other = false, later = false;
-    while (true) {
-        const std::string_view text = after;
-        const std::string_view word = next_word(after);
-        if (word.empty()) return false;
-        const auto gap = text.substr(0, static_cast<std::size_t>(word.data() - text.data()));
-        const bool label = is_label(word);
-        const bool closed =
-            after.starts_with(')') || after.starts_with(':') ||
-            (after.starts_with('.') && after.find_first_not_of(" .") != std::string::npos);
-        const bool joined = gap.find_first_of("(,;&/|+~=-?\\") != std::string_view::npos;
-        const bool linked = std::ranges::find(joins, std::string_view(before)) != joins.end();
-        const bool article = label && is_article(word[0], after);
-        const bool sentence = gap.find(". ") != std::string_view::npos;
-        const bool denied = before == "not";
-        std::string said(word);
-        std::ranges::transform(said, said.begin(), lower);
-        if (sentence) other = false;
-        if (sentence && !first) later = true;
-        const bool doubted = std::ranges::find(doubts, std::string_view(before)) != doubts.end();
-        if (label && !article) {
-            const bool faulted = begins(after, " is wrong") || begins(after, " is incorrect") ||
-                                 begins(after, " is not ");
-            const bool subject =
-                !closed &&
-                (faulted || (sentence && (begins(after, " is") || begins(after, " and"))));
-            if (subject) other = true;
-            const bool second =
-                later ? doubted || (sentence && closed) : closed || joined || linked || first;
-            if (!subject && !other && !denied && second) return true;
-            if (later) other = true;  // the sentence is about that one
-        }
-        first = false;
-        before = std::move(said);
-        if (std::ranges::find(reasons, std::string_view(before)) != reasons.end()) later = true;
-        if (other) continue;
-        if (before == "wrong" || before == "incorrect") return true;
-        if (denied && (before == "right" || before == "correct")) return true;
-    }
-}
-
-constexpr std::array kLead = std::to_array<std::string_view>(
-    {"the",        "correct",   "final",    "answer",    "option", "choice", "is",      "letter",
-     "most",       "likely",    "probably", "must",      "be",     "should", "would",   "best",
-     "definitely", "certainly", "clearly",  "therefore", "thus",   "so",     "hence",   "simply",
-     "indeed",     "actually",  "it",       "it's",      "that",   "think",  "believe", "right",
-     "obviously",  "then",      "i",        "zz",        "also",   "surely", "choose",  "select",
-     "pick",       "with",      "would",    "go",        "my",     "i'd",    "i'll",    "would",
-     "labeled",    "labelled"});
+constexpr auto kLead = std::to_array<View>(
+    {"correct",  "final",      "answer",    "option",   "choice",    "is",        "letter",
+     "most",     "likely",     "probably",  "must",     "be",        "should",    "would",
+     "best",     "definitely", "certainly", "clearly",  "therefore", "thus",      "so",
+     "hence",    "simply",     "indeed",    "actually", "it",        "it's",      "that",
+     "that's",   "think",      "believe",   "right",    "obviously", "then",      "i",
+     "also",     "surely",     "choose",    "select",   "pick",      "with",      "go",
+     "my",       "i'd",        "i'll",      "labeled",  "labelled",  "maybe",     "perhaps",
+     "possibly", "in",         "fact",      "given",    "by",        "described", "as",
+     "of",       "course",     "going",     "to",       "statement", "at",        "on"});
 
 // Those that say that a letter follows.
-constexpr std::array kNouns = std::to_array<std::string_view>(
+constexpr auto kNouns = std::to_array<View>(
     {"answer", "option", "choice", "letter", "likely", "probably", "choose", "select", "pick"});
 
-// The letter that opens a text, behind nothing but words of kLead; `led`: with one of kNouns.
+bool is_lead(const ChoiceToken& token) {
+    return is_one_of(token.word, kLead) || static_cast<unsigned char>(token.word[0]) >= 0x80;
+}
+
+// The choice that a text opens with, behind nothing but words of kLead.
 struct Opening {
     char letter;
-    bool led;
-    std::string_view rest;
+    bool led;        // one of kNouns stands before it
+    std::size_t at;  // of its token
 };
 
-std::optional<Opening> opening(std::string_view text) {
-    std::string_view rest = text;
+bool is_closed(const Tokens& tokens, std::size_t at) {
+    constexpr auto signs = std::to_array<View>({".", ")", "]", "'", "}"});
+    if (at + 1 < tokens.size() && tokens[at + 1].word == ")") return true;
+    return std::all_of(tokens.begin() + static_cast<std::ptrdiff_t>(at) + 1, tokens.end(),
+                       [&](auto& token) { return is_one_of(token.word, signs); });
+}
+
+// Is the letter at `at` part of something else: E-mail, C++, A.M., C major, D = 2r?
+bool is_in_word(const Tokens& tokens, std::size_t at, const ChoiceTexts& choices) {
+    if (at + 1 >= tokens.size() || is_closed(tokens, at)) return false;
+    const ChoiceToken& next = tokens[at + 1];
+    const bool last = at + 2 >= tokens.size();
+    const ChoiceToken& second = tokens[last ? at + 1 : at + 2];
+    const bool own = !last && second.letter != 0 && second.text;
+    if (next.letter) return false;
+    if (is_word(next)) return !next.opens && !goes_on(next);
+    if (next.word == "=") {
+        const bool more = at + 3 < tokens.size() && tokens[at + 3].glued &&
+                          tokens[at + 3].word != "." && tokens[at + 3].word != ",";
+        return !own && (last || second.word.size() < 2 || !is_alpha(second.word[0]) || more);
+    }
+    if (next.glued && next.word == ".") {
+        if (last || own) return false;
+        const bool lower = second.opens && second.small && !goes_on(second) && !choices.empty();
+        return lower || (second.glued && !second.opens && is_word(second));
+    }
+    constexpr auto signs =
+        std::to_array<View>({"-", "+", "#", "&", "^", "~", "<", "/", "|", "%", "@", "="});
+    const bool spaced = next.word == "-" && !last && !second.glued;
+    return next.glued && is_one_of(next.word, signs) && !own && !spaced && next.word != "<";
+}
+
+std::optional<Opening> opening(const Tokens& tokens, const ChoiceTexts& choices) {
     bool led = false;
-    for (int words = 0; words < 12; ++words) {
-        const std::string_view word = next_word(rest);
-        if (is_letter(word) && !(word == "I" && is_article('I', rest))) {
-            const bool upper = std::isupper(static_cast<unsigned char>(word[0]));
-            if (is_article(word[0], rest)) return {};
-            const bool closed = rest.find_first_not_of(" .)]\"'") == std::string_view::npos ||
-                                rest.starts_with(')');
-            if (!upper && !closed) return {};
-            return Opening{static_cast<char>(std::toupper(word[0])), led, rest};
+    for (std::size_t at = 0, words = 0; at < tokens.size() && words < 12; ++at) {
+        const ChoiceToken& token = tokens[at];
+        const bool command = at > 0 && token.glued && tokens[at - 1].word == "\\";  // \bf B
+        if (!is_word(token) || command) continue;
+        ++words;
+        const bool letter = token.word.size() == 1 && is_alpha(token.word[0]) && !token.text;
+        const char name = letter ? static_cast<char>(token.word[0] - 'a' + 'A') : '\0';
+        if (letter && name != 'I' && choices.has(name)) {
+            if (!token.label && !is_closed(tokens, at)) return {};
+            if (is_in_word(tokens, at, choices)) return {};
+            return Opening{name, led, at};
         }
-        std::string small(word);
-        std::ranges::transform(small, small.begin(), lower);
-        if (std::ranges::find(kLead, small) == kLead.end()) return {};
-        led = led || std::ranges::find(kNouns, small) != kNouns.end();
+        if (!is_lead(token) || token.text) return {};
+        led = led || is_one_of(token.word, kNouns);
     }
     return {};
 }
 
-}  // namespace
-
-std::string_view last_line(std::string_view text) {
-    const std::size_t end = text.find_last_not_of(" \t\r\n");
-    if (end == std::string_view::npos) return {};
-    text = text.substr(0, end + 1);
-    const std::size_t line = text.rfind('\n');
-    return line == std::string_view::npos ? text : text.substr(line + 1);
-}
-
-std::optional<std::string> opening_letter(std::string_view region) {
-    const std::string text = spoken(region.substr(0, kMaxAnswer));
-    const auto found = opening(text);
-    if (!found || names_another(found->rest)) return {};
-    return std::string(1, found->letter);
-}
-
-std::optional<std::string> first_letter(std::string_view region) {
-    const std::string text = spoken(region.substr(0, kMaxAnswer));
-    std::string_view rest = text;
-    for (std::string_view word = next_word(rest); !word.empty(); word = next_word(rest))
-        if (is_label(word) && !is_article(word[0], rest)) return std::string(word);
+// The choice whose words open a text.
+std::optional<Opening> naming(const Tokens& tokens) {
+    for (std::size_t at = 0; at < tokens.size(); ++at) {
+        const ChoiceToken& token = tokens[at];
+        if (!token.text) {
+            if (token.letter || (is_word(token) && !is_lead(token))) return {};
+            if (!is_word(token) &&
+                !is_one_of(token.word, std::to_array<View>({"(", "[", ":", ",", "'", "-", "#"})))
+                return {};
+            continue;
+        }
+        if (token.letter == kManyChoices) return {};
+        if (at + 1 == tokens.size()) return Opening{token.letter, true, at};
+        const ChoiceToken& next = tokens[at + 1];
+        constexpr auto stops = std::to_array<View>(
+            {".",       ",",      ";",       ":",     "!",     ")",        "]",     "(",   "'",
+             "because", "since",  "as",      "where", "which", "when",     "for",   "who", "so",
+             "not",     "rather", "instead", "over",  "but",   "although", "though"});
+        const bool dash = next.word == "-" && !next.glued;
+        if (!next.opens && !dash && !is_one_of(next.word, stops)) return {};
+        return Opening{token.letter, true, at};
+    }
     return {};
 }
 
-std::optional<std::string> leading_letter(std::string_view text) {
+std::optional<std::string> as_answer(char letter) {
+    return std::string(1, letter);
+}
+
+void append(Tokens& tokens, Tokens more, bool opens) {
+    if (!more.empty() && opens) more[0].opens = true;
+    tokens.insert(tokens.end(), more.begin(), more.end());
+}
+
+std::optional<std::string> chosen_of(Tokens tokens, Tokens after, bool opens,
+                                     const ChoiceTexts& choices) {
+    auto found = opening(tokens, choices);
+    if (!found) found = naming(tokens);
+    if (!found) return {};
+    append(tokens, std::move(after), opens);
+    return is_kept(tokens, found->at + 1, found->letter, !choices.empty())
+               ? as_answer(found->letter)
+               : std::nullopt;
+}
+
+// The last line that is not blank or a fence, without white space at its end.
+View last_line(View text) {
+    while (true) {
+        const std::size_t end = text.find_last_not_of(" \t\r\n");
+        if (end == npos) return {};
+        text = text.substr(0, end + 1);
+        const std::size_t line = text.rfind('\n');
+        if (line == npos) return text;
+        if (text.substr(line + 1).find_first_not_of(" `") != npos) return text.substr(line + 1);
+        text = text.substr(0, line);
+    }
+}
+
+// The only choice that the words of a line name: library. (B) library
+char only_choice(const Tokens& tokens) {
+    char found = 0;
+    for (const ChoiceToken& token : tokens) {
+        if (!is_word(token)) continue;
+        if (!token.letter || (found && found != token.letter)) return 0;
+        found = token.letter;
+    }
+    return found == kManyChoices ? '\0' : found;
+}
+
+bool has_text(const Tokens& tokens) {
+    return std::ranges::any_of(tokens, [](auto& token) { return token.text; });
+}
+
+// Does a line list a choice: B: library - it lends books?
+bool lists_choice(const Tokens& tokens) {
+    std::size_t at = 0;
+    while (at < tokens.size() && !is_word(tokens[at])) ++at;
+    if (at + 1 >= tokens.size()) return at < tokens.size() && tokens[at].letter;
+    return tokens[at].letter && (is_word(tokens[at + 1]) ? only_choice(tokens) != 0 : true);
+}
+
+// A line that is a lone letter, or chooses one in words; of a whole text also a letter with what it
+// stands for.
+std::optional<std::string> line_choice(View line, bool all, const ChoiceTexts& choices) {
+    if (line.size() > kMaxAnswer) return {};
+    const Tokens tokens = choices.tokens(line);
+    const auto found = opening(tokens, choices);
+    if (!found || !is_kept(tokens, found->at + 1, found->letter, !choices.empty())) return {};
+    const auto words = std::ranges::count_if(tokens, [](auto& token) { return is_word(token); });
+    if (words == 1) return as_answer(found->letter);
+    if (found->led) return as_answer(found->letter);
+    if (!all) return {};
+    if (found->at + 1 == tokens.size()) return as_answer(found->letter);
+    const View next = tokens[found->at + 1].word;
+    if (next == ")" || next == "." || next == ":" || next == ",") return as_answer(found->letter);
+    if (only_choice(tokens) == found->letter) return as_answer(found->letter);
+    constexpr auto right = std::to_array<View>({"correct", "right", "best", "answer"});
+    const bool praised =
+        next == "is" && found->at + 2 < tokens.size() &&
+        std::any_of(
+            tokens.begin() + static_cast<std::ptrdiff_t>(found->at) + 2,
+            tokens.begin() + static_cast<std::ptrdiff_t>(std::min(found->at + 4, tokens.size())),
+            [&](auto& token) { return is_one_of(token.word, right); });
+    return praised ? as_answer(found->letter) : std::nullopt;
+}
+
+// The letter of the first line, if no other choice stands anywhere.
+std::optional<std::string> leading_choice(View text, const ChoiceTexts& choices) {
     text = trimmed(text);
-    auto letter = unmarked_letter(text.substr(0, text.find('\n')));
-    if (!letter || !is_label(*letter)) return {};
-    constexpr std::array takes_back = std::to_array<std::string_view>(
-        {"wrong", "incorrect", "not", "no", "wait", "actually", "however", "but", "or"});
-    const std::string said = spoken(text);
-    std::string_view rest = said;
-    for (std::string_view word = next_word(rest); !word.empty(); word = next_word(rest)) {
-        const bool other = is_label(word) && word != *letter && !is_article(word[0], rest);
-        const auto same = [&](std::string_view one) {
-            return one.size() == word.size() && begins(word, one);
-        };
-        if (other || std::ranges::any_of(takes_back, same)) return {};
+    const std::size_t first = std::min(text.find('\n'), text.size());
+    const auto letter = line_choice(text.substr(0, first), true, choices);
+    if (!letter || *letter > "J") return {};
+    text.remove_prefix(first);
+    while (!text.empty()) {
+        const View piece = text.substr(0, std::min(text.find('\n'), kMaxAnswer));
+        if (!is_quiet(choices.tokens(piece, false), letter->front())) return {};
+        text.remove_prefix(std::min(piece.size() + 1, text.size()));
     }
     return letter;
 }
 
-std::optional<std::string> unmarked_letter(std::string_view text) {
-    const std::string_view line = last_line(text);
-    if (line.size() > kMaxAnswer) return {};
-    const std::string said = spoken(line);
-    if (said.size() <= 16 && can_read(Grader::kChoice, said)) return opening_letter(line);
-    const bool all = text.find_first_not_of(" \t\r\n") ==
-                     static_cast<std::size_t>(line.data() - text.data());  // of the output
-    const auto found = opening(said);
-    if (!found || (!all && !found->led)) return {};
-    const auto after = found->rest;
-    const bool lone = all && after.find_first_not_of(" .)\"'") == std::string_view::npos;
-    const bool labelled =
-        !after.empty() && std::string_view(").:,").find(after[0]) != std::string_view::npos;
-    const bool right = begins(after, " is correct") || begins(after, " is the correct") ||
-                       begins(after, " is the best") || begins(after, " is the answer") ||
-                       begins(after, " is right") || begins(after, " is the right");
-    if (!lone && !labelled && !found->led && !right) return {};
-    return opening_letter(line);
+}  // namespace
+
+std::optional<std::string> opening_letter(View region) {
+    const ChoiceTexts choices({});
+    const Tokens tokens = choices.tokens(region);
+    const auto found = opening(tokens, choices);
+    if (!found || !is_kept(tokens, found->at + 1, found->letter, !choices.empty())) return {};
+    return as_answer(found->letter);
+}
+
+std::optional<std::string> chosen(View region, View after, const ChoiceTexts& choices) {
+    after.remove_prefix(std::min(after.find('\n'), after.size()));
+    return chosen_of(choices.tokens(region), choices.tokens(after, false), true, choices);
+}
+
+std::optional<std::string> boxed_choice(View text, const Box& box, const ChoiceTexts& choices) {
+    const View before = text.substr(0, box.begin);
+    if (is_refused(before, {})) return {};
+    const auto found = chosen_of(choices.tokens(box.inside),
+                                 choices.tokens(text.substr(box.end), false), false, choices);
+    if (!found) return {};
+    const auto other = last_box(text, box.begin);
+    if (other && other->begin >= sentence_begin(text, box.begin)) {
+        const auto letter = chosen(other->inside, {}, choices);
+        if (letter && *letter != *found) return {};
+    }
+    return found;
+}
+
+std::string choices_in(View text, const ChoiceTexts& choices) {
+    std::string letters;
+    for (const ChoiceToken& token : choices.tokens(text))
+        if (token.letter) letters += token.letter;
+    return letters;
+}
+
+std::optional<std::string> unmarked_choice(View text, const ChoiceTexts& choices) {
+    const View line = last_line(text);
+    const View before = text.substr(0, static_cast<std::size_t>(line.data() - text.data()));
+    const View above = last_line(before);
+    auto letter = line_choice(line, above.empty(), choices);
+    const Tokens tokens = choices.tokens(line);
+    if (!letter && has_text(tokens))
+        if (const char only = only_choice(tokens))
+            if (above.empty() || !lists_choice(choices.tokens(above))) letter = as_answer(only);
+    if (!letter) return leading_choice(text, choices);
+    const bool ended = above.empty() || View(".!").find(above.back()) != npos;
+    if (!ended && is_negative(choices.tokens(above, false))) return {};
+    return letter;
 }
 
 }  // namespace malt

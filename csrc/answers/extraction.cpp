@@ -179,18 +179,12 @@ std::string one_spaced(std::string_view text) {
 
 // ---- each grader ----
 
-// A letter, or else the text of a choice; nothing if both stand there and contradict each other.
-std::optional<std::string> chosen(std::string_view region, const ChoiceTexts& choices) {
-    auto letter = opening_letter(region);
-    if (!letter) return choices.named(region);
-    return choices.contradict(letter->front(), region) ? std::nullopt : letter;
-}
-
+// `after`: the text after the region.
 std::optional<std::string> marked_answer(Grader grader, std::string_view region,
-                                         const ChoiceTexts& choices) {
+                                         std::string_view after, const ChoiceTexts& choices) {
     switch (grader) {
         case Grader::kChoice:
-            return chosen(region, choices);
+            return chosen(region, after, choices);
         case Grader::kExact:
             return one_spaced(region);
         case Grader::kNumber:
@@ -202,32 +196,9 @@ std::optional<std::string> marked_answer(Grader grader, std::string_view region,
 
 std::optional<std::string> boxed_answer(Grader grader, std::string_view text, const Box& box,
                                         const ChoiceTexts& choices) {
-    if (grader == Grader::kChoice || grader == Grader::kExact)
-        return marked_answer(grader, box.inside, choices);
+    if (grader == Grader::kChoice) return boxed_choice(text, box, choices);
+    if (grader == Grader::kExact) return one_spaced(box.inside);
     return box_answer(grader, boxed(text, box));
-}
-
-// The letter of the first line, if no other choice stands anywhere.
-std::optional<std::string> leading_choice(std::string_view text, const ChoiceTexts& choices) {
-    const auto letter = leading_letter(text);
-    while (letter && !text.empty()) {
-        const std::string_view piece = text.substr(0, std::min(text.find('\n'), kMaxAnswer));
-        if (choices.standing(piece).find_first_not_of(*letter) != npos) return {};
-        text.remove_prefix(std::min(piece.size() + 1, text.size()));
-    }
-    return letter;
-}
-
-// A letter, or the text of a choice that is all of the last line and does not end a list of them;
-// or else what the first line chooses.
-std::optional<std::string> unmarked_choice(std::string_view text, const ChoiceTexts& choices) {
-    const std::string_view line = last_line(text);
-    if (auto letter = unmarked_letter(text))
-        return choices.contradict(letter->front(), line) ? std::nullopt : letter;
-    auto letter = choices.alone(line);
-    if (!letter) return leading_choice(text, choices);
-    const auto begin = static_cast<std::size_t>(line.data() - text.data());
-    return choices.alone(last_line(text.substr(0, begin))) ? std::nullopt : letter;
 }
 
 std::optional<std::string> unmarked_answer(Grader grader, std::string_view text,
@@ -252,8 +223,8 @@ void add_denied(std::vector<std::string>& denied, Grader grader, std::string_vie
                 const ChoiceTexts& choices) {
     region = region.substr(0, std::min(sentence_end(region, 0), kMaxAnswer));
     if (grader == Grader::kChoice) {
-        denied.push_back(first_letter(region).value_or(""));
-        for (const char letter : choices.standing(region)) denied.emplace_back(1, letter);
+        denied.emplace_back();
+        for (const char letter : choices_in(region, choices)) denied.emplace_back(1, letter);
         return;
     }
     const auto all = formulas_in(region);
@@ -266,7 +237,7 @@ Stance stance_for(Grader grader, std::string_view region, const ChoiceTexts& cho
     if (grader == Grader::kExact) return Stance::kStates;
     const Stance stance = stance_of(region);
     const bool choice = (stance == Stance::kDenies || stance == Stance::kWavers) &&
-                        grader == Grader::kChoice && choices.named(region);
+                        grader == Grader::kChoice && chosen(region, {}, choices);
     return choice ? Stance::kStates : stance;
 }
 
@@ -284,7 +255,9 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text, b
         const bool passes =
             stance == Stance::kPraises || (stance == Stance::kDenies && marker->statement);
         if (stance == Stance::kStates) {
-            auto found = marked_answer(grader, region, choices);
+            const std::string_view rest =
+                text.substr(static_cast<std::size_t>(region.data() + region.size() - text.data()));
+            auto found = marked_answer(grader, region, rest, choices);
             const bool taken_back =
                 found && std::ranges::any_of(denied, [&](auto& no) {
                     return compare_answers(grader, no, *found) == Verdict::kEqual;

@@ -26,6 +26,7 @@ NAMED = [
     ("The answer is in the library", "B"),
     ("The answer is most likely the library", "B"),
     ("The answer is library, because it lends books", "B"),
+    ("The answer is library, because a bank lends money", "B"),
     ("The answer is library, not bank", "B"),
     ("The answer is not library but bank", "A"),
     ("The answer is a bank", "A"),
@@ -85,7 +86,7 @@ UNDECIDED = [
     "The answer is library or bank",
     "The answer is library and bank",
     "The answer is either library or bank",
-    "The answer is library, because a bank lends money",
+    "The answer is library, and a bank lends money",
     "Final Answer: store, book store",
     "The answer is library?",
     "The answer is library, or maybe not",
@@ -191,7 +192,7 @@ def test_choices_that_are_words_of_the_rules(text: str, answer: str | None) -> N
 def test_every_choice_of_commonsense_qa(shared_data: Path) -> None:
     """By its text or letter almost every choice is found, and never for another one."""
     path = shared_data / "csqa" / "dev_rand_split.jsonl"
-    read = {"{t}": 0.99, "The answer is {t}.": 0.99, r"\boxed{{{t}}}": 0.99, "{l}: {t}": 0.99}
+    read = {"{t}": 0.998, "The answer is {t}.": 0.998, r"\boxed{{{t}}}": 0.998, "{l}: {t}": 0.998}
     none = ("Final Answer: {l}: {o}", "Answer: {l}. {o}", "The answer is {o} ({l})", "{t} or {o}")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     asked, told = [], []
