@@ -38,7 +38,7 @@ std::string_view without_stop(std::string_view text) {
 }
 
 std::optional<std::string> answer_in(std::string_view text) {
-    text = without_stop(text.substr(0, text.find("<|")));  // the chat template's end of turn
+    text = without_stop(text);
     for (const std::string_view lead : {"So", "Thus", "Therefore", "Hence", "Then"}) {
         const std::string_view rest = text.substr(text.starts_with(lead) ? lead.size() : 0);
         if (rest.size() < text.size() && !rest.empty() &&
@@ -249,11 +249,13 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text, b
     std::optional<std::string_view> after;  // the first praise from the end
     while (const auto marker = last_marker(text, grader)) {
         const std::string_view region = corrected(marker->region);
-        if (denied.empty() && grader != Grader::kChoice && is_plain_number(region))
+        if (denied.empty() && !marker->denied && grader != Grader::kChoice &&
+            is_plain_number(region))
             return std::string(region);
-        const Stance stance = stance_for(grader, region, choices);
-        const bool passes =
-            stance == Stance::kPraises || (stance == Stance::kDenies && marker->statement);
+        const Stance stance =
+            marker->denied ? Stance::kDenies : stance_for(grader, region, choices);
+        const bool passes = stance == Stance::kPraises || marker->denied ||
+                            (stance == Stance::kDenies && marker->statement);
         if (stance == Stance::kStates) {
             const std::string_view rest =
                 text.substr(static_cast<std::size_t>(region.data() + region.size() - text.data()));
@@ -277,6 +279,17 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text, b
     return unmarked_answer(grader, text, choices);
 }
 
+// What a text behind a box says the answer to be instead: \boxed{5}. No, the answer is 6.
+std::optional<std::string> restated(Grader grader, std::string_view text,
+                                    const ChoiceTexts& choices) {
+    const auto marker = last_marker(text, grader);
+    if (!marker || marker->denied || !marker->statement) return {};
+    if (stance_for(grader, marker->region, choices) != Stance::kStates) return {};
+    auto found = marked_answer(grader, marker->region, choices);
+    const bool words = grader == Grader::kMath && found && has_words(*found, 1);  // as above
+    return found && !words && can_read(grader, *found) ? found : std::nullopt;
+}
+
 }  // namespace
 
 std::optional<std::string> extract_answer(Grader grader, std::string_view completion, bool strict,
@@ -284,6 +297,8 @@ std::optional<std::string> extract_answer(Grader grader, std::string_view comple
     auto [text, tagged] = reply_in(completion);
     if (text.size() > kMaxCompletion) text.remove_prefix(text.size() - kMaxCompletion);
     const auto box = last_box(text, text.size());
+    if (box && grader != Grader::kExact)
+        if (auto later = restated(grader, text.substr(box->end), choices)) return later;
     const bool marked_only = strict && grader != Grader::kExact && !(tagged && is_one_line(text));
     auto found = box ? boxed_answer(grader, text, *box, choices)
                      : spoken_answer(grader, text, marked_only, choices);

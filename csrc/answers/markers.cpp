@@ -135,12 +135,78 @@ bool is_statement(View before, char sign, View after, Grader grader) {
     return names_answer(before);
 }
 
+// How the clause before a marker takes what follows.
+enum class Lead : std::uint8_t { kStates, kDenies, kSupposes };
+
+template <std::size_t N>
+bool is_one_of(View word, const std::array<View, N>& words) {
+    return std::ranges::any_of(
+        words, [&](View one) { return one.size() == word.size() && begins(word, one); });
+}
+
+// 错误的答案是, 我不认为答案是, 如果答案是
+Lead chinese_lead(View clause) {
+    for (const View word : {View("\u5982\u679c"), View("\u5047\u5982"), View("\u82e5")})
+        if (clause.find(word) != npos) return Lead::kSupposes;
+    const bool no = clause.find("\u4e0d") != npos || clause.find("\u9519") != npos;  // 不 错
+    return no ? Lead::kDenies : Lead::kStates;
+}
+
+// A wrong answer is; I do not think, I doubt, it is unlikely that the answer is; if the answer is.
+Lead lead_of(View before) {
+    constexpr auto breaks = std::to_array<View>({"so", "then", "thus", "hence", "therefore", "and",
+                                                 "but", "since", "because", "as", "where"});
+    constexpr auto faults =
+        std::to_array<View>({"wrong", "incorrect", "false", "worst", "mistaken", "unlikely",
+                             "untrue", "impossible", "nobody", "least"});
+    constexpr auto supposes = std::to_array<View>(
+        {"if", "whether", "suppose", "supposing", "assume", "assuming", "unless", "imagine"});
+    constexpr auto opinions = std::to_array<View>({"think", "believe", "say", "agree", "claim",
+                                                   "true", "right", "correct", "certain", "sure",
+                                                   "clear", "likely", "know", "mean", "that"});
+    constexpr auto without = std::to_array<View>({"no", "without", "any", "a"});
+    View clause = before.substr(before.size() - std::min<std::size_t>(before.size(), 96));
+    clause = clause.substr(clause.find_last_of(".,;:!?\n") + 1);
+    if (is_chinese(clause)) return chinese_lead(clause);
+    View next;
+    for (int words = 0; words < 12; ++words) {
+        cut_all(clause, " *_\"'`");
+        const View word = clause.substr(clause.find_last_of(" *_\"`") + 1);
+        if (begins(next, "doubt")) return is_one_of(word, without) ? Lead::kStates : Lead::kDenies;
+        if (word.empty() || is_one_of(word, breaks)) break;
+        if (is_one_of(word, supposes)) return Lead::kSupposes;
+        if (is_one_of(word, faults) && !begins(next, "the")) return Lead::kDenies;
+        const bool negates = ends(word, "not") || ends(word, "n't") || begins(word, "never");
+        if (negates && is_one_of(next, opinions)) return Lead::kDenies;
+        next = word;
+        clause.remove_suffix(word.size());
+    }
+    return Lead::kStates;
+}
+
 // 答案是 and 答案为, of which `last` is the last byte at the end of `text`.
 bool is_chinese_statement(View text) {
     return (cut(text, "\u662f") || cut(text, "\u4e3a")) && is_chinese_marker(text);
 }
 
 }  // namespace
+
+// Does a token that ends a turn stand at the front of a text: <|im_end|>, </s>?
+bool ends_turn(View text) {
+    for (const View token : {View("</s>"), View("<eos>"), View("<end_of_turn>")})
+        if (text.starts_with(token)) return true;
+    if (!text.starts_with("<|") && !text.starts_with("<\uff5c")) return false;
+    std::size_t letters = 0;
+    const View name = text.substr(text[1] == '|' ? 2 : 4, 32);
+    while (letters < name.size() &&
+           (is_alpha(name[letters]) || is_digit(name[letters]) || name[letters] == '_' ||
+            static_cast<unsigned char>(name[letters]) == 0xe2 ||
+            static_cast<unsigned char>(name[letters]) == 0x96 ||
+            static_cast<unsigned char>(name[letters]) == 0x81))
+        ++letters;
+    const View close = name.substr(letters);
+    return letters > 2 && (close.starts_with("|>") || close.starts_with("\uff5c>"));
+}
 
 Reply reply_in(View text) {
     constexpr View answer = "<answer>";
@@ -149,7 +215,13 @@ Reply reply_in(View text) {
     std::optional<View> tagged;
     for (std::size_t at = text.find('<'); at != npos; at = text.find('<', at + 1)) {
         const View tag = text.substr(at, 12);
-        if (tag.size() < 2 || View("/taTA").find(tag[1]) == npos) continue;
+        if (tag.size() < 3) continue;
+        if (View("/taTA").find(tag[1]) == npos || tag[2] == 's') {
+            const bool said = text.substr(begin, at - begin).find_first_not_of(" \t\r\n") != npos;
+            if (!said || !ends_turn(text.substr(at, 40))) continue;
+            text = text.substr(0, at);
+            break;
+        }
         if (begins(tag, "<think>") || begins(tag, "<thinking>")) {
             thinks = true;
         } else if (begins(tag, "</think>") || begins(tag, "</thinking>")) {
@@ -198,7 +270,11 @@ std::optional<Marker> last_marker(View text, Grader grader) {
                 statement = is_chinese_statement(before);
                 found = statement || (cut(before, "\uff1a") && is_marker(before, after, grader));
         }
-        if (found) return Marker{at, opened(after, grader), statement};
+        if (!found) continue;
+        const bool named = grader != Grader::kExact && text[at] != '#';
+        const Lead lead = named ? lead_of(text.substr(0, at)) : Lead::kStates;
+        if (lead != Lead::kSupposes)
+            return Marker{at, opened(after, grader), statement, lead == Lead::kDenies};
     }
     return {};
 }
