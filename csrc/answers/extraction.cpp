@@ -241,6 +241,11 @@ Stance stance_for(Grader grader, std::string_view region, const ChoiceTexts& cho
     return choice ? Stance::kStates : stance;
 }
 
+// What follows a part of a text.
+std::string_view behind(std::string_view text, std::string_view part) {
+    return text.substr(static_cast<std::size_t>(part.data() + part.size() - text.data()));
+}
+
 // The answer behind the last marker that opens one, or else, unless `marked_only`, what reads as
 // one.
 std::optional<std::string> spoken_answer(Grader grader, std::string_view text, bool marked_only,
@@ -257,9 +262,7 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text, b
         const bool passes = stance == Stance::kPraises || marker->denied ||
                             (stance == Stance::kDenies && marker->statement);
         if (stance == Stance::kStates) {
-            const std::string_view rest =
-                text.substr(static_cast<std::size_t>(region.data() + region.size() - text.data()));
-            auto found = marked_answer(grader, region, rest, choices);
+            auto found = marked_answer(grader, region, behind(text, region), choices);
             const bool taken_back =
                 found && std::ranges::any_of(denied, [&](auto& no) {
                     return compare_answers(grader, no, *found) == Verdict::kEqual;
@@ -285,7 +288,7 @@ std::optional<std::string> restated(Grader grader, std::string_view text,
     const auto marker = last_marker(text, grader);
     if (!marker || marker->denied || !marker->statement) return {};
     if (stance_for(grader, marker->region, choices) != Stance::kStates) return {};
-    auto found = marked_answer(grader, marker->region, choices);
+    auto found = marked_answer(grader, marker->region, behind(text, marker->region), choices);
     const bool words = grader == Grader::kMath && found && has_words(*found, 1);  // as above
     return found && !words && can_read(grader, *found) ? found : std::nullopt;
 }
