@@ -11,7 +11,9 @@
 #include "answers/formulas.hpp"
 #include "answers/latex.hpp"
 #include "answers/markers.hpp"
+#include "answers/measures.hpp"
 #include "answers/numbers.hpp"
+#include "answers/retractions.hpp"
 #include "answers/sentences.hpp"
 #include "answers/stance.hpp"
 
@@ -45,12 +47,14 @@ std::optional<std::string> answer_in(std::string_view text) {
             std::string_view(" ,\n").find(rest[0]) != npos)
             text = rest.substr(std::min(rest.find_first_not_of(" ,\n"), rest.size()));
     }
+    text = without_index(text);
     const bool brief = text.size() <= kMaxAnswer;
     const bool prose = !brief || is_chinese(text) || is_prose(text);
     const std::size_t line = text.rfind('\n');
     if (const auto formula = only_formula(text)) {
         const std::string_view after(formula->end(), text.end());
         if (is_refused({}, after)) return {};
+        if (auto later = said_number(after.substr(0, sentence_end(after, 0)))) return later;
         if (!is_name(*formula) || after.find_first_of("0123456789") == npos)
             return std::string(*formula);
     }
@@ -91,16 +95,36 @@ std::optional<std::string> stated(std::string_view region) {
     return answer_in(region);
 }
 
+// Does a text say that there is no one answer: unknown. 5 if x = 2, and 6 otherwise.
+bool is_open(std::string_view sentence) {
+    constexpr auto open = std::to_array<std::string_view>(
+        {"unknown", "not known", "unclear", "undetermined", "indeterminate", "uncertain"});
+    return !word_of(sentence, open).empty() || sentence.find("otherwise") != npos;
+}
+
 // A number after a marker: 72 clips (48 in April), 72 (48 + 24), 15 people at the table.
 std::optional<std::string> number_in(std::string_view region) {
     for (const std::string_view bound : {">", "<", "\u2265", "\u2264", "\\g", "\\l"})
         if (region.starts_with(bound) && !region.starts_with("\\left")) return {};
     while (region.ends_with('!')) region.remove_suffix(1);
+    const auto first = region.substr(0, std::min(sentence_end(region, 0), kMaxAnswer));
+    if (is_open(first)) return {};
+    const std::string plain = in_plain_signs(first);
+    if (plain != first && can_read(Grader::kNumber, plain)) return plain;
+    const std::size_t second = first.find("; ");  // 18; 20 is wrong
+    if (second != npos && stance_of(first.substr(second + 2)) == Stance::kDenies)
+        return number_in(first.substr(0, second));
+    const std::size_t aside = region.find(" (");
+    if (aside != npos && can_read(Grader::kNumber, region.substr(0, aside)))
+        return std::string(region.substr(0, aside));
+    const bool sentence = !first.empty() && is_alpha(first[0]) && has_words(first) &&
+                          first.find_first_of("$\\") == npos;
+    if (sentence && any_number(first)) return sole_number(first);
     const auto found = stated(region);
     if (found && can_read(Grader::kNumber, *found)) return found;
     if (auto number = leading_number(region)) return number;
-    const std::size_t aside = region.find(" (");
-    return aside == npos ? found : answer_in(region.substr(0, aside));
+    if (aside != npos) return answer_in(region.substr(0, aside));
+    return has_words(first, 1) ? sole_number(first) : found;
 }
 
 // What stands in a box. A sentence there is its number, or what follows its words.
@@ -194,21 +218,58 @@ std::optional<std::string> marked_answer(Grader grader, std::string_view region,
     }
 }
 
-std::optional<std::string> boxed_answer(Grader grader, std::string_view text, const Box& box,
-                                        const ChoiceTexts& choices) {
-    if (grader == Grader::kChoice) return boxed_choice(text, box, choices);
-    if (grader == Grader::kExact) return one_spaced(box.inside);
-    return box_answer(grader, boxed(text, box));
+// Without a remark at the end: a line that begins with Note, a sentence in brackets.
+std::string_view without_remark(std::string_view text) {
+    const std::size_t begin = text.rfind('\n') + 1;  // 0 if there is none
+    const std::string_view line = text.substr(begin);
+    std::string_view before = trimmed(text.substr(0, begin));
+    if (text.ends_with(')') && !begins(line, "note")) {
+        const std::size_t open = text.rfind('(');
+        if (open == npos || open == 0 || text[open - 1] == '\\') return text;
+        before = text.substr(0, text.find_last_not_of(" \t\r\n", open - 1) + 1);
+        if (!before.ends_with('.') && !text.substr(before.size(), open).starts_with('\n'))
+            return text;
+        if (!has_words(text.substr(open), 1)) return text;
+    } else if (!begins(without_lead(line, "*_ "), "note")) {
+        return text;
+    }
+    return before.find_first_of("0123456789") == npos ? text : before;
 }
 
 std::optional<std::string> unmarked_answer(Grader grader, std::string_view text,
                                            const ChoiceTexts& choices) {
     if (grader == Grader::kChoice) return unmarked_choice(text, choices);
     if (grader == Grader::kExact) return one_spaced(text);
-    auto found = answer_in(trimmed(text));
+    if (ends_without_answer(text)) return {};
+    const std::string_view whole = trimmed(text), rest = without_remark(whole);
+    if (rest.size() < whole.size()) text = rest;
+    auto found = answer_in(rest);
     if (grader == Grader::kNumber && !(found && can_read(grader, *found)) && !is_compound(text))
         if (auto number = last_number(text)) return number;
     return found;
+}
+
+// An answer, unless what follows takes it back: 5. No, 6. Then what stands there instead counts, or
+// nothing where only marked answers do.
+std::optional<std::string> kept(Grader grader, std::optional<std::string> found,
+                                std::string_view after, bool marked_only,
+                                const ChoiceTexts& choices) {
+    if (grader == Grader::kChoice || grader == Grader::kExact || says_nothing(after)) return found;
+    const auto instead = retraction(after, found.value_or(""));
+    if (!instead) return found;
+    if (marked_only || instead->find_first_of("0123456789") == npos) return {};
+    return unmarked_answer(grader, *instead, choices);
+}
+
+std::optional<std::string> boxed_answer(Grader grader, std::string_view text, const Box& box,
+                                        bool marked_only, const ChoiceTexts& choices) {
+    if (grader == Grader::kChoice) return boxed_choice(text, box, choices);
+    if (grader == Grader::kExact) return one_spaced(box.inside);
+    if (is_denied(text.substr(0, box.begin))) return {};
+    const std::string_view rest = text.substr(box.end);
+    if (says_nothing(rest)) return box_answer(grader, boxed(text, box));
+    if (is_refused({}, rest)) return {};
+    return kept(grader, box_answer(grader, boxed(text, box)), rest, marked_only, choices);
 }
 
 // What is said instead of what is denied: not 5 but 6.
@@ -254,20 +315,25 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text, b
     std::optional<std::string_view> after;  // the first praise from the end
     while (const auto marker = last_marker(text, grader)) {
         const std::string_view region = corrected(marker->region);
+        const std::string_view rest = behind(text, region);
         if (denied.empty() && !marker->denied && grader != Grader::kChoice &&
-            is_plain_number(region))
-            return std::string(region);
+            is_plain_number(region)) {
+            if (says_nothing(rest)) return std::string(region);
+            return kept(grader, std::string(region), rest, marked_only, choices);
+        }
         const Stance stance =
             marker->denied ? Stance::kDenies : stance_for(grader, region, choices);
         const bool passes = stance == Stance::kPraises || marker->denied ||
                             (stance == Stance::kDenies && marker->statement);
         if (stance == Stance::kStates) {
-            auto found = marked_answer(grader, region, behind(text, region), choices);
+            auto found = marked_answer(grader, region, rest, choices);
             const bool taken_back =
                 found && std::ranges::any_of(denied, [&](auto& no) {
                     return compare_answers(grader, no, *found) == Verdict::kEqual;
                 });
-            return taken_back ? std::nullopt : found;
+            if (taken_back) return {};
+            const std::string_view said(region.begin(), text.end());
+            return kept(grader, std::move(found), behind_clause(said), marked_only, choices);
         }
         if (!passes) return {};
         if (stance == Stance::kDenies) add_denied(denied, grader, region, choices);
@@ -303,7 +369,7 @@ std::optional<std::string> extract_answer(Grader grader, std::string_view comple
     if (box && grader != Grader::kExact)
         if (auto later = restated(grader, text.substr(box->end), choices)) return later;
     const bool marked_only = strict && grader != Grader::kExact && !(tagged && is_one_line(text));
-    auto found = box ? boxed_answer(grader, text, *box, choices)
+    auto found = box ? boxed_answer(grader, text, *box, marked_only, choices)
                      : spoken_answer(grader, text, marked_only, choices);
     if (!found || trimmed(*found).empty()) return {};
     if (grader != Grader::kChoice && is_plain_number(*found)) return found;

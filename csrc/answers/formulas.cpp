@@ -8,6 +8,7 @@
 #include "answers/answers.hpp"
 #include "answers/latex.hpp"
 #include "answers/numbers.hpp"
+#include "answers/roles.hpp"
 #include "answers/sentences.hpp"
 #include "answers/stance.hpp"
 
@@ -23,6 +24,14 @@ std::size_t dollar(std::string_view text, std::size_t begin) {
     return end;
 }
 
+// Is a text between dollar signs that of two prices: $5 and then $7, $5 + $7? No formula ends with
+// a word and a space, or with an operator.
+bool is_between_prices(std::string_view text) {
+    const std::size_t n = text.size(), last = text.find_last_not_of(" <");
+    return (n > 2 && text[n - 1] == ' ' && is_alpha(text[n - 2]) && is_alpha(text[n - 3])) ||
+           (last != npos && last > 0 && std::string_view("=+-*/").find(text[last]) != npos);
+}
+
 // Is a formula the unit of the number before it: 48 $\text{cm}^2$, 90$^\circ$?
 bool is_unit(std::string_view formula, std::string_view before) {
     before = before.substr(0, before.find_last_not_of(" $\\(") + 1);
@@ -33,6 +42,22 @@ bool is_unit(std::string_view formula, std::string_view before) {
           "cm^", "m^", "km^", "ft^", "in^", "mm^"})
         if (formula.starts_with(unit)) return true;
     return false;
+}
+
+// Is the last formula an aside of a sentence that states an earlier one: the minimum is $3$,
+// attained at $x = 2$?
+bool is_aside(std::string_view text, const std::vector<Formula>& all) {
+    if (all.size() < 2) return false;
+    const Formula& last = all.back();
+    const Formula& earlier = all[all.size() - 2];
+    const std::size_t sentence = sentence_begin(text, last.begin);
+    if (earlier.begin < sentence || is_name(earlier.inside)) return false;
+    const Role role = role_of(text.substr(sentence, last.begin - sentence));
+    if (role != Role::kAside && role != Role::kClaused) return false;
+    const std::string_view before = text.substr(sentence, earlier.begin - sentence);
+    const Role said = role_of(before);
+    return said == Role::kSaid || said == Role::kResult ||
+           (role == Role::kClaused && is_subject(before));
 }
 
 }  // namespace
@@ -67,13 +92,8 @@ std::vector<Formula> formulas_in(std::string_view text) {
     std::vector<Formula> all;
     const auto keep = [&](std::size_t begin, std::size_t end) {
         const std::string_view formula = text.substr(begin, end - begin);
-        // $5 and then $7, $5 + $7: no formula ends with a word and a space, or with an operator
-        const std::size_t n = formula.size(), last = formula.find_last_not_of(" <");
-        const bool prices =
-            (n > 2 && formula[n - 1] == ' ' && is_alpha(formula[n - 2]) &&
-             is_alpha(formula[n - 3])) ||
-            (last != npos && last > 0 && std::string_view("=+-*/").find(formula[last]) != npos);
-        if (n <= kMaxAnswer && !prices) all.push_back({formula, begin, end});
+        if (formula.size() <= kMaxAnswer && !is_between_prices(formula))
+            all.push_back({formula, begin, end});
     };
     for (std::size_t at = 0; at < text.size(); ++at) {
         if (text[at] == '\\' && at + 1 < text.size()) {
@@ -151,6 +171,10 @@ std::optional<std::string> last_said(std::string_view text, std::vector<Formula>
         const auto& [formula, begin, end] = all.back();
         const std::string_view before = text.substr(0, begin);
         if (is_prose(formula)) continue;
+        if (is_asked(text.substr(end)) || is_aside(text, all)) {
+            stop = begin;
+            continue;
+        }
         if (is_refused(before, text.substr(end))) {
             refused.push_back(trimmed(formula));
             stop = begin;
@@ -165,6 +189,7 @@ std::optional<std::string> last_said(std::string_view text, std::vector<Formula>
         const std::size_t next = sentence_end(text, std::min(end + 1, text.size()));
         const std::size_t from = std::min(display ? end : next, stop);
         auto later = last_number(text.substr(from, stop - from));
+        if (!later && !display) later = said_number(text.substr(end, std::min(next, stop) - end));
         if (!later && name && name->begin > end)
             later = last_number(text.substr(end, std::min(name->begin, stop) - end));
         return later ? later : std::string(last_row(formula));
@@ -178,6 +203,7 @@ std::optional<std::string_view> only_formula(std::string_view text) {
     if (!text.starts_with('$')) return {};
     const std::size_t begin = text.find_first_not_of('$'), end = dollar(text, begin);
     if (end == npos || text.find('$', text.find_first_not_of('$', end)) != npos) return {};
+    if (is_between_prices(text.substr(begin, end - begin))) return {};
     const std::string_view formula = trimmed(text.substr(begin, end - begin));
     return formula.empty() || formula.size() > kMaxAnswer ? std::nullopt : std::optional(formula);
 }

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "answers/answers.hpp"
+#include "answers/measures.hpp"
+#include "answers/roles.hpp"
 #include "answers/sentences.hpp"
 #include "answers/stance.hpp"
 
@@ -32,6 +34,18 @@ bool is_exponent(View text, std::size_t begin) {
     return std::ranges::find(units, text.substr(at, begin - at)) != units.end();
 }
 
+// Does the number between these count the items of a list: 2. Add them.
+bool is_index(View text, Span number) {
+    const View rest = text.substr(number.end);
+    if (number.end - number.begin > 2 || rest.size() < 3 || View(".)").find(rest[0]) == npos ||
+        rest[1] != ' ' || !alpha_at(without_lead(rest, ".) *_"), 0))
+        return false;
+    View before = text.substr(0, number.begin);
+    before = before.substr(before.size() - std::min<std::size_t>(before.size(), 16));
+    before = before.substr(0, before.find_last_not_of(" \t*_#") + 1);
+    return before.empty() || before.ends_with('\n');
+}
+
 // The number that ends before `end`: 1,200.50, 7/20, 3:1, 2^5.
 std::optional<Span> number_before(View text, std::size_t end) {
     while (end > 0) {
@@ -39,10 +53,13 @@ std::optional<Span> number_before(View text, std::size_t end) {
         if (end == 0) return {};
         std::size_t begin = end;
         while (begin > 0 &&
-               (is_digit(text[begin - 1]) || (View(".,/:^").find(text[begin - 1]) != npos &&
+               (is_digit(text[begin - 1]) || (View(".,/:^'~").find(text[begin - 1]) != npos &&
                                               begin > 1 && is_digit(text[begin - 2]))))
             --begin;
-        if (!is_exponent(text, begin)) return Span{begin, end};
+        const Span number{begin, end};
+        if (!is_exponent(text, begin) && !is_index(text, number) &&
+            !is_reference(text.substr(0, begin)))
+            return number;
         end = begin;
     }
     return {};
@@ -53,23 +70,6 @@ std::size_t minus(View before) {
     if (before.ends_with('-')) return 1;
     if (before.ends_with("\u2212") || before.ends_with(" \u2013")) return 3;
     return 0;
-}
-
-constexpr auto kScales =
-    std::to_array<std::pair<View, View>>({{"\u5341", "*10"},     // ten
-                                          {"\u767e", "*100"},    // hundred
-                                          {"\u5343", "*1000"},   // thousand
-                                          {"\u4e07", "*10000"},  // ten thousand
-                                          {"\u4ebf", "*100000000"}});
-
-// The Chinese power of ten at the front of a text, as a factor; not of 千米, 千克.
-View factor_of(View text) {
-    for (const View unit :
-         {View("\u5343\u7c73"), View("\u5343\u514b"), View("\u5343\u74e6"), View("\u5343\u5361")})
-        if (text.starts_with(unit)) return {};
-    for (const auto& [scale, factor] : kScales)
-        if (text.starts_with(scale)) return factor;
-    return {};
 }
 
 // The number in its spelling, with its sign, and with the Chinese power of ten behind it.
@@ -103,157 +103,122 @@ std::optional<std::string> formula_around(View text, Span number) {
     return std::string(run);
 }
 
-constexpr auto kOperations = std::to_array<View>(
-    {"less than", "more than", "fewer than", "out of",    "and",     "or",
-     "pi",        "sqrt",      "times",      "plus",      "minus",   "mod",
-     "base",      "choose",    "log",        "ln",        "sin",     "cos",
-     "tan",       "squared",   "cubed",      "factorial", "divided", "multiplied",
-     "over",      "am",        "pm",         "is",        "cannot",  "can't",
-     "isn't",     "was",       "would",      "at least",  "at most", "are"});
+// Does a text join two numbers to a formula?
+bool is_operator(View between) {
+    return between.find_first_of("+-*/x=") != npos &&
+           between.find_first_not_of("+-*/x=$ ().%") == npos;
+}
 
-constexpr auto kMultiples =
-    std::to_array<View>({"hundred", "thousand", "million", "billion", "trillion", "dozen"});
+// Does a sentence state two numbers with this between them: 5 apples and 6 pears, 5 apples, 6
+// pears?
+bool is_joint(View between) {
+    return between.find(" and ") != npos || between.find(" or ") != npos ||
+           between.find(" & ") != npos || ends(between, ", ");
+}
 
-// The length of a compound unit at the front of a text, km/h, m/s^2, kg*m; of another 0.
-std::size_t compound_unit(View text) {
-    std::size_t at = 0;
-    bool compound = false;
-    while (at < text.size()) {
-        if (is_alpha(text[at])) {
-            ++at;
-        } else if (text.substr(at).starts_with("\u00b2") || text.substr(at).starts_with("\u00b3")) {
-            at += 2, compound = true;
-        } else if (at > 0 && text[at] == '^') {
-            at += 1, compound = true;
-            const bool group = at < text.size() && text[at] == '{';
-            if (group) ++at;
-            if (at < text.size() && text[at] == '-') ++at;
-            while (digit_at(text, at)) ++at;
-            if (group && at < text.size() && text[at] == '}') ++at;
-        } else if (at > 0 && text[at] == '/' && alpha_at(text, at + 1)) {
-            ++at, compound = true;
+// The number that the last sentence with numbers states: its last one, but neither an aside behind
+// another nor what follows a result in its clause: so 2 * 9 = 18 eggs fill 3 boxes for 6 people.
+// only: nothing if the sentence states two.
+std::optional<Span> main_number(View text, std::vector<std::string>& refused, bool only = false) {
+    std::optional<Span> aside, plain;
+    std::size_t sentence = 0, end = text.size();
+    bool apart = false;  // only prepositions make asides so far
+    for (int tried = 0; tried < 8; ++tried) {
+        const auto found = number_before(text, end);
+        if (!found || ((aside || plain) && found->begin < sentence)) break;
+        // 12 x 25 = 300: what is no answer makes its operands none
+        const bool operand =
+            aside && !plain && is_operator(text.substr(found->end, end - found->end));
+        end = found->begin;
+        if (operand) continue;
+        const View before = text.substr(0, found->begin);
+        if (is_asked(text.substr(found->end))) continue;
+        if (is_refused(before, text.substr(found->end))) {
+            refused.push_back(spelt(text, *found));
+            continue;
+        }
+        if (!aside && !plain) sentence = sentence_begin(text, found->begin);
+        const View tail = without_lead(text.substr(found->end), "- ");
+        const bool size =
+            text.substr(found->end).starts_with('-') ? alpha_at(tail, 0) : begins(tail, "digits");
+        if (size && only) continue;
+        const Role role = size ? Role::kAside : role_of(before.substr(sentence));
+        if (role == Role::kAside || role == Role::kClaused) {
+            apart = (apart || !aside) && role == Role::kAside;
+            if (!aside) aside = found;
+        } else if (plain) {
+            const View between = text.substr(found->end, plain->begin - found->end);
+            if (between.find(" so ") != npos) break;
+            if (only && role != Role::kResult && is_joint(between)) return {};
+            if (between.find(", ") != npos || between.find("; ") != npos) break;
+            if (role == Role::kResult) return found;
+        } else if (role == Role::kPlain || (only && role == Role::kSaid)) {
+            if (!apart || !is_subject(before.substr(sentence))) plain = found;
         } else {
-            break;
+            return found;
         }
     }
-    const bool whole = at == text.size() || View(" .,;!?)}").find(text[at]) != npos;
-    return compound && whole ? at : 0;
-}
-
-// Units that are read as such even where a formula could stand.
-bool has_known_units(View unit) {
-    constexpr auto known = std::to_array<View>(
-        {"m",      "s",       "h",      "g",       "cm",     "mm",    "km",     "hr",     "kg",
-         "mg",     "ft",      "in",     "yd",      "mi",     "min",   "sec",    "hour",   "hours",
-         "second", "seconds", "minute", "minutes", "mile",   "miles", "meter",  "meters", "metre",
-         "metres", "feet",    "foot",   "inch",    "inches", "day",   "week",   "month",  "year",
-         "lb",     "oz",      "L",      "mL",      "ml",     "gal",   "gallon", "person", "liter",
-         "N",      "J",       "mol",    "units",   "unit",   "cents", "dollars"});
-    while (!unit.empty()) {
-        std::size_t n = 0;
-        while (alpha_at(unit, n)) ++n;
-        if (std::ranges::find(known, unit.substr(0, n)) == known.end()) return false;
-        while (n < unit.size() && !is_alpha(unit[n])) ++n;
-        unit.remove_prefix(n);
-    }
-    return true;
-}
-
-// The degrees' letter behind a number: °F, ^\circ C, ℃.
-bool is_temperature(View text) {
-    if (text.starts_with("\u2103") || text.starts_with("\u2109")) return true;
-    for (const View sign : {View("\u00b0"), View("^\\circ"), View("^{\\circ}"), View("\\degree")}) {
-        if (!text.starts_with(sign)) continue;
-        text = without_lead(text.substr(sign.size()), " {");
-        for (const View font : {View("\\text{"), View("\\mathrm{")})
-            if (text.starts_with(font)) text.remove_prefix(font.size());
-        text = without_lead(text, " ");
-        return (text.starts_with('F') || text.starts_with('C')) && !alpha_at(text, 1);
-    }
-    return false;
-}
-
-struct Lead {
-    std::string number;
-    View tail;  // begins behind the number, with its white space
-};
-
-// The number at the front of a text, with what scales it: -$1,200.50, 3/4, 18 thousand.
-std::optional<Lead> number_first(View text) {
-    View rest = text;
-    std::string out;
-    for (const View sign :
-         {View("-"), View("\u2212"), View("negative "), View("minus "), View("\u8d1f")})
-        if (begins(rest, sign)) {
-            out += '-';
-            rest.remove_prefix(sign.size());
-            break;
-        }
-    for (const View currency : {View("\\$"), View("$"), View("\u20ac"), View("\u00a3")})
-        if (rest.starts_with(currency)) {
-            rest.remove_prefix(currency.size());
-            break;
-        }
-    if (rest.starts_with('-') && out.empty()) out += '-', rest.remove_prefix(1);
-    std::size_t n = 0;
-    bool slash = false;
-    while (digit_at(rest, n) || (n < rest.size() && View(".,/").find(rest[n]) != npos &&
-                                 digit_at(rest, n + 1) && (rest[n] != '/' || (n > 0 && !slash)))) {
-        slash = slash || rest[n] == '/';
-        ++n;
-    }
-    if (n == 0) return {};
-    out += rest.substr(0, n);
-    rest.remove_prefix(n);
-    const View word = word_of(without_lead(rest, " "), kMultiples);
-    if (!word.empty()) {
-        out += ' ';
-        out += word;
-        rest = without_lead(rest, " ").substr(word.size());
-    }
-    out += factor_of(rest);
-    return Lead{std::move(out), rest};
-}
-
-// Does a sum end otherwise than it begins: 5 apples plus 6 pears is 11 fruits?
-bool has_result(View tail) {
-    tail = tail.substr(0, sentence_end(tail, 0));
-    for (const View verb : {View(" is "), View(" are "), View(" equals "), View(" makes "),
-                            View(" gives "), View(" make "), View("= "), View("=")})
-        if (const std::size_t at = tail.find(verb); at != npos)
-            if (digit_at(without_lead(tail.substr(at + verb.size()), "$-<"), 0)) return true;
-    return false;
-}
-
-// Does a second quantity complete the first: 2 hours and 30 minutes, 5 feet 3 inches?
-bool is_continued(View tail) {
-    std::size_t at = tail.find_first_not_of(' ');
-    while (alpha_at(tail, at)) ++at;
-    View next = without_lead(tail.substr(std::min(at, tail.size())), " ,");
-    const bool more = begins(next, "and ") || begins(next, "or ") || begins(next, "to ");
-    if (more) next = without_lead(next.substr(next.find(' ')), " $");
-    return digit_at(next, 0) || (more && (begins(next, "a half") || begins(next, "half")));
+    return plain ? plain : aside;
 }
 
 }  // namespace
 
 std::optional<std::string> last_number(View text) {
     std::vector<std::string> refused;
-    std::size_t end = text.size();
-    for (int tried = 0; tried < 8; ++tried) {
-        const auto found = number_before(text, end);
-        if (!found) return {};
-        end = found->begin;
-        std::string number = spelt(text, *found);
-        if (is_refused(text.substr(0, found->begin), text.substr(found->end))) {
-            refused.push_back(std::move(number));
+    const auto found = main_number(text, refused);
+    if (!found) return {};
+    std::string number = spelt(text, *found);
+    if (std::ranges::find(refused, number) != refused.end()) return {};
+    if (auto formula = formula_around(text, *found)) return formula;
+    return number;
+}
+
+std::optional<std::string> sole_number(View sentence) {
+    std::vector<std::string> refused;
+    const auto found = main_number(sentence, refused, true);
+    if (!found) return {};
+    const View before = sentence.substr(0, found->begin);
+    const std::size_t other = before.rfind(" or ");  // x = 5 or x = 6
+    if (other != npos && other > 0 && before[other - 1] != ',') return {};
+    const bool leads = digit_at(without_lead(sentence, " $*\\(-."), 0);
+    if (leads && role_of(before) != Role::kResult) return {};
+    return spelt(sentence, *found);
+}
+
+View without_index(View text) {
+    std::size_t n = 0;
+    while (digit_at(text, n)) ++n;
+    return n > 0 && is_index(text, {0, n}) ? without_lead(text.substr(n + 1), " ") : text;
+}
+
+std::string in_plain_signs(View text) {
+    const bool equation = text.find('=') != npos;
+    std::string out;
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        const View rest = text.substr(at);
+        const bool behind = digit_at(out, out.size() - 1);
+        if (equation && rest[0] == '$' && (digit_at(rest, 1) || (behind && rest.size() == 1))) {
             continue;
+        } else if (equation && behind && rest.size() > 3 && begins(rest, " x ")) {
+            out += " * ", at += 2;
+        } else if (behind && (begins(rest, "e-") || begins(rest, "e+")) && digit_at(rest, 2) &&
+                   !digit_at(rest, 3)) {
+            out += rest.substr(0, 2), out += '0', at += 1;
+        } else {
+            out += text[at];
         }
-        if (std::ranges::find(refused, number) != refused.end()) return {};
-        if (auto formula = formula_around(text, *found)) return formula;
-        return number;
     }
-    return {};
+    return out;
+}
+
+std::optional<std::string> said_number(View text) {
+    text = without_lead(text, " ,$");
+    if (!begins(text, "and ") && !begins(text, "so ")) return {};
+    const auto found = number_before(text, text.size());
+    if (!found || is_refused(text.substr(0, found->begin), text.substr(found->end))) return {};
+    const Role role = role_of(text.substr(0, found->begin));
+    if (role != Role::kSaid && role != Role::kResult) return {};
+    return spelt(text, *found);
 }
 
 std::optional<std::string> any_number(View text) {
@@ -273,53 +238,6 @@ std::optional<std::string> only_number(View text) {
         only = std::move(number);
     }
     return only;
-}
-
-std::optional<std::string> leading_number(View text) {
-    if (text.size() > kMaxAnswer) return {};
-    auto lead = number_first(text);
-    if (!lead) return {};
-    View tail = lead->tail;
-    if (is_temperature(without_lead(tail, " "))) return std::move(lead->number);
-    if (tail.starts_with('%')) tail.remove_prefix(1);
-    View word = without_lead(tail, " ~");
-    while (word.starts_with("\\,") || word.starts_with("\\ ") || word.starts_with("\\;"))
-        word = without_lead(word.substr(2), " ");
-    if (word.starts_with("\\frac{") && word.find_first_of("0123456789") == npos)
-        return std::move(lead->number);  // 60 \frac{km}{h}
-    for (const View font : {View("\\text{"), View("\\mathrm{")})
-        if (word.starts_with(font)) word = without_lead(word.substr(font.size()), " ");
-    if (begins(word, "\u6216") || begins(word, "\u5230") || begins(word, "\u81f3")) return {};
-    if (wide(word)) return std::move(lead->number);
-    if (is_continued(tail) || has_result(tail) || !word_of(word, kOperations).empty()) return {};
-    if (compound_unit(word)) return std::move(lead->number);
-    const bool apart = word.size() < lead->tail.size();
-    if (apart && alpha_at(word, 0) && alpha_at(word, 1)) return std::move(lead->number);
-    return {};
-}
-
-bool is_compound(View text) {
-    const auto lead = text.size() > 64 ? std::nullopt : number_first(text);
-    return lead && is_continued(lead->tail) && !has_result(lead->tail) &&
-           sentence_end(text, 0) == text.size();
-}
-
-bool is_measure(View text) {
-    const auto lead = text.size() > kMaxAnswer ? std::nullopt : number_first(text);
-    if (!lead) return false;
-    const View tail = without_lead(lead->tail, " ");
-    if (is_temperature(tail) || wide(tail)) return true;
-    if (tail.size() == lead->tail.size()) return false;
-    if (const std::size_t unit = compound_unit(tail)) return has_known_units(tail.substr(0, unit));
-    int words = 0;  // of two letters or more
-    for (std::size_t at = 0; at < tail.size();) {
-        if (View("=+*^_\\()<>[]{}|").find(tail[at]) != npos) return false;
-        std::size_t n = 0;
-        while (alpha_at(tail, at + n)) ++n;
-        words += n > 1;
-        at += std::max<std::size_t>(n, 1);
-    }
-    return words >= 3;
 }
 
 }  // namespace malt

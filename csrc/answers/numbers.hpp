@@ -7,22 +7,27 @@
 
 namespace malt {
 
-// The last number that is not refused; exponents of units are none.
+// The number that the last sentence with numbers states: its last one that is neither refused nor
+// an aside (in 3 days); exponents of units are none.
 [[nodiscard]] std::optional<std::string> last_number(std::string_view text);
+
+// The only number that a sentence states besides its asides. Of a sentence that begins with a
+// number only a result: 8 pens cost 8 * 2 = 16.
+[[nodiscard]] std::optional<std::string> sole_number(std::string_view sentence);
+
+// Without the number of an item of a list: 2. Add them.
+[[nodiscard]] std::string_view without_index(std::string_view text);
+
+// With signs that formulas use: 10 x 2 = $20 becomes 10 * 2 = 20, and 1e-3 becomes 1e-03.
+[[nodiscard]] std::string in_plain_signs(std::string_view text);
+
+// The last number of a clause with `and` or `so`, if it stands behind a verb like is.
+[[nodiscard]] std::optional<std::string> said_number(std::string_view text);
 
 // The last number, refused or not.
 [[nodiscard]] std::optional<std::string> any_number(std::string_view text);
 
 // The only number that a text holds, however often.
 [[nodiscard]] std::optional<std::string> only_number(std::string_view text);
-
-// The number that a text begins with: 5 cars passed in the first 15 minutes, 72 km/h, -4°F.
-[[nodiscard]] std::optional<std::string> leading_number(std::string_view text);
-
-// Does a text join two quantities: 2 hours and 30 minutes?
-[[nodiscard]] bool is_compound(std::string_view text);
-
-// Is a text that begins with a number nothing but it and a compound unit (7 m/s^2), or words?
-[[nodiscard]] bool is_measure(std::string_view text);
 
 }  // namespace malt

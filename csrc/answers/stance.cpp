@@ -63,7 +63,11 @@ constexpr auto kDenials = std::to_array<View>({"not",
                                                "at maximum",
                                                "at a maximum",
                                                "minimum of",
-                                               "maximum of"});
+                                               "maximum of",
+                                               "below",
+                                               "beyond",
+                                               "within",
+                                               "exceeding"});
 
 constexpr auto kGuesses = std::to_array<View>(
     {"could be", "might be", "may be", "from", "either", "between", "somewhere", "anywhere"});
@@ -83,7 +87,11 @@ constexpr auto kPointers =
 
 // Before a number that is no answer.
 constexpr auto kRefusals = std::to_array<View>(
-    {"not",          "n't",          "n\u2019t",         "never",        "nor",
+    {"below",        "beyond",       "within",           "exceeding",    "exceeds",
+     "twice",        "thrice",       "double",           "triple",       "half",
+     "half of",      "square of",    "cube of",          "root of",      "multiple of",
+     "factor of",    "divisor of",   "divisible by",     "half the",     "reciprocal of",
+     "not",          "n't",          "n\u2019t",         "never",        "nor",
      "cannot",       "not be",       "n't be",           "n\u2019t be",  "never be",
      "cannot be",    "not equal",    "not equal to",     "n't equal",    "n\u2019t equal",
      "cannot equal", "than",         "than or equal to", "at least",     "at most",
@@ -149,7 +157,14 @@ Stance stance_of(View text) {
             if (adverb.empty()) break;
             text = without_lead(text.substr(adverb.size()), " ,");
         }
-        const bool denied = !word_of(text, kDenials).empty();
+        const View denial = word_of(text, kDenials);
+        const View guess = word_of(text, kGuesses);
+        const View place = without_lead(text.substr(denial.size() + guess.size()), " ");
+        constexpr auto articles = std::to_array<View>(
+            {"the", "a", "all", "this", "these", "his", "her", "their", "both", "them", "us"});
+        const bool placed = !word_of(place, articles).empty();  // over the year
+        const bool denied = !denial.empty() && !(placed && denial.find(' ') == npos &&
+                                                 View("oubw").find(lower(denial[0])) != npos);
         View rest = text;
         if (begins(rest, "not ")) rest = without_lead(rest.substr(4), " ");
         for (View adverb = word_of(rest, kAdverbs); !adverb.empty();
@@ -169,14 +184,14 @@ Stance stance_of(View text) {
         }
         if (!word_of(rest, kPointers).empty()) return kPraises;
         if (denied) return kDenies;
-        if (!word_of(text, kGuesses).empty()) return kWavers;
+        if (!guess.empty() && !(placed && begins(guess, "between"))) return kWavers;
     } else if (wide(text)) {
         constexpr auto denials = std::to_array<View>(
             {"\u4e0d", "\u81f3\u5c11", "\u6700\u591a", "\u81f3\u591a", "\u8d85\u8fc7",
              "\u5927\u4e8e", "\u5c0f\u4e8e", "\u5c11\u4e8e", "\u591a\u4e8e"});
         if (begins_any(text, denials)) return kDenies;
     }
-    const View clause = text.substr(0, std::min(sentence_end(text, 0), text.find(',')));
+    const View clause = text.substr(0, std::min(sentence_end(text, 0), text.find_first_of(",;")));
     std::size_t at = clause.find(' ');
     for (int words = 0; at != npos && words < 2; at = clause.find(' ', at + 1), ++words)
         if (begins_any(clause.substr(at + 1), kReproofs)) return kDenies;
@@ -202,6 +217,16 @@ bool is_refused(View before, View after) {
     if (after.starts_with('+') && !digit_at(after, 1) && after.size() < 3) return true;
     if (begins_any(after, kLimits) || begins(after, "\u6216")) return true;
     return begins_any(after, kReproofs) || begins(after, "cannot be") || begins(after, "can't be");
+}
+
+bool is_denied(View before) {
+    while (!before.empty() && View(" \t$*_({[\\").find(before.back()) != npos)
+        before.remove_suffix(1);
+    const char last = before.empty() ? ' ' : before.back();
+    if (last == 'e' && before.ends_with(" be")) before.remove_suffix(3);
+    if (last != 't' && last != 'e' && last != 'r') return false;  // as almost always
+    return before.ends_with(" never") || before.ends_with("not") || before.ends_with("n't") ||
+           before.ends_with("n\u2019t");
 }
 
 View without_denial(View text) {

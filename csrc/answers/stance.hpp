@@ -19,6 +19,9 @@ enum class Stance : unsigned char {
 // is wrong?
 [[nodiscard]] bool is_refused(std::string_view before, std::string_view after);
 
+// Does a text end with `not`, or a word like it?
+[[nodiscard]] bool is_denied(std::string_view before);
+
 // The text before what it denies: 18, not 20.
 [[nodiscard]] std::string_view without_denial(std::string_view text);
 
