@@ -321,6 +321,7 @@ bool is_quiet(const Tokens& tokens, char letter) {
 }
 
 bool is_negative(const Tokens& tokens) {
+    if (!tokens.empty() && tokens.back().word == "or") return true;
     return std::ranges::any_of(tokens, [](const ChoiceToken& token) {
         return !token.letter && (is_negator(token) || is_blame(token) || token.word == "but" ||
                                  token.word == "rule" || is_one_of(token.word, kContrasts));

@@ -14,7 +14,7 @@ namespace malt {
 // Does a text below a line that chooses name no other choice, and take nothing back?
 [[nodiscard]] bool is_quiet(const ChoiceTokens& tokens, char letter);
 
-// Is a text one that denies or judges what follows it: Wrong:  Everything but
+// Does a text deny or judge what follows it, or leave it open: Wrong:  Everything but  A, C or
 [[nodiscard]] bool is_negative(const ChoiceTokens& tokens);
 
 // Words that may follow a letter without a sign between: B is, B because.

@@ -61,7 +61,10 @@ bool is_cut(const Tokens& tokens, std::size_t begin, std::size_t end) {
     const auto sign = [&](std::size_t at, View signs) {
         return tokens[at].word.size() == 1 && signs.find(tokens[at].word[0]) != npos;
     };
-    if (begin > 0 && tokens[begin].glued && sign(begin - 1, "-+./,^\\<>=")) return true;
+    const bool lettered = begin > 1 && tokens[begin - 2].label && tokens[begin - 1].word == "-" &&
+                          is_alpha(tokens[begin].word[0]);  // D-none of them
+    if (begin > 0 && tokens[begin].glued && !lettered && sign(begin - 1, "-+./,^\\<>="))
+        return true;
     if (end >= tokens.size() || !tokens[end].glued) return false;
     if (sign(end, "%^+*=<>/\\")) return true;
     if (static_cast<unsigned char>(tokens[end - 1].word[0]) >= 0x80) return false;  // Chinese

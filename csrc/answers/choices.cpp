@@ -260,6 +260,9 @@ std::optional<std::string> unmarked_choice(View text, const ChoiceTexts& choices
         if (const char only = only_choice(tokens))
             if (above.empty() || !lists_choice(choices.tokens(above))) letter = as_answer(only);
     if (!letter) return leading_choice(text, choices);
+    const Tokens over = choices.tokens(above);
+    const char listed = has_text(over) ? '\0' : only_choice(over);
+    if (listed && listed != letter->front()) return {};  // A on a line, B on the next
     const bool ended = above.empty() || View(".!").find(above.back()) != npos;
     if (!ended && is_negative(choices.tokens(above, false))) return {};
     return letter;

@@ -153,6 +153,8 @@ KINDS: dict[str, list[tuple[str, str | None, list[str]]]] = {
         (BOOKS, "B", ["Banks lend money.\n(B) library", "Banks lend money.\n**B: library**"]),
         (BOOKS, "B", ["## Answer\n\n**B: library**", "**Answer**\n\n**B: library**"]),
         (BOOKS, "B", ["## Final Answer\n\nB: library", "```\nB\n```", "B - library"]),
+        (BOOKS, "B", ["A: bank\nB: library\nC: book store\n\nB", "Answer: B-library"]),
+        (BOOKS, None, ["A\nB\nC", "A\n\nB", "Which of them:\nA, C, D or\nB"]),
         (BOOKS, None, ["A: bank\nB: library", "A) bank\n\nB) library", "Money.\nA: library"]),
     ],
     "hedges before the only choice": [
