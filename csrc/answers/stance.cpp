@@ -220,8 +220,10 @@ bool is_refused(View before, View after) {
 }
 
 bool is_denied(View before) {
-    while (!before.empty() && View(" \t$*_({[\\").find(before.back()) != npos)
-        before.remove_suffix(1);
+    const auto mark = [](char c) {  // faster than a search: this runs before each box
+        return c == ' ' || c == '$' || c == '*' || c == '(' || c == '[' || c == '{' || c == '\\';
+    };
+    while (!before.empty() && mark(before.back())) before.remove_suffix(1);
     const char last = before.empty() ? ' ' : before.back();
     if (last == 'e' && before.ends_with(" be")) before.remove_suffix(3);
     if (last != 't' && last != 'e' && last != 'r') return false;  // as almost always
