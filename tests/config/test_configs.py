@@ -55,7 +55,7 @@ def test_what_a_combination_plans(
         for role in config.chain:
             settings = stage.for_role(role)
             assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps == 8
-            assert settings.bf16 and settings.gradient_checkpointing
+            assert settings.bf16 and settings.gradient_checkpointing == "auto"
     assert config.train.sft.learning_rate == 1e-4 and config.train.dpo.learning_rate == 5e-6
     assert config.train.dpo.beta == 0.2 and config.sampling_for("refiner").temperature == 0.3
     assert (config.lora.r, config.lora.lora_alpha) == (32, 32)

@@ -36,7 +36,8 @@ def test_two_processes_train_as_one(mode, base, tmp_path):  # noqa: F811
         "dpo": {"stage": "dpo", "pack_tokens": 40, "rpo_alpha": 1.0},
         "rows": {"stage": "dpo", "layout": "rows"},
         "bf16": {"stage": "dpo", "bf16": True, "learning_rate": 1e-4},
-        "one pack": {"stage": "dpo", "gradient_checkpointing": True},
+        "one pack": {"stage": "dpo", "gradient_checkpointing": "full"},
+        "selective": {"stage": "dpo", "gradient_checkpointing": "selective"},
         "stopped": {"stage": "dpo", "lr_scheduler_type": "cosine"},
     }
     steps, alone = [], {}

@@ -65,6 +65,7 @@ def train(
     init=None,
     reference="sft",
     on_log=None,
+    on_start=None,
     lora=None,
     layout="trees",
     pack_tokens=4096,
@@ -89,7 +90,7 @@ def train(
         pack_tokens=pack_tokens,
         device=device,
     )
-    return train_stage(spec, data, out, on_log)
+    return train_stage(spec, data, out, on_log, on_start)
 
 
 def logps(base, adapter, data):
@@ -384,7 +385,7 @@ def test_bf16_checkpointing_and_dropout_run(base, tmp_path):
         lora=lora,
         on_log=lines.append,
         bf16=True,
-        gradient_checkpointing=True,
+        gradient_checkpointing="full",
     )
     assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from transformers import AttentionInterface
 
 from malt_fast import _core
@@ -97,6 +98,17 @@ _attend: Callable[..., None] = _core.packing.tree_attention
 _attend_gradient: Callable[..., None] = _core.packing.tree_attention_gradient
 
 
+@torch.library.custom_op("malt_fast::tree_attention", mutates_args=())
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, end: Tensor, scale: float, cap: float
+) -> tuple[Tensor, Tensor]:
+    """(output, log of the sum of exponentials [H, N]); an operator for selective checkpointing."""
+    out, log_sum = _like(q), torch.empty(q.shape[:2])
+    arrays = (x.detach().numpy() for x in (q, k, v, end))
+    _attend(*arrays, scale, cap, out.numpy(), log_sum.numpy())
+    return out, log_sum
+
+
 class _Blocked(torch.autograd.Function):
     """csrc/packing/tree_attention.hpp on q [H, N, D], k and v [G, N, D], in float32."""
 
@@ -105,9 +117,7 @@ class _Blocked(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, end: Tensor, scale: float, cap: float
     ) -> Tensor:
         q, k, v = (_rows_side_by_side(x) for x in (q, k, v))
-        out, log_sum = _like(q), torch.empty(q.shape[:2])
-        arrays = (x.detach().numpy() for x in (q, k, v, end))
-        _attend(*arrays, scale, cap, out.numpy(), log_sum.numpy())
+        out, log_sum = _forward(q, k, v, end, scale, cap)
         ctx.save_for_backward(q, k, v, end, out, log_sum)
         ctx.settings = scale, cap
         return out
@@ -139,7 +149,8 @@ def flex(
     query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float, softcap: float | None
 ) -> Tensor:
     """FlexAttention; on a GPU compiled once for all lengths."""
-    run, device = _compiled_flex() if query.is_cuda else flex_attention, query.device.type
+    seen, device = is_in_torch_dispatch_mode(), query.device.type
+    run: Any = _compiled_flex(seen) if query.is_cuda else flex_attention
     # autocast skips FlexAttention, and rotary embedding may have cast query and key to float32
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     out: Tensor = run(
@@ -153,8 +164,12 @@ def flex(
 
 
 @cache
-def _compiled_flex() -> Any:
-    return torch.compile(flex_attention, dynamic=True)
+def _compiled_flex(seen: bool) -> Any:
+    """seen: by selective checkpointing as one operator, whose results it can keep."""
+    if not seen:
+        return torch.compile(flex_attention, dynamic=True)
+    options: dict[str, Any] = {"wrap_inductor_compiled_regions": True}
+    return torch.compile(flex_attention, dynamic=True, options=options)
 
 
 @cache  # one function object per cap, or every call would compile again

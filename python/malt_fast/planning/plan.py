@@ -193,7 +193,9 @@ def training_rows(run: Run, probe: Probe) -> list[Row]:
         hours = (tokens * timed.token * cost + timed.start) * rounds / 3600
         from_steps = f"{speed}{more}{_loading(rounds, timed.start)}"
         rows.append(Row(f"{stage} {role}", role, "time", "hours", hours, from_steps))
-    return rows + _memory("training", timed.peaks, "of the timed steps")
+    rows += _memory("training", timed.peaks, "of the timed steps")
+    kept, needs = timed.memory, timed.memory.estimates[timed.memory.method] / 1e6
+    return [*rows, Row("training", "", "memory beside the weights", "MB", needs, str(kept))]
 
 
 # ---- the rest ----

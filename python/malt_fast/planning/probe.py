@@ -24,7 +24,7 @@ from malt_fast.sampling.grade import grade_leaves
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import sample
 from malt_fast.sampling.setup import Setup
-from malt_fast.training.stage import StageSpec
+from malt_fast.training.stage import Choice, StageSpec
 from malt_fast.utils.errors import MaltError
 
 STEPS = 5  # of training that are timed
@@ -127,6 +127,7 @@ class TimedSteps:
     token: float  # s per token of SFT
     start: float  # s, to load, begin and save
     peaks: Peaks
+    memory: Choice
 
 
 def time_steps(run: Run, probe: Probe) -> TimedSteps | None:
@@ -139,6 +140,7 @@ def time_steps(run: Run, probe: Probe) -> TimedSteps | None:
     if level is None:
         return None
     role, clock = config.chain[level - 1], list[tuple[float, float]]()
+    chosen = list[Choice]()
     spec = StageSpec.of(config, role, "sft", probe.setup.base()[role])
     few = {"max_steps": STEPS, "logging_steps": 1, "save_steps": 10 * STEPS}
     spec = replace(spec, args=spec.args.model_copy(update=few))
@@ -151,12 +153,14 @@ def time_steps(run: Run, probe: Probe) -> TimedSteps | None:
             probe.role_data(level, "sft"),
             Path(folder) / "sft",
             lambda line: clock.append((time.monotonic(), line["num_tokens"])),
+            chosen.append,
         )
     (begun, before), *_, (ended, after) = clock[:STEPS]
     if after <= before:
         return None
     token = (ended - begun) / (after - before)
-    return TimedSteps(token, max(0.0, figures["seconds"] - after * token), peaks_of(figures))
+    start = max(0.0, figures["seconds"] - after * token)
+    return TimedSteps(token, start, peaks_of(figures), chosen[0])
 
 
 def training_tokens(probe: Probe, level: int, stage: Stage) -> tuple[int, int, int]:

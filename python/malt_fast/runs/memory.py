@@ -1,7 +1,9 @@
-"""Peak memory of this process, for the figures of a stage."""
+"""Memory of this process and of the machine: peaks for the figures of a stage, and what is free."""
 
+import os
 import resource
 import sys
+from pathlib import Path
 
 
 def peak_memory() -> dict[str, int]:
@@ -20,6 +22,16 @@ def peak_memory() -> dict[str, int]:
 def reset_gpu_peak() -> None:
     for gpu in _gpus_in_use():
         sys.modules["torch"].cuda.reset_peak_memory_stats(gpu)
+
+
+def available_memory() -> int:
+    """Bytes of main memory that processes can still get without swapping."""
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    if kilobytes:
+        return 1024 * kilobytes[0]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS: a guess
 
 
 def _gpus_in_use() -> range:

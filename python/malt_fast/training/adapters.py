@@ -234,6 +234,17 @@ def speed_up_lora(model: LogProbModel) -> None:
                 module.forward = partial(_lora_forward, module, module.forward)
 
 
+def has_fast_lora(model: LogProbModel) -> bool:
+    """Whether layers run as `lora_linear` when the model is trained."""
+    return any(
+        isinstance(module.forward, partial)
+        and module.forward.func is _lora_forward
+        and not getattr(module.lora_dropout["default"], "p", 0.0)
+        for module in model.modules()
+        if isinstance(module, peft.tuners.lora.Linear)
+    )
+
+
 def _lora_forward(module: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     dropout = getattr(module.lora_dropout["default"], "p", 0.0)
     lower = torch.is_autocast_enabled(x.device.type)

@@ -88,17 +88,30 @@ class Packer:
         return self.data.rows(self.stage)
 
     def __call__(self, indices: Sequence[int]) -> Step:
-        chosen = np.asarray(indices)
+        completions, pairs = self._chosen(indices)
         if self.stage == "sft":
-            completions, pairs = chosen, np.zeros((0, 2), np.int64)
-            items = [int(self.lengths[chosen].sum())]
+            items = [int(self.lengths[completions].sum())]
         else:
-            pairs = self.data.pairs[chosen]
-            items = [len(pairs), int(self.lengths[pairs[:, 0]].sum())]
-            completions, local = np.unique(pairs, return_inverse=True)
-            pairs = local.reshape(-1, 2)
+            items = [len(pairs), int(self.lengths[completions[pairs[:, 0]]].sum())]
         batches, num_tokens = self.cut(completions, pairs)
         return Step(batches, torch.tensor(items), num_tokens)
+
+    def longest(self, indices: Sequence[int]) -> int:
+        """Tokens of the largest batch of a step, with padding."""
+        completions, pairs = self._chosen(indices)
+        if self.packing.layout == "trees":
+            tokens = int(np.diff(self._shared_layout(completions, pairs).begin).max())
+            return tokens + padding(tokens, self.packing.device)
+        lengths = [self.row_lengths[part] for part, _ in self._parts(completions, pairs)]
+        return max(len(part) * int(part.max()) for part in lengths)
+
+    def _chosen(self, indices: Sequence[int]) -> tuple[Ints, Ints]:
+        """(completions, pairs of indices into them) of a step's examples or pairs."""
+        chosen = np.asarray(indices)
+        if self.stage == "sft":
+            return chosen, np.zeros((0, 2), np.int64)
+        completions, local = np.unique(self.data.pairs[chosen], return_inverse=True)
+        return completions, local.reshape(-1, 2)
 
     def cut(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
         """The batches of this process, and the number of tokens in the batches of all.
@@ -109,7 +122,8 @@ class Packer:
             return self._packs(completions, pairs)
         return self._padded(completions, pairs)
 
-    def _padded(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+    def _parts(self, completions: Ints, pairs: Ints) -> list[tuple[Ints, Ints]]:
+        """(completions, pairs) of each batch of rows."""
         size, parts = self.packing.batch_size, []
         for start in range(0, len(pairs) or len(completions), size):
             part, linked = np.arange(start, min(start + size, len(completions))), pairs[:0]
@@ -117,6 +131,10 @@ class Packer:
                 part, local = np.unique(pairs[start : start + size], return_inverse=True)
                 linked = local.reshape(-1, 2)
             parts.append((completions[part], linked))
+        return parts
+
+    def _padded(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+        parts = self._parts(completions, pairs)
         sizes = [int(self.row_lengths[part].sum()) for part, _ in parts]
         mine = [
             right_padded(self.arena, *parts[i], counts=counts)
@@ -125,6 +143,17 @@ class Packer:
         return mine, sum(sizes)
 
     def _packs(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+        layout = self._shared_layout(completions, pairs)
+        mine = [
+            to_batch(layout, i, completions, pairs, self.lengths, self.packing.device, counts)
+            for i, counts in share(
+                np.diff(layout.begin).tolist(), self.packing.rank, self.packing.world
+            )
+        ]
+        return mine, len(layout.token)
+
+    def _shared_layout(self, completions: Ints, pairs: Ints) -> _core.packing.Packs:
+        """Packs of at most `pack_tokens`, as many as processes can share evenly."""
         layout = self._layout(completions, pairs, self.packing.pack_tokens)
         packs, world = len(layout.begin) - 1, self.packing.world
         if packs % world:  # smaller packs may divide evenly
@@ -133,11 +162,7 @@ class Packer:
             even_size = max(need, int(1.05 * len(layout.token) / even))
             finer = self._layout(completions, pairs, min(even_size, self.packing.pack_tokens))
             layout = finer if len(finer.begin) - 1 <= even else layout
-        mine = [
-            to_batch(layout, i, completions, pairs, self.lengths, self.packing.device, counts)
-            for i, counts in share(np.diff(layout.begin).tolist(), self.packing.rank, world)
-        ]
-        return mine, len(layout.token)
+        return layout
 
     def _layout(self, completions: Ints, pairs: Ints, capacity: int) -> _core.packing.Packs:
         arena = self.arena
@@ -203,12 +228,12 @@ def to_batch(
     tokens, targets, members, links = (slice(*x[pack : pack + 2].tolist()) for x in columns)
     member, link = layout.member[members], layout.link[links]
     n = tokens.stop - tokens.start
-    padding = -n % BLOCK if device == "cuda" else 0
+    more = padding(n, device)
     position = layout.position[tokens]
-    end = np.append(layout.end[tokens], np.arange(n + 1, n + padding + 1, dtype=np.int32))
+    end = np.append(layout.end[tokens], np.arange(n + 1, n + more + 1, dtype=np.int32))
     return Batch(
-        input_ids=_row(layout.token[tokens], padding),
-        position_ids=_row(position, padding),
+        input_ids=_row(layout.token[tokens], more),
+        position_ids=_row(position, more),
         tree=make_tree(end, int(position.max(initial=-1)) + 1, device),
         rows=_long(layout.row[targets]),
         targets=_long(layout.target[targets]),
@@ -219,6 +244,11 @@ def to_batch(
         num_tokens=n,
         counts=counts,
     )
+
+
+def padding(tokens: int, device: str) -> int:
+    """Tokens that fill a pack's last block."""
+    return -tokens % BLOCK if device == "cuda" else 0
 
 
 def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool = True) -> Batch:

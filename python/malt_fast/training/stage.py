@@ -1,6 +1,7 @@
 """One training stage of one role, as plain data: what it is made from, and how it is run."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +17,8 @@ from malt_fast.training.references import Source
 from malt_fast.utils.seals import seal_of
 
 Layout = Literal["trees", "rows"]  # of a batch: see packing.py
+Method = Literal["none", "selective", "full"]  # of checkpointing: see activations.py
+METHODS: tuple[Method, ...] = ("none", "selective", "full")  # from fast to lean
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,33 @@ class StageSpec:
         """The model whose log-probs DPO compares with."""
         adapter = self.init_adapter if self.reference == "sft" else None
         return self.base, adapter, (self.dtype, self.args.bf16, self.load_in_4bit)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a stage keeps of its activations, and the figures that it was chosen by."""
+
+    method: Method
+    tokens: int  # of the longest batch, with padding
+    estimates: Mapping[Method, int]  # bytes beside the weights
+    free: int  # bytes
+
+    def __str__(self) -> str:
+        needs = ", ".join(f"{name} {_gb(size)}" for name, size in self.estimates.items())
+        return (
+            f"gradient_checkpointing {self.method} (GB for batches of {self.tokens:,} tokens: "
+            f"{needs}; free: {_gb(self.free)})"
+        )
+
+    def figures(self) -> dict[str, Any]:
+        sizes = {f"{name}_mb": size // 2**20 for name, size in self.estimates.items()}
+        return {
+            "gradient_checkpointing": self.method,
+            "batch_tokens": self.tokens,
+            **sizes,
+            "free_mb": self.free // 2**20,
+        }
+
+
+def _gb(size: int) -> str:
+    return f"{size / 2**30:.2f}"

@@ -12,7 +12,7 @@ from malt_fast.runs.live_view import View
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
 from malt_fast.training import alarms
-from malt_fast.training.stage import StageSpec
+from malt_fast.training.stage import Choice, StageSpec
 
 
 def train_role(
@@ -59,7 +59,9 @@ def train_in_run(
         return policy
     progress = Progress(run, f"{warm}{spec.stage}/{spec.role}", spec, where)
     with run.stage(name, facts=progress.facts, **where) as (view, figures):
-        metrics = train_stage(spec, data, out, lambda line: progress.add(line, view)).metrics
+        metrics = train_stage(
+            spec, data, out, lambda line: progress.add(line, view), progress.start
+        ).metrics
         if run.leads and is_untrained(str(out)):
             run.warn(alarms.ineffective(spec.stage, spec.role), "ineffective")
         figures["examples" if spec.stage == "sft" else "pairs"] = rows
@@ -76,6 +78,11 @@ class Progress:
         self.beta = spec.args.beta if isinstance(spec.args, DPOStageConfig) else 1.0
         self.last: dict[str, float] = {}
         self.warned = False
+
+    def start(self, choice: Choice) -> None:
+        """Print and log how much memory the stage will take."""
+        self.run.say(f"{self.name}: {choice}")
+        self.run.log(f"memory {self.name}", **self.where, **choice.figures())
 
     def add(self, line: dict[str, float], view: View) -> None:
         tokens = line.get("num_tokens", 0) - self.last.get("num_tokens", 0)

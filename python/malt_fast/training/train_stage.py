@@ -14,7 +14,7 @@ from malt_fast.training.batches import check_data, check_lengths
 from malt_fast.training.packing import Packer, Packing
 from malt_fast.training.references import References
 from malt_fast.training.stage import Layout, StageSpec
-from malt_fast.training.trainer import OnLog, StageTrainer
+from malt_fast.training.trainer import OnLog, OnStart, StageTrainer
 from malt_fast.utils.files import make_folder
 from malt_fast.utils.quiet import quiet
 from malt_fast.utils.seals import is_damaged, seal_of
@@ -28,19 +28,26 @@ class Trained:
     metrics: dict[str, float]  # the last log line, train_runtime, train_loss and first_loss
 
 
-def train_stage(spec: StageSpec, data: RoleData, out: Path, on_log: OnLog | None = None) -> Trained:
+def train_stage(
+    spec: StageSpec,
+    data: RoleData,
+    out: Path,
+    on_log: OnLog | None = None,
+    on_start: OnStart | None = None,
+) -> Trained:
     """Train an adapter over the frozen base model and save it to `out`, a PEFT directory.
 
     A stage that was stopped resumes from its newest checkpoint and ends with the same weights.
-    `on_log` gets every log line, with `step` and `max_steps`. Raises MaltError for data that cannot
-    be trained on, an unsuitable model, and a loss that is not finite.
+    `on_log` gets every log line, with `step` and `max_steps`; `on_start` what the backward pass
+    will compute again. Raises MaltError for data that cannot be trained on, an unsuitable model,
+    and a loss that is not finite.
     """
     check_data(spec.stage, data)
     make_folder(out.parent)
     checkpoints = out.with_name(out.name + ".checkpoints")
     fingerprint = spec.fingerprint(data)
     with quiet():
-        trainer = _make_trainer(spec, data, checkpoints, fingerprint, on_log)
+        trainer = _make_trainer(spec, data, checkpoints, fingerprint, on_log, on_start)
         references = None
         if spec.stage == "dpo":
             references = References(out.with_name("references.npz"), data, spec.reference_model)
@@ -59,7 +66,12 @@ def train_stage(spec: StageSpec, data: RoleData, out: Path, on_log: OnLog | None
 
 
 def _make_trainer(
-    spec: StageSpec, data: RoleData, checkpoints: Path, fingerprint: str, on_log: OnLog | None
+    spec: StageSpec,
+    data: RoleData,
+    checkpoints: Path,
+    fingerprint: str,
+    on_log: OnLog | None,
+    on_start: OnStart | None,
 ) -> StageTrainer:
     base_config = load_model_config(spec.base, spec.trust_remote_code)
     check_lengths(data, base_config, spec.args.max_length)
@@ -84,7 +96,7 @@ def _make_trainer(
     )
     packer = Packer(spec.stage, data, packing)
     note = f"{fingerprint} {model.layout} {arguments.world_size}"
-    return StageTrainer(packer, model, spec.args, arguments, on_log, note)
+    return StageTrainer(packer, model, spec.args, arguments, on_log, note, on_start)
 
 
 def _layout(spec: StageSpec, data: RoleData, window: int | None) -> Layout:

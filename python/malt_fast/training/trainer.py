@@ -37,6 +37,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from malt_fast.config.schema import DPOStageConfig, StageConfig
 from malt_fast.forest.role_data import Ints
 from malt_fast.kernels import dpo_loss
+from malt_fast.training.activations import precision_of, shape_of, training_bytes
 from malt_fast.training.adapters import (
     LogProbModel,
     disable_dropout,
@@ -46,9 +47,15 @@ from malt_fast.training.adapters import (
     speed_up_lora,
 )
 from malt_fast.training.batches import TreeSampler, examples_of
+from malt_fast.training.checkpointing import (
+    checkpoint,
+    first_that_fits,
+    free_memory,
+)
 from malt_fast.training.losses import dpo_metrics, sft_loss
 from malt_fast.training.packing import Batch, Packer, Step, completion_logps
 from malt_fast.training.references import References
+from malt_fast.training.stage import METHODS, Choice
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import sync_folder, sync_tree
@@ -56,6 +63,7 @@ from malt_fast.utils.seals import seal
 
 REFERENCES = 4096  # completions after which reference log-probs are saved
 OnLog = Callable[[dict[str, float]], None]
+OnStart = Callable[[Choice], None]
 
 
 class StageTrainer(transformers.Trainer):
@@ -69,14 +77,16 @@ class StageTrainer(transformers.Trainer):
         args: transformers.TrainingArguments,
         on_log: OnLog | None = None,
         note: str = "",
+        on_start: OnStart | None = None,
     ) -> None:
-        """note: written into the seals of checkpoints, which are resumed from only if it agrees."""
+        """note: written into the seals of checkpoints, which are resumed from only if it agrees.
+
+        on_start: called with what the backward pass will compute again.
+        """
         if packer.stage == "dpo":
             disable_dropout(model)  # as TRL: the policy equals its reference at step 0
         if not settings.bf16:
             speed_up_lora(model)
-        if settings.gradient_checkpointing:
-            model.peft_model.gradient_checkpointing_enable({"use_reentrant": False})
         super().__init__(
             model=model,
             args=args,
@@ -89,6 +99,7 @@ class StageTrainer(transformers.Trainer):
         self.packer = packer
         self.settings = settings
         self.note = note
+        self.on_start = on_start
         self.references: References | None = None  # DPO: set before training
         self._ref_logp = torch.empty(0)  # [completions] on the device
         self._thread = ThreadPoolExecutor(1)  # lays out the next step
@@ -156,6 +167,37 @@ class StageTrainer(transformers.Trainer):
             f"(its nodes are in {path}): lower the learning rate, or train in float32"
         )
 
+    def set_checkpointing(self) -> None:
+        """Choose what the backward pass computes again, the same in all processes."""
+        model, device = self.accelerator.unwrap_model(self.model), self.args.device
+        asked, tokens = self.settings.gradient_checkpointing, self._longest_batch()
+        shape, precision = shape_of(model.peft_model), precision_of(model, self.settings.bf16)
+        sizes = training_bytes(shape, precision, tokens, gathered=self.is_fsdp_enabled)
+        free = free_memory(device)
+        method = first_that_fits(sizes, free) if asked == "auto" else asked
+        level = torch.tensor([METHODS.index(method)], device=device)
+        method = METHODS[int(self.accelerator.gather(level).max())]
+        batch = self.packer([0]).batches[0].to(device)
+        with self.accelerator.autocast():
+            method = checkpoint(model, method, lambda: model(batch), may_change=asked == "auto")
+        if self.on_start is not None and self.is_world_process_zero():
+            self.on_start(Choice(method, tokens, sizes, free))
+
+    def _longest_batch(self) -> int:
+        """Tokens of the largest batch of the first epoch, with padding."""
+        size, order = self._step_size, list(self._sampler())
+        if self.args.max_steps > 0:
+            order = order[: self.args.max_steps * size]
+        return max(self.packer.longest(order[i : i + size]) for i in range(0, len(order), size))
+
+    @property
+    def _step_size(self) -> int:
+        return int(self.args.train_batch_size * self.args.world_size)
+
+    def _sampler(self) -> TreeSampler:
+        length, tree = examples_of(self.packer.stage, self.packer.data)
+        return TreeSampler(length, tree, self._step_size, self.args.seed)
+
     def set_references(self, model: nn.Module) -> None:
         """Load the reference log-probs of all completions in pairs, and compute the missing ones.
 
@@ -193,12 +235,10 @@ class StageTrainer(transformers.Trainer):
 
     def get_train_dataloader(self) -> Any:
         """Futures of steps. Every process gets all indices and takes its share of the batches."""
-        length, tree = examples_of(self.packer.stage, self.packer.data)
-        size = self.args.train_batch_size * self.args.world_size
         loader = torch.utils.data.DataLoader(
             self.train_dataset,
-            batch_size=size,
-            sampler=TreeSampler(length, tree, size, self.args.seed),
+            batch_size=self._step_size,
+            sampler=self._sampler(),
             collate_fn=lambda indices: self._thread.submit(self.packer, indices),
         )
         return prepare_data_loader(loader, num_processes=1, process_index=0, put_on_device=False)
@@ -269,12 +309,13 @@ def _own_precision(plugin: Any) -> None:
 
 
 class _Begin(transformers.TrainerCallback):
-    """Sets reference log-probs before the first step, by the prepared (sharded) model."""
+    """Chooses checkpointing and sets reference log-probs, with the prepared (sharded) model."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.set_checkpointing()
         if self.trainer.references is not None:
             self.trainer.set_references(self.trainer.model_wrapped)
 
