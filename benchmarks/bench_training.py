@@ -3,9 +3,11 @@
 All contenders have the same model, LoRA, AdamW, data and examples per step, and are given the
 reference log-probs. On a CPU they take turns step by step in one process, so that a busy moment
 hits all and losses can be compared. The h100 preset is a model of Llama-3.1-8B's shape with random
-weights, in bfloat16 with gradient checkpointing. Memory has no room for two, so the contenders run
-one after another, each after a warm-up step. Model FLOPs: 4 per weight and position (forward, and
-backward through frozen weights), without attention and recomputation.
+weights, in bfloat16 under autocast. Memory has no room for two, so the contenders run one after
+another, each after the steps with the longest pack and the longest rows. They are measured with
+every method of activation checkpointing (none, selective, full; TRL has none and full). The tiny
+preset is the same on a CPU, to test the program. Model FLOPs: 4 per weight and position (forward,
+and backward through frozen weights), without attention and recomputation.
 
 - trees, rows: malt-fast with this `--train.packing`
 - DPO: TRL's DPOTrainer, a step as one padded batch, or in micro-batches of 4 pairs (less padding).
@@ -45,7 +47,7 @@ from training_workload import VOCABULARY, order_of, positions, positives, worklo
 
 from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.training.packing import Packer, Packing
-from malt_fast.training.stage import Layout
+from malt_fast.training.stage import METHODS, Layout, Method
 from malt_fast.utils.quiet import quiet
 
 PRESETS = {
@@ -78,6 +80,26 @@ PRESETS = {
         steps=6,
         size=16,
         stages=("dpo-refiner",),
+        methods=METHODS,
+        in_turns=False,
+    ),
+    "tiny": Setting(
+        "cpu",
+        "bfloat16",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 64,
+            "intermediate_size": 192,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        },
+        steps=2,
+        size=4,
+        stages=("dpo-refiner", "sft-refiner"),
+        micro=(0, 2),
+        methods=METHODS,
+        in_turns=False,
     ),
     "smollm2": Setting(
         "cpu",
@@ -107,23 +129,32 @@ def makers(
     setting: Setting = args.setting
     base, held = args.base or random_model(folder / "base", setting), {}
 
-    def ours(layout: Layout) -> Step:
-        step, held["logp"] = malt_fast(stage, layout, base, data, args, folder / layout)
+    def ours(layout: Layout, method: Method) -> Step:
+        where = folder / f"{layout}-{method}"
+        step, held["logp"] = malt_fast(stage, layout, method, base, data, args, where)
         return step
 
-    def dpo(size: int) -> Step:
-        return trl_dpo(base, data, held["logp"], size, setting, folder / f"trl{size}")
+    def dpo(size: int, method: Method) -> Step:
+        where = folder / f"trl{size}-{method}"
+        return trl_dpo(base, data, held["logp"], size, method, setting, where)
 
-    def sft(packed: bool) -> Step:
-        return trl_sft(base, data, packed, setting, folder / f"trl{packed}")
+    def sft(packed: bool, method: Method) -> Step:
+        return trl_sft(base, data, packed, method, setting, folder / f"trl{packed}-{method}")
 
-    rivals = {
+    rivals: dict[str, Callable[[Method], Step]] = {
         f"TRL, batches of {n}" if n else "TRL": partial(dpo, n or setting.size)
         for n in setting.micro
     }
     if stage == "sft":
         rivals = {"TRL, padded": partial(sft, False), "TRL, packed": partial(sft, True)}
-    return {layout: partial(ours, layout) for layout in setting.layouts} | rivals
+    all_ours = {layout: partial(ours, layout) for layout in setting.layouts}
+    theirs: list[Method] = [method for method in setting.methods if method != "selective"]
+    return {
+        name if len(methods) == 1 else f"{name}, {method}": partial(make, method)
+        for contenders, methods in ((all_ours, setting.methods), (rivals, theirs))
+        for name, make in contenders.items()
+        for method in methods
+    }
 
 
 def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -138,9 +169,13 @@ def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> 
     order = order_of(stage, data, setting.size)
     steps = [s for s in order if len(s) == setting.size][: setting.steps]
     make = makers(stage, data, args, folder)
-    run = one_after_another if setting.device == "cuda" else in_turns
-    seconds, losses, peak = run(make, steps)
+    if setting.in_turns:
+        seconds, losses, peak = in_turns(make, steps)
+    else:
+        warm_up = longest_steps(stage, data, steps, args)
+        seconds, losses, peak = one_after_another(make, warm_up, steps, setting.device)
     rival = next(name for name in losses if name.startswith("TRL"))
+    packs = min((s for name, s in seconds.items() if name.startswith("trees")), key=sum)
     return {
         "stage": stage,
         "role": role,
@@ -155,7 +190,7 @@ def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> 
             name: float(np.abs(np.subtract(curve, losses[rival])).max())
             for name, curve in losses.items()
         },
-        "model_flops_per_s": model_flops(stage, data, steps, args) / sum(seconds["trees"]),
+        "model_flops_per_s": model_flops(stage, data, steps, args) / sum(packs),
     }
 
 
@@ -175,20 +210,25 @@ def in_turns(make: dict[str, Callable[[], Step]], steps: list[np.ndarray]) -> Me
     return seconds, losses, peak
 
 
-def one_after_another(make: dict[str, Callable[[], Step]], steps: list[np.ndarray]) -> Measured:
+def one_after_another(
+    make: dict[str, Callable[[], Step]],
+    warm_up: list[np.ndarray],
+    steps: list[np.ndarray],
+    device: str,
+) -> Measured:
     seconds: dict[str, list[float]] = {name: [] for name in make}
     losses: dict[str, list[float]] = {name: [] for name in make}
     peak = {}
     for name, each in make.items():
         step = each()
         try:
-            step(steps[0])
-            torch.cuda.reset_peak_memory_stats()
+            for indices in warm_up:
+                step(indices)
+            peak[name] = peak_of(partial(step, warm_up[0]), device)
             for indices in steps:
                 start = time.perf_counter()
                 losses[name].append(step(indices))  # .item() synchronises with the GPU
                 seconds[name].append(time.perf_counter() - start)
-            peak[name] = torch.cuda.max_memory_allocated()  # weights included
         except torch.OutOfMemoryError:
             print(f"{name}: out of memory, left out")
             del seconds[name], losses[name]
@@ -196,6 +236,30 @@ def one_after_another(make: dict[str, Callable[[], Step]], steps: list[np.ndarra
         gc.collect()
         torch.cuda.empty_cache()
     return seconds, losses, peak
+
+
+def peak_of(function: Callable[[], object], device: str) -> int:
+    """Peak bytes while the function runs: of a GPU with the weights, of a CPU without."""
+    if device == "cpu":
+        return peak_growth(function)
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return torch.cuda.max_memory_allocated()
+
+
+def longest_steps(
+    stage: Stage, data: RoleData, steps: list[np.ndarray], args: argparse.Namespace
+) -> list[np.ndarray]:
+    """The steps with the largest pack and with the largest batch of rows.
+
+    After them no step is longer than all before, for which a GPU's memory would be allocated anew.
+    """
+    setting, found = args.setting, []
+    for layout in ("trees", "rows"):
+        packing = Packing(layout, args.pack_tokens, setting.size, setting.device)
+        packer = Packer(stage, data, packing)
+        found.append(max(steps, key=lambda step: packer.longest(step.tolist())))
+    return found
 
 
 def model_flops(

@@ -69,7 +69,7 @@ if "$python" -c 'import matplotlib' 2>/dev/null; then
   "$python" benchmarks/plot_kernels.py "$results/kernels_gpu.json"
 fi
 if "$python" -c 'import malt_fast._core, peft, trl' 2>/dev/null; then
-  timeout 150 "$python" benchmarks/bench_training.py --preset h100 --layers 16 --steps 3 \
+  timeout 400 "$python" benchmarks/bench_training.py --preset h100 --layers 16 --steps 3 \
     --json "$results/training_gpu.json"
 else
   echo "training is skipped: it needs the whole package, peft and trl"

@@ -19,8 +19,9 @@ from malt_fast.config.schema import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.training.adapters import load_model
 from malt_fast.training.arguments import training_arguments
+from malt_fast.training.checkpointing import switch
 from malt_fast.training.packing import Packer, Packing
-from malt_fast.training.stage import Layout
+from malt_fast.training.stage import Layout, Method
 from malt_fast.training.trainer import StageTrainer
 
 LORA = LoraConfig(r=16, lora_alpha=16)
@@ -38,11 +39,13 @@ class Setting:
     stages: tuple[str, ...]
     layouts: tuple[Layout, ...] = ("trees", "rows")
     micro: tuple[int, ...] = (0, 4)  # pairs per micro-batch of TRL; 0: the whole step at once
+    methods: tuple[Method, ...] = ("none",)  # of checkpointing; TRL has none and full
+    in_turns: bool = True  # step by step, in one process; else one contender after another
 
     @property
-    def lean(self) -> dict[str, bool]:
-        gpu = self.device == "cuda"
-        return {"bf16": gpu, "gradient_checkpointing": gpu}
+    def bf16(self) -> bool:
+        """Whether autocast is on."""
+        return self.dtype == "bfloat16"
 
 
 def random_model(folder: Path, setting: Setting) -> str:
@@ -71,19 +74,27 @@ Step = Callable[[np.ndarray], float]  # indices of pairs or examples -> loss; up
 
 
 def malt_fast(
-    stage: Stage, layout: Layout, base: str, data: RoleData, args: argparse.Namespace, folder: Path
+    stage: Stage,
+    layout: Layout,
+    method: Method,
+    base: str,
+    data: RoleData,
+    args: argparse.Namespace,
+    folder: Path,
 ) -> tuple[Step, np.ndarray]:
     """A step of malt-fast's trainer, and for DPO the reference log-probs of all completions."""
     setting: Setting = args.setting
     common = {"learning_rate": LEARNING_RATE, "per_device_train_batch_size": setting.size}
     dpo = stage == "dpo"
     kind = partial(DPOStageConfig, beta=BETA) if dpo else StageConfig
-    settings = kind(**common, **setting.lean)
+    settings = kind(**common, bf16=setting.bf16)
     arguments = training_arguments(settings, folder, setting.device, 0)
     packing = Packing(layout, args.pack_tokens, setting.size, setting.device)
     packer = Packer(stage, data, packing)
     model = load_model(base, None, LORA, dtype=setting.dtype, seed=0, layout=layout)
     trainer = StageTrainer(packer, model, settings, arguments)
+    trainer.accelerator.prepare_model(model)  # as Trainer.train does: autocast
+    switch(model, method)
     logp = np.full(len(data), np.nan, np.float32)
     if dpo:
         every = np.unique(data.pairs)
@@ -105,6 +116,7 @@ def trl_dpo(
     data: RoleData,
     logp: np.ndarray,
     pairs_a_batch: int,
+    method: Method,
     setting: Setting,
     folder: Path,
 ) -> Step:
@@ -121,7 +133,7 @@ def trl_dpo(
     ]
     trainer = tokenised(trl.DPOTrainer)(
         load_model(base, None, LORA, dtype=setting.dtype, seed=0).peft_model,
-        args=trl.DPOConfig(str(folder), beta=BETA, **trl_arguments(pairs_a_batch, setting)),
+        args=trl.DPOConfig(str(folder), beta=BETA, **trl_arguments(pairs_a_batch, method, setting)),
         train_dataset=datasets.Dataset.from_list(rows[:1]),
         processing_class=tokenizer(),
     )
@@ -137,7 +149,9 @@ def trl_dpo(
     )
 
 
-def trl_sft(base: str, data: RoleData, packed: bool, setting: Setting, folder: Path) -> Step:
+def trl_sft(
+    base: str, data: RoleData, packed: bool, method: Method, setting: Setting, folder: Path
+) -> Step:
     """A step of TRL's SFTTrainer, as one padded batch or pack by pack."""
     rows = [
         {
@@ -148,7 +162,7 @@ def trl_sft(base: str, data: RoleData, packed: bool, setting: Setting, folder: P
     ]
     trainer = tokenised(trl.SFTTrainer)(
         load_model(base, None, LORA, dtype=setting.dtype, seed=0).peft_model,
-        args=trl.SFTConfig(str(folder), packing=packed, **trl_arguments(1, setting)),
+        args=trl.SFTConfig(str(folder), packing=packed, **trl_arguments(1, method, setting)),
         train_dataset=datasets.Dataset.from_list(rows[:1]),
         processing_class=tokenizer(),
     )
@@ -170,8 +184,10 @@ def tokenised(trainer: type) -> type:
     return type("Tokenised", (trainer,), {"_prepare_dataset": lambda self, dataset, *_: dataset})
 
 
-def trl_arguments(batch: int, setting: Setting) -> dict[str, Any]:
-    return setting.lean | {
+def trl_arguments(batch: int, method: Method, setting: Setting) -> dict[str, Any]:
+    return {
+        "bf16": setting.bf16,
+        "gradient_checkpointing": method == "full",
         "use_cpu": setting.device == "cpu",
         "report_to": [],
         "per_device_train_batch_size": batch,
@@ -182,6 +198,10 @@ def trl_arguments(batch: int, setting: Setting) -> dict[str, Any]:
 
 def trl_step(trainer: Any, batches_of: Callable[[np.ndarray], list[tuple[Any, float]]]) -> Step:
     """A step over batches, each with its share of the loss (a mean over the step)."""
+    if trainer.args.gradient_checkpointing:  # what Trainer.train does before its first step
+        options = trainer.args.gradient_checkpointing_kwargs
+        trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    trainer.model = trainer.accelerator.prepare_model(trainer.model)  # autocast
     optimizer = adamw(trainer.model)
     trainer.model.train()
 
