@@ -124,7 +124,8 @@ std::optional<End> end_of(const Expression& in, Node node, bool closed) {
         return in[part].op == Op::kSigns ||
                (in[part].op == Op::kSymbol && in[part].text != "pi" && in[part].text != "e");
     });
-    const auto value = symbols ? std::nullopt : approximate(in, node, 0, 1);
+    if (symbols) return {};
+    const auto value = approximate(in, node, 0, 1);
     const bool number = exact(in, node).has_value();
     if (!value || value->value.imag() != 0 || (value->lost && !number)) return {};
     return End{value->value.real(), value->error, exact(in, node), closed};
