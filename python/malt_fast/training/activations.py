@@ -70,9 +70,9 @@ def shape_of(peft_model: peft.PeftModel) -> Shape:
     """The shape of a decoder under its adapter, from its config and its modules."""
     causal = peft_model.get_base_model()
     decoder, config = causal.get_decoder(), causal.config.get_text_config()
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    layers, heads = config.num_hidden_layers, _mean(config, "num_attention_heads", 1)
+    head = _mean(config, "head_dim", config.hidden_size // heads)
+    key_heads = _mean(config, "num_key_value_heads", heads)
     modules = list(decoder.modules())
     adapted = [m for m in modules if isinstance(m, peft.tuners.lora.LoraLayer)]
     inside = {id(part) for m in adapted for part in (*m.lora_A.values(), *m.lora_B.values())}
@@ -97,14 +97,18 @@ def shape_of(peft_model: peft.PeftModel) -> Shape:
     )
 
 
+def _mean(config: Any, name: str, default: int) -> int:
+    """A width, averaged over the layers: those of some models differ."""
+    layers = getattr(config, "per_layer_config", [config])  # transformers 5.12 has none
+    values = [getattr(layer, name, None) or default for layer in layers]
+    return sum(values) // len(values)
+
+
 def _inner(config: Any) -> int:
     """Width of a token's MLP; of all the experts that it goes through."""
+    dense = _mean(config, "intermediate_size", 4 * config.hidden_size)
     experts = getattr(config, "num_experts_per_tok", None)
-    if experts:
-        return int(experts) * int(
-            getattr(config, "moe_intermediate_size", 0) or config.intermediate_size
-        )
-    return int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    return int(experts) * _mean(config, "moe_intermediate_size", dense) if experts else dense
 
 
 def _norm_width(module: nn.Module, head: int, heads: int) -> int:
