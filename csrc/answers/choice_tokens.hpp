@@ -1,11 +1,11 @@
 // Words and signs of a text that chooses, English or Chinese.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "answers/sentences.hpp"
 
 namespace malt {
 
@@ -30,10 +30,5 @@ constexpr char kManyChoices = '?';  // the letter of words that two choices shar
 [[nodiscard]] ChoiceTokens choice_words(std::string_view text);
 
 [[nodiscard]] bool is_word(const ChoiceToken& token);
-
-template <std::size_t N>
-bool is_one_of(std::string_view word, const std::array<std::string_view, N>& words) {
-    return std::ranges::find(words, word) != words.end();
-}
 
 }  // namespace malt

@@ -317,10 +317,8 @@ std::optional<std::string> spoken_answer(Grader grader, std::string_view text, b
         const std::string_view region = corrected(marker->region);
         const std::string_view rest = behind(text, region);
         if (denied.empty() && !marker->denied && grader != Grader::kChoice &&
-            is_plain_number(region)) {
-            if (says_nothing(rest)) return std::string(region);
+            is_plain_number(region))
             return kept(grader, std::string(region), rest, marked_only, choices);
-        }
         const Stance stance =
             marker->denied ? Stance::kDenies : stance_for(grader, region, choices);
         const bool passes = stance == Stance::kPraises || marker->denied ||

@@ -76,8 +76,7 @@ bool names_answer(View before) {
             return words == 0 || (cut_all(before, "*_ "), ends(before, "answer"));
         const View near = before.substr(before.size() - std::min<std::size_t>(before.size(), 16));
         const View word = near.substr(near.find_last_of(" \n") + 1);
-        const auto same = [&](View one) { return one.size() == word.size() && begins(word, one); };
-        if (std::ranges::none_of(asked, same)) return false;
+        if (!is_one_of(word, asked)) return false;
         before.remove_suffix(word.size());
     }
     return false;
@@ -137,12 +136,6 @@ bool is_statement(View before, char sign, View after, Grader grader) {
 
 // How the clause before a marker takes what follows.
 enum class Lead : std::uint8_t { kStates, kDenies, kSupposes };
-
-template <std::size_t N>
-bool is_one_of(View word, const std::array<View, N>& words) {
-    return std::ranges::any_of(
-        words, [&](View one) { return one.size() == word.size() && begins(word, one); });
-}
 
 // 错误的答案是, 我不认为答案是, 如果答案是
 Lead chinese_lead(View clause) {
@@ -217,8 +210,8 @@ Reply reply_in(View text) {
         const View tag = text.substr(at, 12);
         if (tag.size() < 3) continue;
         if (View("/taTA").find(tag[1]) == npos || tag[2] == 's') {
-            const bool said = text.substr(begin, at - begin).find_first_not_of(" \t\r\n") != npos;
-            if (!said || !ends_turn(text.substr(at, 40))) continue;
+            if (!ends_turn(text.substr(at, 40))) continue;
+            if (text.substr(begin, at - begin).find_first_not_of(" \t\r\n") == npos) continue;
             text = text.substr(0, at);
             break;
         }

@@ -41,12 +41,6 @@ constexpr auto kReferences =
     std::to_array<View>({"problem", "section", "step", "question", "exercise", "equation",
                          "chapter", "figure", "table", "theorem", "lemma", "example", "eq"});
 
-template <std::size_t N>
-bool is_one_of(View word, const std::array<View, N>& words) {
-    return std::ranges::any_of(
-        words, [&](View one) { return one.size() == word.size() && begins(word, one); });
-}
-
 // Takes the last word off a text; nothing at the end of a clause or behind a number.
 View take_word(View& text) {
     text = text.substr(0, text.find_last_not_of(" \t$*_\\~{\"'`\u2248") + 1);

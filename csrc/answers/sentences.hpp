@@ -53,6 +53,14 @@ std::string_view word_of(std::string_view text, const std::array<std::string_vie
     return {};
 }
 
+// Is a word one of these, in any case?
+template <std::size_t N>
+bool is_one_of(std::string_view word, const std::array<std::string_view, N>& words) {
+    return std::ranges::any_of(words, [&](std::string_view one) {
+        return one.size() == word.size() && begins(word, one);
+    });
+}
+
 inline std::string_view without_lead(std::string_view text, std::string_view characters) {
     return text.substr(std::min(text.find_first_not_of(characters), text.size()));
 }

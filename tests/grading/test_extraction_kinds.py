@@ -387,7 +387,20 @@ def test_kinds(kind: str) -> None:
 @pytest.mark.parametrize(
     "piece",
     [
-        *("(", "<think>", "</think>", "<answer>", "<", "\\[", "\\[\n", "\\[\n\\]", "$$\n", "。"),
+        *(
+            "(",
+            "<think>",
+            "</think>",
+            "<answer>",
+            "<",
+            "<x",
+            "<|x|>",
+            "\\[",
+            "\\[\n",
+            "\\[\n\\]",
+            "$$\n",
+            "。",
+        ),
         *(
             "the answer is not 5. ",
             "the answer is correct ",
@@ -412,6 +425,7 @@ def test_kinds(kind: str) -> None:
 def test_long_texts_take_linear_time(piece: str) -> None:
     begin = time.process_time()
     for grader in ("number", "math", "choice", "exact"):
-        for text in (piece * (262_144 // len(piece)), "The answer is " + piece * 10_000):
+        long = piece * (262_144 // len(piece))
+        for text in (long, "The answer is " + piece * 10_000, " " * len(long) + long):
             extract_answer(grader, text)
     assert time.process_time() - begin < 1  # quadratic ones take minutes
