@@ -101,9 +101,8 @@ asan tsan: .venv/.test
 	LD_PRELOAD="$(foreach name,$(LIBRARIES_$@),$$(g++ -print-file-name=$(name)))" \
 	$(PYTEST) -p no:cacheprovider -k "not compile and not triton" $(TESTS_$@)
 
-# Coverage-guided fuzzing of the reader of answers (needs clang++ 15 or newer with libFuzzer; Debian:
-# CLANG=clang++-16 with clang-16 and libclang-rt-16-dev) and of
-# the reader of the store.
+# Coverage-guided fuzzing of the reader of answers and of the reader of the store. The former needs clang++ 15 or newer
+# with libFuzzer; Debian: CLANG=clang++-16 with clang-16 and libclang-rt-16-dev.
 CLANG ?= clang++
 FUZZ_SECONDS ?= 600
 FUZZED := $(wildcard csrc/answers/*.cpp)

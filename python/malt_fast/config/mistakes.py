@@ -18,7 +18,6 @@ WANTED = {  # by the first word of pydantic's type of error
     "float": "a number",
     "finite": "a finite number",
     "bool": "true or false",
-    "switch": "auto, none, selective or full: write full for true, and none for false",
     "string": "text",
     "path": "a path",
     "unwritable": "text without NUL, in UTF-8",

@@ -17,7 +17,6 @@ from malt_fast.config.sections import (
     Names,
     Patch,
     Section,
-    no_switch,
     override,
     partial,
     setting,
@@ -28,7 +27,6 @@ from malt_fast.utils.errors import MaltError
 
 PACKAGE = Path(__file__).parents[1]
 Folders = Annotated[list[Path], BeforeValidator(split)]
-Checkpointing = Annotated[Literal["auto", "none", "selective", "full"], BeforeValidator(no_switch)]
 Branching = Annotated[list[Annotated[int, Field(ge=1, le=1000)]], BeforeValidator(split)]
 
 
@@ -67,7 +65,7 @@ class StageSettings(Section):
     logging_steps: int = setting(10, "updates between log lines", ge=1, le=MAX)
     save_steps: int = setting(500, "updates between checkpoints", ge=1, le=MAX)
     bf16: bool = setting(False, "train under bfloat16 autocast")
-    gradient_checkpointing: Checkpointing = setting(
+    gradient_checkpointing: Literal["auto", "none", "selective", "full"] = setting(
         "auto",
         "what the backward pass computes again to save memory: nothing, what is cheap (all but "
         "matrix products and attention), whole layers, or the first of these that fits",

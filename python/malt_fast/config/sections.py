@@ -34,13 +34,6 @@ def split(value: object) -> object:
     return [value] if isinstance(value, int) else value
 
 
-def no_switch(value: object) -> object:
-    """Refuse true and false for a setting that has names."""
-    if isinstance(value, bool) or str(value).lower() in ("true", "false"):
-        raise PydanticCustomError("switch", "a name")
-    return value
-
-
 Names = Annotated[list[str], BeforeValidator(split)]
 
 
