@@ -95,7 +95,7 @@ LIBRARIES_tsan := libtsan.so
 
 asan tsan: .venv/.test
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset $@  # ninja is there too
-	$(BIN)/cmake --build --preset $@ --target _core stress_forest
+	MAKEFLAGS= $(BIN)/cmake --build --preset $@ --target _core stress_forest  # ninja cannot share the jobs of make
 	build/$@/stress_forest 20
 	MALT_CORE=$$(ls build/$@/_core*.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$(foreach name,$(LIBRARIES_$@),$$(g++ -print-file-name=$(name)))" \
