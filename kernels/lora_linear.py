@@ -12,7 +12,11 @@ per row. Merging makes W' = W + s B A again in every call, as B and A change at 
     dB = s (dy^T x) A^T
 
 which is 3 IO for any rank, without narrow products: for layers that are small against the rank.
-float32 only: bfloat16 would round the update away.
+In float32 only: bfloat16 would round the update away.
+
+Under bfloat16 autocast A and s B are rounded once in every call: an optimiser may change its
+parameters without telling (fused AdamW leaves their version as it was), so casts are not kept.
+Accumulation then also saves roundings: PEFT rounds x A^T B^T, its multiple and the sum.
 """
 
 from typing import Any
@@ -26,17 +30,28 @@ def lora_linear(
 ) -> Tensor:
     """x [..., I], frozen weight [O, I] and bias [O], a [R, I], b [O, R] -> [..., O].
 
-    Differentiable once in x, a and b. Raises ValueError for dtypes other than float32 and under
-    autocast.
+    Differentiable once in x, a and b. a and b are float32, and so are all others, or autocast to
+    bfloat16 is on. Raises ValueError for other dtypes.
     """
-    given = {t.dtype for t in (x, weight, a, b)}
-    if given != {torch.float32} or torch.is_autocast_enabled(x.device.type):
-        raise ValueError("lora_linear is for float32 without autocast: use PEFT's own layer")
+    dtype = _dtype(x, weight, a, b)
     (rank, inputs), outputs = a.shape, len(b)
-    merge = inputs * outputs <= 3 * rank * (inputs + outputs)
-    rows = x.reshape(-1, inputs)
+    merge = dtype == torch.float32 and inputs * outputs <= 3 * rank * (inputs + outputs)
+    rows = x.reshape(-1, inputs).to(dtype)
     y = (_Merged if merge else _SideBranch).apply(rows, weight, bias, a, b, scaling)
     return y.view(*x.shape[:-1], outputs)
+
+
+def _dtype(x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> torch.dtype:
+    """That of the products."""
+    device = x.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    whole = {t.dtype for t in ((a, b) if low else (x, weight, a, b))}
+    if whole != {torch.float32} or low not in (None, torch.bfloat16):
+        raise ValueError(
+            "lora_linear is for float32, or bfloat16 autocast with a and b in float32: use PEFT's "
+            "own layer"
+        )
+    return low or torch.float32
 
 
 class _Merged(torch.autograd.Function):
@@ -93,7 +108,8 @@ class _SideBranch(torch.autograd.Function):
         b: Tensor,
         scaling: float,
     ) -> Tensor:
-        scaled = scaling * b
+        a, scaled, weight = a.to(x.dtype), (scaling * b).to(x.dtype), weight.to(x.dtype)
+        bias = None if bias is None else bias.to(x.dtype)
         y, narrow = torch.ops.malt_fast.lora_side_branch.default(x, weight, bias, a, scaled)
         ctx.save_for_backward(x, weight, a, scaled, narrow)
         ctx.scaling = scaling
@@ -105,4 +121,12 @@ class _SideBranch(torch.autograd.Function):
         x, weight, a, scaled, narrow = ctx.saved_tensors
         grad_narrow = grad @ scaled
         grad_x = (grad @ weight).addmm_(grad_narrow, a) if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, grad_narrow.T @ x, ctx.scaling * (grad.T @ narrow), None
+        grad_a, grad_b = _float32_product(grad_narrow.T, x), _float32_product(grad.T, narrow)
+        return grad_x, None, None, grad_a, grad_b.mul_(ctx.scaling), None
+
+
+def _float32_product(a: Tensor, b: Tensor) -> Tensor:
+    """[M, K] [K, N] -> float32 [M, N]; on a CPU it is rounded to the dtype of a and b before."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).float()

@@ -46,8 +46,7 @@ def adapted(base, layout, dtype):  # noqa: F811
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    if dtype == "float32":
-        speed_up_lora(model)
+    speed_up_lora(model)
     return model
 
 
@@ -83,8 +82,9 @@ def test_every_method_gives_the_same_gradients(stage, layout, dtype, family):
     assert attention in ran["none"]
     norms = "aten.rsqrt.default"
     assert ran["selective"][norms] == ran["full"][norms] > 1.5 * ran["none"][norms]
-    products = sum(ran["selective"][f"aten.{op}.default"] for op in ("mm", "addmm"))
-    assert products < sum(ran["full"][f"aten.{op}.default"] for op in ("mm", "addmm"))
+    products = ("aten.mm.default", "aten.addmm.default", "malt_fast.lora_side_branch.default")
+    ran_again = {name: sum(ops[op] for op in products) for name, ops in ran.items()}
+    assert ran_again["selective"] < ran_again["full"]
 
 
 # ---- estimates ----
@@ -118,6 +118,9 @@ def test_what_a_layer_of_8b_keeps():
     found = token_bytes(LLAMA_8B, Precision(weight=2, result=2, attention=2, copy=2))
     small = 2 * 7 * 16 + 4 * 32  # x A^T, and the sums of exponentials
     assert found == {"none": 212 * 1024 + small, "selective": 100 * 1024 + small, "full": 8192}
+    # q, k, v share their input, gate and up do, and o's is the result of attention
+    shared = token_bytes(LLAMA_8B, Precision(weight=2, result=2, attention=2, copy=0))
+    assert shared == found | {"none": found["none"] - (4 * 8 * 1024)}
 
 
 def test_a_frozen_part_keeps_no_copies():

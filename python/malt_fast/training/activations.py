@@ -51,7 +51,7 @@ class Precision:
     weight: int  # of base weights, and of the stream of hidden states between layers
     result: int  # of a product
     attention: int  # of query, key and value in the attention
-    copy: int  # of the input that an adapted product keeps for itself; 0: `lora_linear` shares it
+    copy: int  # of the input that an adapted product keeps for itself; 0: products share inputs
 
 
 def precision_of(model: LogProbModel, bf16: bool) -> Precision:
@@ -61,8 +61,11 @@ def precision_of(model: LogProbModel, bf16: bool) -> Precision:
     result = 2 if bf16 else weight
     # packs are attended to in float32 on a CPU
     attention = FLOAT if model.layout == "trees" and embedding.device.type == "cpu" else result
-    # PEFT casts an input to float32, where A is, and autocast casts that to bfloat16
-    copy = 0 if has_fast_lora(model) and not bf16 else 2 if bf16 else FLOAT
+    # PEFT casts an input to float32, where A is, and autocast casts that to bfloat16; `lora_linear`
+    # keeps an input as it comes, unless it must cast it itself
+    comes_in = torch.bfloat16 if bf16 else torch.float32
+    shared = has_fast_lora(model, bf16) and embedding.dtype == comes_in
+    copy = 0 if shared else 2 if bf16 else FLOAT
     return Precision(weight, result, attention, copy)
 
 
@@ -126,8 +129,9 @@ def token_bytes(shape: Shape, precision: Precision) -> dict[Method, int]:
     attended = p.attention * s.query + FLOAT * s.heads  # its result, and the sums of exponentials
     narrow = (FLOAT if p.result == FLOAT or p.copy == FLOAT else 2) * s.narrow  # x A^T
     # Each adapted product keeps an own copy of its input; or q, k, v share theirs, and gate, up do,
-    # and o's is the result of attention
-    inputs = p.copy * s.adapted if p.copy else FLOAT * (2 * s.hidden + s.inner)
+    # and o's is the result of attention unless that is cast
+    cast = s.query if p.attention != p.result else 0
+    inputs = p.copy * s.adapted or p.result * (2 * s.hidden + s.inner + cast)
     everything = (
         FLOAT * s.norms  # norms compute in float32
         + inputs
@@ -151,21 +155,20 @@ def training_bytes(
     s, p = shape, precision
     layer = token_bytes(s, p)
     always = 4 * FLOAT * s.trained  # gradients, two moments, and casts or scaled copies
-    # Beside activations the backward pass holds gradients of one MLP's parts, or before that what
-    # the head takes (linear_logprob.py): its input, the last norm's, gradients, a tile of logits
-    mlp = tokens * FLOAT * (s.inner + 2 * s.hidden)
-    head = tokens * s.hidden * (3 * p.weight + FLOAT)
-    always += max(mlp, head + min(HEAD, 2 * FLOAT * tokens * s.vocabulary))
     if gathered:
         always += p.weight * (s.outside + 2 * s.frozen // s.layers)
     # Casts of float32 weights under autocast are kept for the gradients of the products' inputs
     casts = p.result * s.frozen if p.result < p.weight else 0
     kept = {method: s.layers * tokens * layer[method] for method in METHODS}
+    kept["none"] += casts
     again = tokens * layer["none"] + casts // s.layers  # a layer that is computed again
     # ... in part: the results of gate, up and attention are there already
     there = tokens * (2 * p.result * s.inner + p.attention * s.query)
-    return {
-        "none": always + kept["none"] + casts,
-        "selective": always + kept["selective"] + again - min(there, again),
-        "full": always + kept["full"] + again,
-    }
+    made: dict[Method, int] = {"none": 0, "selective": again - min(there, again), "full": again}
+    # Beside activations the backward pass holds gradients of one MLP's parts, and before that what
+    # the head takes (linear_logprob.py): its input, the last norm's, gradients, a tile of logits
+    gradient = FLOAT if p.copy else p.result  # of what an adapted product takes
+    mlp = tokens * gradient * (s.inner + 2 * s.hidden)
+    head = tokens * s.hidden * (3 * p.weight + FLOAT)
+    head += min(HEAD, 2 * FLOAT * tokens * s.vocabulary)
+    return {m: always + kept[m] + max(head, mlp + made[m]) for m in METHODS}

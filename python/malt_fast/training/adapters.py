@@ -226,33 +226,48 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def speed_up_lora(model: LogProbModel) -> None:
-    """Let float32 layers run as the fused `lora_linear`."""
+    """Let layers run as the fused `lora_linear`, in float32 or under bfloat16 autocast."""
     for module in model.modules():
-        if isinstance(module, peft.tuners.lora.Linear) and not module.lora_bias["default"]:
-            whole = module.base_layer.weight.dtype == torch.float32
-            if whole and isinstance(module.base_layer, nn.Linear):
-                module.forward = partial(_lora_forward, module, module.forward)
+        if isinstance(module, peft.tuners.lora.Linear) and type(module.base_layer) is nn.Linear:
+            other = module.lora_bias["default"] or module.lora_variant  # a variant such as DoRA
+            module.forward = (
+                module.forward if other else partial(_lora_forward, module, module.forward)
+            )
 
 
-def has_fast_lora(model: LogProbModel) -> bool:
-    """Whether layers run as `lora_linear` when the model is trained."""
+def has_fast_lora(model: LogProbModel, bf16: bool) -> bool:
+    """Whether layers run as `lora_linear` when the model is trained; bf16: under autocast."""
+    low = torch.bfloat16 if bf16 else None
     return any(
         isinstance(module.forward, partial)
         and module.forward.func is _lora_forward
-        and not getattr(module.lora_dropout["default"], "p", 0.0)
+        and not _dropout(module)
+        and _is_served(module, low)
         for module in model.modules()
         if isinstance(module, peft.tuners.lora.Linear)
     )
 
 
 def _lora_forward(module: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    dropout = getattr(module.lora_dropout["default"], "p", 0.0)
-    lower = torch.is_autocast_enabled(x.device.type)
-    if module.disable_adapters or (module.training and dropout) or lower:
+    device = x.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    dropped = module.training and _dropout(module)
+    if module.disable_adapters or dropped or not _is_served(module, low):
         return plain(x)
     base, scaling = module.base_layer, module.scaling["default"]
     a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
     return lora_linear(x, base.weight, base.bias, a, b, scaling)
+
+
+def _dropout(module: Any) -> float:
+    return float(getattr(module.lora_dropout["default"], "p", 0.0))
+
+
+def _is_served(module: Any, low: torch.dtype | None) -> bool:
+    """Whether `lora_linear` computes in a layer's precision; low: what autocast casts to."""
+    if low is None:
+        return bool(module.base_layer.weight.dtype == torch.float32)
+    return low == torch.bfloat16
 
 
 def _peft_config(lora: LoraConfig, causal: Any) -> peft.LoraConfig:

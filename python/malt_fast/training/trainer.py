@@ -85,8 +85,7 @@ class StageTrainer(transformers.Trainer):
         """
         if packer.stage == "dpo":
             disable_dropout(model)  # as TRL: the policy equals its reference at step 0
-        if not settings.bf16:
-            speed_up_lora(model)
+        speed_up_lora(model)
         super().__init__(
             model=model,
             args=args,
