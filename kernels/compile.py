@@ -3,10 +3,11 @@
     python -m malt_fast.kernels.compile [--arch 80 90 100]
 
 FILES names the files of kernels. Each has a function `variants()` that yields (name, launch) for
-every kind of launch. A launch goes through the file's own launcher, on meta tensors, so that block
-sizes, warps and argument types are those of a real call; it is caught before it reaches a GPU and
-compiled for the given architectures. Nothing runs. Exits with status 1 if registers spill, if a
-program needs more shared memory than it can get, or if ptxas runs products one after the other.
+every kind of launch, or (name, launch, architectures) for one that is not for all. A launch goes
+through the file's own launcher, on meta tensors, so that block sizes, warps and argument types are
+those of a real call; it is caught before it reaches a GPU and compiled for the architectures.
+Nothing runs. Exits with status 1 if registers spill, if a program needs more shared memory than it
+can get, or if ptxas runs products one after the other.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-FILES = {"softmax_rows_triton": 80, "dpo_loss_triton": 80}  # and the oldest architecture of each
+FILES = ("softmax_rows_triton", "dpo_loss_triton", "fused_head_triton")
 
 # Most shared memory of a program in bytes. 80: A100, 86: A10, 89: L4, 90: H100 and H200, 100: B200.
 SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}
@@ -69,10 +70,10 @@ class Cost(NamedTuple):
 
 
 def launches(arch: int) -> Iterator[tuple[str, Launch]]:
-    """Every launch of every variant of every file that is made for the architecture."""
-    for file, oldest in FILES.items():
-        if arch >= oldest:
-            for name, launch in importlib.import_module(f".{file}", __package__).variants():
+    """Every launch of every variant of every file that is for the architecture."""
+    for file in FILES:
+        for name, launch, *only in importlib.import_module(f".{file}", __package__).variants():
+            if not only or arch in only[0]:
                 for caught in caught_in(launch):
                     yield name, caught
 
@@ -136,7 +137,7 @@ def main() -> None:
     if knobs.runtime.interpret:
         sys.exit("kernels cannot be compiled under TRITON_INTERPRET: unset it")
     knobs.compilation.always_compile = knobs.nvidia.dump_ptxas_log = True
-    print(f"{'kernel':36}{'variant':42}arch  registers  spills  shared  warps  waits")
+    print(f"{'kernel':36}{'variant':52}arch  registers  spills  shared  warps  waits")
     faulty = False
     for arch in archs:
         for name, launch in launches(arch):
@@ -144,7 +145,7 @@ def main() -> None:
             kernel = f"{file.removesuffix('_triton')}.{launch.kernel.__name__}"
             faults = cost.faults(arch)
             print(
-                f"{kernel:36}{name:42}{arch:4}{cost.registers:11}{cost.spills:8}{cost.shared:8}"
+                f"{kernel:36}{name:52}{arch:4}{cost.registers:11}{cost.spills:8}{cost.shared:8}"
                 f"{cost.warps:7}  {cost.waits:5}  {'; '.join(faults)}".rstrip(),
                 flush=True,
             )

@@ -1,0 +1,312 @@
+"""Log-sums and weights of a head in one kernel: a product by tensor cores whose tiles never leave.
+
+A program takes tile after tile of the logits z = hidden W^T, block_rows by block_columns, and
+writes of each row of a tile only
+
+    total = sum of exp(z - base), without the column of the row's target
+
+and, if wanted, the weights exp(z - base) themselves, 0 at the target. `base` is the row's offset,
+so that weights of all tiles of a row share one factor, however few tiles are done. The offset is
+the logit of the row's target, found before by `target_logits`. Where a logit exceeds it by more
+than LIMIT, the weights could overflow: there `base` is the largest logit of the row in that tile.
+`combine` is exact either way, and `flagged` names the rows whose weights have several bases.
+
+There is no bias, soft cap or temperature. Blocks of hidden and W come through tensor descriptors,
+which read zeros outside of a matrix: nothing is padded, but rows must be 16 bytes aligned. Made
+for bfloat16 and float16; float32 is multiplied without tensor cores, for tests.
+"""
+
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .tuned import Config
+
+# Largest z - offset of a weight: exp(60) leaves room for sums in float32 and bfloat16.
+LIMIT, LIMIT_FLOAT16 = 60.0, 10.0
+
+BLOCK = 1024  # channels of a target that are multiplied at a time
+INTERPRETED_PROGRAMS = 3  # of the fused kernel where there are no multiprocessors to fill
+
+INF = tl.constexpr(float("inf"))
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+def readable(matrix: Tensor) -> bool:
+    """Whether a tensor descriptor can read the matrix: rows without gaps between elements, each
+    of which starts at a multiple of 16 bytes."""
+    row = matrix.stride(0) * matrix.element_size()
+    return matrix.stride(1) == 1 and row % 16 == 0 and matrix.data_ptr() % 16 == 0
+
+
+def new_statistics(rows: int, columns: int, config: Config, device: torch.device) -> Tensor:
+    """[2, tiles, R]: room for total and base of a head, or of a part of its columns."""
+    return torch.empty(2, triton.cdiv(columns, config.block_columns), rows, device=device)
+
+
+def fused_head(
+    hidden: Tensor,
+    weight: Tensor,
+    first: int,
+    target: Tensor,
+    offset: Tensor,
+    statistics: Tensor,
+    weights: Tensor | None,
+    config: Config,
+) -> None:
+    """Statistics and weights of the logits hidden weight^T, whose first column is token `first`.
+
+    hidden [R, H]; weight [n, H], the whole head or some rows of it; both `readable`.
+    target [R], int64: the token that a row leaves out; one outside of the n columns leaves out
+    none. offset [R], float32. statistics [2, tiles of the n columns, R], float32, of a tensor by
+    `new_statistics`: receives total and base. weights [R, n], `readable`, or None: receives
+    exp(z - base), in its own dtype.
+    """
+    (rows, depth), columns = hidden.shape, len(weight)
+    if not rows or not columns:
+        return
+    narrow = weights is not None and weights.dtype == torch.float16
+    row_blocks = triton.cdiv(rows, config.block_rows)
+    column_blocks = triton.cdiv(columns, config.block_columns)
+    with torch.cuda.device_of(hidden):
+        _fused_head[(min(row_blocks * column_blocks, _programs(hidden.device)),)](
+            TensorDescriptor.from_tensor(hidden, [config.block_rows, config.block_depth]),
+            TensorDescriptor.from_tensor(weight, [config.block_columns, config.block_depth]),
+            target,
+            offset,
+            *statistics,
+            statistics.stride(1),
+            *_destination(weights, config),
+            rows,
+            columns,
+            depth,
+            row_blocks,
+            column_blocks,
+            first,
+            config.group,
+            LIMIT=LIMIT_FLOAT16 if narrow else LIMIT,
+            ROWS=config.block_rows,
+            COLUMNS=config.block_columns,
+            DEPTH=config.block_depth,
+            FLATTEN=config.flatten,
+            HALVES=config.halves,
+            WARP_SPECIALIZE=config.warp_specialize,
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )
+
+
+def _destination(
+    weights: Tensor | None, config: Config
+) -> tuple[TensorDescriptor | Tensor | None, int]:
+    """What weights are written through, and their stride. Warps can only be specialized in a
+    kernel that stores through pointers."""
+    if weights is None or config.warp_specialize:
+        return weights, 0 if weights is None else weights.stride(0)
+    block = [config.block_rows, config.block_columns >> config.halves]
+    return TensorDescriptor.from_tensor(weights, block), 0
+
+
+def _programs(device: torch.device) -> int:
+    if device.type != "cuda":
+        return INTERPRETED_PROGRAMS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def target_logits(hidden: Tensor, weight: Tensor, row_of: Tensor, token: Tensor) -> Tensor:
+    """[D], float32: logit of token [D] in row row_of [D]; NaN if the head has no such token."""
+    out = torch.empty(len(token), device=hidden.device)
+    if len(token):
+        with torch.cuda.device_of(hidden):
+            _target_logits[(len(token),)](
+                hidden,
+                hidden.stride(0),
+                weight,
+                weight.stride(0),
+                *weight.shape,
+                row_of,
+                token,
+                out,
+                BLOCK=BLOCK,
+                num_warps=4,
+            )
+    return out
+
+
+# ---- statistics of all tiles ----
+
+
+def combine(statistics: Tensor, target_logit: Tensor) -> tuple[Tensor, Tensor]:
+    """log sum exp z [R] of whole rows, and the log-prob of their targets [R].
+
+    With m the largest base of a row and t the logit of its target, which no total contains,
+
+        rest    = sum over tiles of total exp(base - m)
+        log_sum = m + log(rest + exp(t - m)) = m + log1p(rest + expm1(t - m))
+        logp    = t - log_sum
+
+    t = m but for flagged rows, hence logp = -log1p(rest), whose relative error is small however
+    near to 1 the probability is. t = -inf stands for a row that left out no target.
+    """
+    total, base = statistics
+    most = base.amax(0)
+    rest = (total * (base - most).exp()).sum(0)
+    log_rest = torch.log1p(rest + torch.expm1(target_logit - most))
+    return most + log_rest, (target_logit - most) - log_rest
+
+
+def flagged(statistics: Tensor, offset: Tensor) -> Tensor:
+    """[R]: rows with weights that are not exp(z - offset)."""
+    return (statistics[1] > offset).any(0)
+
+
+# ---- what is measured by tune.py, and compiled ahead ----
+
+WIDE, TALL = Config(), Config(block_rows=256, block_columns=128)
+
+# By the major number of the compute capability (9: H100 and H200, 10: B200) and whether there are
+# weights, which need room in shared memory. All keep their values in registers (compile.py).
+CANDIDATES = {
+    (9, False): (
+        WIDE,
+        replace(WIDE, flatten=True),
+        replace(WIDE, block_depth=128, stages=2),
+        TALL,
+        replace(TALL, flatten=True),
+    ),
+    (9, True): (
+        replace(WIDE, stages=3),
+        replace(WIDE, stages=3, flatten=True),
+        replace(WIDE, halves=True),
+        replace(WIDE, halves=True, flatten=True),
+        replace(TALL, halves=True),
+        replace(TALL, halves=True, flatten=True),
+    ),
+    (10, False): (WIDE, replace(WIDE, warp_specialize=True)),
+    (10, True): (
+        replace(WIDE, stages=3),
+        replace(WIDE, halves=True),
+        replace(WIDE, warp_specialize=True),
+    ),
+}
+
+
+def variants() -> Iterator[tuple[Any, ...]]:
+    """Every launch that is measured, with a name, on meta tensors, and the architecture that it is
+    for: for compile.py."""
+    rows, columns, empty = 8192, 8448, partial(torch.empty, device="meta")
+    index, offset = empty(rows, dtype=torch.int64), empty(rows)
+    for dtype in (torch.bfloat16, torch.float16):
+        hidden, weight = empty(rows, 4096, dtype=dtype), empty(columns, 4096, dtype=dtype)
+        yield str(dtype)[6:], partial(target_logits, hidden, weight, index, index)
+        for (major, keep), configs in CANDIDATES.items():
+            out = empty(rows, columns, dtype=dtype) if keep else None
+            for config in configs if dtype == torch.bfloat16 else configs[:1]:
+                statistics = new_statistics(rows, columns, config, hidden.device)
+                args = hidden, weight, 0, index, offset, statistics, out, config
+                name = f"{config}{' to ' + str(dtype)[6:] if keep else ''}"
+                yield name, partial(fused_head, *args), (10 * major,)
+
+
+# ---- kernels ----
+
+
+@triton.jit
+def _fused_head(
+    hidden,  # [R, H] by [ROWS, DEPTH]
+    weight,  # [n, H] by [COLUMNS, DEPTH]
+    target,  # [R]
+    offset,  # [R]
+    total,  # [column_blocks, R], rows statistics_stride apart
+    base,  # likewise
+    statistics_stride,
+    weights,  # [R, n]: a descriptor, or a pointer to rows weights_stride apart, or None
+    weights_stride,
+    rows,
+    columns,
+    depth,
+    row_blocks,
+    column_blocks,
+    first,
+    group,
+    LIMIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    FLATTEN: tl.constexpr,
+    HALVES: tl.constexpr,
+    WARP_SPECIALIZE: tl.constexpr,
+):
+    for tile in tl.range(
+        tl.program_id(0),
+        row_blocks * column_blocks,
+        tl.num_programs(0),
+        flatten=FLATTEN,
+        warp_specialize=WARP_SPECIALIZE,
+    ):
+        # Programs that run at a time share `group` row blocks and few column blocks: in L2.
+        begin = tile // (group * column_blocks) * group
+        height = tl.minimum(group, row_blocks - begin)
+        within = tile % (group * column_blocks)
+        top, column_block = (begin + within % height) * ROWS, within // height
+        left = column_block * COLUMNS
+        z = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for k in range(0, depth, DEPTH):
+            z = tl.dot(hidden.load([top, k]), weight.load([left, k]).T, z, input_precision="ieee")
+        row, column = top + tl.arange(0, ROWS), left + tl.arange(0, COLUMNS)
+        inside = row < rows
+        at = (tl.load(target + row, inside, other=0) - first).to(tl.int32)
+        z = tl.where((column[None, :] < columns) & (column[None, :] != at[:, None]), z, -INF)
+        shift, most = tl.load(offset + row, inside, other=0.0), tl.max(z, 1)
+        shift = tl.where(most - shift > LIMIT, most, shift)
+        # Rounded before it is scaled, so that logits of 1e4 lose no accuracy.
+        z = tl.exp2((z - shift[:, None]) * LOG2E)
+        here = column_block.to(tl.int64) * statistics_stride + row
+        tl.store(total + here, tl.sum(z, 1), inside)
+        tl.store(base + here, shift, inside)
+        if weights is not None:
+            z = z.to(weights.dtype if not WARP_SPECIALIZE else weights.dtype.element_ty)
+            if WARP_SPECIALIZE:
+                to = weights + row.to(tl.int64)[:, None] * weights_stride + column[None, :]
+                tl.store(to, z, inside[:, None] & (column[None, :] < columns))
+            elif HALVES:
+                both = tl.permute(tl.reshape(z, [ROWS, 2, COLUMNS // 2]), [0, 2, 1])
+                one, other = tl.split(both)
+                weights.store([top, left], one)
+                weights.store([top, left + COLUMNS // 2], other)
+            else:
+                weights.store([top, left], z)
+
+
+@triton.jit
+def _target_logits(
+    hidden,  # [R, depth], rows hidden_stride apart
+    hidden_stride,
+    weight,  # [tokens, depth], rows weight_stride apart
+    weight_stride,
+    tokens,
+    depth,
+    row_of,  # [D]
+    token,  # [D]
+    out,  # [D]
+    BLOCK: tl.constexpr,
+):
+    one = tl.program_id(0)
+    row, column = tl.load(row_of + one), tl.load(token + one)
+    known = (column >= 0) & (column < tokens)
+    sums = tl.zeros([BLOCK], tl.float32)
+    for begin in range(0, depth, BLOCK):
+        k = begin + tl.arange(0, BLOCK)
+        x = tl.load(hidden + row * hidden_stride + k, k < depth, other=0.0).to(tl.float32)
+        y = tl.load(weight + column * weight_stride + k, known & (k < depth), other=0.0)
+        sums += x * y.to(tl.float32)
+    tl.store(out + one, tl.where(known, tl.sum(sums, 0), float("nan")))
