@@ -265,7 +265,7 @@ CHECKS: list[Callable[[torch.device], Iterator[Finding]]] = [
 def kernels_that_ran() -> list[tuple[str, ...]]:
     """Registers, spills, shared bytes of each compiled variant."""
     rows = []
-    for module in ("softmax_rows_triton", "dpo_loss_triton"):
+    for module in ("softmax_rows_triton", "target_rows_triton", "dpo_loss_triton"):
         for name, function in vars(importlib.import_module(f"malt_fast.kernels.{module}")).items():
             for cache in getattr(function, "device_caches", {}).values():
                 for kernel in cache[0].values():

@@ -91,16 +91,21 @@ class Generate(Rival):
 
 
 class Continuous(Rival):
+    """Its thread spins while it has no work, so it runs only while requests are pending."""
+
     def __init__(self, base: str, dtype: str, slots: int) -> None:
         super().__init__(slots)
         self.asked: dict[str, Request] = {}
-        settings = transformers.GenerationConfig(
+        self.settings = transformers.GenerationConfig(
             do_sample=True, temperature=0.7, top_k=0, eos_token_id=-1, pad_token_id=0
         )
-        self.manager = load(base, dtype).init_continuous_batching(settings)
-        self.manager.start()
+        self.model = load(base, dtype)
+        self.manager = self.model.init_continuous_batching(self.settings)
 
     def work(self) -> list[Completion]:
+        if not self.manager.is_running():  # the model keeps the manager, but not its attention
+            self.manager = self.model.init_continuous_batching(self.settings)
+            self.manager.start()
         for request in self.waiting:
             name = str(request.id)
             self.asked[name] = request
@@ -113,10 +118,14 @@ class Continuous(Rival):
         if result is not None and result.error:
             raise RuntimeError(result.error)
         done = [result] if result is not None and result.is_finished() else []
-        return [completion(self.asked.pop(r.request_id), r.generated_tokens) for r in done]
+        found = [completion(self.asked.pop(r.request_id), r.generated_tokens) for r in done]
+        if not self.asked:
+            self.manager.stop(block=True, keep_for_next_session=True)
+        return found
 
     def close(self) -> None:
-        self.manager.stop(block=True)
+        if self.manager.is_running():
+            self.manager.stop(block=True)
 
 
 class LlamaCpp(Rival):

@@ -64,10 +64,23 @@ def in_range(*given: tuple[str, Tensor, int]) -> None:
         return
     ends = torch.stack([end.long() for _, tensor, _ in given for end in tensor.aminmax()]).tolist()
     for (name, _, size), low, high in zip(given, ends[::2], ends[1::2], strict=True):
-        if low < 0 or high >= size:
-            raise ValueError(f"{name} must be in [0, {size}), got {low} to {high}")
+        between(name, (low, high), size)
 
 
-def positive(name: str, value: object) -> None:
-    if isinstance(value, Tensor) and not torch.compiler.is_compiling() and not (value > 0).all():
+def between(name: str, ends: tuple[int, int], size: int) -> None:
+    """The least and largest of `name` are in [0, size)."""
+    low, high = ends
+    if low < 0 or high >= size:
+        raise ValueError(f"{name} must be in [0, {size}), got {low} to {high}")
+
+
+def all_positive(**tensors: object) -> None:
+    """What is a tensor has no values of 0 or less; waits for the device."""
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and not torch.compiler.is_compiling():
+            positive(name, holds=bool((value > 0).all()))
+
+
+def positive(name: str, *, holds: bool) -> None:
+    if not holds:
         raise ValueError(f"{name} must be positive everywhere")

@@ -112,7 +112,7 @@ def dpo_loss(
     if check:
         checks.in_range(("pairs", pairs, len(logp)))
         if lengths is not None and loss_type == "ipo":
-            checks.positive("lengths", lengths[pairs])
+            checks.all_positive(lengths=lengths[pairs])
     operation = _operator if torch.compiler.is_compiling() else _Eager.apply
     losses, rewards, _ = operation(
         logp,

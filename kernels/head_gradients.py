@@ -15,81 +15,106 @@ from .head_rows import HeadRows
 from .kept_weights import KeptWeights
 from .running_softmax import Upstream
 
-# Rows whose grad_logits are made for one product each with W and with hidden, if more than a
-# tile's: with R rows, summing dW in float32 moves 8 bytes for every 2 R operations.
-TALL = {"cuda": 8192}
-
 
 @dataclass(frozen=True)
 class KeptGradients:
     """The part in dW and db of rows whose weights the forward pass kept."""
 
     weights: KeptWeights
-    hidden: Tensor  # [K, H]
+    parts: list[slice]  # of the K rows
+    hidden: Tensor  # [K, H], in the dtype of the sums
     factor: Tensor  # [slices, K]
+    one_factor: bool  # whether it is the same in all slices
     at_target: Tensor  # [D of these rows], in order of their tokens
     token: Tensor  # likewise
     row_of: Tensor
-    height: int
+    ends: list[int]  # of each slice's targets
 
     @classmethod
     def of(cls, x: HeadRows, weights: KeptWeights, at_target: Tensor, row: Tensor) -> Self:
-        """at_target, row: as of target_coefficients."""
-        plan, k = x.plan, weights.rows
-        token, order = torch.sort(plan.targets.token[: plan.targets.start[k]], stable=True)
-        height, _ = tiles.tile_shape(len(plan), len(x.weight), x.hidden)
+        """at_target, row: as of target_coefficients. Waits for a GPU."""
+        plan, k, scale = x.plan, weights.rows, weights.scale[:, : weights.rows]
+        height = tiles.block_rows(len(plan), len(x.weight), x.hidden, tiles.TRAINED_ROWS)
+        _, width = tiles.tile_shape(len(plan), len(x.weight), x.hidden)
+        of_rows = slice(len(plan.row_of)) if k == len(plan) else plan.row_of < k
+        token, order = torch.sort(plan.targets.token[of_rows], stable=True)
+        stops = [column.stop for column in tiles.slices(len(x.weight), width)]
+        ends = torch.searchsorted(token, token.new_tensor([0, *stops]))
+        same = (scale[1:] == scale[:-1]).all()
+        *last, one_factor = torch.cat([ends, same.long()[None]]).tolist()
         return cls(
             weights,
+            weights.parts(height),
             x.hidden[plan.rows[:k]].to(row.dtype),
-            weights.scale[:, :k].exp() * -row[:k],
+            scale.exp() * -row[:k],
+            bool(one_factor),
             at_target[order],
             token,
             plan.row_of[order],
-            height,
+            last,
         )
 
-    def add_to(self, index: int, column: slice, dw: Tensor | None, db: Tensor | None) -> None:
+    def scaled(self, index: int) -> Tensor:
+        """[K, H]: hidden times the factors of slice `index`, in the dtype of products."""
+        return (self.hidden * self.factor[index, :, None]).to(self.weights.weights.dtype)
+
+    def add_to(
+        self, index: int, column: slice, scaled: Tensor, dw: Tensor | None, db: Tensor | None
+    ) -> None:
         """Add to slice `index` of the vocabulary: dw [columns, H], db [V]."""
-        ends = self.token.new_tensor([column.start, column.stop])
-        first, last = torch.searchsorted(self.token, ends).tolist()
-        at, row_of = self.token[first:last], self.row_of[first:last]
-        at_target = self.at_target[first:last]
-        for part in self.weights.parts(self.height):
-            block, factor = self.weights.block(part, column), self.factor[index, part]
+        own = slice(*self.ends[index : index + 2])
+        token, row_of, at_target = self.token[own], self.row_of[own], self.at_target[own]
+        for part in self.parts:
+            block = self.weights.block(part, column)
             if dw is not None:
-                _add_rows(dw, block, self.hidden[part] * factor[:, None], part)
+                _add_rows(dw, block, scaled[part], part)
             if db is not None:
-                db[column].addmv_(block.T, factor)
+                factor = self.factor[index, part].to(block.dtype)
+                tiles.add_product(db[None, column], factor[None], block)
         if dw is not None:
-            tiles.add_at(dw, at - column.start, self.hidden[row_of] * at_target[:, None])
+            _add_targets(dw, token - column.start, row_of, at_target, self.hidden)
         if db is not None:
-            tiles.add_at(db, at, at_target)
+            tiles.add_at(db, token, at_target)
 
 
-def recompute_gradients(
+def _add_targets(dw: Tensor, token: Tensor, row: Tensor, at_target: Tensor, hidden: Tensor) -> None:
+    """dw[token[k]] += at_target[k] hidden[row[k]]; token ascending."""
+    if dw.is_cuda and hidden.dtype == torch.float32:
+        on_gpu = softmax_rows.triton_module("target_rows_triton").add_target_rows
+        on_gpu(dw, token, row, at_target, hidden)
+    else:
+        tiles.add_at(dw, token, hidden[row] * at_target[:, None])
+
+
+def trained_gradients(
     x: HeadRows,
     upstream: Upstream,
     needs: tuple[bool, bool, bool],
-    kept: KeptGradients | None = None,
+    kept: KeptGradients,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """dh, dW [V, H] and db [V] by making the logits again; None for what is not needed.
+    """dh [U - K, H], dW [V, H] and db [V]; None for what is not needed.
 
-    kept: the part of the first K rows in dW and db. They need no logits, and dh is [U - K, H].
-    dh and db have the dtype of the sums; each slice of dW is summed in it and rounded once.
+    Rows that kept no weights make their logits again. dh and db have the dtype of the sums. A slice
+    of dW is summed in it and rounded once, or if it is one product, by that product; then targets
+    round it a second time.
     """
-    new_zeros, first = upstream.row.new_zeros, 0 if kept is None else kept.weights.rows
+    new_zeros, first = upstream.row.new_zeros, kept.weights.rows
     dx = new_zeros(len(x.plan) - first, x.hidden.shape[1]) if needs[0] else None
     dw = x.weight.new_empty(x.weight.shape) if needs[1] else None
     if dw is not None and len(x.plan) == 0:
         dw.zero_()
     db = new_zeros(len(x.weight)) if needs[2] else None
     logits = _Recomputed.of(x, len(x.plan) - first)
+    products = len(kept.parts) + len(tiles.slices(len(x.plan), logits.tall, first))
+    direct = x.weight.dtype == (x.sums if products > 1 else tiles.product_dtype(x.hidden))
+    scaled = kept.hidden
     for index, column in enumerate(tiles.slices(len(x.weight), logits.width)):
         dw_slice = None if dw is None else dw[column]
-        if dw_slice is not None and dw_slice.dtype != x.sums:
+        if dw_slice is not None and not direct:
             dw_slice = new_zeros(dw_slice.shape)
-        if kept is not None:
-            kept.add_to(index, column, dw_slice, db)
+        if dw is not None and (index == 0 or not kept.one_factor):
+            scaled = kept.scaled(index)
+        kept.add_to(index, column, scaled, dw_slice, db)
         for block, w, hidden, grad_logits in logits.gradients(upstream, column, first):
             if dx is not None:
                 tiles.add_product(dx[block.start - first : block.stop - first], grad_logits, w)
@@ -97,7 +122,7 @@ def recompute_gradients(
                 _add_rows(dw_slice, grad_logits, hidden, block)
             if db is not None:
                 db[column] += grad_logits.sum(0, dtype=db.dtype)
-        if dw is not None and dw_slice is not None and dw.dtype != x.sums:
+        if dw is not None and dw_slice is not None and not direct:
             dw[column] = dw_slice.to(dw.dtype)
     return dx, dw, db
 
@@ -124,10 +149,11 @@ class _Recomputed:
     @classmethod
     def of(cls, x: HeadRows, rows: int) -> Self:
         """For at most `rows` rows."""
-        dtype, device = tiles.product_dtype(x.hidden), x.hidden.device
-        height, width = tiles.tile_shape(rows, len(x.weight), x.hidden)
-        tall = min(rows, max(height, TALL.get(device.type, 0)))
-        logits = None if dtype == x.sums else tiles.Buffer(x.sums, device, height, width)
+        dtype, device, vocabulary = tiles.product_dtype(x.hidden), x.hidden.device, len(x.weight)
+        height, width = tiles.tile_shape(rows, vocabulary, x.hidden)
+        tall = tiles.block_rows(rows, vocabulary, x.hidden, tiles.TRAINED_ROWS)
+        apart = tiles.weights_apart(x.hidden)
+        logits = tiles.Buffer(x.sums, device, height, width) if apart else None
         return cls(x, tiles.Buffer(dtype, device, tall, width), logits, tall, height, width)
 
     def gradients(

@@ -1,7 +1,6 @@
 """Distinct hidden rows on their way through the head, and their gradients once g is known.
 
-Shapes: T hidden rows of H channels, V tokens, U distinct rows among the M given, D distinct
-(row, token) among the M targets.
+Shapes: T hidden rows of H channels, V tokens; M, D and U as in row_plan.py.
 """
 
 from dataclasses import dataclass
@@ -9,35 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import tiles
-from .running_softmax import Targets, Transform, Upstream, sums_dtype
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which rows are multiplied, and the distinct targets of each."""
-
-    rows: Tensor  # [U] ascending
-    targets: Targets  # of the U rows
-    row_of: Tensor  # [D]: index into rows
-    index: Tensor  # [M]: position of each of the caller's targets among the D
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def make_plan(rows: Tensor, targets: Tensor, vocabulary: int) -> Plan:
-    """Sort (row, target) and drop duplicates; int64 holds 2^45 rows of 2^18 tokens."""
-    if (rows[1:] > rows[:-1]).all():  # the usual layout: sorted already, one target per row
-        each = torch.arange(len(rows) + 1, device=rows.device)
-        return Plan(rows, Targets(each, targets.contiguous()), each[:-1], each[:-1])
-    key, index = torch.unique(rows * vocabulary + targets, return_inverse=True)
-    row, token = key // vocabulary, key % vocabulary
-    distinct, row_of, counts = torch.unique_consecutive(
-        row, return_inverse=True, return_counts=True
-    )
-    start = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    return Plan(distinct, Targets(start, token), row_of, index)
+from . import softmax_rows, tiles
+from .row_plan import Plan
+from .running_softmax import Transform, Upstream, sums_dtype
 
 
 @dataclass(frozen=True)
@@ -59,22 +32,19 @@ class HeadRows:
 
     def upstream(self, grad: Tensor, log_total: Tensor) -> Upstream:
         """grad [M]: g of the caller's targets; log_total [U]."""
-        target = log_total.new_zeros(len(self.plan.row_of))
-        tiles.add_at(target, self.plan.index, grad.to(target.dtype))
-        row = tiles.add_at(log_total.new_zeros(len(self.plan)), self.plan.row_of, target)
-        return Upstream(log_total, target, row)
+        target = self.plan.per_target(grad.to(log_total.dtype))
+        return Upstream(log_total, target, self.plan.per_row(target))
 
 
 def head_rows(
     hidden: Tensor,
     weight: Tensor,
-    rows: Tensor,
-    targets: Tensor,
+    plan: Plan,
     bias: Tensor | None,
     temperature: Tensor | None,
     softcap: float,
 ) -> HeadRows:
-    plan, sums = make_plan(rows, targets, len(weight)), sums_dtype(hidden.dtype)
+    sums = sums_dtype(hidden.dtype)
     transform = Transform(
         None if bias is None else bias.to(sums).contiguous(),
         None if temperature is None else temperature[plan.rows].to(sums),
@@ -100,14 +70,19 @@ def target_coefficients(x: HeadRows, logp: Tensor, upstream: Upstream) -> tuple[
     return at_target, row
 
 
-def scale_residual(
+def row_gradients(
     x: HeadRows, residual: Tensor, at_target: Tensor, row: Tensor, out: Tensor
 ) -> None:
     """Write dh = sum_t at_target_t W_t - row R of the rows that have R to `out` [T, H].
 
-    No product of matrices is needed. 1,024 rows and targets at a time bound the float32 memory.
+    No product of matrices is needed. In torch, 1,024 rows and targets at a time bound the memory.
     """
     plan, step, total = x.plan, 1024, min(len(x.plan), len(residual))
+    if out.is_cuda and row.dtype == torch.float32:
+        on_gpu = softmax_rows.triton_module("target_rows_triton").row_gradients
+        weight = x.weight if x.weight.stride(1) == 1 else x.weight.contiguous()
+        on_gpu(residual[:total], row, plan.targets, at_target, weight, plan.rows, out)
+        return
     firsts = [*range(0, total, step), total]
     one_each = len(plan.row_of) == len(plan)
     ends = firsts if one_each else plan.targets.start[firsts].tolist()

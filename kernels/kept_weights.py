@@ -1,6 +1,6 @@
 """Weights that a trained head keeps from its forward to its backward pass, in place of the logits.
 
-    weight = exp(z - offset) cap'(raw), 0 at targets        [K, V], in the dtype of the sums
+    weight = exp(z - offset) cap'(raw), 0 at targets        [K, V], in the dtype of products
 
 for the first K of the rows. Each row has one offset per slice of the vocabulary: that of its
 running softmax when the slice was folded. A factor per row and slice makes gradients of weights,
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from . import tiles
-from .running_softmax import RunningSoftmax, sums_dtype
+from .running_softmax import RunningSoftmax
 
-# Most bytes of weights. A GPU keeps none: there, its memory goes to the model.
-KEPT = {"cpu": 1 << 28}
+# Most bytes of weights; more rows make their logits again, which costs a product.
+KEPT = {"cpu": 1 << 28, "cuda": 5 << 30}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class KeptWeights:
 def shapes(size: int, hidden: Tensor, weight: Tensor) -> tuple[int, tuple[int, int]]:
     """Shapes of `weights` and `scale` for `size` rows; sizes may be symbols of torch.compile."""
     vocabulary, device = weight.shape[0], hidden.device.type
-    bytes_per_row = vocabulary * sums_dtype(hidden.dtype).itemsize
+    bytes_per_row = vocabulary * tiles.product_dtype(hidden).itemsize
     rows = torch.sym_min(size, KEPT.get(device, 0) // torch.sym_max(1, bytes_per_row))
     width = tiles.TILE.get(device, tiles.TILE["cpu"])[1]
     return rows * vocabulary, ((vocabulary + width - 1) // width, rows)

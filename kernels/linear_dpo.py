@@ -3,8 +3,8 @@
     logp[c] = sum of the log-probs of the targets of completion c       (linear_logprob.py)
     loss    = sum over pairs of dpo(logp, ref_logp) / num_items         (dpo_loss.py)
 
-A frozen head composes the two: 2 matrix products for the policy, 1 for a reference given as hidden
-rows. A trained head takes 3 products for the policy instead of 4 (linear_dpo_trained.py).
+The two are composed: 2 matrix products for the policy, 3 with a trained head, and 1 for a reference
+given as hidden rows. What is known of rows and targets is found out once for both.
 """
 
 from typing import Any, NamedTuple, Unpack
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from . import checks
 from .dpo_loss import Preference, PreferenceOptions, dpo_loss
-from .linear_dpo_trained import Job, trained_head
-from .linear_logprob import Head, HeadOptions, check_operands, linear_logprob
+from .linear_logprob import Head, HeadOptions, check_operands, checked_plan, linear_logprob
 from .running_softmax import sums_dtype
 
 
@@ -24,7 +23,7 @@ class LinearDPO(NamedTuple):
     losses: Tensor  # [P]
     chosen_rewards: Tensor  # [P]
     rejected_rewards: Tensor  # [P]
-    logp: Tensor  # [C]; with a trained head NaN for completions in no pair
+    logp: Tensor  # [C]
     ref_logp: Tensor  # [C]
 
 
@@ -68,9 +67,13 @@ def linear_dpo(
     completions = _count(owner, pairs) if ref_logp is None else len(ref_logp)
     if check:
         checks.in_range(("owner", owner, completions), ("pairs", pairs, completions))
+    check_operands(hidden, head, rows, targets)
+    plan = None
+    if not torch.compiler.is_compiling():
+        plan = checked_plan(rows.long(), targets.long(), hidden, head, check=check)
     if ref_logp is None:
         with torch.no_grad():
-            token_logp = linear_logprob(ref_hidden, weight, rows, targets, check=check, **given)
+            token_logp = linear_logprob(ref_hidden, weight, rows, targets, plan=plan, **given)
         ref_logp = per_completion(token_logp, owner, completions)
     dtype = sums_dtype(torch.promote_types(hidden.dtype, weight.dtype))
     ref_logp = ref_logp.detach().to(dtype)
@@ -79,14 +82,10 @@ def linear_dpo(
         mean_length = lengths[pairs[:, 0]].to(dtype).mean()
         preference = preference._replace(mean_chosen_length=mean_length)
     items = float(max(1, len(pairs))) if num_items is None else float(num_items)
-    if torch.is_grad_enabled() and head.is_trained():
-        check_operands(hidden, head, rows, targets, check=check)
-        job = Job(rows, targets, owner, pairs, ref_logp, lengths, preference, items, check)
-        loss, losses, chosen, rejected, logp = trained_head(hidden, head, job)
-        return LinearDPO(loss, losses, chosen, rejected, logp, ref_logp)
-    token_logp = linear_logprob(hidden, weight, rows, targets, check=check, **given)
+    token_logp = linear_logprob(hidden, weight, rows, targets, plan=plan, **given)
     logp = per_completion(token_logp, owner, completions)
-    out = dpo_loss(logp, ref_logp, pairs, lengths, check=check, **preference._asdict())
+    has_lengths = check and preference.loss_type == "ipo"  # what of pairs is not yet checked
+    out = dpo_loss(logp, ref_logp, pairs, lengths, check=has_lengths, **preference._asdict())
     rewards = (out.chosen_rewards, out.rejected_rewards)
     return LinearDPO(
         out.losses.sum() / items, out.losses.detach(), *rewards, logp.detach(), ref_logp

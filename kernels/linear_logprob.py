@@ -21,27 +21,27 @@ which is the only part of dh that needs the whole vocabulary; upstream gradients
     dh = sum_t (g_t - (sum g) softmax(z)_t) cap'(raw_t) W_t / T - (sum g) R / T
 
 Targets are left out of R to keep its relative accuracy in bfloat16 when a target takes nearly all
-of the mass. A trained head costs 3 products on a CPU: dW is one product with the weights
-exp(z - offset) that the forward pass keeps, 4 V bytes a row (kept_weights.py). It costs 4 for rows
-beyond KEPT bytes, and on a GPU: there the backward pass makes the logits again.
+of the mass. A trained head costs 3 products: dW is one product with the weights exp(z - offset)
+that the forward pass keeps (kept_weights.py), V numbers a row in the dtype of products. It costs 4
+for rows beyond kept_weights.KEPT bytes: there the backward pass makes the logits again.
 
-Memory beside inputs and outputs: a tile and its operands (tiles.py: 8 MB on a CPU, 52 MB on a GPU,
-up to four times that for H below 4096) and R, [min(T, M), H] in hidden's dtype. A trained head
-keeps weights of up to 268 MB on a CPU, with R in float32 for their rows; for others dh; a slice of
-dW in float32; and on a GPU the grad_logits of TALL rows (138 MB in bfloat16).
+Memory beside inputs and outputs: a tile of logits (tiles.py: 8 MB on a CPU; 69 MB on a GPU, twice
+that for H below 2048), on a GPU with low precision the weights of FROZEN_ROWS rows (69 MB) and
+their R in float32 (16 KB a row for H = 4096); and R, [U, H] in hidden's dtype. A trained head keeps
+weights of up to 268 MB on a CPU and 5.4 GB on a GPU, with R in float32 for their rows; for other
+rows it takes dh, a slice of dW in float32, and on a GPU the grad_logits of TRAINED_ROWS rows.
 """
 
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
-from . import checks, kept_weights, softmax_rows, tiles
-from .head_gradients import KeptGradients, recompute_gradients
-from .head_rows import HeadRows, head_rows, scale_residual, target_coefficients
-from .kept_weights import KeptWeights
-from .running_softmax import RunningSoftmax, sums_dtype, temperature_of_rows
+from . import checks
+from .head_passes import Saved, Wanted, forward, gradients, new_outputs
+from .head_rows import head_rows
+from .row_plan import Plan, make_plan, survey
+from .running_softmax import temperature_of_rows
 
 
 class LogProb(NamedTuple):
@@ -84,6 +84,7 @@ def linear_logprob(
     *,
     return_entropy: Literal[False] = False,
     check: bool = True,
+    plan: Plan | None = None,
     **options: Unpack[HeadOptions],
 ) -> Tensor: ...
 
@@ -97,6 +98,7 @@ def linear_logprob(
     *,
     return_entropy: Literal[True],
     check: bool = True,
+    plan: Plan | None = None,
     **options: Unpack[HeadOptions],
 ) -> LogProb: ...
 
@@ -109,6 +111,7 @@ def linear_logprob(
     *,
     return_entropy: bool = False,
     check: bool = True,
+    plan: Plan | None = None,
     **options: Unpack[HeadOptions],
 ) -> Tensor | LogProb:
     """Log-prob of `targets[m]` under softmax(cap(hidden[rows[m]] @ weight.T + bias) / temperature).
@@ -117,7 +120,8 @@ def linear_logprob(
     rows, targets [M]: integers; rows may repeat.
     check: verify that rows, targets and temperatures are in range. Nothing is verified under
     torch.compile. The result for an unverified index out of range, including -100, is undefined.
-    Finding repeated rows waits for a GPU in any case.
+    plan: make_plan(rows, targets), maybe made on another device and moved. Without it the call
+    waits for a GPU, once if (row, target) are in ascending order.
     Options: bias [V], default none; temperature, a number or [T], one per row of hidden, default 1;
     logit_softcap, c of cap(x) = c tanh(x / c), default none.
 
@@ -127,25 +131,87 @@ def linear_logprob(
     Raises ValueError for shapes, dtypes, devices and values that do not fit.
     """
     head = Head(weight, **options)
-    check_operands(hidden, head, rows, targets, check=check)
+    check_operands(hidden, head, rows, targets)
+    rows, targets = rows.long(), targets.long()
     hidden, head = operands(hidden, head)
-    needs_hidden = torch.is_grad_enabled() and hidden.requires_grad
-    logp, entropy, *_ = _forward(
-        hidden, head.weight, rows.long(), targets.long(), *head.transform(hidden),
-        return_entropy, needs_hidden, torch.is_grad_enabled() and head.is_trained(),
-    )  # fmt: skip
+    learns = torch.is_grad_enabled()
+    wanted = return_entropy, learns and hidden.requires_grad, learns and head.is_trained()
+    if torch.compiler.is_compiling():
+        logp, entropy, *_ = _operator(
+            hidden, head.weight, rows, targets, *head.transform(hidden), *wanted
+        )
+    else:
+        if plan is None:
+            plan = checked_plan(rows, targets, hidden, head, check=check)
+        logp, entropy = _Eager.apply(
+            hidden, head.weight, *head.transform(hidden), plan, Wanted(*wanted)
+        )
     return LogProb(logp, entropy) if return_entropy else logp
 
 
-# ---- forward ----
+# ---- the operation ----
 
 
-# The operators wait for the GPU (make_plan), which a CUDA graph cannot record.
+class _Eager(torch.autograd.Function):
+    """The operation outside of torch.compile. `hidden` and `weight` have one dtype."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        temperature: Tensor | None,
+        softcap: float,
+        plan: Plan,
+        wanted: Wanted,
+    ) -> tuple[Tensor, Tensor]:
+        x = head_rows(hidden, weight, plan, bias, temperature, softcap)
+        entropy, saved = forward(x, wanted)
+        ctx.plan, ctx.softcap = plan, softcap
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(entropy)
+        ctx.save_for_backward(hidden, weight, bias, temperature, *saved)
+        return saved.logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 7
+        hidden, weight, bias, temperature, *saved = ctx.saved_tensors
+        with torch.no_grad():
+            x = head_rows(hidden, weight, ctx.plan, bias, temperature, ctx.softcap)
+            dx, dw, db = gradients(x, grad.contiguous(), Saved(*saved), ctx.needs_input_grad[:3])
+            db = db if db is None else db.to(bias.dtype)
+        if torch.is_grad_enabled():  # for a second derivative
+            dx, dw, db = (d if d is None else _Once.apply(d, grad, hidden) for d in (dx, dw, db))
+        return dx, dw, db, None, None, None, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that refuses to be differentiated, instead of passing for a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *of: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            "linear_logprob is differentiable once: its gradient has no gradient, so leave out "
+            "create_graph=True"
+        )
+
+
+# ---- the operators that torch.compile sees ----
+
+
+# They wait for the GPU (make_plan), which a CUDA graph cannot record.
 WAITS = (torch.Tag.cudagraph_unsafe,)
 
 
 @torch.library.custom_op("malt_fast::linear_logprob", mutates_args=(), tags=WAITS)
-def _forward(
+def _operator(
     hidden: Tensor,
     weight: Tensor,
     rows: Tensor,
@@ -157,92 +223,28 @@ def _forward(
     needs_hidden: bool,
     trained: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """logp [M]; entropy [M] or [0]; log sum exp z [min(T, M)]; R; weights and scale to keep.
-
-    Of log sum exp z, R and scale the first U rows are used: the number of distinct rows is not
-    known before.
-    """
-    x = head_rows(hidden, weight, rows, targets, bias, temperature, softcap)
-    _, _, log_total, residual, weights, scale = _new_outputs(
-        hidden, weight, rows, entropy, needs_hidden, trained
-    )
-    kept = _kept(x, weights, scale)
-    state = RunningSoftmax.start(len(x.plan), x.new_target_logit(), entropy=entropy)
-    _fold_rows(x, state, residual, kept)
-    log_total[: len(x.plan)] = state.log_total()
-    logp, row_entropy = state.logp(x.plan.row_of)[x.plan.index], log_total.new_empty(0)
-    if entropy:
-        row_entropy = state.entropy()[x.plan.row_of[x.plan.index]]
-    return logp, row_entropy, log_total, residual, weights, scale
+    """logp [M], entropy [M] or [0], and the rest of Saved for min(T, M) rows, of which U are used:
+    the number of distinct rows is not known before."""
+    wanted = Wanted(entropy, needs_hidden, trained)
+    x = head_rows(hidden, weight, make_plan(rows, targets), bias, temperature, softcap)
+    _, padded = new_outputs(hidden, weight, len(rows), min(len(hidden), len(rows)), wanted)
+    of_targets, saved = forward(x, wanted)
+    for whole, part in zip(padded[1:], saved[1:], strict=True):
+        whole[tuple(slice(n) for n in part.shape)] = part
+    return saved.logp, of_targets, *padded[1:]
 
 
-def _new_outputs(
-    hidden: Tensor, weight: Tensor, rows: Tensor, entropy: bool, needs_hidden: bool, trained: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What `_forward` returns, without values; also for torch.compile, with symbols for sizes."""
-    sums, m = sums_dtype(hidden.dtype), rows.shape[0]
-    size = torch.sym_min(hidden.shape[0], m)
-    kept, scale = kept_weights.shapes(size if trained else 0, hidden, weight)
-    with_residual = (scale[1] if trained else size) if needs_hidden else 0
-    return (
-        hidden.new_empty(m, dtype=sums),
-        hidden.new_empty(m if entropy else 0, dtype=sums),
-        hidden.new_empty(size, dtype=sums),
-        # A frozen head's R is scaled and rounded once more; dh of a trained one is rounded once.
-        hidden.new_empty(with_residual, hidden.shape[1], dtype=sums if trained else None),
-        hidden.new_empty(kept, dtype=sums),
-        hidden.new_empty(scale, dtype=sums),
-    )
-
-
-def _kept(x: HeadRows, weights: Tensor, scale: Tensor) -> KeptWeights:
-    return KeptWeights(weights, scale, min(len(x.plan), scale.shape[1]), len(x.weight))
-
-
-def _fold_rows(x: HeadRows, state: RunningSoftmax, residual: Tensor, kept: KeptWeights) -> None:
-    """Take all rows through the head: fills `state`, R of the first rows, weights to keep."""
-    ops = softmax_rows.choose(x.hidden.device, x.hidden.dtype)
-    dtype, device, vocabulary = tiles.product_dtype(x.hidden), x.hidden.device, len(x.weight)
-    height, width = tiles.tile_shape(len(x.plan), vocabulary, x.hidden)
-    logits = memory = tiles.Buffer(x.sums, device, height, width)
-    if dtype != x.sums:
-        memory = tiles.Buffer(dtype, device, height if len(residual) else 0, width)
-    columns = [(column, x.weight[column]) for column in tiles.slices(vocabulary, width)]
-    for part in [*kept.parts(height), *tiles.slices(len(x.plan), height, kept.rows)]:
-        hidden, offsets = x.hidden[x.plan.rows[part]].to(dtype), []
-        chunk, keeps = state.rows(part), part.start < kept.rows
-        if part.start < len(residual):
-            chunk = replace(chunk, residual=hidden.new_zeros(hidden.shape, dtype=x.sums))
-        transform, targets = x.transform.rows(part), x.plan.targets.rows(part)
-        for column, weight in columns:
-            w = weight.to(dtype)
-            tile = kept.block(part, column) if keeps else logits(len(hidden), len(w))
-            tile = tiles.multiply(hidden, w.T, tile)
-            weights = None
-            if keeps or chunk.residual is not None:
-                weights = tile if memory is logits else memory(*tile.shape)
-            ops.fold(tile, column.start, transform, targets, chunk, weights)
-            if chunk.residual is not None and weights is not None:
-                tiles.add_product(chunk.residual, weights, w)
-            offsets.append(chunk.offset.clone())
-        if keeps:
-            kept.write_scale(part, offsets, chunk)
-        if chunk.residual is not None:
-            residual[part] = chunk.residual / chunk.total[:, None]
-
-
-@_forward.register_fake
+@_operator.register_fake
 def _(
     hidden: Tensor, weight: Tensor, rows: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _new_outputs(hidden, weight, rows, *rest[-3:])
-
-
-# ---- backward ----
+    size = torch.sym_min(hidden.shape[0], rows.shape[0])
+    entropy, saved = new_outputs(hidden, weight, rows.shape[0], size, Wanted(*rest[-3:]))
+    return saved.logp, entropy, *saved[1:]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.softcap, _, _, ctx.trained = inputs
+    *tensors, ctx.softcap, _, _, _ = inputs
     logp, *rest = output
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*rest)
@@ -253,13 +255,13 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
     if grad is None:
         return (None,) * 10
     needs = [bool(ctx.needs_input_grad[i]) for i in (0, 1, 4)]
-    gradients = _gradients(grad.contiguous(), *ctx.saved_tensors, ctx.softcap, ctx.trained, *needs)
-    dx, dw, db = (d if need else None for d, need in zip(gradients, needs, strict=True))
+    found = _gradient_operator(grad.contiguous(), *ctx.saved_tensors, ctx.softcap, *needs)
+    dx, dw, db = (d if need else None for d, need in zip(found, needs, strict=True))
     return dx, dw, None, None, db, None, None, None, None, None
 
 
 @torch.library.custom_op("malt_fast::linear_logprob_backward", mutates_args=(), tags=WAITS)
-def _gradients(
+def _gradient_operator(
     grad: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -273,31 +275,23 @@ def _gradients(
     weights: Tensor,
     scale: Tensor,
     softcap: float,
-    trained: bool,
     needs_hidden: bool,
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden [T, H], weight [V, H], bias [V]; [0] for one that is not needed."""
-    x = head_rows(hidden, weight, rows, targets, bias, temperature, softcap)
-    upstream = x.upstream(grad, log_total[: len(x.plan)])
-    dx = hidden.new_zeros(hidden.shape if needs_hidden else 0)
-    target_logp = logp.new_empty(len(x.plan.row_of)).index_copy_(0, x.plan.index, logp)
-    at_target, row = target_coefficients(x, target_logp, upstream)
-    if needs_hidden:
-        scale_residual(x, residual, at_target, row, dx)
-    no_dw, no_db = weight.new_empty(0), (weight if bias is None else bias).new_empty(0)
-    if not trained:
-        return dx, no_dw, no_db
-    needs, kept = (needs_hidden, needs_weight, needs_bias), _kept(x, weights, scale)
-    from_kept = KeptGradients.of(x, kept, at_target, row)
-    row_dx, dw, db = recompute_gradients(x, upstream, needs, from_kept)
-    if row_dx is not None:
-        dx[x.plan.rows[kept.rows :]] = row_dx.to(dx.dtype)
-    return dx, no_dw if dw is None else dw, no_db if db is None else db.to(no_db.dtype)
+    x = head_rows(hidden, weight, make_plan(rows, targets), bias, temperature, softcap)
+    saved = Saved(logp, log_total[: len(x.plan)], residual, weights, scale)
+    dx, dw, db = gradients(x, grad, saved, (needs_hidden, needs_weight, needs_bias))
+    like_bias = weight if bias is None else bias
+    return (
+        hidden.new_empty(0) if dx is None else dx,
+        weight.new_empty(0) if dw is None else dw,
+        like_bias.new_empty(0) if db is None else db.to(like_bias.dtype),
+    )
 
 
-@_gradients.register_fake
+@_gradient_operator.register_fake
 def _(
     grad: Tensor,
     hidden: Tensor,
@@ -315,15 +309,7 @@ def _(
     )
 
 
-def _twice(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError(
-        "linear_logprob is differentiable once: its gradient has no gradient, so leave out "
-        "create_graph=True"
-    )
-
-
 torch.library.register_autograd("malt_fast::linear_logprob", _backward, setup_context=_save)
-torch.library.register_autograd("malt_fast::linear_logprob_backward", _twice)
 
 
 # ---- inputs ----
@@ -339,10 +325,8 @@ def operands(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
     return hidden.to(dtype), head._replace(weight=head.weight.to(dtype))
 
 
-def check_operands(
-    hidden: Tensor, head: Head, rows: Tensor, targets: Tensor, *, check: bool
-) -> None:
-    """Raise ValueError for shapes, dtypes and devices, and with `check` values, that do not fit."""
+def check_operands(hidden: Tensor, head: Head, rows: Tensor, targets: Tensor) -> None:
+    """Raise ValueError for shapes, dtypes and devices that do not fit."""
     weight, bias, temperature, softcap = head
     checks.floating(hidden=hidden, weight=weight, bias=bias)
     checks.integers(rows=rows, targets=targets)
@@ -360,6 +344,16 @@ def check_operands(
     checks.temperature(temperature, len(hidden), hidden.device)
     checks.softcap(softcap)
     checks.same_device(hidden.device, weight=weight, rows=rows, targets=targets, bias=bias)
+
+
+def checked_plan(rows: Tensor, targets: Tensor, hidden: Tensor, head: Head, *, check: bool) -> Plan:
+    """The plan of rows and targets; with `check`, ValueError for values that do not fit."""
+    temperature = head.temperature if isinstance(head.temperature, Tensor) else None
+    if len(rows) == 0:
+        return make_plan(rows, targets)
+    known = survey(rows, targets, temperature)
     if check:
-        checks.in_range(("rows", rows, len(hidden)), ("targets", targets, len(weight)))
-        checks.positive("temperature", temperature)
+        checks.between("rows", known.rows, len(hidden))
+        checks.between("targets", known.targets, len(head.weight))
+        checks.positive("temperature", holds=known.positive)
+    return make_plan(rows, targets, known)

@@ -50,7 +50,7 @@ def logprob_from_logits(
     _check(logits, targets, temperature, logit_softcap)
     if check:
         checks.in_range(("targets", targets, logits.shape[1]))
-        checks.positive("temperature", temperature)
+        checks.all_positive(temperature=temperature)
     if inplace_backward and not _may_overwrite(logits):
         raise ValueError(
             "inplace_backward needs rows that are contiguous and do not overlap: leave it out"

@@ -3,9 +3,8 @@
 Three modules implement the same operations on tiles. A tile is [R, n]: the columns
 [first, first + n) of the logits of R rows (types and formulas: running_softmax.py).
 
-    fold                    takes a tile into the running softmax; returns weights if wanted
-    gradient                turns a tile of logits into gradients, once log sum exp z is known
-    gradient_from_weights   does the same to weights that `fold` returned
+    fold        takes a tile into the running softmax; returns weights if wanted
+    gradient    turns a tile of logits into gradients, once log sum exp z is known
 
 With g_k the gradient of the loss in the log-prob of the row's target k, the gradient of a tile is
 

@@ -1,6 +1,6 @@
 """The row operations of softmax_rows.py on a CPU, in C++: float32, bfloat16 and float16.
 
-They are csrc/kernels/logprob.hpp; `gradient_from_weights` is torch's: it only scales a tile.
+They are csrc/kernels/logprob.hpp.
 """
 
 from typing import Any
@@ -11,9 +11,6 @@ from malt_fast import _core
 from malt_fast.utils.tensors import bits
 
 from .running_softmax import RunningSoftmax, Targets, Transform, Upstream
-from .softmax_rows_torch import gradient_from_weights
-
-__all__ = ["fold", "gradient", "gradient_from_weights", "simd_level"]
 
 
 def fold(

@@ -62,15 +62,6 @@ def gradient(
     out.copy_(grad_logits)
 
 
-def gradient_from_weights(
-    weights: Tensor, first: int, targets: Targets, factor: Tensor, at_target: Tensor
-) -> None:
-    """Turn weights [R, n] into gradients in place: times factor [R], at_target [D] at targets."""
-    index, row, column = _targets_within(targets, first, weights.shape[1])
-    weights.mul_(factor[:, None])
-    weights[row, column] = at_target[index].to(weights.dtype)
-
-
 def _logits(tile: Tensor, first: int, transform: Transform) -> tuple[Tensor, Tensor | None]:
     """z of a tile of raw logits, and cap'(raw), None if that is 1 everywhere."""
     z, slope = tile, None

@@ -8,7 +8,7 @@ before the end. Weights that overwrite the tile leave nothing to read again: in 
 largest logit is found first.
 
 Memory traffic for a tile of R n elements: `fold` reads each once and writes one weight if wanted;
-`gradient` and `gradient_from_weights` read and write each once. Nothing is allocated.
+`gradient` reads and writes each once. Nothing is allocated.
 
 All arithmetic is float32. exp is the hardware's exp2 of z - offset, rounded before it is scaled, so
 that logits of 1e4 lose no accuracy; below 2^-126 it is 0.
@@ -85,15 +85,6 @@ def gradient(
     _launch(_gradient, *common, *given, out, out.stride(0))
 
 
-def gradient_from_weights(
-    weights: Tensor, first: int, targets: Targets, factor: Tensor, at_target: Tensor
-) -> None:
-    """As in softmax_rows_torch.py."""
-    size = weights.stride(0), weights.shape[1]
-    given = first, targets.start, targets.token, factor, at_target
-    _launch(_gradient_from_weights, weights, *size, *given)
-
-
 def _launch(kernel: Any, tile: Tensor, *args: Any, **constants: Any) -> None:
     """One program per row of the tile, on the tile's GPU."""
     if tile.numel() == 0:
@@ -130,9 +121,6 @@ def variants() -> Iterator[tuple[str, Callable[[], object]]]:
             if raw is out:
                 yield f"{name}{how}", partial(fold, raw, 0, transform, targets, state, None)
             yield to, partial(gradient, raw, out, 0, transform, targets, upstream)
-    for kept in (tile, *low, odd):
-        name = f"{str(kept.dtype)[6:]} [R, {kept.shape[1]}]"
-        yield name, partial(gradient_from_weights, kept, 0, targets, one, one)
 
 
 # ---- kernels ----
@@ -227,31 +215,6 @@ def _gradient(
             if (at >= begin) & (at < begin + BLOCK):
                 grad_logits += tl.where(column == at, tl.load(grad_target + k), 0.0)  # + onehot g
         tl.store(out + column, grad_logits * slope * scale, column < width)  # cap' / T
-
-
-@triton.jit
-def _gradient_from_weights(
-    weights,  # [R, width], rows stride apart
-    stride,
-    width,
-    first,
-    start,  # [R + 1]
-    token,  # [D]
-    factor,  # [R]
-    at_target,  # [D]
-    BLOCK: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    weights += row * stride
-    scale = tl.load(factor + row)
-    for begin in range(0, width, BLOCK):
-        column = begin + tl.arange(0, BLOCK)
-        grad_logits = tl.load(weights + column, column < width, other=0.0).to(tl.float32) * scale
-        for k in range(tl.load(start + row), tl.load(start + row + 1)):
-            at = (tl.load(token + k) - first).to(tl.int32)
-            if (at >= begin) & (at < begin + BLOCK):
-                grad_logits = tl.where(column == at, tl.load(at_target + k), grad_logits)
-        tl.store(weights + column, grad_logits, column < width)
 
 
 # ---- parts of kernels ----

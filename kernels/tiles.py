@@ -6,19 +6,34 @@ from torch import Tensor
 from .running_softmax import sums_dtype
 
 # Most logits of a tile, and most columns. On a CPU a tile should fit its caches; rows that are a
-# power of two apart share few cache sets, and products took 4 % longer. On a GPU it should fit L2
-# (1024 x 8448 float32 are 35 MB of an H100's 50), have enough rows that reading W is not the
-# bottleneck, and split into 264 parts of 256 x 128, two for each of its 132 multiprocessors.
-TILE = {"cpu": (1 << 21, 1920), "cuda": (1024 * 8448, 8448)}
+# power of two apart share few cache sets, and products took 4 % longer. On a GPU its product should
+# have whole waves of parts: 2048 x 8448 are 528 of 256 x 128, four for each of an H100's 132
+# multiprocessors.
+TILE = {"cpu": (1 << 21, 1920), "cuda": (2048 * 8448, 8448)}
+
+# Most rows whose weights, if apart from the tiles, enter one product: with W, each reads and writes
+# 8 H bytes of sums a row; with hidden, each slice of dW is summed once if no more rows follow.
+FROZEN_ROWS, TRAINED_ROWS = 4096, 8192
 
 
 def tile_shape(rows: int, vocabulary: int, hidden: Tensor) -> tuple[int, int]:
     """Rows and columns of the largest tile of hidden [..., H] W^T."""
     size, width = TILE.get(hidden.device.type, TILE["cpu"])
     if hidden.is_cuda:  # Python takes longer to start a small product than the GPU to compute it
-        size *= min(4, max(1, 4096 // max(1, hidden.shape[-1])))
+        size *= min(2, max(1, 4096 // max(1, hidden.shape[-1])))
     width = min(width, vocabulary)
     return min(rows, max(1, size // max(1, width))), width
+
+
+def block_rows(rows: int, vocabulary: int, hidden: Tensor, most: int) -> int:
+    """Rows whose weights enter one product: a tile's, or up to `most` if weights lie apart."""
+    height, _ = tile_shape(rows, vocabulary, hidden)
+    return max(height, min(rows, most)) if weights_apart(hidden) else height
+
+
+def weights_apart(hidden: Tensor) -> bool:
+    """Whether weights have memory of their own; otherwise they overwrite the logits."""
+    return product_dtype(hidden) != sums_dtype(hidden.dtype)
 
 
 def slices(n: int, step: int, start: int = 0) -> list[slice]:

@@ -393,8 +393,8 @@ def test_ipo_needs_tokens_where_there_are_pairs():
 
 def test_checks_of_values_can_be_left_out(monkeypatch):
     verified = []
-    for name in ("in_range", "positive"):
-        monkeypatch.setattr(MODULE.checks, name, lambda *given: verified.append(given))
+    for name in ("in_range", "all_positive"):
+        monkeypatch.setattr(MODULE.checks, name, lambda *given, **named: verified.append(named))
     run(make_case(5, 4, loss_type="ipo"), check=False)
     assert not verified
     run(make_case(5, 4, loss_type="ipo"))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from malt_fast.kernels import checks, kept_weights, linear_logprob, softmax_rows, tiles, which
-from malt_fast.kernels.head_rows import make_plan
+from malt_fast.kernels import kept_weights, linear_logprob, softmax_rows, tiles, which
+from malt_fast.kernels.row_plan import make_plan
 
 from tests.kernels.heads import Case, cases, make_case, run, upstream, written_out
 from tests.volume import volume
@@ -296,22 +296,18 @@ def test_what_does_not_fit_is_refused(change, message):
         run(replace(make_case(5, 4, 7, 11), **change))
 
 
-def test_the_check_of_values_can_be_left_out(monkeypatch):
-    verified = []
-    monkeypatch.setattr(checks, "in_range", lambda *given: verified.append(given))
-    run(make_case(5, 4, 7, 11), check=False)
-    assert not verified
-    run(make_case(5, 4, 7, 11))
-    assert verified
-
-
-def test_row_numbers_beyond_32_bits():
-    """(row, token) pairs are sorted by one 64-bit key."""
-    rows, targets = torch.tensor([2**44, 3, 2**44, 3]), torch.tensor([262_143, 7, 0, 7])
-    plan = make_plan(rows, targets, 262_144)
-    assert plan.rows.tolist() == [3, 2**44]
-    assert plan.targets.start.tolist() == [0, 1, 3]
-    assert plan.targets.token.tolist() == [7, 0, 262_143] and plan.index.tolist() == [2, 0, 1, 0]
+def test_a_plan_made_before():
+    """Nothing is sorted or counted then."""
+    case = make_case(5, 4, 7, 11).with_gradients(head=True)
+    plan = make_plan(case.rows, case.targets)
+    ours, other = run(case, plan=plan), run(case)
+    assert torch.equal(ours, other)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours.sum(), case.leaves()),
+        torch.autograd.grad(other.sum(), case.leaves()),
+        strict=True,
+    ):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_opcheck_of_the_gradients(head):
     args = (case.hidden, weight, case.rows, case.targets, case.bias.float(), None)
     torch.library.opcheck(
         torch.ops.malt_fast.linear_logprob_backward,
-        (logp, *args, logp, *saved, 0.0, head, True, head, head),
+        (logp, *args, logp, *saved, 0.0, True, head, head),
         test_utils=("test_schema", "test_faketensor"),
     )
 

@@ -178,21 +178,6 @@ def test_narrow_weights_stay_finite(triton_rows):
     assert state.residual.isfinite().all()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), *STORED])
-@pytest.mark.parametrize("width", [1, 13])
-def test_gradient_from_kept_weights(triton_rows, width, dtype, tolerance):
-    case = make(3, 20, 4)
-    weights = torch.rand(3, 20, device=DEVICE).to(dtype)
-    factor = torch.randn(3, device=DEVICE)
-    at_target = torch.randn(len(case.targets.token), device=DEVICE)
-    truth, exact = weights.double(), (factor.double(), at_target.double())
-    for first in range(0, 20, width):
-        given, wanted = (x[:, first : first + width] for x in (weights, truth))
-        triton_rows.gradient_from_weights(given, first, case.targets, factor, at_target)
-        softmax_rows_torch.gradient_from_weights(wanted, first, case.targets, *exact)
-    near(weights, truth, tolerance)
-
-
 @pytest.mark.parametrize("weights", [None, "tile"])
 def test_minus_infinity(triton_rows, weights):
     case = make(4, 30, 1)

@@ -74,6 +74,7 @@ class LogProbModel(nn.Module):
             batch.targets,
             bias=head.bias,
             logit_softcap=self.softcap,
+            plan=batch.plan,
             check=False,  # data is checked once, before training
         )
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from malt_fast import _core
 from malt_fast.forest.role_data import Ints, RoleData, Stage
 from malt_fast.kernels.linear_dpo import per_completion
+from malt_fast.kernels.row_plan import Plan, make_plan
 from malt_fast.models.tree_attention import BLOCK, Tree, make_tree
 from malt_fast.training.stage import Layout
 from malt_fast.utils.errors import MaltError
@@ -35,6 +36,7 @@ class Batch:
     input_ids: Tensor  # int64 [B, L]; trees: [1, N]
     rows: Tensor  # int64 [M]
     targets: Tensor  # int64 [M]
+    plan: Plan  # of rows and targets
     owner: Tensor  # int64 [M]
     lengths: Tensor  # int64 [K]: targets of each completion
     completions: Tensor  # int64 [K]: indices into the data's completions
@@ -50,7 +52,8 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, **moved, tree=None if self.tree is None else self.tree.to(device))
+        tree = None if self.tree is None else self.tree.to(device)
+        return replace(self, **moved, plan=self.plan.to(device), tree=tree)
 
 
 class Step(NamedTuple):
@@ -230,13 +233,15 @@ def to_batch(
     n = tokens.stop - tokens.start
     more = padding(n, device)
     position = layout.position[tokens]
+    row, target = _long(layout.row[targets]), _long(layout.target[targets])
     end = np.append(layout.end[tokens], np.arange(n + 1, n + more + 1, dtype=np.int32))
     return Batch(
         input_ids=_row(layout.token[tokens], more),
         position_ids=_row(position, more),
         tree=make_tree(end, int(position.max(initial=-1)) + 1, device),
-        rows=_long(layout.row[targets]),
-        targets=_long(layout.target[targets]),
+        rows=row,
+        targets=target,
+        plan=make_plan(row, target),
         owner=_long(np.searchsorted(member, layout.owner[targets])),
         lengths=_long(lengths[completions[member]]),
         completions=_long(completions[member]),
@@ -266,11 +271,13 @@ def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool 
     owner = np.repeat(np.arange(len(rows)), lengths)
     first = np.arange(len(rows)) * width + sizes - 1 - lengths  # predicts a row's first target
     step = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    targets = [row[len(row) - n :] for row, n in zip(rows, lengths, strict=True)]
+    own = [row[len(row) - n :] for row, n in zip(rows, lengths, strict=True)]
+    predicts, targets = _long(first[owner] + step), _long(np.concatenate(own))
     return Batch(
         input_ids=torch.from_numpy(ids),
-        rows=_long(first[owner] + step),
-        targets=_long(np.concatenate(targets)),
+        rows=predicts,
+        targets=targets,
+        plan=make_plan(predicts, targets),
         owner=_long(owner),
         lengths=_long(lengths),
         completions=_long(completions),
