@@ -9,7 +9,7 @@ and, if wanted, the weights exp(z - base) themselves, 0 at the target. `base` is
 so that weights of all tiles of a row share one factor, however few tiles are done. The offset is
 the logit of the row's target, found before by `target_logits`. Where a logit exceeds it by more
 than LIMIT, the weights could overflow: there `base` is the largest logit of the row in that tile.
-`combine` is exact either way, and `flagged` names the rows whose weights have several bases.
+Then `settle` takes the tiles into a running softmax, exact either way.
 
 There is no bias, soft cap or temperature. Blocks of hidden and W come through tensor descriptors,
 which read zeros outside of a matrix: nothing is padded, but rows must be 16 bytes aligned. Made
@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .running_softmax import RunningSoftmax, Targets
 from .tuned import Config
 
 # Largest z - offset of a weight: exp(60) leaves room for sums in float32 and bfloat16.
@@ -142,31 +143,42 @@ def target_logits(hidden: Tensor, weight: Tensor, row_of: Tensor, token: Tensor)
     return out
 
 
-# ---- statistics of all tiles ----
+def settle(
+    statistics: Tensor,
+    columns: slice,
+    targets: Targets,
+    state: RunningSoftmax,
+    weights: Tensor | None,
+    config: Config,
+) -> None:
+    """Take statistics of some columns into `state`, whose offset and target logits they had.
 
-
-def combine(statistics: Tensor, target_logit: Tensor) -> tuple[Tensor, Tensor]:
-    """log sum exp z [R] of whole rows, and the log-prob of their targets [R].
-
-    With m the largest base of a row and t the logit of its target, which no total contains,
-
-        rest    = sum over tiles of total exp(base - m)
-        log_sum = m + log(rest + exp(t - m)) = m + log1p(rest + expm1(t - m))
-        logp    = t - log_sum
-
-    t = m but for flagged rows, hence logp = -log1p(rest), whose relative error is small however
-    near to 1 the probability is. t = -inf stands for a row that left out no target.
+    Afterwards weights are exp(z - offset), 0 at all targets of a row: of several targets the fused
+    kernel leaves out one. Where a tile has another base than the offset, the largest base becomes
+    the offset, and what was relative to others is rescaled: sums, residual and weights.
     """
-    total, base = statistics
-    most = base.amax(0)
-    rest = (total * (base - most).exp()).sum(0)
-    log_rest = torch.log1p(rest + torch.expm1(target_logit - most))
-    return most + log_rest, (target_logit - most) - log_rest
-
-
-def flagged(statistics: Tensor, offset: Tensor) -> Tensor:
-    """[R]: rows with weights that are not exp(z - offset)."""
-    return (statistics[1] > offset).any(0)
+    hidden = 0 if state.residual is None else state.residual.shape[1]
+    if state.total.numel():
+        with torch.cuda.device_of(state.total):
+            _settle[(len(state.total),)](
+                *statistics,
+                statistics.stride(1),
+                statistics.shape[1],
+                columns.start,
+                columns.stop - columns.start,
+                targets.start,
+                targets.token,
+                state.target_logit,
+                state.offset,
+                state.total,
+                state.residual,
+                hidden,
+                weights,
+                0 if weights is None else weights.stride(0),
+                COLUMNS=config.block_columns,
+                BLOCK=BLOCK,
+                num_warps=4,
+            )
 
 
 # ---- what is measured by tune.py, and compiled ahead ----
@@ -215,6 +227,15 @@ def variants() -> Iterator[tuple[Any, ...]]:
                 args = hidden, weight, 0, index, offset, statistics, out, config
                 name = f"{config}{' to ' + str(dtype)[6:] if keep else ''}"
                 yield name, partial(fused_head, *args), (10 * major,)
+        state = RunningSoftmax(offset, offset, None, offset, None)
+        targets = Targets(empty(rows + 1, dtype=torch.int64), index)
+        statistics = new_statistics(rows, columns, WIDE, hidden.device)
+        yield "", partial(settle, statistics, slice(0, columns), targets, state, None, WIDE)
+        state, out = replace(state, residual=empty(rows, 4096)), empty(rows, columns, dtype=dtype)
+        yield (
+            str(dtype)[6:],
+            partial(settle, statistics, slice(0, columns), targets, state, out, WIDE),
+        )
 
 
 # ---- kernels ----
@@ -285,6 +306,71 @@ def _fused_head(
                 weights.store([top, left + COLUMNS // 2], other)
             else:
                 weights.store([top, left], z)
+
+
+@triton.jit
+def _settle(
+    total,  # [tiles, R], rows stride apart
+    base,  # likewise
+    stride,
+    tiles,
+    first,
+    width,
+    start,  # [R + 1]
+    token,  # [D]
+    target_logit,  # [D]
+    offset,  # [R]
+    sums,  # [R]
+    residual,  # [R, hidden] or None
+    hidden,
+    weights,  # [R, width], rows weights_stride apart, or None
+    weights_stride,
+    COLUMNS: tl.constexpr,  # of a tile
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    before = tl.load(offset + row)
+    now, lane = before, tl.arange(0, 64)
+    for begin in range(0, tiles, 64):
+        tile = begin + lane
+        now = tl.maximum(
+            now, tl.max(tl.load(base + tile * stride + row, tile < tiles, other=-INF), 0)
+        )
+    more = tl.zeros([64], tl.float32)
+    for begin in range(0, tiles, 64):
+        tile = begin + lane
+        share = tl.load(total + tile * stride + row, tile < tiles, other=0.0)
+        more += share * tl.exp2(
+            (tl.load(base + tile * stride + row, tile < tiles, other=-INF) - now) * LOG2E
+        )
+    shrink = tl.exp2((before - now) * LOG2E)
+    after, own = tl.load(sums + row) * shrink + tl.sum(more, 0), tl.load(start + row)
+    at = tl.load(token + own) - first
+    if (at >= 0) & (at < width):  # the target that the fused kernel left out
+        after += tl.exp2((tl.load(target_logit + own) - now) * LOG2E)
+    tl.store(sums + row, after)
+    if weights is not None:
+        weights += row * weights_stride
+        for k in range(tl.load(start + row), tl.load(start + row + 1)):
+            at = tl.load(token + k) - first
+            if (at >= 0) & (at < width):
+                tl.store(weights + at, 0.0)
+    if now > before:
+        tl.store(offset + row, now)
+        if residual is not None:
+            for begin in range(0, hidden, BLOCK):
+                channel = begin + tl.arange(0, BLOCK)
+                value = tl.load(residual + row * hidden + channel, channel < hidden)
+                tl.store(residual + row * hidden + channel, value * shrink, channel < hidden)
+        if weights is not None:
+            tl.debug_barrier()  # targets are cleared by one thread and read by another
+            for begin in range(0, width, BLOCK):
+                column = begin + tl.arange(0, BLOCK)
+                of_tile = tl.load(
+                    base + (column // COLUMNS) * stride + row, column < width, other=0.0
+                )
+                value = tl.load(weights + column, column < width).to(tl.float32)
+                tl.store(weights + column, value * tl.exp2((of_tile - now) * LOG2E), column < width)
 
 
 @triton.jit

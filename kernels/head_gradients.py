@@ -163,7 +163,7 @@ class _Recomputed:
 
         grad_logits are valid until the next are asked for.
         """
-        x, plan, dtype = self.x, self.x.plan, self.made.flat.dtype
+        x, plan, dtype = self.x, self.x.plan, self.made.dtype
         if first == len(plan):
             return
         ops = softmax_rows.choose(x.hidden.device, x.hidden.dtype)

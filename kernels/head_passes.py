@@ -1,7 +1,8 @@
 """The forward and backward pass of hidden rows through the head (formulas: linear_logprob.py).
 
 Rows go through in blocks, a block in tiles: a matrix product by torch, then `fold`
-(softmax_rows.py). Shapes: as in head_rows.py.
+(softmax_rows.py). A head without bias, soft cap and temperature may take a fused kernel for both
+where that was measured to be faster (tuned.py). Shapes: as in head_rows.py.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import kept_weights, softmax_rows, tiles
+from . import kept_weights, softmax_rows, tiles, tuned
 from .head_gradients import KeptGradients, trained_gradients
 from .head_rows import HeadRows, row_gradients, target_coefficients
 from .kept_weights import KeptWeights
@@ -35,11 +36,15 @@ class Saved(NamedTuple):
     scale: Tensor
 
 
-def forward(x: HeadRows, wanted: Wanted) -> tuple[Tensor, Saved]:
-    """The entropy [M], or [0]; and what to save."""
+def forward(
+    x: HeadRows, wanted: Wanted, config: tuned.Config | None = None
+) -> tuple[Tensor, Saved]:
+    """The entropy [M], or [0]; and what to save. config: of the fused kernel, None for tiles."""
     entropy, saved = new_outputs(x.hidden, x.weight, len(x.plan.index), len(x.plan), wanted)
     state = RunningSoftmax.start(len(x.plan), x.new_target_logit(), entropy=wanted.entropy)
-    _fold_rows(x, state, saved.residual, _kept(x, saved))
+    if config is not None:
+        _start_at_targets(x, state)
+    _fold_rows(x, state, saved.residual, _kept(x, saved), config)
     saved.log_total.copy_(state.log_total())
     torch.index_select(state.logp(x.plan.row_of), 0, x.plan.index, out=saved.logp)
     if wanted.entropy:
@@ -70,11 +75,22 @@ def _kept(x: HeadRows, saved: Saved) -> KeptWeights:
     return KeptWeights(saved.weights, saved.scale, rows, len(x.weight))
 
 
-def _fold_rows(x: HeadRows, state: RunningSoftmax, residual: Tensor, kept: KeptWeights) -> None:
-    """Take all rows through the head: fills `state`, R of the first rows, weights to keep."""
+def _fold_rows(
+    x: HeadRows,
+    state: RunningSoftmax,
+    residual: Tensor,
+    kept: KeptWeights,
+    config: tuned.Config | None,
+) -> None:
+    """Take all rows through the head: fills `state`, R of the first rows, weights to keep.
+
+    config: of the fused kernel, or None for tiles.
+    """
     vocabulary, rows = len(x.weight), len(x.plan)
     memory = _Memory.of(x, max(0, len(residual) - kept.rows))
-    columns = [(column, x.weight[column]) for column in tiles.slices(vocabulary, memory.width)]
+    whole = config is not None and not kept.rows and not len(residual)
+    width = vocabulary if whole else memory.width
+    columns = [(column, x.weight[column]) for column in tiles.slices(vocabulary, width)]
     kept_rows = tiles.block_rows(rows, vocabulary, x.hidden, tiles.TRAINED_ROWS)
     for part in [*kept.parts(kept_rows), *tiles.slices(rows, memory.block, kept.rows)]:
         hidden, offsets = x.hidden[x.plan.rows[part]].to(memory.dtype), []
@@ -87,7 +103,9 @@ def _fold_rows(x: HeadRows, state: RunningSoftmax, residual: Tensor, kept: KeptW
                 weights = kept.block(part, column)
             elif chunk.residual is not None:
                 weights = memory.weights(len(hidden), len(w))
-            _fold_block(x, part, column, (hidden, w), chunk, weights, memory)
+            given = x, part, column, (hidden, w), chunk, weights
+            if config is None or not _fuse_block(*given, config):
+                _fold_block(*given, memory)
             if chunk.residual is not None and weights is not None:
                 tiles.add_product(chunk.residual, weights, w)
             offsets.append(chunk.offset.clone() if keeps else chunk.offset)
@@ -144,6 +162,52 @@ def _fold_block(
         tile = tiles.multiply(hidden[some], w.T, tile)
         given = x.transform.rows(rows), x.plan.targets.rows(rows), chunk.rows(some)
         ops.fold(tile, column.start, *given, tile if over else own)
+
+
+# ---- the fused kernel ----
+
+
+def fused_config(x: HeadRows, wanted: Wanted) -> tuned.Config | None:
+    """How the fused kernel should take all rows; None if it cannot, or tiles are faster."""
+    if wanted.entropy or not x.transform.is_identity():
+        return None
+    shape, weights = (
+        (len(x.plan), x.hidden.shape[1], len(x.weight)),
+        wanted.hidden or wanted.trained,
+    )
+    config = tuned.chosen(x.hidden.device, x.hidden.dtype, shape, weights=weights)
+    if config is None or not softmax_rows.triton_module("fused_head_triton").readable(x.weight):
+        return None
+    return config
+
+
+def _start_at_targets(x: HeadRows, state: RunningSoftmax) -> None:
+    """The logit of a row's first target is its offset."""
+    fused, plan = softmax_rows.triton_module("fused_head_triton"), x.plan
+    logits = fused.target_logits(x.hidden, x.weight, plan.rows[plan.row_of], plan.targets.token)
+    state.target_logit.copy_(logits)
+    state.offset.copy_(logits[plan.targets.start[:-1]])
+
+
+def _fuse_block(
+    x: HeadRows,
+    part: slice,
+    column: slice,
+    product: tuple[Tensor, Tensor],
+    chunk: RunningSoftmax,
+    weights: Tensor | None,
+    config: tuned.Config,
+) -> bool:
+    """As _fold_block, by one kernel; False if it cannot write these weights."""
+    fused, (hidden, w) = softmax_rows.triton_module("fused_head_triton"), product
+    if weights is not None and not fused.readable(weights):
+        return False
+    targets = x.plan.targets.rows(part)
+    statistics = fused.new_statistics(len(hidden), len(w), config, hidden.device)
+    first = targets.token[targets.start[:-1]]
+    fused.fused_head(hidden, w, column.start, first, chunk.offset, statistics, weights, config)
+    fused.settle(statistics, column, targets, chunk, weights, config)
+    return True
 
 
 # ---- backward ----

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .head_passes import Saved, Wanted, forward, gradients, new_outputs
+from .head_passes import Saved, Wanted, forward, fused_config, gradients, new_outputs
 from .head_rows import head_rows
 from .row_plan import Plan, make_plan, survey
 from .running_softmax import temperature_of_rows
@@ -167,7 +167,7 @@ class _Eager(torch.autograd.Function):
         wanted: Wanted,
     ) -> tuple[Tensor, Tensor]:
         x = head_rows(hidden, weight, plan, bias, temperature, softcap)
-        entropy, saved = forward(x, wanted)
+        entropy, saved = forward(x, wanted, fused_config(x, wanted))
         ctx.plan, ctx.softcap = plan, softcap
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(entropy)
@@ -228,7 +228,7 @@ def _operator(
     wanted = Wanted(entropy, needs_hidden, trained)
     x = head_rows(hidden, weight, make_plan(rows, targets), bias, temperature, softcap)
     _, padded = new_outputs(hidden, weight, len(rows), min(len(hidden), len(rows)), wanted)
-    of_targets, saved = forward(x, wanted)
+    of_targets, saved = forward(x, wanted, fused_config(x, wanted))
     for whole, part in zip(padded[1:], saved[1:], strict=True):
         whole[tuple(slice(n) for n in part.shape)] = part
     return saved.logp, of_targets, *padded[1:]

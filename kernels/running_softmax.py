@@ -27,6 +27,9 @@ class Transform:
     temperature: Tensor | None = None  # [R], likewise
     softcap: float = 0.0  # 0: none
 
+    def is_identity(self) -> bool:
+        return self.bias is None and self.temperature is None and not self.softcap
+
     def rows(self, part: slice) -> "Transform":
         if self.temperature is None:
             return self

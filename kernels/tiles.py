@@ -1,5 +1,7 @@
 """Tiles of the logits hidden W^T: their size, their memory and the products they are made with."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -68,11 +70,16 @@ def add_at(out: Tensor, index: Tensor, values: Tensor) -> Tensor:
 
 
 class Buffer:
-    """Memory of one tile, viewed in each tile's shape; views are cached, as making one is slow."""
+    """Memory of one tile, taken at first use and viewed in each tile's shape; views are cached, as
+    making one is slow."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device, rows: int, columns: int) -> None:
-        self.flat = torch.empty(rows * columns, dtype=dtype, device=device)
+        self.dtype, self.device, self.size = dtype, device, rows * columns
         self.views: dict[tuple[int, int], Tensor] = {}
+
+    @cached_property
+    def flat(self) -> Tensor:
+        return torch.empty(self.size, dtype=self.dtype, device=self.device)
 
     def __call__(self, rows: int, columns: int) -> Tensor:
         view = self.views.get((rows, columns))

@@ -11,7 +11,9 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +23,9 @@ from torch import Tensor
 
 from malt_fast.utils.files import replacing
 
-from . import softmax_rows, tiles
-from .running_softmax import RunningSoftmax, Targets, Transform, sums_dtype
+from .head_passes import Wanted, forward
+from .head_rows import HeadRows, head_rows
+from .row_plan import make_plan
 from .softmax_rows import triton_module
 from .tuned import MODES, Case, Config, file_of
 
@@ -36,15 +39,14 @@ SIZES = (  # hidden, rows, vocabulary; the first is where all candidates are com
     (2048, 8192, 151936),
     (896, 8192, 151936),
 )
-SLICE = 8448  # columns whose weights exist at a time: 33 of the widest tiles
 SAMPLE = 256  # rows that are compared with float64
 MOST = 1e-4  # nats by which a log-prob may differ
+MOST_OF_R = 0.01  # by which sums of weights times W may differ, of their norm
 GROUPS = (4, 16)  # that are tried for the best candidate, beside its own
 KEPT = 3  # candidates that are measured at further sizes
 
 Way = Config | None  # None: tiles
 Timer = Callable[[Callable[[], object]], float]  # milliseconds
-See = Callable[[slice, Tensor], None]  # is shown the weights of some columns
 
 
 class Wrong(Exception):
@@ -59,15 +61,10 @@ class Measured(NamedTuple):
 @dataclass(frozen=True)
 class Problem:
     case: Case
-    hidden: Tensor  # [R, H]
-    weight: Tensor  # [V, H]
-    target: Tensor  # [R]
-    row: Tensor  # [R]: 0, 1, 2, ...
+    x: HeadRows
     sample: Tensor  # [S]: rows that are checked
-    z: Tensor  # [S, V]: their logits in float64
-    tile: tiles.Buffer  # logits of a tile
-    tile_weights: tiles.Buffer | None  # its weights if wanted, which may overwrite it
-    weights: Tensor | None  # [R, SLICE]: those of a fused kernel
+    logp: Tensor  # [S], in float64
+    residual: Tensor | None  # [S, H], likewise, if weights are wanted
 
 
 def make_problem(case: Case, device: torch.device) -> Problem:
@@ -80,121 +77,55 @@ def make_problem(case: Case, device: torch.device) -> Problem:
 
     hidden = normal(case.rows, 1.0)
     weight = normal(case.vocabulary, 2 / case.hidden**0.5)
+    target = torch.randint(case.vocabulary, (case.rows,), generator=g, device=device)
+    plan = make_plan(torch.arange(case.rows, device=device), target)
     sample = torch.randperm(case.rows, generator=g, device=device)[:SAMPLE]
-    some = hidden[sample].double()
-    keeps, shape = case.mode == "weights", tiles.tile_shape(case.rows, case.vocabulary, hidden)
-    tile = tiles.Buffer(sums_dtype(dtype), device, *shape)
-    over = tile if dtype == tile.flat.dtype else tiles.Buffer(dtype, device, *shape)
-    return Problem(
-        case,
-        hidden,
-        weight,
-        torch.randint(case.vocabulary, (case.rows,), generator=g, device=device),
-        torch.arange(case.rows, device=device),
-        sample,
-        torch.cat([some @ part.double().T for part in weight.split(SLICE)], 1),
-        tile,
-        over if keeps else None,
-        hidden.new_empty(case.rows, SLICE) if keeps else None,
-    )
+    exact, own = weight.double(), target[sample, None]
+    log_p = (hidden[sample].double() @ exact.T).log_softmax(1)
+    residual = log_p.exp().scatter_(1, own, 0.0) @ exact if case.mode == "weights" else None
+    x = head_rows(hidden, weight, plan, None, None, 0.0)
+    return Problem(case, x, sample, log_p.gather(1, own)[:, 0], residual)
 
 
-# ---- the ways ----
-
-
-def run(problem: Problem, way: Way, statistics: Tensor, see: See | None = None) -> Tensor:
-    """Log-probs [R]; shows the weights to `see`."""
-    return run_tiles(problem) if way is None else run_fused(problem, way, statistics, see)
-
-
-def new_statistics(problem: Problem, way: Way) -> Tensor:
-    if way is None:
-        return problem.z.new_empty(0)
-    sizes = len(problem.hidden), len(problem.weight), way, problem.hidden.device
-    return triton_module("fused_head_triton").new_statistics(*sizes)
-
-
-def run_fused(problem: Problem, config: Config, statistics: Tensor, see: See | None) -> Tensor:
-    fused, (hidden, weight) = triton_module("fused_head_triton"), (problem.hidden, problem.weight)
-    offset = fused.target_logits(hidden, weight, problem.row, problem.target)
-    step = SLICE if problem.weights is not None else len(weight)
-    for part in tiles.slices(len(weight), step):
-        first, last = part.start // config.block_columns, -(-part.stop // config.block_columns)
-        out = None if problem.weights is None else problem.weights[:, : part.stop - part.start]
-        fused.fused_head(
-            hidden,
-            weight[part],
-            part.start,
-            problem.target,
-            offset,
-            statistics[:, first:last],
-            out,
-            config,
-        )
-        if see is not None and out is not None:
-            see(part, out)
-    return fused.combine(statistics, offset)[1]
-
-
-def run_tiles(problem: Problem) -> Tensor:
-    hidden, weight = problem.hidden, problem.weight
-    ops = softmax_rows.choose(hidden.device, hidden.dtype)
-    height, width = tiles.tile_shape(len(hidden), len(weight), hidden)
-    logits = hidden.new_full((len(hidden),), torch.nan, dtype=sums_dtype(hidden.dtype))
-    state = RunningSoftmax.start(len(hidden), logits)
-    start = torch.arange(len(hidden) + 1, device=hidden.device)
-    targets = Targets(start, problem.target)
-    for part in tiles.slices(len(hidden), height):
-        for column in tiles.slices(len(weight), width):
-            size = part.stop - part.start, column.stop - column.start
-            tile = tiles.multiply(hidden[part], weight[column].T, problem.tile(*size))
-            out = problem.tile_weights and problem.tile_weights(*size)
-            ops.fold(tile, column.start, Transform(), targets.rows(part), state.rows(part), out)
-    return state.logp(problem.row)
+def run(problem: Problem, way: Way) -> tuple[Tensor, Tensor]:
+    """What a call computes: log-probs [R], and R [R, H] or [0, H]."""
+    wanted = Wanted(entropy=False, hidden=problem.case.mode == "weights", trained=False)
+    _, saved = forward(problem.x, wanted, way)
+    return saved.logp, saved.residual
 
 
 # ---- right, and how fast ----
 
 
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """New memory holds NaN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about operations that have no fixed order
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
 def check(problem: Problem, way: Way) -> float:
     """The largest error of a log-prob, in nats. Raises Wrong."""
-    statistics = new_statistics(problem, way)
-    sums: list[Tensor] = []
-
-    def see(part: slice, weights: Tensor) -> None:
-        check_weights(problem, part, weights)
-        sums.append(weights.sum(1, dtype=torch.float64))
-        weights.fill_(torch.nan)
-
-    def once() -> list[Tensor]:
-        for tensor in (problem.tile.flat, statistics, problem.weights):
-            if tensor is not None:
-                tensor.fill_(torch.nan)
-        sums.clear()
-        return [run(problem, way, statistics, see), *sums]
-
-    logp, *_ = first = once()
-    if not logp.isfinite().all():
-        raise Wrong("log-probs are not finite")
-    if not all(torch.equal(a, b) for a, b in zip(first, once(), strict=True)):
+    with poisoned():
+        first, again = run(problem, way), run(problem, way)
+    if not all(tensor.isfinite().all() for tensor in first):
+        raise Wrong("results are not finite")
+    if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
         raise Wrong("results differ from run to run")
-    target = problem.target[problem.sample, None]
-    truth = problem.z.gather(1, target)[:, 0] - problem.z.logsumexp(1)
-    error = (logp[problem.sample].double() - truth).abs().max().item()
+    logp, residual = (tensor[problem.sample[: len(tensor)]].double() for tensor in first)
+    error = (logp - problem.logp).abs().max().item()
     if error >= MOST:
         raise Wrong(f"log-probs are off by {error:.1e} nats")
+    if problem.residual is not None:
+        share = ((residual - problem.residual).norm() / problem.residual.norm()).item()
+        if share >= MOST_OF_R:
+            raise Wrong(f"sums of weights are off by {100 * share:.1f} %")
     return error
-
-
-def check_weights(problem: Problem, part: slice, weights: Tensor) -> None:
-    """Against exp(z - offset), 0 at targets. Raises Wrong."""
-    target = problem.target[problem.sample, None]
-    expected = (problem.z[:, part] - problem.z.gather(1, target)).exp()
-    columns = torch.arange(part.start, part.stop, device=target.device)
-    expected = torch.where(columns == target, 0.0, expected)
-    near = torch.isclose(weights[problem.sample].double(), expected, rtol=0.01, atol=1e-6)
-    if not (near.all() and weights.isfinite().all()):
-        raise Wrong(f"weights of columns {part.start} to {part.stop} are wrong")
 
 
 def rank(problem: Problem, ways: Sequence[Way], timer: Timer) -> list[Measured]:
@@ -203,8 +134,8 @@ def rank(problem: Problem, ways: Sequence[Way], timer: Timer) -> list[Measured]:
     for way in ways:
         label = f"{name_of(problem.case)}  {way or 'tiles'}"
         try:
-            error, statistics = check(problem, way), new_statistics(problem, way)
-            ms = timer(lambda way=way, statistics=statistics: run(problem, way, statistics))  # type: ignore[misc]
+            error = check(problem, way)
+            ms = timer(lambda way=way: run(problem, way))  # type: ignore[misc]
         except Exception as reason:  # one that cannot be compiled or launched leaves the others
             lines = str(reason).splitlines() or [type(reason).__name__]
             print(f"{label:106}  dropped: {lines[0][:200]}", flush=True)
@@ -220,7 +151,8 @@ def name_of(case: Case) -> str:
 
 
 def tflop_s(case: Case, ms: float) -> float:
-    return 2 * case.rows * case.hidden * case.vocabulary / ms / 1e9
+    products = 1 if case.mode == "statistics" else 2
+    return products * 2 * case.rows * case.hidden * case.vocabulary / ms / 1e9
 
 
 # ---- the table ----

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +79,15 @@ class Config:
 Table = dict[Case, Config | None]  # None: tiles
 
 
-def chosen(hidden: Tensor, vocabulary: int, *, weights: bool) -> Config | None:
-    """The configuration of the fused kernel that hidden [R, H] should take, None for tiles."""
-    if not (hidden.is_cuda and hidden.numel() and vocabulary):
+def chosen(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], *, weights: bool
+) -> Config | None:
+    """The configuration of the fused kernel for a shape (rows, H, V), None for tiles."""
+    if device.type != "cuda" or min(shape) < 1:
         return None
-    case = Case(str(hidden.dtype)[6:], hidden.shape[1], len(hidden), vocabulary, MODES[weights])
-    return _chosen(torch.cuda.get_device_name(hidden.device), case)
+    rows, hidden, vocabulary = shape
+    case = Case(str(dtype)[6:], hidden, rows, vocabulary, MODES[weights])
+    return _chosen(torch.cuda.get_device_name(device), case)
 
 
 @lru_cache(4096)
@@ -106,18 +108,16 @@ def _distance(a: Case, b: Case) -> float:
 @cache  # hence said once
 def table_of(device: str) -> Table:
     path = file_of(device)
+    advice = (
+        "heads are computed in tiles; `python -m malt_fast.kernels.tune` finds out whether the "
+        "fused kernel is faster"
+    )
     try:
         return read(path, device)
     except FileNotFoundError:
-        reason = "was never measured"
+        log.info("%s was never measured: %s", device, advice)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        reason = f"has no usable table in {path} ({error})"
-    log.warning(
-        "%s %s: heads are computed in tiles; `python -m malt_fast.kernels.tune` finds out whether "
-        "the fused kernel is faster",
-        device,
-        reason,
-    )
+        log.warning("%s has no usable table in %s (%s): %s", device, path, error, advice)
     return {}
 
 
