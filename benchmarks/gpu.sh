@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Checks and measurements for a machine with a GPU, in under 8 minutes and without a network:
-# installs the package if needed, checks the kernels against float64, then measures the kernels and
-# the training of a role. (pytest tests/training/test_gpu.py checks packs and whole runs.)
+# Checks and measurements for a machine with a GPU, in under 9 minutes and without a network:
+# installs the package if needed, checks the kernels against float64, tunes the head (which checks
+# every variant), then measures the kernels, the training of a role and, where vLLM is installed,
+# sampling. (pytest tests/training/test_gpu.py checks packs and whole runs.)
 #
 #     benchmarks/gpu.sh [RESULTS [RIVALS]]
 #
-# RESULTS: folder for kernels_gpu.json and training_gpu.json, default benchmarks/results. RIVALS (or MALT_RIVALS): folder
+# RESULTS: folder for kernels_gpu.json, training_gpu.json, training_profile.txt and sampling_gpu.json,
+# default benchmarks/results. RIVALS (or MALT_RIVALS): folder
 # with other libraries, and with build tools or matplotlib if those are missing; prepare it on another machine by
 #     pip install --target RIVALS --no-deps --python-version 3.12 --only-binary :all: \
 #         trl==1.16.0 liger-kernel==0.8.5 cut-cross-entropy==25.1.1
@@ -59,18 +61,34 @@ else
 fi
 
 echo "== checks"
-timeout 150 "$python" benchmarks/check_gpu.py
+timeout 50 "$python" benchmarks/check_gpu.py
+
+echo "== tuning"
+# The table that the package reads is written after every size; it is copied to the checkout.
+table=$("$python" -c 'import torch; from malt_fast.kernels.tuned import file_of
+print(file_of(torch.cuda.get_device_name()))')
+timeout 100 "$python" -m malt_fast.kernels.tune --seconds 75 || (($? == 124))
+if [[ -f $table ]]; then
+  mkdir -p kernels/tuned
+  cp -u "$table" kernels/tuned/
+fi
 
 echo "== measurements"
 # If interrupted, the benchmark reports what it has measured so far.
-timeout -s INT -k 30 210 "$python" benchmarks/bench_kernels.py --preset gpu \
+timeout -s INT -k 20 110 "$python" benchmarks/bench_kernels.py --preset gpu \
   --seconds 60 --json "$results/kernels_gpu.json" || (($? == 124))
 if "$python" -c 'import matplotlib' 2>/dev/null; then
   "$python" benchmarks/plot_kernels.py "$results/kernels_gpu.json"
 fi
 if "$python" -c 'import malt_fast._core, peft, trl' 2>/dev/null; then
-  timeout 400 "$python" benchmarks/bench_training.py --preset h100 --layers 16 --steps 3 \
-    --json "$results/training_gpu.json"
+  timeout 150 "$python" benchmarks/bench_training.py --preset h100 --layers 16 --steps 3 \
+    --profile "$results/training_profile.txt" --json "$results/training_gpu.json" || (($? == 124))
 else
   echo "training is skipped: it needs the whole package, peft and trl"
+fi
+if "$python" -c 'import malt_fast._core, vllm' 2>/dev/null; then
+  timeout 90 "$python" benchmarks/bench_sampling.py --preset h100 \
+    --json "$results/sampling_gpu.json" || (($? == 124))
+else
+  echo "sampling is skipped: it needs the whole package and vllm"
 fi
