@@ -108,14 +108,15 @@ def compiled(launch: Launch, arch: int) -> Cost:
 
 def source(launch: Launch) -> ASTSource:
     """The kernel with the argument types of a real launch."""
-    constexpr = {param.name for param in launch.kernel.params if param.is_constexpr}
+    params = {param.name: param for param in launch.kernel.params}
     signature, constants, attributes = {}, {}, {}
     for index, (name, value) in enumerate(launch.arguments.items()):
-        signature[name] = "constexpr" if name in constexpr else type_of(value)
+        param = params[name]
+        signature[name] = "constexpr" if param.is_constexpr else type_of(value)
         number = value.data_ptr() if isinstance(value, Tensor) else value
         if signature[name] == "constexpr":
             constants[name] = value
-        elif isinstance(number, int) and number % 16 == 0:
+        elif not param.do_not_specialize and isinstance(number, int) and number % 16 == 0:
             attributes[index,] = [["tt.divisibility", 16]]
     return ASTSource(launch.kernel, signature, constants, attributes)
 

@@ -241,7 +241,14 @@ def variants() -> Iterator[tuple[Any, ...]]:
 # ---- kernels ----
 
 
-@triton.jit
+# Nothing is gained by knowing that 16 divides these; it would be compiled again for other sizes.
+SIZES = [
+    *("target", "offset", "total", "base", "statistics_stride", "rows", "columns", "depth"),
+    *("row_blocks", "column_blocks", "first", "group"),
+]
+
+
+@triton.jit(do_not_specialize=SIZES)
 def _fused_head(
     hidden,  # [R, H] by [ROWS, DEPTH]
     weight,  # [n, H] by [COLUMNS, DEPTH]
@@ -373,7 +380,7 @@ def _settle(
                 tl.store(weights + column, value * tl.exp2((of_tile - now) * LOG2E), column < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _target_logits(
     hidden,  # [R, depth], rows hidden_stride apart
     hidden_stride,
