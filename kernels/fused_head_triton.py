@@ -80,13 +80,13 @@ def fused_head(
     column_blocks = triton.cdiv(columns, config.block_columns)
     with torch.cuda.device_of(hidden):
         _fused_head[(min(row_blocks * column_blocks, _programs(hidden.device)),)](
-            TensorDescriptor.from_tensor(hidden, [config.block_rows, config.block_depth]),
-            TensorDescriptor.from_tensor(weight, [config.block_columns, config.block_depth]),
+            *_matrix(hidden, [config.block_rows, config.block_depth], config),
+            *_matrix(weight, [config.block_columns, config.block_depth], config),
+            *_matrix(weights, [config.block_rows, config.block_columns >> config.halves], config),
             target,
             offset,
             *statistics,
             statistics.stride(1),
-            *_destination(weights, config),
             rows,
             columns,
             depth,
@@ -106,15 +106,23 @@ def fused_head(
         )
 
 
-def _destination(
-    weights: Tensor | None, config: Config
+def _matrix(
+    matrix: Tensor | None, block: list[int], config: Config
 ) -> tuple[TensorDescriptor | Tensor | None, int]:
-    """What weights are written through, and their stride. Warps can only be specialized in a
-    kernel that stores through pointers."""
-    if weights is None or config.warp_specialize:
-        return weights, 0 if weights is None else weights.stride(0)
-    block = [config.block_rows, config.block_columns >> config.halves]
-    return TensorDescriptor.from_tensor(weights, block), 0
+    """What the kernel reads or writes blocks through, and a stride. Where warps are specialized,
+    Triton 3.7 splits descriptors only if the kernel makes them, and stores only through pointers.
+    """
+    if matrix is None:
+        return None, 0
+    if config.warp_specialize:
+        triton.set_allocator(partial(_scratch, matrix.device))
+        return matrix, matrix.stride(0)
+    return TensorDescriptor.from_tensor(matrix, block), 0
+
+
+def _scratch(device: torch.device, size: int, alignment: int, stream: int | None) -> Tensor:
+    """Room for the descriptors that a kernel makes."""
+    return torch.empty(size, dtype=torch.int8, device=device)
 
 
 def _programs(device: torch.device) -> int:
@@ -211,6 +219,10 @@ CANDIDATES = {
     ),
 }
 
+# Also those that nobody has seen run: should one hang, tune.py has to be killed.
+SPECIALIZED = tuple(replace(WIDE, warps=4, stages=n, warp_specialize=True) for n in (3, 4))
+EXPERIMENTAL = {(9, False): SPECIALIZED, (9, True): SPECIALIZED}
+
 
 def variants() -> Iterator[tuple[Any, ...]]:
     """Every launch that is measured, with a name, on meta tensors, and the architecture that it is
@@ -220,7 +232,7 @@ def variants() -> Iterator[tuple[Any, ...]]:
     for dtype in (torch.bfloat16, torch.float16):
         hidden, weight = empty(rows, 4096, dtype=dtype), empty(columns, 4096, dtype=dtype)
         yield str(dtype)[6:], partial(target_logits, hidden, weight, index, index)
-        for (major, keep), configs in CANDIDATES.items():
+        for (major, keep), configs in [*CANDIDATES.items(), *EXPERIMENTAL.items()]:
             out = empty(rows, columns, dtype=dtype) if keep else None
             for config in configs if dtype == torch.bfloat16 else configs[:1]:
                 statistics = new_statistics(rows, columns, config, hidden.device)
@@ -250,15 +262,17 @@ SIZES = [
 
 @triton.jit(do_not_specialize=SIZES)
 def _fused_head(
-    hidden,  # [R, H] by [ROWS, DEPTH]
-    weight,  # [n, H] by [COLUMNS, DEPTH]
+    hidden,  # [R, H], in blocks [ROWS, DEPTH]
+    hidden_stride,
+    weight,  # [n, H], in blocks [COLUMNS, DEPTH]
+    weight_stride,
+    weights,  # [R, n] or None
+    weights_stride,
     target,  # [R]
     offset,  # [R]
     total,  # [column_blocks, R], rows statistics_stride apart
     base,  # likewise
     statistics_stride,
-    weights,  # [R, n]: a descriptor, or a pointer to rows weights_stride apart, or None
-    weights_stride,
     rows,
     columns,
     depth,
@@ -274,6 +288,12 @@ def _fused_head(
     HALVES: tl.constexpr,
     WARP_SPECIALIZE: tl.constexpr,
 ):
+    # Matrices are descriptors, or pointers to rows so far apart.
+    if WARP_SPECIALIZE:
+        hidden = tl.make_tensor_descriptor(hidden, [rows, depth], [hidden_stride, 1], [ROWS, DEPTH])
+        weight = tl.make_tensor_descriptor(
+            weight, [columns, depth], [weight_stride, 1], [COLUMNS, DEPTH]
+        )
     for tile in tl.range(
         tl.program_id(0),
         row_blocks * column_blocks,

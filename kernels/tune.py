@@ -1,10 +1,10 @@
 """Measure the ways through a head on this GPU, and write the table that tuned.py looks up.
 
-    python -m malt_fast.kernels.tune [--out FILE] [--seconds N]
+    python -m malt_fast.kernels.tune [--out FILE] [--seconds N] [--experimental]
 
 All candidates run at the first size of a mode, the best three and the tiles at the others. A way
 that is wrong, differs from run to run or cannot be launched is named and dropped. A new size is
-begun only within N seconds; what was measured by then is written.
+begun only within N seconds. The table is written anew after every size.
 """
 
 import argparse
@@ -164,9 +164,9 @@ def tune(
     timer: Timer,
     seconds: float,
     device: torch.device,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Entries of the table. candidates: by mode."""
-    ends, entries = time.monotonic() + seconds, []
+    ends = time.monotonic() + seconds
     best: dict[str, list[Config]] = {}
     for case in cases:
         if time.monotonic() > ends:
@@ -179,8 +179,7 @@ def tune(
             ranked = sorted(ranked + rank(problem, regrouped, timer), key=lambda each: each.ms)
             best[case.mode] = shortlist(ranked)
         if ranked:
-            entries.append(entry(case, ranked))
-    return entries
+            yield entry(case, ranked)
 
 
 def fused_of(ranked: Sequence[Measured]) -> list[Config]:
@@ -225,26 +224,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="default: where tuned.py looks it up")
     parser.add_argument("--seconds", type=float, default=480, help="default: 480")
+    parser.add_argument("--experimental", action="store_true", help="also what might hang the GPU")
     given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("tune measures a GPU and torch sees none: run it on the machine that trains")
     device, (major, _) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    of = triton_module("fused_head_triton").CANDIDATES
+    fused = triton_module("fused_head_triton")
+    of, more = fused.CANDIDATES, fused.EXPERIMENTAL if given.experimental else {}
     if (major, False) not in of:
         sys.exit(
-            f"{device} is too old for the fused kernel: it has tiles only, with nothing to choose"
+            f"{device} has no candidates for the fused kernel: its heads are computed in tiles"
         )
     out: Path = given.out or file_of(device)
     out.parent.mkdir(parents=True, exist_ok=True)
     print(
         f"{'dtype, rows x hidden x vocabulary, mode, way':106}{'ms':>9}{'TFLOP/s':>9}{'error':>11}"
     )
-    candidates = {mode: of[major, mode == "weights"] for mode in MODES}
-    entries = tune([*cases()], candidates, gpu_ms, given.seconds, torch.device("cuda"))
-    table = {"device": device, "torch": torch.__version__, "entries": entries}
-    with replacing(out) as new:
-        new.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {out}")
+    keys = {mode: (major, mode == "weights") for mode in MODES}
+    candidates = {mode: (*of[key], *more.get(key, ())) for mode, key in keys.items()}
+    entries = []
+    for found in tune([*cases()], candidates, gpu_ms, given.seconds, torch.device("cuda")):
+        entries.append(found)
+        table = {"device": device, "torch": torch.__version__, "entries": entries}
+        with replacing(out) as new:
+            new.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(entries)} sizes are in {out}")
 
 
 if __name__ == "__main__":

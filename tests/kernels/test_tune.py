@@ -46,9 +46,8 @@ def clock(*ms):
 
 
 def measure(cases, candidates, *ms, seconds=1e9):
-    return tune.tune(
-        cases, dict.fromkeys(tuned.MODES, candidates), clock(*ms), seconds, torch.device(DEVICE)
-    )
+    device = torch.device(DEVICE)
+    return [*tune.tune(cases, dict.fromkeys(tuned.MODES, candidates), clock(*ms), seconds, device)]
 
 
 @pytest.mark.parametrize("mode", tuned.MODES)
@@ -77,15 +76,18 @@ def test_further_sizes_measure_the_best_only(monkeypatch, capsys):
     assert len(lines) == 8 and f" {ways[2]} " in lines[-1]
 
 
-def test_a_table_that_lookup_reads(monkeypatch, tmp_path, fused):
+@pytest.mark.parametrize("options", [(), ("--experimental",)])
+def test_a_table_that_lookup_reads(monkeypatch, tmp_path, fused, options):
     monkeypatch.setattr(tuned, "FOLDER", tmp_path / "new")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(sys, "argv", ["tune"])
+    monkeypatch.setattr(sys, "argv", ["tune", *options])
+
+    more = fused.EXPERIMENTAL[9, True] if options else ()
 
     def measured(cases, candidates, *_):
-        assert candidates["weights"] == fused.CANDIDATES[9, True] and len(cases) > 9
+        assert candidates["weights"] == fused.CANDIDATES[9, True] + more and len(cases) > 9
         ranked = [tune.Measured(2.0, FLAT), tune.Measured(3.0, None)]
         return [tune.entry(CASE, ranked), tune.entry(replace(CASE, rows=9), ranked[1:])]
 
@@ -160,7 +162,7 @@ def test_a_machine_without_a_gpu(monkeypatch):
 
 def test_all_candidates_are_compiled_ahead(fused):
     names = {(name, *only) for name, _, *only in fused.variants()}
-    for (major, keep), configs in fused.CANDIDATES.items():
+    for (major, keep), configs in [*fused.CANDIDATES.items(), *fused.EXPERIMENTAL.items()]:
         assert len(set(configs)) == len(configs)
         for config in configs:
             assert (f"{config}{' to bfloat16' * keep}", (10 * major,)) in names
