@@ -277,6 +277,9 @@ class TrainConfig(Section):
     load_in_4bit: bool = setting(
         False, "QLoRA: base weights in 4 bits while training (bitsandbytes)"
     )
+    use_liger_kernel: bool = setting(
+        False, "on a GPU: norms, rotary embeddings and MLPs as fused kernels (liger-kernel)"
+    )
     side_by_side: bool = setting(
         False, "train all roles at once, each on a GPU or a share of the CPU (ray)"
     )

@@ -34,6 +34,11 @@ def prepare(config: Config) -> Setup:
     if config.run is not None and distributed.is_leader():
         check_folder(config.run)
     setup = load_setup(config)
+    if config.train.use_liger_kernel:
+        from malt_fast.models.liger import check_liger  # imports torch
+
+        for base, model_config in base_configs(setup).items():
+            check_liger(base, model_config, config.model.device)
     return replace(setup, demonstrations=warm_data(setup))
 
 

@@ -52,6 +52,7 @@ class Precision:
     result: int  # of a product
     attention: int  # of query, key and value in the attention
     copy: int  # of the input that an adapted product keeps for itself; 0: products share inputs
+    fused: bool = False  # Liger's norms keep inputs as they come, its MLPs no activation
 
 
 def precision_of(model: LogProbModel, bf16: bool) -> Precision:
@@ -66,7 +67,7 @@ def precision_of(model: LogProbModel, bf16: bool) -> Precision:
     comes_in = torch.bfloat16 if bf16 else torch.float32
     shared = has_fast_lora(model, bf16) and embedding.dtype == comes_in
     copy = 0 if shared else 2 if bf16 else FLOAT
-    return Precision(weight, result, attention, copy)
+    return Precision(weight, result, attention, copy, model.fused)
 
 
 def shape_of(peft_model: peft.PeftModel) -> Shape:
@@ -132,12 +133,13 @@ def token_bytes(shape: Shape, precision: Precision) -> dict[Method, int]:
     # and o's is the result of attention unless that is cast
     cast = s.query if p.attention != p.result else 0
     inputs = p.copy * s.adapted or p.result * (2 * s.hidden + s.inner + cast)
+    norm, gates = (p.weight, 2) if p.fused else (FLOAT, 3)
     everything = (
-        FLOAT * s.norms  # norms compute in float32
+        norm * s.norms  # float32, in which transformers' norms compute
         + inputs
         + p.attention * (s.query + 2 * s.key)  # query and key after their rotation, value
         + attended
-        + p.result * 3 * s.inner  # gate, its activation, up
+        + p.result * gates * s.inner  # gate, its activation, up
         + narrow
     )
     stream = p.weight * s.hidden  # the input of the layer

@@ -53,6 +53,7 @@ class LogProbModel(nn.Module):
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         self.scale = _logit_scale(config)
         self.layout: Layout = "rows"  # of the batches it takes
+        self.fused = False  # whether norms, rotary embeddings and MLPs are Liger's
 
     def hidden(
         self, input_ids: Tensor, position_ids: Tensor | None = None, tree: Tree | None = None

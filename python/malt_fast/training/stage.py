@@ -40,6 +40,7 @@ class StageSpec:
     pack_tokens: int = 16384
     device: str = "auto"
     trust_remote_code: bool = False
+    use_liger_kernel: bool = False
 
     @classmethod
     def of(cls, config: Config, role: str, stage: Stage, start: Policy) -> Self:
@@ -60,6 +61,7 @@ class StageSpec:
             pack_tokens=train.pack_tokens,
             device=model.device,
             trust_remote_code=model.trust_remote_code,
+            use_liger_kernel=train.use_liger_kernel,
         )
 
     def fingerprint(self, data: RoleData) -> str:

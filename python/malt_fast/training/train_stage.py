@@ -7,6 +7,7 @@ from pathlib import Path
 
 from malt_fast.forest.role_data import RoleData
 from malt_fast.models.context import window_of
+from malt_fast.models.liger import check_liger
 from malt_fast.models.loading import load_model_config
 from malt_fast.training.adapters import load_model, replace_adapter
 from malt_fast.training.arguments import training_arguments
@@ -76,6 +77,8 @@ def _make_trainer(
     base_config = load_model_config(spec.base, spec.trust_remote_code)
     check_lengths(data, base_config, spec.args.max_length)
     arguments = training_arguments(spec.args, checkpoints, spec.device, spec.seed)
+    if spec.use_liger_kernel:
+        check_liger(spec.base, base_config, arguments.device.type)
     model = load_model(
         spec.base,
         spec.init_adapter,
@@ -96,7 +99,9 @@ def _make_trainer(
     )
     packer = Packer(spec.stage, data, packing)
     note = f"{fingerprint} {model.layout} {arguments.world_size}"
-    return StageTrainer(packer, model, spec.args, arguments, on_log, note, on_start)
+    trainer = StageTrainer(packer, model, spec.args, arguments, on_log, note, on_start)
+    trainer.use_liger_kernel = spec.use_liger_kernel
+    return trainer
 
 
 def _layout(spec: StageSpec, data: RoleData, window: int | None) -> Layout:

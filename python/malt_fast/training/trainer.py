@@ -37,6 +37,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from malt_fast.config.schema import DPOStageConfig, StageConfig
 from malt_fast.forest.role_data import Ints
 from malt_fast.kernels import dpo_loss
+from malt_fast.models.liger import apply_liger
 from malt_fast.training.activations import precision_of, shape_of, training_bytes
 from malt_fast.training.adapters import (
     LogProbModel,
@@ -99,6 +100,7 @@ class StageTrainer(transformers.Trainer):
         self.settings = settings
         self.note = note
         self.on_start = on_start
+        self.use_liger_kernel = False
         self.references: References | None = None  # DPO: set before training
         self._ref_logp = torch.empty(0)  # [completions] on the device
         self._thread = ThreadPoolExecutor(1)  # lays out the next step
@@ -165,6 +167,14 @@ class StageTrainer(transformers.Trainer):
             f"the {self.packer.stage} loss became {loss.item()} at step {self.state.global_step} "
             f"(its nodes are in {path}): lower the learning rate, or train in float32"
         )
+
+    def fuse_layers(self) -> None:
+        """Exchange layers of the model for Liger's."""
+        model = self.accelerator.unwrap_model(self.model).eval()
+        batch = self.packer([0]).batches[0].to(self.args.device)
+        with self.accelerator.autocast():
+            apply_liger(model.peft_model.get_base_model(), lambda: model(batch))
+        model.fused = True
 
     def set_checkpointing(self) -> None:
         """Choose what the backward pass computes again, the same in all processes."""
@@ -308,12 +318,17 @@ def _own_precision(plugin: Any) -> None:
 
 
 class _Begin(transformers.TrainerCallback):
-    """Chooses checkpointing and sets reference log-probs, with the prepared (sharded) model."""
+    """Exchanges layers, chooses checkpointing and sets reference log-probs.
+
+    All with the prepared (sharded) model.
+    """
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.use_liger_kernel:
+            self.trainer.fuse_layers()
         self.trainer.set_checkpointing()
         if self.trainer.references is not None:
             self.trainer.set_references(self.trainer.model_wrapped)

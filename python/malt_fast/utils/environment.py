@@ -9,7 +9,7 @@ from typing import Any
 
 PACKAGES = (
     *("malt-fast", "torch", "triton", "transformers", "peft", "accelerate", "datasets", "vllm"),
-    *("ray", "bitsandbytes", "pyarrow", "numpy", "math-verify"),
+    *("ray", "bitsandbytes", "liger-kernel", "pyarrow", "numpy", "math-verify"),
 )
 
 
