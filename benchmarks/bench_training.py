@@ -5,13 +5,14 @@ reference log-probs. On a CPU they take turns step by step in one process, so th
 hits all and losses can be compared. The h100 preset is a model of Llama-3.1-8B's shape with random
 weights, in bfloat16 under autocast. Memory has no room for two, so the contenders run one after
 another, each after the steps with the longest pack and the longest rows. They are measured with
-every method of activation checkpointing (none, selective, full; TRL has none and full). The tiny
-preset is the same on a CPU, to test the program. Model FLOPs: 4 per weight and position (forward,
-and backward through frozen weights), without attention and recomputation.
+every method of activation checkpointing (none, selective, full; TRL has none and full), and with
+Liger's fused layers (RMSNorm, RoPE, SwiGLU) or without, if liger-kernel is installed. The tiny
+preset is the same on a CPU, without Liger, to test the program. Model FLOPs: 4 per weight and
+position (forward, and backward through frozen weights), without attention and recomputation.
 
 - trees, rows: malt-fast with this `--train.packing`
 - DPO: TRL's DPOTrainer, a step as one padded batch, or in micro-batches of 4 pairs (less padding).
-  TRL 1.16 always computes log-probs in chunks, without logits; its Liger option is for GPUs.
+  TRL 1.16 always computes log-probs in chunks, without logits.
 - SFT: TRL's SFTTrainer, a step as one padded batch, or packed (bfd, no padding), a pack per forward
 
 The workload has the paper's shape: n outputs of each role per output above, lognormal lengths with
@@ -21,6 +22,7 @@ random order that it uses by default.
 
     python benchmarks/bench_training.py --json benchmarks/results/training.json
     python benchmarks/bench_training.py --preset h100 --json benchmarks/results/training_gpu.json
+    python benchmarks/bench_training.py --preset h100 --profile step.txt
 
 The preset smollm2 trains a real model on pairs of real text (real_pairs.py):
 
@@ -35,6 +37,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,8 +45,9 @@ import numpy as np
 import torch
 from common import environment, gpu, peak_growth, print_table, summary, write_json
 from real_pairs import refinement_pairs
-from training_contenders import Setting, Step, malt_fast, random_model, trl_dpo, trl_sft
-from training_workload import VOCABULARY, order_of, positions, positives, workload
+from training_contenders import Setting, Step, Way, malt_fast, random_model, trl_dpo, trl_sft
+from training_profile import operations
+from training_workload import VOCABULARY, model_flops, order_of, positions, positives, workload
 
 from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.training.packing import Packer, Packing
@@ -124,40 +128,48 @@ PRESETS = {
 
 
 def makers(
-    stage: Stage, data: RoleData, args: argparse.Namespace, folder: Path
+    stage: Stage, data: RoleData, args: argparse.Namespace, folder: Path, *, rivals: bool = True
 ) -> dict[str, Callable[[], Step]]:
     setting: Setting = args.setting
     base, held = args.base or random_model(folder / "base", setting), {}
 
-    def ours(layout: Layout, method: Method) -> Step:
-        where = folder / f"{layout}-{method}"
-        step, held["logp"] = malt_fast(stage, layout, method, base, data, args, where)
+    def ours(layout: Layout, way: Way) -> Step:
+        where = folder / f"{layout}-{way.method}"
+        step, held["logp"] = malt_fast(stage, layout, way, base, data, args, where)
         return step
 
-    def dpo(size: int, method: Method) -> Step:
-        where = folder / f"trl{size}-{method}"
-        return trl_dpo(base, data, held["logp"], size, method, setting, where)
+    def dpo(size: int, way: Way) -> Step:
+        where = folder / f"trl{size}-{way.method}"
+        return trl_dpo(base, data, held["logp"], size, way, setting, where)
 
-    def sft(packed: bool, method: Method) -> Step:
-        return trl_sft(base, data, packed, method, setting, folder / f"trl{packed}-{method}")
+    def sft(packed: bool, way: Way) -> Step:
+        return trl_sft(base, data, packed, way, setting, folder / f"trl{packed}-{way.method}")
 
-    rivals: dict[str, Callable[[Method], Step]] = {
+    others: dict[str, Callable[[Way], Step]] = {
         f"TRL, batches of {n}" if n else "TRL": partial(dpo, n or setting.size)
         for n in setting.micro
     }
     if stage == "sft":
-        rivals = {"TRL, padded": partial(sft, False), "TRL, packed": partial(sft, True)}
+        others = {"TRL, padded": partial(sft, False), "TRL, packed": partial(sft, True)}
     all_ours = {layout: partial(ours, layout) for layout in setting.layouts}
     theirs: list[Method] = [method for method in setting.methods if method != "selective"]
+    liger = setting.device == "cuda" and find_spec("liger_kernel") is not None
     return {
-        name if len(methods) == 1 else f"{name}, {method}": partial(make, method)
-        for contenders, methods in ((all_ours, setting.methods), (rivals, theirs))
+        name
+        + (f", {method}" if len(setting.methods) > 1 else "")
+        + (", Liger" if fused else ""): partial(make, Way(method, fused))
+        for contenders, methods in ((all_ours, setting.methods), (others, theirs))
         for name, make in contenders.items()
+        if rivals or contenders is all_ours
         for method in methods
+        for fused in ((False, True) if liger else (False,))
     }
 
 
-def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def steps_of(
+    stage: Stage, role: str, args: argparse.Namespace
+) -> tuple[RoleData, list[np.ndarray]]:
+    """The data, and the indices of each step."""
     setting: Setting = args.setting
     if args.solutions:
         data = refinement_pairs(args.solutions, args.base, 2 * setting.steps * setting.size)
@@ -167,7 +179,12 @@ def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> 
     if stage == "sft":
         data = positives(data)
     order = order_of(stage, data, setting.size)
-    steps = [s for s in order if len(s) == setting.size][: setting.steps]
+    return data, [s for s in order if len(s) == setting.size][: setting.steps]
+
+
+def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    setting: Setting = args.setting
+    data, steps = steps_of(stage, role, args)
     make = makers(stage, data, args, folder)
     if setting.in_turns:
         seconds, losses, peak = in_turns(make, steps)
@@ -176,6 +193,7 @@ def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> 
         seconds, losses, peak = one_after_another(make, warm_up, steps, setting.device)
     rival = next(name for name in losses if name.startswith("TRL"))
     packs = min((s for name, s in seconds.items() if name.startswith("trees")), key=sum)
+    flops = model_flops(stage, data, steps, setting.model, args.pack_tokens)
     return {
         "stage": stage,
         "role": role,
@@ -190,7 +208,7 @@ def measure(stage: Stage, role: str, args: argparse.Namespace, folder: Path) -> 
             name: float(np.abs(np.subtract(curve, losses[rival])).max())
             for name, curve in losses.items()
         },
-        "model_flops_per_s": model_flops(stage, data, steps, args) / sum(packs),
+        "model_flops_per_s": flops / sum(packs),
     }
 
 
@@ -262,21 +280,6 @@ def longest_steps(
     return found
 
 
-def model_flops(
-    stage: Stage, data: RoleData, steps: list[np.ndarray], args: argparse.Namespace
-) -> float:
-    """FLOPs of the packs' matrix products, forward and backward."""
-    m, packing = args.setting.model, Packing("trees", args.pack_tokens, 1, "cpu")
-    packer = Packer(stage, data, packing)
-    batches = [batch for step in steps for batch in packer(step.tolist()).batches]
-    tokens = sum(batch.num_tokens for batch in batches)
-    targets = sum(len(batch.rows.unique()) for batch in batches)
-    h, head = m["hidden_size"], m["hidden_size"] // m["num_attention_heads"]
-    attention = 2 * h * h + 2 * h * m["num_key_value_heads"] * head
-    layer = attention + 3 * h * m["intermediate_size"]
-    return 4.0 * (tokens * m["num_hidden_layers"] * layer + targets * h * m["vocab_size"])
-
-
 def show(result: dict[str, Any]) -> None:
     speed = result["examples_per_s"]
     best = max(speed[name] for name in speed if name.startswith("TRL"))
@@ -311,6 +314,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=every)
     parser.add_argument("--base", help="checkpoint of the preset smollm2")
     parser.add_argument("--solutions", type=Path, help="of the preset smollm2: real_pairs.py")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, help="instead of the preset's")
+    parser.add_argument("--profile", type=Path, help="write tables of our operations here, only")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if (args.preset == "smollm2") != bool(args.base and args.solutions):
@@ -321,6 +326,12 @@ def main() -> None:
     if args.layers:
         fewer = args.setting.model | {"num_hidden_layers": args.layers}
         args.setting = replace(args.setting, model=fewer)
+    if args.methods:
+        args.setting = replace(args.setting, methods=tuple(args.methods))
+    if args.profile:
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            write_profile(args, Path(folder))
+        return
     counts = {} if args.solutions else synthetic_positions(args.pack_tokens)
     results = []
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -338,6 +349,17 @@ def main() -> None:
             "training": results,
         }
         write_json(args.json, report)
+
+
+def write_profile(args: argparse.Namespace, folder: Path) -> None:
+    tables = []
+    for only in args.only or args.setting.stages:
+        stage, role = cast(tuple[Stage, str], only.split("-"))
+        data, steps = steps_of(stage, role, args)
+        ours = makers(stage, data, args, folder / only, rivals=False)
+        warm_up = longest_steps(stage, data, steps, args)
+        tables += operations(only, ours, warm_up, steps[0], args.setting.device)
+    args.profile.write_text("\n".join(tables))
 
 
 def synthetic_positions(pack_tokens: int) -> dict[str, dict[str, float]]:

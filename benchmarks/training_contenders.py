@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from malt_fast.config.schema import DPOStageConfig, LoraConfig, StageConfig
 from malt_fast.forest.role_data import RoleData, Stage
+from malt_fast.models.liger import exchange_layers
 from malt_fast.training.adapters import load_model
 from malt_fast.training.arguments import training_arguments
 from malt_fast.training.checkpointing import switch
@@ -48,6 +49,13 @@ class Setting:
         return self.dtype == "bfloat16"
 
 
+class Way(NamedTuple):
+    """How the layers of a contender run."""
+
+    method: Method  # of checkpointing
+    fused: bool = False  # Liger's norms, rotary embeddings and MLPs; Triton, so on a GPU only
+
+
 def random_model(folder: Path, setting: Setting) -> str:
     config = LlamaConfig(
         **setting.model,
@@ -76,7 +84,7 @@ Step = Callable[[np.ndarray], float]  # indices of pairs or examples -> loss; up
 def malt_fast(
     stage: Stage,
     layout: Layout,
-    method: Method,
+    way: Way,
     base: str,
     data: RoleData,
     args: argparse.Namespace,
@@ -94,7 +102,9 @@ def malt_fast(
     model = load_model(base, None, LORA, dtype=setting.dtype, seed=0, layout=layout)
     trainer = StageTrainer(packer, model, settings, arguments)
     trainer.accelerator.prepare_model(model)  # as Trainer.train does: autocast
-    switch(model, method)
+    if way.fused:
+        trainer.fuse_layers()
+    switch(model, way.method)
     logp = np.full(len(data), np.nan, np.float32)
     if dpo:
         every = np.unique(data.pairs)
@@ -116,7 +126,7 @@ def trl_dpo(
     data: RoleData,
     logp: np.ndarray,
     pairs_a_batch: int,
-    method: Method,
+    way: Way,
     setting: Setting,
     folder: Path,
 ) -> Step:
@@ -133,7 +143,7 @@ def trl_dpo(
     ]
     trainer = tokenised(trl.DPOTrainer)(
         load_model(base, None, LORA, dtype=setting.dtype, seed=0).peft_model,
-        args=trl.DPOConfig(str(folder), beta=BETA, **trl_arguments(pairs_a_batch, method, setting)),
+        args=trl.DPOConfig(str(folder), beta=BETA, **trl_arguments(pairs_a_batch, way, setting)),
         train_dataset=datasets.Dataset.from_list(rows[:1]),
         processing_class=tokenizer(),
     )
@@ -146,11 +156,12 @@ def trl_dpo(
             for part in parts(indices)
             if len(part)
         ],
+        way.fused,
     )
 
 
 def trl_sft(
-    base: str, data: RoleData, packed: bool, method: Method, setting: Setting, folder: Path
+    base: str, data: RoleData, packed: bool, way: Way, setting: Setting, folder: Path
 ) -> Step:
     """A step of TRL's SFTTrainer, as one padded batch or pack by pack."""
     rows = [
@@ -162,7 +173,7 @@ def trl_sft(
     ]
     trainer = tokenised(trl.SFTTrainer)(
         load_model(base, None, LORA, dtype=setting.dtype, seed=0).peft_model,
-        args=trl.SFTConfig(str(folder), packing=packed, **trl_arguments(1, method, setting)),
+        args=trl.SFTConfig(str(folder), packing=packed, **trl_arguments(1, way, setting)),
         train_dataset=datasets.Dataset.from_list(rows[:1]),
         processing_class=tokenizer(),
     )
@@ -176,7 +187,7 @@ def trl_sft(
         collated = [trainer.data_collator([pack]) for pack in packs]
         return [(batch, (batch["labels"] >= 0).sum().item() / total) for batch in collated]
 
-    return trl_step(trainer, batches)
+    return trl_step(trainer, batches, way.fused)
 
 
 def tokenised(trainer: type) -> type:
@@ -184,10 +195,10 @@ def tokenised(trainer: type) -> type:
     return type("Tokenised", (trainer,), {"_prepare_dataset": lambda self, dataset, *_: dataset})
 
 
-def trl_arguments(batch: int, method: Method, setting: Setting) -> dict[str, Any]:
+def trl_arguments(batch: int, way: Way, setting: Setting) -> dict[str, Any]:
     return {
         "bf16": setting.bf16,
-        "gradient_checkpointing": method == "full",
+        "gradient_checkpointing": way.method == "full",
         "use_cpu": setting.device == "cpu",
         "report_to": [],
         "per_device_train_batch_size": batch,
@@ -196,8 +207,15 @@ def trl_arguments(batch: int, method: Method, setting: Setting) -> dict[str, Any
     }
 
 
-def trl_step(trainer: Any, batches_of: Callable[[np.ndarray], list[tuple[Any, float]]]) -> Step:
-    """A step over batches, each with its share of the loss (a mean over the step)."""
+def trl_step(
+    trainer: Any, batches_of: Callable[[np.ndarray], list[tuple[Any, float]]], fused: bool
+) -> Step:
+    """A step over batches, each with its share of the loss (a mean over the step).
+
+    fused: by Liger. TRL's own use_liger_kernel would leave its RoPE in the models that follow.
+    """
+    if fused:
+        exchange_layers(trainer.model.get_base_model())
     if trainer.args.gradient_checkpointing:  # what Trainer.train does before its first step
         options = trainer.args.gradient_checkpointing_kwargs
         trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)

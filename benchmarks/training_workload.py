@@ -84,3 +84,17 @@ def positives(data: RoleData) -> RoleData:
     prompts, completions = ([rows[i] for i in chosen] for rows in (data.prompts, data.completions))
     none = np.zeros((0, 2), np.int64)
     return RoleData(prompts, completions, none, data.trees[chosen], data.nodes[chosen])
+
+
+def model_flops(
+    stage: Stage, data: RoleData, steps: list[np.ndarray], m: dict[str, int], pack_tokens: int
+) -> float:
+    """FLOPs of the packs' matrix products, forward and backward; m: of LlamaConfig."""
+    packer = Packer(stage, data, Packing("trees", pack_tokens, 1, "cpu"))
+    batches = [batch for step in steps for batch in packer(step.tolist()).batches]
+    tokens = sum(batch.num_tokens for batch in batches)
+    targets = sum(len(batch.rows.unique()) for batch in batches)
+    h, head = m["hidden_size"], m["hidden_size"] // m["num_attention_heads"]
+    attention = 2 * h * h + 2 * h * m["num_key_value_heads"] * head
+    layer = attention + 3 * h * m["intermediate_size"]
+    return 4.0 * (tokens * m["num_hidden_layers"] * layer + targets * h * m["vocab_size"])
