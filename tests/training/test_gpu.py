@@ -76,6 +76,23 @@ def test_a_role_trains_in_bf16(layout, method, tmp_path):
     assert lines[-2]["loss"] < lines[0]["loss"] - 0.1
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("method", ["none", "selective", "full"])
+def test_ligers_layers_train_as_those_of_transformers(method, bf16, tmp_path):
+    pytest.importorskip("liger_kernel")
+    base, losses = str(tiny_llama(tmp_path / "base", max_position_embeddings=64)), {}
+    for fused in (False, True):
+        lines = []
+        train(
+            "dpo", role_data(), base, tmp_path / str(fused), device="cuda", on_log=lines.append,
+            bf16=bf16, gradient_checkpointing=method, num_train_epochs=8, use_liger_kernel=fused,
+        )  # fmt: skip
+        losses[fused] = [line["loss"] for line in lines if "loss" in line]
+    tolerance = 0.05 if bf16 else 1e-3
+    assert losses[True] == pytest.approx(losses[False], rel=tolerance, abs=tolerance)
+    assert losses[True][0] == pytest.approx(math.log(2), abs=1e-4)
+
+
 def test_a_whole_run(tmp_path):
     data, model = write_questions(tmp_path / "q.jsonl"), write_model(tmp_path / "model")
     assert run(data, model, tmp_path / "run", "--model.device", "cuda") == 0

@@ -13,6 +13,7 @@ from malt_fast.kernels import dpo_loss
 from malt_fast.config.schema import LoraConfig
 from malt_fast.forest.role_data import RoleData
 from malt_fast.models.tree_attention import TREE
+from malt_fast.training import packing
 from malt_fast.training.adapters import LogProbModel, load_model
 from malt_fast.training.batches import TreeSampler, examples_of
 from malt_fast.training.packing import (
@@ -185,6 +186,47 @@ def test_more_processes_than_batches():
     data = role_forest(6, questions=1)
     found = [packer(data, "trees", rank=rank, world=3)(range(1)).batches for rank in range(3)]
     assert [[batch.counts for batch in batches] for batches in found] == [[True], [False], [False]]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("pairs", [True, False])
+def test_padding_changes_nothing(llama, device, pairs, monkeypatch):
+    """Packs as a GPU gets them, through C++, and forward through FlexAttention on a CPU."""
+    data = role_forest(1, branching=(3, 2), pairs=pairs)
+    model = adapted(llama, "trees")
+    expected = whole_step([packer(data, "trees", tokens=100)], model)
+    monkeypatch.setattr(packing, "padding", lambda tokens, _: -tokens % 256)
+    padded = packer(data, "trees", tokens=100, device=device)
+    step = padded(range(len(padded)))
+    assert len(step.batches) > 1
+    if device == "cpu":
+        assert_equal(whole_step([padded], model), expected)
+    else:  # without a backward pass, which FlexAttention has on a GPU only
+        with torch.no_grad():
+            batches = [batch.to(torch.device("cpu")) for batch in step.batches]
+            made = [(b.completions, completion_logps(model(b), b)) for b in batches]
+        found = torch.cat([logp for _, logp in made])[torch.cat([i for i, _ in made]).argsort()]
+        assert found.tolist() == pytest.approx(expected[0], rel=1e-5)
+    for batch in step.batches:
+        n, length = batch.num_tokens, batch.input_ids.numel()
+        assert n < length == 256 and batch.rows.max() < n
+        assert batch.position_ids.shape == batch.input_ids.shape
+        sees = torch.arange(length)  # itself alone, and nothing else sees it
+        assert torch.equal(batch.tree.end[n:].long(), sees[n:] + 1)
+        assert batch.tree.end[:n].max() <= n
+    assert step.num_tokens == sum(batch.num_tokens for batch in step.batches)
+
+
+def test_packs_on_a_gpu_have_few_lengths():
+    data = role_forest(4, questions=40, branching=(3, 2), tokens=30)
+    for tokens in (1000, 1500):
+        padded = packer(data, "trees", tokens=tokens, device="cuda")
+        whole = range(len(padded))
+        batches = padded(whole).batches
+        lengths = {batch.input_ids.numel() for batch in batches}
+        assert lengths <= {1024, 2048} and max(lengths) == padded.longest(whole)
+        plain = packer(data, "trees", tokens=tokens)(whole).batches
+        assert [b.num_tokens for b in batches] == [b.input_ids.numel() for b in plain]
 
 
 def test_every_prefix_is_laid_out_once():

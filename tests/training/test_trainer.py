@@ -70,6 +70,7 @@ def train(
     layout="trees",
     pack_tokens=4096,
     load_in_4bit=False,
+    use_liger_kernel=False,
     device="cpu",
     **settings,
 ):
@@ -85,6 +86,7 @@ def train(
         reference=reference,
         dtype="float32",
         load_in_4bit=load_in_4bit,
+        use_liger_kernel=use_liger_kernel,
         seed=7,
         layout=layout,
         pack_tokens=pack_tokens,

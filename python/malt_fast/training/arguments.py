@@ -1,5 +1,6 @@
 """The settings of a stage as transformers' TrainingArguments."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ def training_arguments(
     device: "auto", "cpu", "cuda" or "cuda:N". Raises MaltError for a device that is not there.
     """
     cpu = _use_cpu(device)
+    _let_segments_grow()
     out = transformers.TrainingArguments(
         **args.model_dump(include=TRAINER_FIELDS),
         # Trainer's batch is a whole optimiser step, which the packer cuts into micro-batches
@@ -44,6 +46,16 @@ def training_arguments(
     )
     out._n_gpu = min(1, out.n_gpu)  # one GPU per process: no DataParallel
     return out
+
+
+def _let_segments_grow() -> None:
+    """Let the allocator lengthen memory that it has, as packs differ in length; unless set already.
+
+    Not through the environment, which vLLM's processes would inherit.
+    """
+    names = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
+    if not names & os.environ.keys():
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 def _use_cpu(device: str) -> bool:
