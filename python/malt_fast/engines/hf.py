@@ -65,6 +65,13 @@ class HFEngine:
         running = self.batch.running if self.batch else 0
         return sum(map(len, self.queues.values())) + running + len(self.done)
 
+    def load(self, policies: Sequence[Policy]) -> None:
+        """Load weights now that would be loaded when first needed. Raises MaltError for those that
+        cannot be."""
+        with torch.inference_mode():
+            for policy in policies:
+                self._weights(policy.base).load(policy.adapter)
+
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests; more may come between polls."""
         for request in requests:

@@ -24,15 +24,19 @@ class EngineSpec:
     probes: Mapping[Policy, npt.NDArray[np.int32]] = field(default_factory=dict)  # prompts
     gpus: int = 0  # of one engine, in a cluster that has any
     trust_remote_code: bool = False  # whether a model may run its own code
+    load: bool = False  # all weights at once, where an engine would wait until they are needed
 
     def open(self) -> Engine:
         """Load the engine. Raises MaltError for a model, adapter or setting that it refuses."""
         if self.name == "hf":
             from malt_fast.engines.hf import HFEngine
 
-            return HFEngine(
+            engine = HFEngine(
                 self.dtype, self.device, self.settings.batch_size, self.trust_remote_code
             )
+            if self.load:
+                engine.load(self.policies)
+            return engine
         from malt_fast.engines.vllm import VLLMEngine
 
         return VLLMEngine(

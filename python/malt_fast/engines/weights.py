@@ -50,14 +50,17 @@ class Weights:
         half = self.model.dtype != torch.float32
         self.mixable: dict[str | None, bool] = {None: half and device.type == "cpu"}
 
+    def load(self, adapter: str | None) -> None:
+        """Load an adapter before its first use."""
+        if not self.mixes(adapter) and adapter is not None and adapter not in self.names:
+            self._add(adapter)
+
     def mixes(self, adapter: str | None) -> bool:
         """Whether rows of this adapter may be in a pass with others; it is loaded for that."""
         if adapter is None or not self.mixable[None]:
             return self.mixable[None]
         if adapter not in self.mixable:
             self._add(adapter)
-            if self.active is None:  # PEFT activates its first adapter
-                self.peft.base_model.disable_adapter_layers()
             self.mixable[adapter] = can_mix(self.peft, self.names[adapter])
             if self.mixable[adapter]:
                 self.mixed.adopt(self.peft, self.names[adapter])
@@ -114,6 +117,8 @@ class Weights:
         if prompts:
             raise MaltError(f"the adapter '{adapter}' learns a prompt: the hf engine needs LoRA")
         self.names[adapter] = name
+        if self.active is None:  # PEFT activates its first adapter
+            self.peft.base_model.disable_adapter_layers()
         self.model.eval()
 
     def _merge(self, name: str) -> None:

@@ -101,10 +101,13 @@ def open_engine(
     policies: Mapping[Policy, int],
     params: Sequence[SamplingParams],
     question_tokens: int | None = None,
+    *,
+    load: bool = False,
 ) -> Engine:
     """The engine of the config, for `policies`, each with the number of a prompt that it answers.
 
     question_tokens: of the longest question that will be asked; None: of the task's questions.
+    load: load all weights now, not when they are first needed.
     """
     config = setup.config
     settings, (name, _) = config.engine, choose(config)
@@ -133,6 +136,7 @@ def open_engine(
         },
         gpus=gpus_of_engine(config, name),
         trust_remote_code=config.model.trust_remote_code,
+        load=load,
     )
     if settings.replicas == 1:
         return spec.open()
