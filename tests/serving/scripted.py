@@ -5,17 +5,22 @@ import json
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 
 from malt_fast.config.load import dump, make_config
 from malt_fast.engines import Completion, Policy, Request
 from malt_fast.sampling.setup import Setup
-from malt_fast.serving.endpoint import Endpoint, Server
+from malt_fast.serve import finish, running
+from malt_fast.serving.connections import SPARE, Server
+from malt_fast.serving.endpoint import Endpoint
 from malt_fast.serving.engine_thread import EngineThread
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.tasks.prompts import Prompts
@@ -31,6 +36,8 @@ WORDING = {
     "verifier": "{question} {generator} V:",
     "refiner": "{question} {generator} {verifier} R:",
 }
+QUESTIONS = [f"one or two? ({i})" for i in range(8)]
+CHAT = "/v1/chat/completions"
 TOKENIZER = byte_tokenizer()
 END = TOKENIZER.eos_token_id
 
@@ -118,31 +125,65 @@ class ScriptedEngine:
         self.closed = True
 
 
-def scripted(engine: ScriptedEngine, room: int = 200, **evaluating: object) -> Pipeline:
+def scripted(
+    engine: ScriptedEngine, room: int = 200, context: int = 10**9, **evaluating: object
+) -> Pipeline:
     """A pipeline of three trained roles on a scripted engine."""
     wording = {role: RolePrompt(None, text) for role, text in WORDING.items()}
     prompts = Prompts(CHAIN, wording, TOKENIZER, chat=False)
     config = make_config({"seed": 4, "evaluate": evaluating})
     policies = {role: Policy("m", role) for role in CHAIN}
     setup = Setup(config, Task("jsonl", [], [], wording, False, "number"), prompts)
-    return Pipeline(setup, policies, engine, room)
+    return Pipeline(setup, policies, engine, room, context)
 
 
 @contextmanager
 def serving(
-    pipeline: Pipeline, *, token: str | None = None, max_waiting: int = 256
+    pipeline: Pipeline,
+    *,
+    token: str | None = None,
+    max_waiting: int = 256,
+    connections: int = SPARE,
+    grace: float = 60,
 ) -> Iterator[tuple[str, Endpoint]]:
     """A server on a free port of the loopback: its address, and its inside."""
-    thread = EngineThread(pipeline)
-    endpoint = Endpoint(thread, "toy", token=token, max_waiting=max_waiting)
-    server = Server(endpoint.app(), thread.stop)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        worker = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        worker.start()
+    endpoint = Endpoint("toy", token=token, max_waiting=max_waiting)
+    server = Server(endpoint.app(), connections)
+    with socket.create_server(("127.0.0.1", 0)) as listening, running(server, listening):
+        thread = endpoint.thread = EngineThread(pipeline)
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}", endpoint
         finally:
-            server.should_exit = True
-            worker.join()
-            thread.stop()
-            thread.closed.wait()
+            finish(endpoint, grace, [])
+    thread.closed.wait()
+
+
+# ---- clients ----
+
+
+def ask(text: str, **more: Any) -> dict[str, Any]:
+    return {"model": "toy", "messages": [{"role": "user", "content": text}], **more}
+
+
+def wait_until(ready: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.01)
+
+
+def shut() -> ScriptedEngine:
+    """An engine that answers nothing until its gate is opened."""
+    engine = ScriptedEngine(lambda r: "A:1")
+    engine.gate.clear()
+    return engine
+
+
+def post_aside(url: str, body: dict[str, Any]) -> tuple[threading.Thread, list[httpx.Response]]:
+    """A request in a thread, and where its answer will be."""
+    replies: list[httpx.Response] = []
+    thread = threading.Thread(
+        target=lambda: replies.append(httpx.post(url + CHAT, json=body, timeout=60))
+    )
+    thread.start()
+    return thread, replies

@@ -1,14 +1,8 @@
-"""The endpoint with real clients: what they get, what they are refused, how it stops."""
+"""The endpoint with real clients: what they get, what they are refused."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,30 +11,26 @@ import httpx
 import openai
 import pytest
 
-from malt_fast import serve
-from malt_fast.config.schema import ServeConfig
-from malt_fast.engines import Completion
-from malt_fast.serving import address
+from malt_fast.engines import Completion, Request
+from malt_fast.evaluation.shape import Used
+from malt_fast.sampling.setup import Setup
 from malt_fast.serving import endpoint as module
+from malt_fast.serving.answer import Answer, Asked, judge
 from malt_fast.serving.openai_format import ChatBody, Message, cut
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.utils.errors import MaltError
-from tests.serving.scripted import ScriptedEngine, make_run, scripted, serving
-
-QUESTIONS = [f"one or two? ({i})" for i in range(8)]
-CHAT = "/v1/chat/completions"
-
-
-def ask(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": "toy", "messages": [{"role": "user", "content": text}], **more}
-
-
-def wait_until(ready: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not ready():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.01)
-
+from tests.serving.scripted import (
+    CHAT,
+    QUESTIONS,
+    ScriptedEngine,
+    ask,
+    make_run,
+    post_aside,
+    scripted,
+    serving,
+    shut,
+    wait_until,
+)
 
 # ---- a real run ----
 
@@ -180,7 +170,7 @@ def scripted_server() -> Iterator[str]:
         (CHAT, {}, 400, "'messages' is missing"),
         (CHAT, {"messages": []}, 400, "messages is empty"),
         (CHAT, ask(" "), 400, "the last message is empty"),
-        (CHAT, ask("?", n=2), 400, "n = 2"),
+        (CHAT, ask("?", n=2), 400, "n = 2 is not possible: it must be valid (1, as"),
         (CHAT, ask("?", max_tokens=0), 400, "max_tokens = 0"),
         (CHAT, ask("?", temperature=-1), 400, "temperature = -1"),
         (CHAT, ask("?", seed="x"), 400, "seed = 'x'"),
@@ -190,8 +180,13 @@ def scripted_server() -> Iterator[str]:
         (CHAT, ask("?") | {"model": "gpt"}, 404, "no model 'gpt' here: ask for 'toy'"),
         (CHAT, {"messages": [{"role": "tool", "content": "?"}]}, 400, "messages.0.role"),
         (CHAT, {"messages": [{"role": "assistant", "content": "?"}]}, 400, "must come last"),
-        (CHAT, ask([{"type": "image_url", "image_url": {}}]), 400, "parts of text"),
-        (CHAT, ask("x" * 1_000_000), 400, "1,000,000 tokens, and 200 fit"),
+        (CHAT, ask([{"type": "image_url", "image_url": {}}]), 400, "not image_url"),
+        (CHAT, ask([{"type": "image_url", "text": "?"}]), 400, "not image_url"),
+        (CHAT, ask([{"text": "?"}]), 400, "not None"),
+        (CHAT, ask(["?"]), 400, "not str"),
+        (CHAT, ask([{"type": "text", "text": 1}]), 400, "parts of type text only"),
+        (CHAT, ask("x" * 201), 400, "201 tokens, and 200 fit"),
+        (CHAT, ask("x" * 1_000_000), 400, "1,000,000 bytes"),
         (CHAT, ask("x" * 5_000_000), 413, "longer than 4,194,304 bytes"),
         (CHAT, ask("bad"), 500, "no pass was finished: lost"),
         ("/v1/completions", {"prompt": ""}, 400, "the question is empty"),
@@ -256,8 +251,9 @@ def test_a_token_is_demanded_where_there_is_one() -> None:
             ):
                 assert reply.status_code == 401
                 assert reply.json()["error"]["code"] == "invalid_api_key"
-        right = {"authorization": "Bearer s3crét".encode()}
-        assert httpx.post(url + CHAT, json=ask("?"), headers=right).status_code == 200
+        for kind in ("Bearer", "bearer", "BEARER "):
+            right = {"authorization": f"{kind} s3crét".encode()}
+            assert httpx.post(url + CHAT, json=ask("?"), headers=right).status_code == 200
         assert httpx.get(f"{url}/health").status_code == 200
 
 
@@ -269,24 +265,69 @@ def test_why_the_engine_failed_is_told_to_those_with_the_token() -> None:
         assert "/home/me" in httpx.get(f"{url}/health", headers=right).json()["error"]
 
 
-# ---- clients that leave, engines that fail ----
+def test_a_question_that_outgrows_the_context_later_is_too_long() -> None:
+    def long(request: Request) -> str:
+        return "A:1" if request.question == "short" else "x" * 60
+
+    pipeline = scripted(ScriptedEngine(long), context=100)
+    with serving(pipeline) as (url, _):
+        assert httpx.post(url + CHAT, json=ask("short")).status_code == 200
+        reply = httpx.post(url + CHAT, json=ask("q" * 40))
+        assert reply.status_code == 400
+        message = reply.json()["error"]["message"]
+        assert "what the verifier reads has grown to 105 tokens" in message
+        assert "the model's context holds 100" in message
+        stream = httpx.post(url + CHAT, json=ask("q" * 40, stream=True))
+        assert '"type": "invalid_request_error"' in stream.text and message in stream.text
 
 
-def shut() -> ScriptedEngine:
-    """An engine that answers nothing until its gate is opened."""
+def test_a_real_model_refuses_it_too(server: str) -> None:
+    reply = httpx.post(server + CHAT, json=ask("q" * 2041), timeout=60)
+    error = reply.json()["error"]
+    assert reply.status_code == 400, error
+    assert "has grown to" in error["message"] and "/" not in error["message"]
+
+
+def test_messages_hold_no_path_of_the_server() -> None:
+    reason = "cannot read '/home/me/runs/toy/model': see http://127.0.0.1/x and a/b"
+    reply = json.loads(module.refusal(module.ApiError(500, reason)).body)
+    shown = "cannot read 'model': see http://127.0.0.1/x and a/b"
+    assert reply["error"]["message"] == shown
+
+
+def test_addresses_are_read_as_clients_write_them(scripted_server: str) -> None:
+    for path in ("/v1/models/toy", "/v1/models/toy/", "/v1//models/toy"):
+        assert httpx.get(scripted_server + path).json()["id"] == "toy"
+    unknown = httpx.get(f"{scripted_server}/v1/models/gpt")
+    assert unknown.status_code == 404 and unknown.json()["error"]["code"] == "model_not_found"
+    for path in ("/v1//chat/completions", "/v1/chat/completions/"):
+        assert httpx.post(scripted_server + path, json=ask("?")).status_code == 200
+    assert httpx.get(f"{scripted_server}/v1/models/").json()["data"][0]["id"] == "toy"
+
+
+def test_votes_are_compared_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, where = threading.Event(), []
+
+    def slow(setup: Setup, asked: Asked, used: Used) -> Answer:
+        where.append(threading.current_thread().name)
+        assert asked.question.text != "hard" or gate.wait(60)
+        return judge(setup, asked, used)
+
+    monkeypatch.setattr("malt_fast.serving.pipeline.judge", slow)
     engine = ScriptedEngine(lambda r: "A:1")
-    engine.gate.clear()
-    return engine
+    with serving(scripted(engine)) as (url, _):
+        thread, replies = post_aside(url, ask("hard"))
+        wait_until(lambda: where)
+        other, _ = post_aside(url, ask("easy"))
+        wait_until(lambda: len(engine.seen) == 18)  # the engine goes on
+        assert not replies and httpx.get(f"{url}/health").status_code == 200
+        gate.set()
+        thread.join()
+        other.join()
+    assert replies[0].status_code == 200 and all(name.startswith("judge") for name in where)
 
 
-def post_aside(url: str, body: dict[str, Any]) -> tuple[threading.Thread, list[httpx.Response]]:
-    """A request in a thread, and where its answer will be."""
-    replies: list[httpx.Response] = []
-    thread = threading.Thread(
-        target=lambda: replies.append(httpx.post(url + CHAT, json=body, timeout=60))
-    )
-    thread.start()
-    return thread, replies
+# ---- clients that leave, engines that fail ----
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -309,10 +350,11 @@ def test_more_questions_than_may_wait_get_429() -> None:
     engine = shut()
     with serving(scripted(engine), max_waiting=2) as (url, inside):
         aside = [post_aside(url, ask(text)) for text in "ab"]
-        wait_until(lambda: len(inside.live) == 2)
+        wait_until(lambda: inside.live == 2)
         reply = httpx.post(url + CHAT, json=ask("c"))
         assert reply.status_code == 429 and reply.headers["retry-after"] == "1"
         assert reply.json()["error"]["type"] == "rate_limit_error"
+        assert "serve.max_waiting" in reply.json()["error"]["message"]
         engine.gate.set()
         for thread, _ in aside:
             thread.join()
@@ -365,102 +407,3 @@ def test_when_the_engine_dies_everybody_is_told(error: Exception, sentence: str)
         health = httpx.get(f"{url}/health")
         assert health.status_code == 503 and sentence in health.json()["error"]
         assert engine.closed
-
-
-def test_what_is_under_way_when_the_server_stops_gets_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GRACE", 0.1)
-    with serving(scripted(shut())) as (url, inside):
-        thread, replies = post_aside(url, ask("?"))
-        wait_until(lambda: inside.thread.jobs)
-    thread.join()
-    assert replies[0].status_code == 503
-    assert "stopping" in replies[0].json()["error"]["message"]
-
-
-# ---- the program ----
-
-
-def start(run: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "malt_fast.serve", "--run", str(run), *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True
-    )
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_the_program_serves_until_it_is_stopped(
-    run: Path, stop: signal.Signals, expected: dict[str, Any]
-) -> None:
-    process = start(run, "--serve.port", "0", MALT_FAST_API_KEY=" s3cret\n")
-    line = process.stdout.readline()
-    try:
-        assert line.startswith("serving toy at http://127.0.0.1:"), process.stderr.read()
-        url = line.split()[3].removesuffix("/v1")
-        with httpx.Client(timeout=60, headers={"authorization": "Bearer s3cret"}) as client:
-            refused = client.get(f"{url}/v1/models", headers={"authorization": "Bearer no"})
-            assert refused.status_code == 401 and "s3cret" not in refused.text
-            reply = client.post(url + CHAT, json=ask(QUESTIONS[0])).json()
-            assert reply["choices"][0]["message"]["content"] == expected[QUESTIONS[0]].text
-            with client.stream("POST", url + CHAT, json=ask(QUESTIONS[1], stream=True)) as stream:
-                lines = stream.iter_lines()
-                assert '"role": "assistant"' in next(lines)
-                process.send_signal(stop)
-                assert [line for line in lines if line][-1] == "data: [DONE]"
-        out, errors = process.communicate(timeout=60)
-        assert (process.returncode, out, errors) == (0, "", "")
-        files = [path for path in run.rglob("*") if path.is_file()]
-        assert "s3cret" not in line and not any(b"s3cret" in f.read_bytes() for f in files)
-    finally:
-        process.kill()
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ([], "--run is missing"),
-        (["--run", "nowhere"], "nowhere holds no run"),
-        (["--run", "RUN", "--serve.prot", "1"], "did you mean"),
-        (["--run", "RUN", "--serve.port", "70000"], "serve.port"),
-        (["--run", "RUN", "--seed", "9"], "seed was fixed by training"),
-        (["--run", "RUN", "--serve.host", "0.0.0.0"], "MALT_FAST_API_KEY"),
-        (["--run", "RUN", "--serve.host", "::"], "MALT_FAST_API_KEY"),
-        (["--run", "RUN", "--serve.host", "my.machine"], "MALT_FAST_API_KEY"),
-        (["--run", "RUN", "--serve.port", "TAKEN"], "cannot listen at"),
-    ],
-)
-def test_mistakes_are_one_sentence(
-    run: Path,
-    words: list[str],
-    sentence: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Pipeline, "open", lambda config: pytest.fail("the model was loaded"))
-    monkeypatch.delenv("MALT_FAST_API_KEY", raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        places = {"RUN": str(run), "TAKEN": str(taken.getsockname()[1])}
-        assert serve.main([places.get(word, word) for word in words]) == 2
-    shown = capsys.readouterr().err
-    assert shown.startswith("error: ") and shown.count("\n") == 1
-    assert sentence in shown
-
-
-def test_the_token_is_no_setting_and_no_child_inherits_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any("key" in name or "token" in name for name in ServeConfig.model_fields)
-    monkeypatch.setenv(address.TOKEN, "s3cret\n")
-    assert address.take_token() == "s3cret" and address.TOKEN not in os.environ
-    monkeypatch.setenv(address.TOKEN, " ")
-    assert address.take_token() is None
-
-
-def test_hosts_that_only_this_machine_reaches_need_no_token() -> None:
-    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
-        address.check_host(host, None)
-    address.check_host("0.0.0.0", "token")
-
-
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    with pytest.raises(MaltError, match=r"starlette and uvicorn, .* 'malt-fast\[serve\]'"):
-        serve.check_packages()

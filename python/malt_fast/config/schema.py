@@ -320,6 +320,9 @@ class ServeConfig(Section):
         256, "most questions in progress; more get status 429", ge=1, le=1_000_000
     )
     max_question: int = setting(4096, "longest question, in tokens", ge=1, le=MAX)
+    grace: float = setting(
+        25.0, "seconds to finish questions in progress when the server stops", ge=0, le=3600
+    )
 
 
 class Config(Section):

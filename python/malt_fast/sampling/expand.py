@@ -142,12 +142,13 @@ class Expansion:
     def node(self, tree: int, slot: int) -> int:
         return tree * (1 + len(self.shape)) + 1 + slot
 
-    def begin(self, tree: int) -> list[Request]:
-        """Open a tree; its first requests."""
+    def begin(self, tree: int, question: Tokens | None = None) -> list[Request]:
+        """Open a tree; its first requests. question: its tokens, if they are known."""
         slots = len(self.shape)
         if not slots:
             return []
-        question = self.prompts.encode_question(self.questions[tree].text)
+        if question is None:
+            question = self.prompts.encode_question(self.questions[tree].text)
         self.open[tree] = OpenTree(question, slots, [None] * slots)
         return [request for group in self.readers[-1] for request in self.requests(tree, group)]
 

@@ -9,9 +9,10 @@ from malt_fast.engines import Completion, SamplingParams
 from malt_fast.evaluation.scores import vote
 from malt_fast.evaluation.shape import Used
 from malt_fast.grading.verdicts import extract_answer, number_answers
+from malt_fast.models.plain_text import Tokens
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.task import Question
-from malt_fast.utils.errors import printable
+from malt_fast.utils.errors import MaltError, printable
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Answer:
     prompt_tokens: int  # of all prompts of all roles and passes
     completion_tokens: int  # sampled in all of them
     error: str = ""  # why no pass finished, if none did
+    outgrown: bool = False  # none did, and the outputs of roles outgrew the context
 
     def __str__(self) -> str:
         lines = [self.question]
@@ -43,18 +45,29 @@ class Asked:
     """A question whose tree is growing."""
 
     question: Question
+    tokens: Tokens  # of the question
     seed: str
     params: list[SamplingParams]  # one per role
     outputs: dict[int, Completion] = field(default_factory=dict)  # by slot; none where it failed
     prompt_tokens: int = 0
     error: str = ""  # the first one
+    outgrown: str = ""  # how a prompt became longer than the context
 
 
 def judge(setup: Setup, asked: Asked, used: Used) -> Answer:
-    """The vote over the last role's outputs, with all outputs that led to it.
+    """The answer to a question whose outputs are all there; a grader's failure is its error.
 
-    used: [passes, roles], the slot of each role in each pass. Raises MaltError as graders do.
+    used: [passes, roles], the slot of each role in each pass.
     """
+    try:
+        return _judge(setup, asked, used)
+    except MaltError as error:
+        return Answer(asked.question.text, "", None, 0, [], "stop", 0, 0, str(error))
+
+
+def _judge(setup: Setup, asked: Asked, used: Used) -> Answer:
+    """The vote over the last role's outputs, with all outputs that led to it. Raises MaltError as
+    graders do."""
     outputs = asked.outputs
     texts = {slot: setup.prompts.decode(output.tokens) for slot, output in outputs.items()}
     last, strict = used[:, -1].tolist(), setup.config.task.strict
@@ -75,7 +88,8 @@ def judge(setup: Setup, asked: Asked, used: Used) -> Answer:
         finish_reason="length" if cut else "stop",
         prompt_tokens=asked.prompt_tokens,
         completion_tokens=sum(len(output.tokens) for output in outputs.values()),
-        error="" if text is not None else f"no pass was finished: {asked.error}",
+        error="" if text is not None else f"no pass was finished: {asked.outgrown or asked.error}",
+        outgrown=text is None and bool(asked.outgrown),
     )
 
 

@@ -1,35 +1,46 @@
-"""The HTTP side: routes, the token, the limit on waiting requests, streams, and errors.
+"""The HTTP side: routes, the token, limits on requests, streams, and errors.
 
-Everything here runs in one event loop and waits for the futures of jobs, which the engine's thread
-resolves. When a client disconnects, its job is dropped.
+Everything here runs in one event loop and waits for futures: of threads that parse and tokenise,
+and of jobs, which the engine's thread resolves. When a client disconnects, its job is dropped.
 """
 
 import asyncio
 import hmac
 import json
 import os
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
-from contextlib import ExitStack
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from malt_fast.serving.engine_thread import EngineThread, Job, Unavailable
+from malt_fast.serving import metrics
+from malt_fast.serving.answer import Answer
+from malt_fast.serving.engine_thread import STOPPING, EngineThread, Job, Unavailable
 from malt_fast.serving.openai_format import Body, ChatBody, Reply, TextBody, parse
+from malt_fast.serving.reading import ReadQuestion
 from malt_fast.utils.errors import MaltError
 
 T = TypeVar("T")
 
 MAX_BODY = 4 << 20  # bytes
+SHORT_BODY = 16 << 10  # bytes that every body may have
+LONG_BODIES = 32 << 20  # bytes that are held of longer bodies while they arrive
+ARRIVING = 512  # bodies that may arrive at once
+PATIENCE = 30.0  # seconds for a body to arrive
 KEEP_ALIVE = 10.0  # seconds between comments in a stream that waits for its answer
-GRACE = 3.0  # seconds that requests have to finish when the server stops
+READERS = 2  # threads that parse and tokenise; a long body takes at most one
+LOADING = "the model is being loaded: ask again in a while"
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+")  # of a file in a message
 LONGEST = 500  # characters of an error message
 
 
@@ -42,19 +53,29 @@ class ApiError(Exception):
 
 
 class Endpoint:
-    """Serves one model, `name`; if there is a `token`, requests must send it."""
+    """Serves one model, `name`; if there is a `token`, requests must send it.
 
-    def __init__(
-        self, thread: EngineThread, name: str, *, token: str | None = None, max_waiting: int = 256
-    ) -> None:
-        self.thread, self.name, self.token, self.max_waiting = thread, name, token, max_waiting
-        self.live: set[Job] = set()  # whose clients are waiting
+    It answers once `thread` is set, and until `stopping`.
+    """
 
-    def app(self) -> Starlette:
-        return Starlette(
+    def __init__(self, name: str, *, token: str | None = None, max_waiting: int = 256) -> None:
+        self.name, self.token, self.max_waiting = name, token, max_waiting
+        self.thread: EngineThread | None = None
+        self.stopping = False
+        self.live = 0  # questions in progress
+        self.bodies = Bodies()
+        self.readers = ThreadPoolExecutor(READERS, "reader")
+        self.long = asyncio.Semaphore(READERS - 1)
+        self.metrics = metrics.Metrics()
+
+    def app(self) -> ASGIApp:
+        starlette = Starlette(
             routes=[
                 Route("/health", self.health),
+                Route("/ready", self.ready),
+                Route("/metrics", self.figures),
                 Route("/v1/models", self.models),
+                Route("/v1/models/{name:path}", self.model),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/completions", self.text, methods=["POST"]),
             ],
@@ -67,18 +88,49 @@ class Endpoint:
                 Exception: lambda _, error: refusal(ApiError(500, "the server has a bug")),
             },
         )
+        return Counted(starlette, self.metrics)
+
+    # ---- about the server ----
 
     async def health(self, request: Request) -> Response:
-        failure = self.thread.failure
-        if not failure:
+        """Whether the server lives: a restart mends what this complains about."""
+        if not (failure := self.thread.failure if self.thread else ""):
             return as_json({"status": "ok"})
         reason = {"error": failure} if self._has_token(request) else {}  # it may name local files
         return as_json({"status": "failed", **reason}, 503)
 
+    async def ready(self, request: Request) -> Response:
+        """Whether questions are answered."""
+        if self.stopping or self.thread is None:
+            return as_json({"status": "stopping" if self.stopping else "loading"}, 503)
+        return await self.health(request)
+
+    async def figures(self, request: Request) -> Response:
+        self._check_token(request)
+        pipeline = self.thread.pipeline if self.thread else None
+        begun, waiting = pipeline.at_work if pipeline else (0, 0)
+        tokens = pipeline.sampled if pipeline else 0
+        text = self.metrics.text(running=begun, waiting=waiting, tokens=tokens)
+        return Response(text, media_type=metrics.TYPE)
+
     async def models(self, request: Request) -> Response:
         self._check_token(request)
-        model = {"id": self.name, "object": "model", "created": 0, "owned_by": "malt-fast"}
-        return as_json({"object": "list", "data": [model]})
+        return as_json({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        self._check_token(request)
+        self._check_model(request.path_params["name"])
+        return as_json(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": 0, "owned_by": "malt-fast"}
+
+    def _check_model(self, name: str) -> None:
+        if name != self.name:
+            message = f"there is no model '{name}' here: ask for '{self.name}'"
+            raise ApiError(404, message, "model_not_found")
+
+    # ---- questions ----
 
     async def chat(self, request: Request) -> Response:
         return await self._complete(request, ChatBody)
@@ -87,40 +139,75 @@ class Endpoint:
         return await self._complete(request, TextBody)
 
     async def _complete(self, request: Request, kind: type[Body]) -> Response:
+        begun = time.monotonic()
         self._check_token(request)
-        body = parse(kind, await read_body(request))
-        if body.model not in (None, self.name):
-            raise ApiError(
-                404,
-                f"there is no model '{body.model}' here: ask for '{self.name}'",
-                "model_not_found",
-            )
-        if len(self.live) >= self.max_waiting:
-            raise ApiError(429, f"{len(self.live)} questions are being answered: ask again later")
-        job = Job(body.question, body.seed, body.temperature, body.limit)
-        reply = Reply(body, self.name)
+        self._open_thread()
+        data = await self.bodies.read(request)
+        thread = self._open_thread()
         with ExitStack() as leaving:
-            self.live.add(job)
-            leaving.callback(self._leave, job)
-            self.thread.ask(job)
-            await result_while_connected(request, job.accepted)
+            leaving.enter_context(self._place())
+            body, question = await self._read(thread, kind, data)
+            reply = Reply(body, self.name)
+            job = Job(question, body.seed, body.temperature, body.limit)
+            leaving.callback(thread.drop, job)
+            thread.ask(job)
+            job.answer.add_done_callback(partial(self._note, begun))
             if body.stream:
                 return Events(events(job, reply), leaving.pop_all())
             answer = await result_while_connected(request, job.answer)
         if answer.error:
-            raise ApiError(500, answer.error)
+            raise failed(answer)
         return as_json(reply.whole(answer))
 
-    def _leave(self, job: Job) -> None:
-        self.live.discard(job)
-        self.thread.drop(job)
+    def _note(self, begun: float, answer: "Future[Answer]") -> None:
+        if not answer.cancelled() and answer.exception() is None:
+            self.metrics.answer(time.monotonic() - begun)
+
+    def _open_thread(self) -> EngineThread:
+        """The engine's thread. Raises ApiError if no more questions are taken now."""
+        if self.stopping:
+            raise ApiError(503, STOPPING)
+        if self.thread is None:
+            raise ApiError(503, LOADING)
+        if self.live >= self.max_waiting:
+            raise ApiError(
+                429,
+                f"{self.live} questions are in progress, which is the limit of this server "
+                "(serve.max_waiting): ask again later",
+            )
+        return self.thread
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among the questions in progress."""
+        self.live += 1
+        try:
+            yield
+        finally:
+            self.live -= 1
+
+    async def _read(
+        self, thread: EngineThread, kind: type[Body], data: bytes
+    ) -> tuple[Body, ReadQuestion]:
+        """The body and its question, parsed and tokenised in a thread; long ones in turn."""
+
+        def work() -> tuple[Body, ReadQuestion]:
+            body = parse(kind, data)
+            self._check_model(self.name if body.model is None else body.model)
+            return body, thread.pipeline.read(body.question)
+
+        async with self.long if len(data) > SHORT_BODY else nullcontext():
+            return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+
+    # ---- the token ----
 
     def _has_token(self, request: Request) -> bool:
         """Whether the request sends the token, if there is one."""
         if self.token is None:
             return True
-        given = request.headers.get("authorization", "").encode("latin-1")
-        return hmac.compare_digest(given, os.fsencode(f"Bearer {self.token}"))
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("latin-1"), os.fsencode(self.token))
+        return kind.lower() == "bearer" and right
 
     def _check_token(self, request: Request) -> None:
         if not self._has_token(request):
@@ -129,6 +216,56 @@ class Endpoint:
                 "the token is missing or wrong: send the server's MALT_FAST_API_KEY as the API key",
                 "invalid_api_key",
             )
+
+
+class Counted:
+    """Counts the responses of an app by status, and reads `//x/` as `/x`."""
+
+    def __init__(self, app: ASGIApp, counts: metrics.Metrics) -> None:
+        self.app, self.counts = app, counts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = re.sub("/+", "/", scope["path"])
+        path = path.rstrip("/") or "/"
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and path.startswith("/v1"):
+                self.counts.requests[message["status"]] += 1
+            await send(message)
+
+        await self.app({**scope, "path": path}, receive, counted)
+
+
+class Bodies:
+    """Reads the bodies of requests; of all that arrive at once, a limited number of bytes."""
+
+    def __init__(self) -> None:
+        self.arriving = self.held = 0  # bodies, and bytes of long ones
+
+    async def read(self, request: Request) -> bytes:
+        """Raises ApiError for a body that is too long or too slow, or one too many."""
+        if self.arriving >= ARRIVING:
+            raise ApiError(503, f"{ARRIVING} requests are arriving: ask again later")
+        self.arriving += 1
+        data, mine = bytearray(), 0
+        try:
+            async with asyncio.timeout(PATIENCE):
+                async for chunk in request.stream():
+                    data += chunk
+                    more = max(0, len(data) - SHORT_BODY) - mine
+                    mine, self.held = mine + more, self.held + more
+                    self._check(len(data), mine)
+        except TimeoutError:
+            raise ApiError(408, f"the body took over {PATIENCE:.0f} s: send it faster") from None
+        finally:
+            self.arriving, self.held = self.arriving - 1, self.held - mine
+        return bytes(data)
+
+    def _check(self, size: int, mine: int) -> None:
+        if size > MAX_BODY:
+            raise ApiError(413, f"the body is longer than {MAX_BODY:,} bytes: send less")
+        if mine and self.held > LONG_BODIES:
+            raise ApiError(503, "many long requests are arriving: ask again later")
 
 
 async def result_while_connected(request: Request, future: "Future[T]") -> T:
@@ -144,16 +281,6 @@ async def result_while_connected(request: Request, future: "Future[T]") -> T:
         raise ClientDisconnect
     result: T = wanted.result()
     return result
-
-
-async def read_body(request: Request) -> bytes:
-    """The body of a request. Raises ApiError if it is too long."""
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise ApiError(413, f"the body is longer than {MAX_BODY:,} bytes: send less")
-    return bytes(data)
 
 
 # ---- streams ----
@@ -186,7 +313,7 @@ async def events(job: Job, reply: Reply) -> AsyncIterator[bytes]:
         yield event(error_body(ApiError(503, str(error))))
     else:
         if answer.error:
-            yield event(error_body(ApiError(500, answer.error)))
+            yield event(error_body(failed(answer)))
         else:
             for chunk in reply.chunks(answer):
                 yield event(chunk)
@@ -202,8 +329,9 @@ def event(values: dict[str, Any]) -> bytes:
 
 HEADERS = {
     401: {"www-authenticate": "Bearer"},
+    408: {"connection": "close"},
     429: {"retry-after": "1"},
-    503: {"retry-after": "1"},
+    503: {"retry-after": "5"},
 }
 
 
@@ -215,42 +343,23 @@ def refusal(error: ApiError) -> Response:
     return as_json(error_body(error), error.status)
 
 
+def failed(answer: Answer) -> ApiError:
+    """The error of a question that has no answer; asking again helps unless it was too long."""
+    return ApiError(400 if answer.outgrown else 500, answer.error)
+
+
 def error_body(error: ApiError) -> dict[str, Any]:
     """An error in OpenAI's format."""
     kinds = {401: "authentication_error", 429: "rate_limit_error"}
     kind = kinds.get(
         error.status, "server_error" if error.status >= 500 else "invalid_request_error"
     )
-    message = error.message if len(error.message) <= LONGEST else f"{error.message[:LONGEST]} ..."
+    message = error.message if error.status < 500 else FOLDERS.sub("", error.message)
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
     return {"error": {"message": message, "type": kind, "param": None, "code": error.code}}
 
 
 def _no_route(request: Request, error: Any) -> Response:
-    routes = "/v1/chat/completions, /v1/completions, /v1/models or /health"
+    routes = "/v1/chat/completions, /v1/completions, /v1/models, /health, /ready or /metrics"
     message = f"{request.method} {request.url.path} is not served: use {routes}"
     return refusal(ApiError(error.status_code, message))
-
-
-# ---- the server ----
-
-
-class Server(uvicorn.Server):
-    """When it stops, gives requests GRACE seconds to finish, then calls `stop`."""
-
-    def __init__(self, app: Starlette, stop: Callable[[], None]) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                timeout_keep_alive=75,  # s: clients that ask now and then keep their connection
-                timeout_graceful_shutdown=int(2 * GRACE) + 1,
-            )
-        )
-        self.stop = stop
-
-    async def shutdown(self, sockets: Any = None) -> None:
-        asyncio.get_running_loop().call_later(GRACE, self.stop)
-        await super().shutdown(sockets)

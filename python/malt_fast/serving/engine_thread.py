@@ -16,6 +16,7 @@ from typing import Any
 
 from malt_fast.serving.answer import Answer
 from malt_fast.serving.pipeline import Pipeline
+from malt_fast.serving.reading import ReadQuestion
 from malt_fast.utils.errors import MaltError, first_line
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,12 @@ class Unavailable(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """A question with its own settings, and the futures of its answer."""
+    """A question with its own settings, and the future of its answer."""
 
-    question: str
+    question: ReadQuestion
     seed: int | None = None
     temperature: float | None = None
     max_tokens: int | None = None
-    accepted: "Future[None]" = field(default_factory=Future)  # fails by MaltError or Unavailable
     answer: "Future[Answer]" = field(default_factory=Future)  # fails by Unavailable
 
 
@@ -51,7 +51,9 @@ class EngineThread:
         threading.Thread(target=self._run, name="engine", daemon=True).start()
 
     def ask(self, job: Job) -> None:
-        """Hand over a job."""
+        """Hand over a job. Raises Unavailable if it can have no answer."""
+        if self.failure:
+            raise Unavailable(self.failure)
         self.inbox.put(partial(self._take, job))
 
     def drop(self, job: Job) -> None:
@@ -99,20 +101,12 @@ class EngineThread:
 
     def _take(self, job: Job) -> None:
         if self.failure:
-            _resolve(job.accepted, error=Unavailable(self.failure))
+            _resolve(job.answer, error=Unavailable(self.failure))
             return
-        try:
-            ticket = self.pipeline.submit(
-                job.question,
-                seed=job.seed,
-                temperature=job.temperature,
-                max_tokens=job.max_tokens,
-            )
-        except MaltError as error:
-            _resolve(job.accepted, error=error)
-            return
+        ticket = self.pipeline.submit(
+            job.question, seed=job.seed, temperature=job.temperature, max_tokens=job.max_tokens
+        )
         self.jobs[ticket] = job
-        _resolve(job.accepted, None)
 
     def _drop(self, job: Job) -> None:
         for ticket in [ticket for ticket, held in self.jobs.items() if held is job]:

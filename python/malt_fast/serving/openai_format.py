@@ -38,11 +38,25 @@ def joined(content: object) -> object:
     """The text of a message: its parts joined; empty for null."""
     if not isinstance(content, list):
         return "" if content is None else content
-    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-    texts = [part for part in parts if isinstance(part, str)]
-    if len(texts) < len(parts):
-        raise PydanticCustomError("parts", "parts of text only")
-    return "".join(texts)
+    return "".join(map(_part, content))
+
+
+def _part(part: object) -> str:
+    """The text of a part, which says what it is by its type."""
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    text = part.get("text") if isinstance(part, dict) else None
+    if kind != "text" or not isinstance(text, str):
+        raise PydanticCustomError(
+            "parts", "parts of type text only, not {kind}", {"kind": str(kind)[:40]}
+        )
+    return text
+
+
+def one(n: object) -> object:
+    """How many answers are asked for."""
+    if n not in (None, 1):
+        raise PydanticCustomError("n", "1, as the passes of a question vote on one answer")
+    return n
 
 
 def single(prompt: object) -> object:
@@ -81,7 +95,7 @@ class Body(Part):
     """The fields that both kinds of requests share."""
 
     model: str | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int | None, BeforeValidator(one)] = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=10)

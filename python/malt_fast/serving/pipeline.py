@@ -10,8 +10,10 @@ determines the answer, whatever else is being asked. Questions may come at any t
 one, `poll` works a little and returns what is finished.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -26,24 +28,36 @@ from malt_fast.evaluation.shape import Used, build_shape
 from malt_fast.evaluation.systems import System, steps_of
 from malt_fast.runs.run import Run
 from malt_fast.runs.saved import saved_policies
-from malt_fast.sampling.engine_choice import open_engine
+from malt_fast.sampling.engine_choice import choose, open_engine
 from malt_fast.sampling.expand import Expansion, Slot, node_seed
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.setup import Setup, context_of
 from malt_fast.serving.answer import Answer, Asked, judge
+from malt_fast.serving.reading import Reader, ReadQuestion
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.seals import check_seal
 
 SERVING_SETTINGS = ("serve.", "evaluate.", "engine.", "model.device", "sampling.max_tokens")
+PATIENCE = 0.05  # seconds that `poll` waits for a vote
 
 
 class Pipeline:
     """The chain of `policies` on one engine. Not thread-safe, because engines are not."""
 
-    def __init__(self, setup: Setup, policies: Policies, engine: Engine, room: int) -> None:
-        """room: tokens of the longest question that is accepted."""
+    def __init__(
+        self,
+        setup: Setup,
+        policies: Policies,
+        engine: Engine,
+        room: int,
+        context: int = sys.maxsize,
+    ) -> None:
+        """room: tokens of the longest question that is accepted; context: tokens of the longest
+        prompt with its output."""
         config = setup.config
-        self.setup, self.engine, self.room = setup, engine, room
+        self.setup, self.engine, self.room, self.context = setup, engine, room, context
+        self.read = Reader(setup.prompts, room).read  # may be called by any thread
         self.params = chain_params(setup)
         self.shape, self.used = chain_shape(config, policies)
         self.questions: dict[int, Question] = {}  # by ticket, the number of its tree
@@ -51,8 +65,10 @@ class Pipeline:
         self.waiting: deque[int] = deque()  # tickets not begun
         self.asked: dict[int, Asked] = {}  # by ticket, begun or not
         self.requests: list[Request] = []  # to submit
+        self.judge = ThreadPoolExecutor(1, "judge")  # comparing answers can take seconds
+        self.judging: dict[int, Future[Answer]] = {}  # by ticket
         self.done: list[tuple[int, Answer]] = []  # to return
-        self.tickets = 0
+        self.tickets = self.sampled = 0  # questions, and tokens of outputs, so far
 
     @classmethod
     def load(cls, run: str | Path, settings: Mapping[str, Any] | None = None) -> Self:
@@ -76,17 +92,23 @@ class Pipeline:
         setup = load_setup(config, questions=False)
         _, policies = saved_policies(config.run, setup.base())
         Run(config.run, config).expect("prompts.json", setup.prompts.as_json())
-        return cls.of(setup, policies)
+        pipeline = cls.of(setup, policies)
+        for policy in policies.values():  # again: what was loaded is what was checked
+            if policy.adapter is not None:
+                check_seal(Path(policy.adapter))
+        return pipeline
 
     @classmethod
     def of(cls, setup: Setup, policies: Policies) -> Self:
-        """The pipeline of given roles, one policy each."""
+        """The pipeline of given roles, one policy each; all weights are loaded."""
         room, params = room_for_question(setup), chain_params(setup)
         shape, _ = chain_shape(setup.config, policies)
         levels = {slot.policy: slot.role for slot in shape}
-        return cls(setup, policies, open_engine(setup, levels, params, room), room)
+        engine = open_engine(setup, levels, params, room, load=True)
+        return cls(setup, policies, engine, room, context_served(setup))
 
     def close(self) -> None:
+        self.judge.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -133,7 +155,7 @@ class Pipeline:
 
     def submit(
         self,
-        question: str,
+        question: str | ReadQuestion,
         *,
         seed: int | None = None,
         temperature: float | None = None,
@@ -144,11 +166,12 @@ class Pipeline:
         seed: replaces the run's; temperature: replaces every role's; max_tokens: lowers the last
         role's. Raises MaltError for a question that is empty or too long.
         """
-        text = self._checked(question)
-        asked = Question(text, text, "")
+        read = self.read(question) if isinstance(question, str) else question
+        asked = Question(read.text, read.text, "")
         self.tickets += 1
         self.asked[self.tickets] = Asked(
             question=asked,
+            tokens=read.tokens,
             seed=f"{self.setup.config.seed if seed is None else seed}/answer",
             params=changed(self.params, temperature, max_tokens),
         )
@@ -163,17 +186,21 @@ class Pipeline:
         """
         while self.waiting and len(self.requests) < self.engine.wants - self.engine.pending:
             ticket = self.waiting.popleft()
-            self._ask(ticket, self.growth.begin(ticket))
-        requests, self.requests = self.requests, []
-        self.engine.submit(requests)
+            self._ask(ticket, self.growth.begin(ticket, self.asked[ticket].tokens))
+        self._submit()
         if self.engine.pending:
             for completion in self.engine.poll():
                 self._settle(completion)
+        elif self.judging and not self.waiting and not self.done:
+            wait(self.judging.values(), PATIENCE, FIRST_COMPLETED)
+        for ticket in [ticket for ticket, vote in self.judging.items() if vote.done()]:
+            self.done.append((ticket, self.judging.pop(ticket).result()))
         done, self.done = self.done, []
         return done
 
     def drop(self, ticket: int) -> None:
         """Forget a question: nothing more is sampled for it, and what is under way is discarded."""
+        self.judging.pop(ticket, None)
         if self.asked.pop(ticket, None) is None:
             return
         if ticket in self.waiting:
@@ -185,28 +212,18 @@ class Pipeline:
     @property
     def pending(self) -> int:
         """Questions accepted whose answers `poll` has not returned yet."""
-        return len(self.asked) + len(self.done)
+        return len(self.asked) + len(self.judging) + len(self.done)
+
+    @property
+    def at_work(self) -> tuple[int, int]:
+        """(questions begun, questions that wait)."""
+        return len(self.asked) - len(self.waiting) + len(self.judging), len(self.waiting)
 
     @property
     def busy(self) -> bool:
         """Whether `poll` has work to do; outputs of dropped questions count, too."""
-        return bool(self.waiting or self.done or self.requests or self.engine.pending)
-
-    def _checked(self, question: str) -> str:
-        text = question.strip()
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise MaltError("the question holds half a Unicode character: correct it") from None
-        if not text:
-            raise MaltError("the question is empty: ask something")
-        length = len(self.setup.prompts.encode_question(text))
-        if length > self.room:
-            raise MaltError(
-                f"the question has {length:,} tokens, and {self.room:,} fit: shorten it, or raise "
-                "serve.max_question if the model's context is longer"
-            )
-        return text
+        mine = self.waiting or self.requests or self.judging or self.done
+        return bool(mine or self.engine.pending)
 
     def _ask(self, ticket: int, requests: Iterable[Request]) -> None:
         """Queue requests of a question with its own seed and settings; older questions go first."""
@@ -222,7 +239,27 @@ class Pipeline:
             )
             self.requests.append(own)
 
+    def _submit(self) -> None:
+        """Hand the requests to the engine; one whose prompt outgrew the context fails here."""
+        requests, self.requests = self.requests, []
+        self.engine.submit([r for r in requests if len(r.prompt) < self.context])
+        for request in requests:
+            if len(request.prompt) >= self.context:
+                reason = self._outgrown(request)
+                self.asked[self.growth.place(request.id)[0]].outgrown = reason
+                self._settle(Completion.failed(request.id, reason))
+
+    def _outgrown(self, request: Request) -> str:
+        _, slot = self.growth.place(request.id)
+        role = self.setup.config.chain[self.shape[slot].role - 1]
+        return (
+            f"what the {role} reads has grown to {len(request.prompt):,} tokens, and the model's "
+            f"context holds {self.context:,} with the output: shorten the question, or lower "
+            "sampling.max_tokens"
+        )
+
     def _settle(self, completion: Completion) -> None:
+        self.sampled += len(completion.tokens)
         ticket, slot = self.growth.place(completion.id)
         asked = self.asked.get(ticket)
         if asked is None:  # dropped
@@ -233,11 +270,7 @@ class Pipeline:
         requests, _ = self.growth.settle([completion])
         self._ask(ticket, requests)
         if ticket not in self.growth.open:
-            try:
-                answer = judge(self.setup, asked, self.used)
-            except MaltError as error:  # the grader failed on this question only
-                answer = Answer(asked.question.text, "", None, 0, [], "stop", 0, 0, str(error))
-            self.done.append((ticket, answer))
+            self.judging[ticket] = self.judge.submit(judge, self.setup, asked, self.used)
             del self.asked[ticket], self.questions[ticket]
 
 
@@ -259,7 +292,15 @@ def room_for_question(setup: Setup) -> int:
     nothing = np.zeros(0, np.int32)
     prompts, roles = setup.prompts, range(1, len(setup.config.chain) + 1)
     around = max(len(prompts.build(k, nothing, [nothing] * (k - 1))) for k in roles)
-    return min(setup.config.serve.max_question, context_of(setup) - 1 - around)
+    return min(setup.config.serve.max_question, context_served(setup) - 1 - around)
+
+
+def context_served(setup: Setup) -> int:
+    """The context of the chain's models in tokens, or the shorter one that vLLM is given."""
+    context, asked = context_of(setup), setup.config.engine.vllm.get("max_model_len")
+    if choose(setup.config)[0] != "vllm" or not isinstance(asked, int):
+        return context
+    return min(context, asked)
 
 
 def changed(
