@@ -15,7 +15,7 @@ TILE = {"cpu": (1 << 21, 1920), "cuda": (2048 * 8448, 8448)}
 
 # Most rows whose weights, if apart from the tiles, enter one product: with W, each reads and writes
 # 8 H bytes of sums a row; with hidden, each slice of dW is summed once if no more rows follow.
-FROZEN_ROWS, TRAINED_ROWS = 4096, 8192
+FROZEN_ROWS, TRAINED_ROWS = 4096, 16384
 
 
 def tile_shape(rows: int, vocabulary: int, hidden: Tensor) -> tuple[int, int]:
