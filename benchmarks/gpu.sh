@@ -82,6 +82,7 @@ if "$python" -c 'import matplotlib' 2>/dev/null; then
 fi
 if "$python" -c 'import malt_fast._core, peft, trl' 2>/dev/null; then
   timeout 150 "$python" benchmarks/bench_training.py --preset h100 --layers 16 --steps 3 \
+    --methods none selective \
     --profile "$results/training_profile.txt" --json "$results/training_gpu.json" || (($? == 124))
 else
   echo "training is skipped: it needs the whole package, peft and trl"

@@ -171,10 +171,10 @@ def fused_config(x: HeadRows, wanted: Wanted) -> tuned.Config | None:
     """How the fused kernel should take all rows; None if it cannot, or tiles are faster."""
     if wanted.entropy or not x.transform.is_identity():
         return None
-    shape, weights = (
-        (len(x.plan), x.hidden.shape[1], len(x.weight)),
-        wanted.hidden or wanted.trained,
-    )
+    width = x.hidden.shape[1]
+    if width * x.hidden.element_size() % 16:  # the kernel reads rows that start at 16 bytes
+        return None
+    shape, weights = (len(x.plan), width, len(x.weight)), wanted.hidden or wanted.trained
     config = tuned.chosen(x.hidden.device, x.hidden.dtype, shape, weights=weights)
     if config is None or not softmax_rows.triton_module("fused_head_triton").readable(x.weight):
         return None

@@ -104,6 +104,7 @@ def test_what_the_kernel_does_not_know_goes_in_tiles(fused):
     for change in (
         {"bias": torch.zeros(75)}, {"softcap": 3.0}, {"temperature": 0.5},
         {"weight": torch.zeros(75, 24)[:, ::2]},
+        {"weight": torch.zeros(75, 12)[:, :10], "hidden": case.hidden[:, :10]},  # rows of 40 bytes
     ):  # fmt: skip
         run(replace(case, **change))
     run(case, return_entropy=True)
