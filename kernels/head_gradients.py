@@ -82,8 +82,12 @@ def _add_targets(dw: Tensor, token: Tensor, row: Tensor, at_target: Tensor, hidd
     if dw.is_cuda and hidden.dtype == torch.float32:
         on_gpu = softmax_rows.triton_module("target_rows_triton").add_target_rows
         on_gpu(dw, token, row, at_target, hidden)
-    else:
+    elif dw.dtype == hidden.dtype:
         tiles.add_at(dw, token, hidden[row] * at_target[:, None])
+    else:
+        distinct, index = torch.unique_consecutive(token, return_inverse=True)
+        sums = dw[distinct].to(hidden.dtype)
+        dw[distinct] = tiles.add_at(sums, index, hidden[row] * at_target[:, None]).to(dw.dtype)
 
 
 def trained_gradients(

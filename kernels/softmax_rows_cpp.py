@@ -21,8 +21,7 @@ def fold(
     state: RunningSoftmax,
     weights: Tensor | None,
 ) -> None:
-    """As in softmax_rows_torch.py; weights are written over the tile."""
-    assert weights is None or weights is tile
+    """As in softmax_rows_torch.py; weights overwrite the tile, and are copied if they lie apart."""
     _core.kernels.fold_rows(
         *bits(tile),
         first,
@@ -34,6 +33,8 @@ def fold(
         residual=_array(state.residual),
         weights=weights is not None,
     )
+    if weights is not None and weights is not tile:
+        weights.copy_(tile)
 
 
 def gradient(
@@ -44,11 +45,11 @@ def gradient(
     targets: Targets,
     upstream: Upstream,
 ) -> None:
-    """As in softmax_rows_torch.py."""
+    """As in softmax_rows_torch.py, but where `out` is narrower the tile holds gradients, too."""
     array, dtype = bits(tile)
     _core.kernels.gradient_rows(
         array,
-        bits(out)[0],
+        bits(out)[0] if out.dtype == tile.dtype else array,
         dtype,
         first,
         **_arrays(transform, targets),
@@ -56,6 +57,8 @@ def gradient(
         grad_target=upstream.target.numpy(),
         grad_row=upstream.row.numpy(),
     )
+    if out.dtype != tile.dtype:
+        out.copy_(tile)
 
 
 def simd_level() -> str:

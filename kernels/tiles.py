@@ -5,6 +5,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from malt_fast import _core
+from malt_fast.utils.tensors import bits
+
 from .running_softmax import sums_dtype
 
 # Most logits of a tile, and most columns. On a CPU a tile should fit its caches; rows that are a
@@ -43,23 +46,29 @@ def slices(n: int, step: int, start: int = 0) -> list[slice]:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which tiles are multiplied: a CPU has no fast low-precision products."""
-    return x.dtype if x.is_cuda else sums_dtype(x.dtype)
+    """The dtype in which tiles are multiplied: low precision where that is fast."""
+    low = x.is_cuda or (x.dtype == torch.bfloat16 and _core.kernels.has_bf16_products())
+    return x.dtype if low else sums_dtype(x.dtype)
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """out = a b, in float32 if the operands are low precision."""
     if a.dtype == out.dtype:
         return torch.mm(a, b, out=out)
-    return torch.mm(a, b, out_dtype=out.dtype, out=out)
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=out.dtype, out=out)
+    _core.kernels.bf16_product(out.numpy(), bits(a)[0], bits(b)[0], add=False)
+    return out
 
 
 def add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
     """out += a b, in float32 if the operands are low precision."""
     if a.dtype == out.dtype:
         out.addmm_(a, b)
-    else:
+    elif a.is_cuda:
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
+    else:  # torch's products of bfloat16 round their sums to bfloat16 on a CPU
+        _core.kernels.bf16_product(out.numpy(), bits(a)[0], bits(b)[0], add=True)
 
 
 def add_at(out: Tensor, index: Tensor, values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 namespace malt::bindings {
 
 void register_adapters(pybind11::module_& m);
+void register_bf16_product(pybind11::module_& m);
 void register_answers(pybind11::module_& m);
 void register_attention(pybind11::module_& m);
 void register_cached_attention(pybind11::module_& m);
@@ -42,6 +43,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     register_dpo(kernels);
     register_cached_attention(kernels);
     register_adapters(kernels);
+    register_bf16_product(kernels);
 
     auto packing = m.def_submodule("packing", "Packs of prefix trees, and attention over them.");
     register_packing(packing);

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from malt_fast.kernels import head_gradients, kept_weights, softmax_rows, softmax_rows_torch, tiles
+from malt_fast.kernels import kept_weights, softmax_rows, softmax_rows_torch, tiles
 
 from tests.kernels.heads import make_case, run, upstream, written_out
 
@@ -21,16 +21,11 @@ def add_product(out, a, b):
     out.copy_(out.float() + a.float() @ b.float())
 
 
-def add_targets(dw, token, row, at_target, hidden):
-    dw.copy_(dw.float().index_add_(0, token, hidden[row] * at_target[:, None]))
-
-
 @pytest.fixture(autouse=True)
 def like_a_gpu(monkeypatch):
     monkeypatch.setattr(tiles, "product_dtype", lambda x: x.dtype)
     monkeypatch.setattr(tiles, "multiply", multiply)
     monkeypatch.setattr(tiles, "add_product", add_product)
-    monkeypatch.setattr(head_gradients, "_add_targets", add_targets)
     monkeypatch.setattr(softmax_rows, "choose", lambda device, dtype: softmax_rows_torch)
     monkeypatch.setitem(tiles.TILE, "cpu", (20 * 500, 500))
     monkeypatch.setattr(tiles, "FROZEN_ROWS", 50)

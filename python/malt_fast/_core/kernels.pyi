@@ -12,12 +12,14 @@ import numpy.typing
 
 __all__: list[str] = [
     "add_adapters",
+    "bf16_product",
     "cached_attention",
     "dpo_gradient",
     "dpo_losses",
     "draw_rows",
     "fold_rows",
     "gradient_rows",
+    "has_bf16_products",
     "simd_levels",
 ]
 
@@ -35,6 +37,18 @@ def add_adapters(
 
     x [n, in], a [adapters, in, rank], b [adapters, rank, outputs], out [n, outputs]; 16-bit
     floats are given as their bits, uint16. Arithmetic is float32.
+    """
+
+def bf16_product(
+    out: numpy.typing.NDArray[numpy.float32],
+    a: numpy.typing.NDArray[numpy.uint16],
+    b: numpy.typing.NDArray[numpy.uint16],
+    *,
+    add: bool,
+) -> None:
+    """
+    out = a b, or out += a b: a [m, k] and b [k, n] are the bits of bfloat16, with any
+    strides, and out [m, n] is float32, in which products are summed.
     """
 
 def cached_attention(
@@ -159,6 +173,11 @@ def gradient_rows(
     Turn a tile of raw logits into d(sum g logp) / d raw; `out` may be the tile itself.
 
     Otherwise as fold_rows().
+    """
+
+def has_bf16_products() -> bool:
+    """
+    Whether this machine multiplies bfloat16 (AVX512-BF16).
     """
 
 def simd_levels() -> list[str]:
