@@ -31,6 +31,7 @@ from malt_fast.results.export_folders import (
 )
 from malt_fast.results.hub import open_hub
 from malt_fast.results.opened_run import (
+    RoleForest,
     check_is_run,
     find_adapters,
     open_forests,
@@ -38,8 +39,9 @@ from malt_fast.results.opened_run import (
     roles_with_adapters,
 )
 from malt_fast.runs.directory import resume_command
+from malt_fast.runs.lock import locked
 from malt_fast.utils import interrupt
-from malt_fast.utils.errors import MaltError, printable
+from malt_fast.utils.errors import MaltError, Problems, printable
 
 
 class Options(Section):
@@ -81,16 +83,32 @@ def export(options: Options) -> None:
             f"`{resume_command(run)}`"
         )
     results, unknown = read_results(run)
-    facts = Facts(run.resolve().name, config, task, results, adapters)
-
     begin_export(out)
-    sizes, left_out = export_data(run, out, facts, forests)
+    facts = Facts(run.resolve().name, config, task, results, adapters)
+    with locked(out, say, "--out"):
+        folders = write_export(
+            options, out, facts, forests, [*problems, *missing, *damaged, *unknown]
+        )
+    if hub:
+        for folder in folders:
+            interrupt.check()
+            say(f"pushed {hub.push(out / folder, folder)}")
+
+
+def write_export(
+    options: Options,
+    out: Path,
+    facts: Facts,
+    forests: Sequence[RoleForest],
+    problems: Problems,
+) -> list[str]:
+    """Write every folder of the export and its summary; the folders."""
+    sizes, left_out = export_data(options.run, out, facts, forests)
     facts = replace(facts, sizes=sizes)
     folders = [*(f"data/{role}" for role in sizes), *export_adapters(out, facts)]
     merged, failed = export_merged(out, facts) if options.merged else ([], [])
     folders += merged
-    problems += missing + damaged + unknown + left_out + failed
-
+    problems = [*problems, *left_out, *failed]
     rows = {
         role: {kind: size.rows for kind, size in files.items()} for role, files in sizes.items()
     }
@@ -100,10 +118,7 @@ def export(options: Options) -> None:
         say(f"wrote {out / folder}")
     for problem in problems:
         say(f"not exported: {problem}")
-    if hub:
-        for folder in folders:
-            interrupt.check()
-            say(f"pushed {hub.push(out / folder, folder)}")
+    return folders
 
 
 def say(text: str) -> None:

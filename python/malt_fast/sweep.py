@@ -33,6 +33,7 @@ from malt_fast.sampling.prepare import load_setup, prepare
 from malt_fast.sampling.setup import questions_text
 from malt_fast.train import train
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.seals import check_seal
 
 REFUSED = ("task.", "model.")  # other questions or another model: nothing to compare
 MEASURED = ("evaluate.", "engine.")  # settings that only an evaluation depends on
@@ -115,6 +116,7 @@ def read_point(folder: Path) -> Point:
         result = read_result(path)
     data: dict[str, int] = Counter()
     for file in sorted(folder.glob("round-*/data/*/*.parquet")):
+        check_seal(file.parent, "training data")
         rows = "examples" if file.stem == "sft" else "pairs"
         with reading(file), file.open("rb") as source:
             data[f"{file.parent.name} {rows}"] += pq.read_metadata(source).num_rows

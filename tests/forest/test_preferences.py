@@ -1,11 +1,13 @@
 """The training data of a role, against the same data read from the trees node by node."""
 
+import contextlib
 import random
 from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ from malt_fast._core.forest import (
 )
 from malt_fast.config.load import make_config
 from malt_fast.config.schema import Config, PreferencesConfig
-from malt_fast.forest.datasets import write_datasets
+from malt_fast.forest.datasets import has_dataset, write_datasets
 from malt_fast.forest.preferences import path_keys, select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.forest.yields import RoleYield, yield_rows, yield_table
@@ -246,7 +248,7 @@ def test_datasets_are_trl_rows(tmp_path: Path, stage: Literal["sft", "dpo"]) -> 
     prefs = PreferencesConfig()
     data = role_data(forest, values, 2, QUESTIONS, PROMPTS, Config(preferences=prefs), stage)
     path = write_datasets(data, PROMPTS, tmp_path / "data" / "b", stage)
-    assert [file.name for file in path.parent.iterdir()] == [f"{stage}.parquet"]
+    assert {file.name for file in path.parent.iterdir()} == {f"{stage}.parquet", "stage.txt"}
     rows = pq.read_table(path).to_pylist()
     if stage == "sft":
         index = [(i, i) for i in range(len(data.completions))]
@@ -261,6 +263,29 @@ def test_datasets_are_trl_rows(tmp_path: Path, stage: Literal["sft", "dpo"]) -> 
         assert found[names[1]] == PROMPTS.decode(data.completions[second])
         # This tokenizer adds nothing by itself, so its text gives the prompt's tokens back.
         assert PROMPTS.tokenizer(found["prompt"])["input_ids"] == data.prompts[first].tolist()
+
+
+def test_flipped_bits_in_datasets_are_noticed(tmp_path: Path) -> None:
+    """By the seal, and in pages by everybody who verifies their checksums."""
+    forest, values, _ = forest_of(5, [4, 4], lost=0)
+    data = {
+        stage: role_data(forest, values, 2, QUESTIONS, PROMPTS, Config(), stage)
+        for stage in ("sft", "dpo")
+    }
+    for stage, own in data.items():
+        path = write_datasets(own, PROMPTS, tmp_path, stage)
+    whole, true = path.read_bytes(), pq.read_table(path)
+    assert has_dataset(tmp_path, "sft") and has_dataset(tmp_path, "dpo")
+    pages = pq.read_metadata(path).serialized_size
+    for at in range(4, len(whole) - pages - 8, 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        assert not has_dataset(tmp_path, "dpo")
+        with contextlib.suppress(OSError, pa.ArrowException):
+            assert pq.read_table(path, page_checksum_verification=True) == true
+    write_datasets(data["sft"], PROMPTS, tmp_path, "sft")  # seals no damage of the other
+    assert has_dataset(tmp_path, "sft") and not has_dataset(tmp_path, "dpo")
+    write_datasets(data["dpo"], PROMPTS, tmp_path, "dpo")
+    assert has_dataset(tmp_path, "sft") and pq.read_table(path) == true
 
 
 def test_a_begin_token_that_the_tokenizer_adds_is_not_in_the_text(tmp_path: Path) -> None:

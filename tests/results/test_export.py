@@ -587,6 +587,45 @@ def test_damaged_parts_are_named_and_left_out(copy, capsys):
     assert [p.name for p in (copy / "export" / "adapters").iterdir()] == ["generator"]
 
 
+def test_questions_that_were_changed_since(copy, capsys):
+    """Their ids are the same."""
+    path = copy / "questions.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    row = json.loads(first)
+    path.write_text("".join([json.dumps(row | {"text": row["text"] + "?"}) + "\n", *rest]))
+    status, out, err = run_export(capsys, "--run", str(copy))
+    assert (status, err) == (0, "")
+    assert "data of round-0/forest.arrows: its questions are not those of questions.jsonl" in out
+    assert not (copy / "export" / "data").exists()
+
+
+def test_an_adapter_without_a_seal_is_not_exported(copy, capsys):
+    (copy / "adapters" / "verifier" / "final" / "stage.txt").unlink()
+    status, out, _ = run_export(capsys, "--run", str(copy))
+    assert status == 0 and "adapters/verifier: " in out and "lacks its seal, stage.txt" in out
+    assert not (copy / "export" / "adapters" / "verifier").exists()
+
+
+def test_one_export_writes_at_a_time(copy, capsys):
+    out = copy / "export"
+    out.mkdir()
+    (out / "export.json").write_text("{}")
+    script = "import sys, fcntl; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX)"
+    script += "; file.write('process 7 on here'); file.flush(); print(flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(out / "lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    status, _, err = run_export(capsys, "--run", str(copy))
+    other.communicate(b"")
+    assert status == 1
+    assert f"{out} is in use by process 7 on here: wait" in err and "another --out DIR" in err
+    assert run_export(capsys, "--run", str(copy))[0] == 0
+
+
 def test_adapters_of_a_training_before_are_named(copy, capsys):
     (copy / "round-0" / "verifier" / "dpo" / "stage.txt").write_text("another")
     _, out, _ = run_export(capsys, "--run", str(copy))

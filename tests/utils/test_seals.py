@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malt_fast.utils import files
+from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import (
     make_folder,
     read_checked,
@@ -54,6 +57,9 @@ def test_damage_breaks_the_seal(tmp_path: Path, name: str, how: str) -> None:
         file.write_bytes(bytes(data) if how == "flip" else b"")
     assert seal_of(folder) is None
     assert is_damaged(folder) == (name != "stage.txt" or how != "remove")
+    how_told = "is damaged" if is_damaged(folder) else "lacks its seal, stage.txt"
+    with pytest.raises(MaltError, match=how_told):
+        check_seal(folder)
 
 
 json_values = st.recursive(
@@ -114,6 +120,36 @@ def test_leftovers_of_others_stay(tmp_path: Path) -> None:
     assert left == {"export/.x.new", "sweeps/a/.y.new"}
 
 
+def test_links_in_the_way_are_removed_and_not_followed(tmp_path: Path) -> None:
+    foreign = filled(tmp_path / "foreign")
+    inside = tmp_path / "run"
+    inside.mkdir()
+    names = (f".x.{os.getpid()}.new", ".y.new", ".y.old", ".z.new", ".gone.new")
+    targets = (foreign / "a", foreign, foreign, foreign, tmp_path / "nowhere")
+    for name, target in zip(names, targets, strict=True):
+        (inside / name).symlink_to(target)
+    files.write_text(inside / "x", "mine")
+    with replacing_folder(inside / "y") as new:
+        (new / "b").write_text("mine")
+    remove_leftovers(inside, besides=())
+    assert sorted(path.name for path in inside.iterdir()) == ["x", "y"]
+    assert not (inside / "x").is_symlink() and (inside / "x").read_text() == "mine"
+    assert (foreign / "a").read_bytes() == b"one" and len([*foreign.iterdir()]) == 2
+
+
+def test_two_processes_write_the_same_file(tmp_path: Path) -> None:
+    """Each renames what it wrote itself, and the last one wins."""
+    path = tmp_path / "x"
+    with files.replacing(path) as mine:
+        mine.write_text("begun")
+        child = "from malt_fast.utils.files import write_text; from pathlib import Path\n"
+        child += f"write_text(Path({str(path)!r}), 'theirs')"
+        subprocess.run([sys.executable, "-c", child], check=True)
+        assert path.read_text() == "theirs"
+        mine.write_text("mine")
+    assert path.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
 def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(files, "sync_folder", synced.append)
@@ -132,5 +168,6 @@ def test_a_file_is_synced_before_it_takes_its_place(tmp_path: Path, monkeypatch)
         files.os, "replace", lambda a, b: (calls.append(("replace", b.name)), real(a, b))
     )
     files.write_text(path, "one")
-    assert calls == [("sync", ".x.new"), ("replace", "x"), ("sync", tmp_path.name)]
+    beside = f".x.{os.getpid()}.new"
+    assert calls == [("sync", beside), ("replace", "x"), ("sync", tmp_path.name)]
     assert path.read_text() == "one"

@@ -1,4 +1,8 @@
-"""Training data as text, in the columns of TRL's datasets, for other trainers."""
+"""Training data as text, in the columns of TRL's datasets, for other trainers.
+
+Pages have checksums and the folder has a seal (seals.py), so that damage is noticed: by training,
+which writes the files again, and by whoever reads them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +11,7 @@ from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.models.plain_text import Tokens
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.files import replacing
+from malt_fast.utils.seals import seal, seal_of
 
 
 def write_datasets(data: RoleData, prompts: Prompts, folder: Path, stage: Stage) -> Path:
@@ -19,15 +24,24 @@ def write_datasets(data: RoleData, prompts: Prompts, folder: Path, stage: Stage)
 
     rows = as_dataset(data, prompts, stage)
     folder.mkdir(parents=True, exist_ok=True)
+    if seal_of(folder) is None:  # the other stage writes its file again
+        for file in folder.glob("*.parquet"):
+            file.unlink()
     path, shown = folder / f"{stage}.parquet", is_progress_bar_enabled()
     disable_progress_bar()
     try:
         with replacing(path) as beside:
-            rows.to_parquet(beside)
+            rows.to_parquet(beside, write_page_checksum=True)
     finally:
         if shown:
             enable_progress_bar()
+    seal(folder, "", [file.name for file in folder.glob("*.parquet")])
     return path
+
+
+def has_dataset(folder: Path, stage: Stage) -> bool:
+    """Whether the rows of a stage are there, unchanged."""
+    return (folder / f"{stage}.parquet").is_file() and seal_of(folder) is not None
 
 
 def as_dataset(data: RoleData, prompts: Prompts, stage: Stage) -> Any:

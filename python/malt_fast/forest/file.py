@@ -24,7 +24,7 @@ from malt_fast.store.arrow_batches import END, encode, encode_head, scan
 from malt_fast.store.store import Ints, Store
 from malt_fast.utils.files import replacing
 
-VERSION = "3"
+VERSION = "4"
 BATCH = 1 << 16  # nodes in a record batch
 SCHEMA = pa.schema([("sample", pa.int64()), ("check", pa.uint32()), ("outcome", pa.uint8())])
 
@@ -35,6 +35,7 @@ class ForestFile:
 
     fingerprint: str  # hash of everything the samples depend on
     grading: str  # hash of everything else the outcomes depend on
+    questions: str  # checksum of the run's questions.jsonl, "" for other questions
     parents: list[int]  # the shape: by slot, the slot of its parent, -1 for the question
     trees: int
     rows: Ints  # by node: row in the store, -1 for none
@@ -50,16 +51,15 @@ def save_forest(
     grading: str,
     parents: Sequence[int],
     rows: Ints,
+    questions: str = "",
 ) -> None:
     """Write `path` atomically. Arguments are as in ForestFile. Raises OSError."""
     trees = int(np.count_nonzero(forest.level == 0))
     check = np.zeros(len(rows), np.uint32)
     check[rows >= 0] = store.rows().check[rows[rows >= 0]]
-    _write(
-        path,
-        ForestFile(fingerprint, grading, list(parents), trees, rows, check, forest.outcome),
-        store.id,
-    )
+    made_from = fingerprint, grading, questions
+    outcome = forest.outcome
+    _write(path, ForestFile(*made_from, list(parents), trees, rows, check, outcome), store.id)
 
 
 def forest_of(file: ForestFile, store: Store, *, graded: bool = True) -> Forest | None:
@@ -87,6 +87,7 @@ def _write(path: Path, forest: ForestFile, store: str) -> None:
         "store": store,
         "fingerprint": forest.fingerprint,
         "grading": forest.grading,
+        "questions": forest.questions,
         "parents": json.dumps(forest.parents),
         "trees": str(forest.trees),
     }
@@ -121,5 +122,5 @@ def read_forest(path: Path, store: Store) -> ForestFile | None:
         np.concatenate([message.batch[name].to_numpy() for message in messages])
         for name in SCHEMA.names
     )
-    made_from = metadata["fingerprint"], metadata["grading"]
+    made_from = metadata["fingerprint"], metadata["grading"], metadata["questions"]
     return ForestFile(*made_from, parents, trees, rows, check, outcome)

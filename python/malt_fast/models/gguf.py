@@ -18,6 +18,7 @@ from typing import Any
 
 from malt_fast.models.gguf_tokenizer import ends_of, make_tokenizer
 from malt_fast.models.identity import content
+from malt_fast.models.saving import saving
 from malt_fast.models.supported import check_weights
 from malt_fast.utils.errors import MaltError, first_line
 from malt_fast.utils.files import made_once, make_folder, remove_abandoned
@@ -82,8 +83,9 @@ def _write(file: Path, folder: Path) -> None:
         one.eos_token_id = ends_of(values) or None
     del config.quantization_config  # transformers would not save the weights, though they are whole
     model.hf_quantizer = None
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with saving(folder.parent):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _metadata(file: Path) -> tuple[dict[str, Any], str, list[float] | None]:

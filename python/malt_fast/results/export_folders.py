@@ -13,6 +13,7 @@ from typing import Any
 from malt_fast.config.schema import ModelConfig
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.loading import load_causal
+from malt_fast.models.saving import saving
 from malt_fast.models.tokenizer import load_tokenizer
 from malt_fast.results.cards import KINDS, Facts, data_card, model_card
 from malt_fast.results.export_rows import Size, write_rows
@@ -83,7 +84,7 @@ def export_merged(out: Path, facts: Facts) -> tuple[list[str], Problems]:
         try:
             with quiet():
                 parts = merge(facts, role)
-                with new_folder(out / "merged" / role) as folder:
+                with saving(out), new_folder(out / "merged" / role) as folder:
                     for part in parts:
                         _save(part, folder)
                     write_text(folder / "README.md", model_card(facts, role, merged=True))
@@ -94,11 +95,9 @@ def export_merged(out: Path, facts: Facts) -> tuple[list[str], Problems]:
 
 
 def _save(part: Any, folder: Path) -> None:
-    from safetensors import SafetensorError
-
     try:
         part.save_pretrained(folder)
-    except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise MaltError(f"transformers does not save it ({first_line(error)})") from None
 
 

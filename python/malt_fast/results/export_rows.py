@@ -91,7 +91,7 @@ def write_rows(
 def _write(path: Path, schema: pa.Schema, groups: Iterable[list[Row]]) -> Size:
     """Write groups of rows; without any row no file is left."""
     count = inexact = 0
-    with ParquetWriter(path, schema, compression="zstd") as writer:
+    with ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for rows in groups:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             count += len(rows)

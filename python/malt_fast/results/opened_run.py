@@ -36,6 +36,7 @@ from malt_fast.tasks.task import Task
 from malt_fast.training.references import References
 from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError, Problems
+from malt_fast.utils.files import text_checksum
 from malt_fast.utils.seals import check_seal, seal_of
 
 Array = npt.NDArray[Any]
@@ -186,7 +187,7 @@ def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest
     """The forest that each role learned from in each round; roles may share one."""
     try:
         prompts = load_prompts(config, task)
-        questions = _read_questions(run / "questions.jsonl")
+        questions, asked = _read_questions(run / "questions.jsonl")
         store = open_store(run / "samples", writable=False)
         _check_prompts(run / "prompts.json", prompts)
     except MaltError as error:
@@ -199,7 +200,7 @@ def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest
             path = run / f"round-{index}" / f"{forest_name(config, role)}.arrows"
             if path not in opened:
                 try:
-                    forest = _open_forest(path, store, [one["id"] for one in questions])
+                    forest = _open_forest(path, store, asked)
                     opened[path] = (forest, assign_credit(config.tree, forest))
                 except MaltError as error:
                     problems.append(f"data of {path.relative_to(run)}: {error}")
@@ -210,13 +211,16 @@ def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest
     return found, problems
 
 
-def _read_questions(path: Path) -> list[dict[str, str]]:
+def _read_questions(path: Path) -> tuple[list[dict[str, str]], str]:
+    """The questions of a run, and the checksum of their file."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [
+        text = path.read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.splitlines()]
+        questions = [
             {"id": str(row["id"]), "text": str(row["text"]), "gold": str(row.get("gold", ""))}
             for row in rows
         ]
+        return questions, text_checksum(text)
     except FileNotFoundError:
         raise MaltError(f"{path} is missing: {RETRAIN}") from None
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -233,21 +237,21 @@ def _check_prompts(path: Path, prompts: Prompts) -> None:
         )
 
 
-def _open_forest(path: Path, store: Store, ids: Sequence[str]) -> Forest:
-    """The saved forest over the questions `ids`. Raises MaltError where it is not all there."""
+def _open_forest(path: Path, store: Store, asked: str) -> Forest:
+    """The saved forest, if it was made for the questions with the checksum `asked`.
+
+    Raises MaltError where it is not all there.
+    """
     if not path.is_file():
         raise MaltError("the run has not made it yet")
     file = read_forest(path, store)
-    if file is None or len(ids) != file.trees or not len(ids):
-        raise MaltError("the file is damaged, of another version or made for other questions")
+    if file is None:
+        raise MaltError("the file is damaged, or of another version")
+    if file.questions != asked:
+        raise MaltError("its questions are not those of questions.jsonl")
     forest = forest_of(file, store)
     if forest is None:
         raise MaltError("some of its samples can no longer be read")
-    sampled = np.flatnonzero(file.rows >= 0)
-    trees, first = np.unique(sampled // (len(file.rows) // file.trees), return_index=True)
-    asked = store.questions_of(file.rows[sampled[first]].tolist())  # one output per tree
-    if asked != [ids[tree] for tree in trees.tolist()]:
-        raise MaltError("its questions are not those of questions.jsonl")
     return forest
 
 

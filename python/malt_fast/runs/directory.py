@@ -6,7 +6,7 @@
     prompts.txt            the prompt of every role for the first question, as text
     samples/               every output ever sampled here, by key (store/)
     round-0/forest.arrows  the trees (one file per role under `regenerate: sequential`)
-    round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them
+    round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them, and their seal
     round-0/ROLE/          sft, dpo: adapters
     adapters/ROLE/         sft, final: the adapters of the last round, ready to serve
     evaluation.arrows      the trees of the evaluation
@@ -56,7 +56,7 @@ def check_folder(folder: Path) -> None:
 
 def _is_empty(folder: Path) -> bool:
     """Whether a folder holds only leftovers of a program that was killed at its start."""
-    leftovers = (".config.yaml.new", "lock")
+    leftovers = (".config.yaml.", "lock")
     return folder.is_dir() and all(path.name.startswith(leftovers) for path in folder.iterdir())
 
 

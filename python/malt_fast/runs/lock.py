@@ -1,4 +1,4 @@
-"""The lock of a run directory: one program writes there at a time."""
+"""The lock of a run directory or an export: one program writes there at a time."""
 
 import errno
 import fcntl
@@ -12,12 +12,12 @@ from typing import IO
 
 from malt_fast.utils.errors import MaltError, first_line
 
-_held: set[Path] = set()  # run directories that this process writes to
+_held: set[Path] = set()  # directories that this process writes to
 
 
 @contextmanager
-def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[str]:
-    """Keep every other writer out of a run directory.
+def locked(folder: Path, warn: Callable[[str], None], option: str = "--run") -> Iterator[str]:
+    """Keep every other writer out of a directory, which the command line names by `option`.
 
     Yields the owner that died while it held the lock, or "". The lock belongs to the operating
     system and ends with the process, however that ends. warn: called if the file system has no
@@ -25,11 +25,11 @@ def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[str]:
     """
     resolved = folder.resolve()
     if resolved in _held:  # the system's lock does not keep a process out of its own directory
-        raise MaltError(f"{folder} is in use by this very process: give another --run DIR")
+        raise MaltError(f"{folder} is in use by this very process: give another {option} DIR")
     try:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable(folder, error, option) from None
     with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,7 +37,7 @@ def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[str]:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise MaltError(
                     f"{folder} is in use by {file.read().strip() or 'another process'}: wait "
-                    "for it, stop it, or give another --run DIR"
+                    f"for it, stop it, or give another {option} DIR"
                 ) from None
             warn(f"the file system of {folder} has no locks: let only one program write there")
         died = file.read().strip()
@@ -71,5 +71,5 @@ def _write_owner(file: IO[str], text: str) -> None:
     file.flush()
 
 
-def unwritable(folder: Path, error: OSError) -> MaltError:
-    return MaltError(f"{folder} cannot be written ({first_line(error)}): give another --run DIR")
+def unwritable(folder: Path, error: OSError, option: str = "--run") -> MaltError:
+    return MaltError(f"{folder} cannot be written ({first_line(error)}): give another {option} DIR")

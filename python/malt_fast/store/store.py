@@ -14,7 +14,6 @@ process writes (the run directory is locked); any number read.
 
 import logging
 import uuid
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,15 +117,6 @@ class Store:
         batch = self.live.batch_of(row)
         sample = self.reader.sample(batch, row - batch.first)
         return None if sample is None else (row, sample)
-
-    def questions_of(self, rows: Sequence[int]) -> list[str | None]:
-        """Id of the question that each row answers; None if a row cannot be read."""
-        segments, found = self.segments, []
-        for row in rows:
-            segment = segments[bisect_right(segments, row, key=lambda s: s.first) - 1]
-            sample = self.reader.sample(segment, row - segment.first)
-            found.append(None if sample is None else sample.question)
-        return found
 
     def rows(self) -> Rows:
         """All committed rows; those between segments are lost."""

@@ -2,8 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import peft
 import torch
 import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -22,6 +20,7 @@ from malt_fast.config.schema import LoraConfig
 from malt_fast.kernels import linear_logprob, lora_linear
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.loading import check_adapter, load_causal, load_model_config
+from malt_fast.models.saving import saving
 from malt_fast.models.tree_attention import (
     BLOCK,
     TREE,
@@ -196,20 +195,6 @@ def replace_adapter(model: LogProbModel, out: Path, note: str, *, write: bool = 
     with saving(out), replacing_folder(out) as folder:
         save_adapter(model, folder)
         seal(folder, note, FILES)
-
-
-@contextmanager
-def saving(folder: Path) -> Iterator[None]:
-    """Turn the errors that safetensors and torch raise for a full disk into a MaltError."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-            raise
-        raise MaltError(
-            f"{folder} cannot be written ({first_line(error)}): make room there and give the same "
-            "command again"
-        ) from None
 
 
 def disable_dropout(model: nn.Module) -> None:

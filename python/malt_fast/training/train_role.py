@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.schema import DPOStageConfig
 from malt_fast.engines import Policy
-from malt_fast.forest.datasets import write_datasets
+from malt_fast.forest.datasets import has_dataset, write_datasets
 from malt_fast.forest.role_data import RoleData, Stage, role_data
 from malt_fast.models.adapter_files import is_untrained
 from malt_fast.runs.live_view import View
@@ -52,7 +52,7 @@ def train_in_run(
     out = run.path(folder, spec.role, spec.stage)
     policy = Policy(spec.base, str(out.absolute()))
     done, datasets = spec.is_done(data, out), run.path(folder, "data", spec.role)
-    if run.leads and not (done and (datasets / f"{spec.stage}.parquet").is_file()):
+    if run.leads and not (done and has_dataset(datasets, spec.stage)):
         write_datasets(data, setup.prompts, datasets, spec.stage)
     if done:
         run.say(f"{name}: {out.relative_to(run.folder)} is there already")

@@ -38,13 +38,13 @@ from malt_fast.config.schema import DPOStageConfig, StageConfig
 from malt_fast.forest.role_data import Ints
 from malt_fast.kernels import dpo_loss
 from malt_fast.models.liger import apply_liger
+from malt_fast.models.saving import saving
 from malt_fast.training.activations import precision_of, shape_of, training_bytes
 from malt_fast.training.adapters import (
     LogProbModel,
     disable_dropout,
     load_adapter,
     save_adapter,
-    saving,
     speed_up_lora,
 )
 from malt_fast.training.batches import TreeSampler, examples_of

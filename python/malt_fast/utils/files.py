@@ -21,8 +21,12 @@ HOUR = 3600  # seconds
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; on leaving, that file is synced and takes the place of `path`."""
-    beside = path.with_name(f".{path.name}.new")
+    """Yields a path to write to; on leaving, that file is synced and takes the place of `path`.
+
+    Every process has a path of its own; a link in its place is removed, not followed.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    _remove(beside)
     try:
         yield beside
         sync_file(beside)
@@ -37,7 +41,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder to fill; on leaving, it takes the place of `path`. Errors remove it."""
     new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     _remove_or_restore(old)
-    shutil.rmtree(new, ignore_errors=True)
+    _remove(new)
     new.mkdir()
     try:
         yield new
@@ -97,7 +101,15 @@ def remove_leftovers(folder: Path, besides: Sequence[str]) -> None:
             if path.name.startswith(".") and path.suffix == ".old":
                 _remove_or_restore(path)
             elif path.name.startswith(".") and path.suffix == ".new":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_or_restore(old: Path) -> None:
@@ -105,7 +117,7 @@ def _remove_or_restore(old: Path) -> None:
     path = old.with_name(old.name[1:].removesuffix(".old"))
     if old.exists() and not path.exists():
         os.replace(old, path)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def make_folder(folder: Path) -> None:
@@ -122,9 +134,13 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def text_checksum(text: str) -> str:
+    return xxhash.xxh3_64_hexdigest(text.encode())
+
+
 def checksum(values: dict[str, Any]) -> str:
     """Checksum of the content of a JSON file."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
+    return text_checksum(json.dumps(values))
 
 
 def write_checked(path: Path, values: dict[str, Any]) -> None:

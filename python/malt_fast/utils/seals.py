@@ -31,11 +31,12 @@ def is_damaged(folder: Path) -> bool:
     return (folder / NOTE).is_file() and seal_of(folder) is None
 
 
-def check_seal(adapter: Path) -> None:
-    """Raises MaltError for an adapter whose files have changed."""
-    if is_damaged(adapter):
+def check_seal(folder: Path, what: str = "adapter") -> None:
+    """Raises MaltError for a folder whose files have changed, or that has no seal."""
+    if seal_of(folder) is None:
+        how = "is damaged" if (folder / NOTE).is_file() else f"lacks its seal, {NOTE}"
         raise MaltError(
-            f"the adapter '{adapter}' is damaged: run the training command again, which mends it"
+            f"the {what} '{folder}' {how}: run the training command again, which mends it"
         )
 
 
