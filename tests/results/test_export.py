@@ -539,14 +539,14 @@ LOST = {  # damage to a run that leaves no data to export, and the reason that i
     "forest": (lambda run: (run / "round-0/forest.arrows").unlink(), "has not made it yet"),
     "damaged forest": (
         lambda run: (run / "round-0/forest.arrows").write_bytes(b"no"),
-        "is damaged, of another version",
+        "is damaged, or of another version",
     ),
     "samples": (lambda run: shutil.rmtree(run / "samples"), "holds no samples"),
     "damaged samples": (flip_samples, "can no longer be read"),
     "questions": (lambda run: (run / "questions.jsonl").unlink(), "questions.jsonl is missing"),
     "damaged questions": (lambda run: (run / "questions.jsonl").write_bytes(b"\xff"), "is damaged"),
     "other questions": (other_questions, "not those of questions.jsonl"),
-    "fewer questions": (fewer_questions, "made for other questions"),
+    "fewer questions": (fewer_questions, "not those of questions.jsonl"),
     "wording": (lambda run: (run / "prompts.json").write_bytes(b"\xff{}"), "the prompts differ"),
 }
 
@@ -621,7 +621,7 @@ def test_one_export_writes_at_a_time(copy, capsys):
     other.stdout.readline()
     status, _, err = run_export(capsys, "--run", str(copy))
     other.communicate(b"")
-    assert status == 1
+    assert status == 2
     assert f"{out} is in use by process 7 on here: wait" in err and "another --out DIR" in err
     assert run_export(capsys, "--run", str(copy))[0] == 0
 
