@@ -16,8 +16,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from malt_fast.evaluation.shape import Used
 from malt_fast.models.plain_text import Tokens
+from malt_fast.sampling.setup import Setup
 from malt_fast.serving import connections, endpoint
+from malt_fast.serving.answer import Answer, Asked, judge
 from malt_fast.serving.reading import Reader, longest_entry
 from malt_fast.utils.errors import MaltError
 from tests.serving.scripted import (
@@ -59,7 +62,7 @@ def everything(sock: socket.socket) -> bytes:
     return data
 
 
-# ---- long questions ----
+# ---- what takes long ----
 
 
 def merging_tokenizer() -> PreTrainedTokenizerFast:
@@ -117,6 +120,28 @@ def test_long_questions_delay_nobody() -> None:
             thread.join()
     assert [replies[0].status_code for _, replies in aside] == [200] * 3
     assert not any(engine)
+
+
+def test_votes_are_compared_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, where = threading.Event(), []
+
+    def slow(setup: Setup, asked: Asked, used: Used) -> Answer:
+        where.append(threading.current_thread().name)
+        assert asked.question.text != "hard" or gate.wait(60)
+        return judge(setup, asked, used)
+
+    monkeypatch.setattr("malt_fast.serving.pipeline.judge", slow)
+    engine = ScriptedEngine(lambda r: "A:1")
+    with serving(scripted(engine)) as (url, _):
+        thread, replies = post_aside(url, ask("hard"))
+        wait_until(lambda: where)
+        other, _ = post_aside(url, ask("easy"))
+        wait_until(lambda: len(engine.seen) == 18)  # the engine goes on
+        assert not replies and httpx.get(f"{url}/health").status_code == 200
+        gate.set()
+        thread.join()
+        other.join()
+    assert replies[0].status_code == 200 and all(name.startswith("judge") for name in where)
 
 
 # ---- slow clients ----

@@ -1,7 +1,6 @@
 """The endpoint with real clients: what they get, what they are refused."""
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +11,7 @@ import openai
 import pytest
 
 from malt_fast.engines import Completion, Request
-from malt_fast.evaluation.shape import Used
-from malt_fast.sampling.setup import Setup
 from malt_fast.serving import endpoint as module
-from malt_fast.serving.answer import Answer, Asked, judge
 from malt_fast.serving.openai_format import ChatBody, Message, cut
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.utils.errors import MaltError
@@ -303,28 +299,6 @@ def test_addresses_are_read_as_clients_write_them(scripted_server: str) -> None:
     for path in ("/v1//chat/completions", "/v1/chat/completions/"):
         assert httpx.post(scripted_server + path, json=ask("?")).status_code == 200
     assert httpx.get(f"{scripted_server}/v1/models/").json()["data"][0]["id"] == "toy"
-
-
-def test_votes_are_compared_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, where = threading.Event(), []
-
-    def slow(setup: Setup, asked: Asked, used: Used) -> Answer:
-        where.append(threading.current_thread().name)
-        assert asked.question.text != "hard" or gate.wait(60)
-        return judge(setup, asked, used)
-
-    monkeypatch.setattr("malt_fast.serving.pipeline.judge", slow)
-    engine = ScriptedEngine(lambda r: "A:1")
-    with serving(scripted(engine)) as (url, _):
-        thread, replies = post_aside(url, ask("hard"))
-        wait_until(lambda: where)
-        other, _ = post_aside(url, ask("easy"))
-        wait_until(lambda: len(engine.seen) == 18)  # the engine goes on
-        assert not replies and httpx.get(f"{url}/health").status_code == 200
-        gate.set()
-        thread.join()
-        other.join()
-    assert replies[0].status_code == 200 and all(name.startswith("judge") for name in where)
 
 
 # ---- clients that leave, engines that fail ----
