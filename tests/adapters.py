@@ -8,6 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from malt_fast.utils.seals import seal
+
 
 def make_adapter(
     base: str, folder: Path, seed: int, *, targets: str | Sequence[str] = "all-linear", r: int = 4
@@ -25,7 +27,12 @@ def make_adapter(
 
 
 def write_index(run: Path, stages: Mapping[str, str]) -> None:
-    """adapters/index.json of adapters written by hand; stages: the last stage of each role."""
+    """adapters/index.json of adapters written by hand, and their seals.
+
+    stages: the last stage of each role.
+    """
+    for folder in (run / "adapters").glob("*/*"):
+        seal(folder, "written by hand", [file.name for file in folder.iterdir()])
     index = {
         role: {"sft": f"round-0/{role}/sft", "final": f"round-0/{role}/{stage}", "stage": stage}
         for role, stage in stages.items()

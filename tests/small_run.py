@@ -1,12 +1,14 @@
 """A whole run in a second or two, on a tiny model that sometimes answers correctly."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from malt_fast import train
 from malt_fast._core.forest import Forest
-from malt_fast.forest.file import forest_of, read_forest
+from malt_fast.forest.file import forest_of, read_forest, save_forest
 from malt_fast.store.store import open_store
+from malt_fast.utils.files import text_checksum
 from tests.tiny import tiny_llama
 
 FAST = [
@@ -55,3 +57,17 @@ def run(data: Path, model: Path, folder: Path, *options: str) -> int:
     task = ["--task.name", "jsonl", "--task.path", str(data), "--task.grader", "number"]
     base = ["--model.name_or_path", str(model), "--run", str(folder)]
     return train.main([*task, *base, *FAST, *options])
+
+
+def replace_questions(run: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Give a finished run other questions, for which its forests are said to be made."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "questions.jsonl").write_text(text)
+    store = open_store(run / "samples", writable=False)
+    for path in run.glob("round-*/*.arrows"):
+        file = read_forest(path, store)
+        assert file is not None
+        forest = forest_of(file, store)
+        assert forest is not None
+        made_from = file.fingerprint, file.grading, file.parents, file.rows, text_checksum(text)
+        save_forest(path, forest, store, *made_from)

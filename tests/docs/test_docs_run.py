@@ -38,6 +38,7 @@ PROGRAMS = {
 SMALL = [  # what stands for a large model, for the hub, and for its GPU
     *("--engine.name", "hf", "--engine.replicas", "1", "--train.side_by_side", "false"),
     *("--model.device", "cpu", "--train.load_in_4bit", "false", "--train.pack_tokens", "1024"),
+    *("--train.use_liger_kernel", "false"),
     *("--train.sft.bf16", "false", "--train.dpo.bf16", "false", "--task.limit", "20"),
     *FAST,
 ]

@@ -70,9 +70,9 @@ def passed(*_: Any, **__: Any) -> NoReturn:
 
 # Heavy work that is not started, by how far a case goes.
 HEAVY: dict[Depth, tuple[str, ...]] = {
-    "checks": ("train.train_round", "evaluate.evaluate_run", "sweep.train", "serve.run_server"),
+    "checks": ("train.train_round", "evaluate.evaluate_run", "sweep.train", "serve.Pipeline.open"),
     "sampling": ("train.train_role",),
-    "all": ("serve.run_server",),
+    "all": ("serve.EngineThread",),
 }
 
 

@@ -77,7 +77,7 @@ def test_a_run_makes_everything_and_twice_the_same(data, model, tmp_path):
     assert run(data, model, tmp_path / "a") == 0
     assert run(data, model, tmp_path / "b") == 0
     a, b = results(tmp_path / "a"), results(tmp_path / "b")
-    assert a == b and len(a) == 4 + 5 + 6
+    assert a == b and len(a) == 4 + 5 + 6 + 3
     folder = tmp_path / "a"
     first = (folder / "questions.jsonl").read_text().splitlines()[0]
     assert first == '{"id": "train-0", "text": "one or two? (0)", "gold": "1"}'

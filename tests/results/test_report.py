@@ -23,7 +23,7 @@ from malt_fast.store.store import open_store
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.files import read_checked, write_checked
 from tests.charts import draw, saving_by
-from tests.small_run import load_forest, run, write_model, write_questions
+from tests.small_run import load_forest, replace_questions, run, write_model, write_questions
 
 HOSTILE = (
     "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b>", "</style>",
@@ -329,7 +329,7 @@ def test_a_run_full_of_hostile_text(copy: Path, monkeypatch) -> None:
     questions = [json.loads(x) for x in (copy / "questions.jsonl").read_text().splitlines()]
     for row in questions:
         row["gold"] = bad
-    (copy / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    replace_questions(copy, questions)
     result = read_checked(copy / "evaluation.json")
     result["systems"][0]["name"] = result["task"] = bad
     result["paired"][0]["b"] = bad
@@ -370,7 +370,8 @@ def test_outputs_that_failed(copy: Path) -> None:
         replace(file, rows=rows, check=np.where(rows < 0, 0, file.check), outcome=outcome), store
     )
     assert forest is not None
-    save_forest(path, forest, store, file.fingerprint, file.grading, file.parents, rows)
+    made_from = file.fingerprint, file.grading, file.parents, rows, file.questions
+    save_forest(path, forest, store, *made_from)
     assert report.main(["--run", str(copy)]) == 0
     tree = data_of((copy / "report.html").read_text(), "trees-0-0")[0]
     assert [tree["state"][n - 1] for n in below] == ["failed"] * len(below)

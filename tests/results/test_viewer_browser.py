@@ -1,6 +1,7 @@
 """The tree viewer in headless Chromium, against the forest: clicks, keys, filters, injection."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from malt_fast._core.forest import Forest
 from malt_fast.tasks.prompts import Prompts
 from tests.charts import draw, saving_by
 from tests.results.browser import Browser, open_browser
-from tests.small_run import load_forest, run, write_model, write_questions
+from tests.small_run import load_forest, replace_questions, run, write_model, write_questions
 
 NODES = "document.querySelectorAll('.node').length"
 CHOSEN = "return document.querySelector('[aria-selected=true].node').dataset.node"
@@ -191,11 +192,10 @@ def test_text_does_nothing(browser: Browser, finished: Path, tmp_path: Path, mon
     rows = [json.loads(line) for line in (finished / "questions.jsonl").read_text().splitlines()]
     for row in rows:
         row["gold"] = BAD
-    before = (finished / "questions.jsonl").read_text()
-    (finished / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    replace_questions(copy, rows)
     out = tmp_path / "bad.html"
-    assert report.main(["--run", str(finished), "--out", str(out)]) == 0
-    (finished / "questions.jsonl").write_text(before)
+    assert report.main(["--run", str(copy), "--out", str(out)]) == 0
     browser.open(out)
     browser.wait(NODES)
     browser.click("[data-node='20']")
