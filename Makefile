@@ -87,7 +87,7 @@ constraints:
 sanitize: asan tsan
 
 TESTS_tsan := tests/core/test_forest.py tests/core/test_credit.py tests/core/test_pairs.py tests/core/test_packing.py
-TESTS_asan := $(TESTS_tsan) tests/core/test_threads.py tests/kernels/test_adapters.py tests/kernels/test_cached_attention.py tests/kernels/test_logprob_from_logits.py tests/kernels/test_linear_logprob.py \
+TESTS_asan := $(TESTS_tsan) tests/core/test_threads.py tests/kernels/test_adapters.py tests/kernels/test_bf16_product.py tests/kernels/test_cached_attention.py tests/kernels/test_logprob_from_logits.py tests/kernels/test_linear_logprob.py \
     tests/kernels/test_dpo_loss.py tests/engines/test_sampler.py tests/grading/test_math_answers.py tests/grading/test_grading.py \
     tests/models/test_tree_attention.py
 LIBRARIES_asan := libasan.so libubsan.so
