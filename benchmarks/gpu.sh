@@ -68,9 +68,9 @@ echo "== tuning"
 table=$("$python" -c 'import torch; from malt_fast.kernels.tuned import file_of
 print(file_of(torch.cuda.get_device_name()))')
 timeout 100 "$python" -m malt_fast.kernels.tune --seconds 75 || (($? == 124))
-if [[ -f $table ]]; then
+if [[ -f $table && ! $table -ef kernels/tuned/$(basename "$table") ]]; then
   mkdir -p kernels/tuned
-  cp -u "$table" kernels/tuned/
+  cp "$table" kernels/tuned/
 fi
 
 echo "== measurements"

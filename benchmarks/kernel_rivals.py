@@ -275,17 +275,8 @@ def liger_dpo(device: torch.device) -> Function:
     return run
 
 
-def ours_on_rows(device: torch.device) -> LogProbs:
-    def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        rows = torch.arange(len(targets), device=device)
-        return linear_logprob(hidden, weight, rows, targets, check=False)
-
-    return run
-
-
 LINEAR_DPO = [
     Contender("malt_fast", lambda device: ours_linear_dpo),
-    Contender("malt_fast, composed", composed(ours_on_rows)),
     Contender("torch", composed(lambda device: full_logits)),
     Contender("torch.compile", composed(compiled(full_logits))),
     Contender("torch linear_cross_entropy", composed(torch_linear_cross_entropy)),

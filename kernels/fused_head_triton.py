@@ -30,7 +30,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .running_softmax import RunningSoftmax, Targets
-from .tuned import Config
+from .tuned import CANDIDATES, EXPERIMENTAL, Config
 
 # Largest z - offset of a weight: exp(60) leaves room for sums in float32 and bfloat16.
 LIMIT, LIMIT_FLOAT16 = 60.0, 10.0
@@ -135,19 +135,9 @@ def target_logits(hidden: Tensor, weight: Tensor, row_of: Tensor, token: Tensor)
     """[D], float32: logit of token [D] in row row_of [D]; NaN if the head has no such token."""
     out = torch.empty(len(token), device=hidden.device)
     if len(token):
+        given = hidden, hidden.stride(0), weight, weight.stride(0), *weight.shape
         with torch.cuda.device_of(hidden):
-            _target_logits[(len(token),)](
-                hidden,
-                hidden.stride(0),
-                weight,
-                weight.stride(0),
-                *weight.shape,
-                row_of,
-                token,
-                out,
-                BLOCK=BLOCK,
-                num_warps=4,
-            )
+            _target_logits[(len(token),)](*given, row_of, token, out, BLOCK=BLOCK, num_warps=4)
     return out
 
 
@@ -189,39 +179,7 @@ def settle(
             )
 
 
-# ---- what is measured by tune.py, and compiled ahead ----
-
-WIDE, TALL = Config(), Config(block_rows=256, block_columns=128)
-
-# By the major number of the compute capability (9: H100 and H200, 10: B200) and whether there are
-# weights, which need room in shared memory. All keep their values in registers (compile.py).
-CANDIDATES = {
-    (9, False): (
-        WIDE,
-        replace(WIDE, flatten=True),
-        replace(WIDE, block_depth=128, stages=2),
-        TALL,
-        replace(TALL, flatten=True),
-    ),
-    (9, True): (
-        replace(WIDE, stages=3),
-        replace(WIDE, stages=3, flatten=True),
-        replace(WIDE, halves=True),
-        replace(WIDE, halves=True, flatten=True),
-        replace(TALL, halves=True),
-        replace(TALL, halves=True, flatten=True),
-    ),
-    (10, False): (WIDE, replace(WIDE, warp_specialize=True)),
-    (10, True): (
-        replace(WIDE, stages=3),
-        replace(WIDE, halves=True),
-        replace(WIDE, warp_specialize=True),
-    ),
-}
-
-# Also those that nobody has seen run: should one hang, tune.py has to be killed.
-SPECIALIZED = tuple(replace(WIDE, warps=4, stages=n, warp_specialize=True) for n in (3, 4))
-EXPERIMENTAL = {(9, False): SPECIALIZED, (9, True): SPECIALIZED}
+# ---- what is compiled ahead ----
 
 
 def variants() -> Iterator[tuple[Any, ...]]:
@@ -241,13 +199,11 @@ def variants() -> Iterator[tuple[Any, ...]]:
                 yield name, partial(fused_head, *args), (10 * major,)
         state = RunningSoftmax(offset, offset, None, offset, None)
         targets = Targets(empty(rows + 1, dtype=torch.int64), index)
-        statistics = new_statistics(rows, columns, WIDE, hidden.device)
-        yield "", partial(settle, statistics, slice(0, columns), targets, state, None, WIDE)
+        config, whole = Config(), slice(0, columns)
+        statistics = new_statistics(rows, columns, config, hidden.device)
+        yield "", partial(settle, statistics, whole, targets, state, None, config)
         state, out = replace(state, residual=empty(rows, 4096)), empty(rows, columns, dtype=dtype)
-        yield (
-            str(dtype)[6:],
-            partial(settle, statistics, slice(0, columns), targets, state, out, WIDE),
-        )
+        yield str(dtype)[6:], partial(settle, statistics, whole, targets, state, out, config)
 
 
 # ---- kernels ----
@@ -301,12 +257,8 @@ def _fused_head(
         flatten=FLATTEN,
         warp_specialize=WARP_SPECIALIZE,
     ):
-        # Programs that run at a time share `group` row blocks and few column blocks: in L2.
-        begin = tile // (group * column_blocks) * group
-        height = tl.minimum(group, row_blocks - begin)
-        within = tile % (group * column_blocks)
-        top, column_block = (begin + within % height) * ROWS, within // height
-        left = column_block * COLUMNS
+        row_block, column_block = _block(tile, group, row_blocks, column_blocks)
+        top, left = row_block * ROWS, column_block * COLUMNS
         z = tl.zeros([ROWS, COLUMNS], tl.float32)
         for k in range(0, depth, DEPTH):
             z = tl.dot(hidden.load([top, k]), weight.load([left, k]).T, z, input_precision="ieee")
@@ -322,17 +274,32 @@ def _fused_head(
         tl.store(total + here, tl.sum(z, 1), inside)
         tl.store(base + here, shift, inside)
         if weights is not None:
-            z = z.to(weights.dtype if not WARP_SPECIALIZE else weights.dtype.element_ty)
             if WARP_SPECIALIZE:
                 to = weights + row.to(tl.int64)[:, None] * weights_stride + column[None, :]
+                z = z.to(weights.dtype.element_ty)
                 tl.store(to, z, inside[:, None] & (column[None, :] < columns))
-            elif HALVES:
-                both = tl.permute(tl.reshape(z, [ROWS, 2, COLUMNS // 2]), [0, 2, 1])
-                one, other = tl.split(both)
-                weights.store([top, left], one)
-                weights.store([top, left + COLUMNS // 2], other)
             else:
-                weights.store([top, left], z)
+                _store_block(weights, top, left, z.to(weights.dtype), ROWS, COLUMNS, HALVES)
+
+
+@triton.jit
+def _block(tile, group, row_blocks, column_blocks):
+    """Row and column block of a tile: programs that run at a time share `group` row blocks and few
+    column blocks, in L2."""
+    begin = tile // (group * column_blocks) * group
+    height = tl.minimum(group, row_blocks - begin)
+    within = tile % (group * column_blocks)
+    return begin + within % height, within // height
+
+
+@triton.jit
+def _store_block(to, top, left, z, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALVES: tl.constexpr):
+    if HALVES:
+        one, other = tl.split(tl.permute(tl.reshape(z, [ROWS, 2, COLUMNS // 2]), [0, 2, 1]))
+        to.store([top, left], one)
+        to.store([top, left + COLUMNS // 2], other)
+    else:
+        to.store([top, left], z)
 
 
 @triton.jit
@@ -360,16 +327,14 @@ def _settle(
     now, lane = before, tl.arange(0, 64)
     for begin in range(0, tiles, 64):
         tile = begin + lane
-        now = tl.maximum(
-            now, tl.max(tl.load(base + tile * stride + row, tile < tiles, other=-INF), 0)
-        )
+        of_tile = tl.load(base + tile * stride + row, tile < tiles, other=-INF)
+        now = tl.maximum(now, tl.max(of_tile, 0))
     more = tl.zeros([64], tl.float32)
     for begin in range(0, tiles, 64):
         tile = begin + lane
+        of_tile = tl.load(base + tile * stride + row, tile < tiles, other=-INF)
         share = tl.load(total + tile * stride + row, tile < tiles, other=0.0)
-        more += share * tl.exp2(
-            (tl.load(base + tile * stride + row, tile < tiles, other=-INF) - now) * LOG2E
-        )
+        more += share * tl.exp2((of_tile - now) * LOG2E)
     shrink = tl.exp2((before - now) * LOG2E)
     after, own = tl.load(sums + row) * shrink + tl.sum(more, 0), tl.load(start + row)
     at = tl.load(token + own) - first
@@ -391,13 +356,17 @@ def _settle(
                 tl.store(residual + row * hidden + channel, value * shrink, channel < hidden)
         if weights is not None:
             tl.debug_barrier()  # targets are cleared by one thread and read by another
-            for begin in range(0, width, BLOCK):
-                column = begin + tl.arange(0, BLOCK)
-                of_tile = tl.load(
-                    base + (column // COLUMNS) * stride + row, column < width, other=0.0
-                )
-                value = tl.load(weights + column, column < width).to(tl.float32)
-                tl.store(weights + column, value * tl.exp2((of_tile - now) * LOG2E), column < width)
+            _rescale(weights, width, base + row, stride, now, COLUMNS, BLOCK)
+
+
+@triton.jit
+def _rescale(weights, width, base, stride, now, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    """A row's weights, of tiles with bases `stride` apart, become relative to `now`."""
+    for begin in range(0, width, BLOCK):
+        column = begin + tl.arange(0, BLOCK)
+        of_tile = tl.load(base + (column // COLUMNS) * stride, column < width, other=0.0)
+        value = tl.load(weights + column, column < width).to(tl.float32)
+        tl.store(weights + column, value * tl.exp2((of_tile - now) * LOG2E), column < width)
 
 
 @triton.jit(do_not_specialize=["tokens"])

@@ -26,8 +26,7 @@ from malt_fast.utils.files import replacing
 from .head_passes import Wanted, forward
 from .head_rows import HeadRows, head_rows
 from .row_plan import make_plan
-from .softmax_rows import triton_module
-from .tuned import MODES, Case, Config, file_of
+from .tuned import CANDIDATES, EXPERIMENTAL, MODES, Case, Config, file_of
 
 SIZES = (  # hidden, rows, vocabulary; the first is where all candidates are compared
     (4096, 8192, 151936),
@@ -229,9 +228,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("tune measures a GPU and torch sees none: run it on the machine that trains")
     device, (major, _) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    fused = triton_module("fused_head_triton")
-    of, more = fused.CANDIDATES, fused.EXPERIMENTAL if given.experimental else {}
-    if (major, False) not in of:
+    more = EXPERIMENTAL if given.experimental else {}
+    if (major, False) not in CANDIDATES:
         sys.exit(
             f"{device} has no candidates for the fused kernel: its heads are computed in tiles"
         )
@@ -241,7 +239,7 @@ def main() -> None:
         f"{'dtype, rows x hidden x vocabulary, mode, way':106}{'ms':>9}{'TFLOP/s':>9}{'error':>11}"
     )
     keys = {mode: (major, mode == "weights") for mode in MODES}
-    candidates = {mode: (*of[key], *more.get(key, ())) for mode, key in keys.items()}
+    candidates = {mode: (*CANDIDATES[key], *more.get(key, ())) for mode, key in keys.items()}
     entries = []
     for found in tune([*cases()], candidates, gpu_ms, given.seconds, torch.device("cuda")):
         entries.append(found)

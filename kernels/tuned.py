@@ -17,7 +17,7 @@ import json
 import logging
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,6 +75,43 @@ class Config:
         blocks = f"{self.block_rows}x{self.block_columns}x{self.block_depth}"
         return " ".join((blocks, f"w{self.warps} s{self.stages} g{self.group}", *flags))
 
+
+# ---- what tune.py measures ----
+
+WIDE, TALL = Config(), Config(block_rows=256, block_columns=128)
+
+# By the major number of the compute capability (9: H100 and H200, 10: B200) and whether there are
+# weights, which need room in shared memory. All keep their values in registers (compile.py).
+CANDIDATES = {
+    (9, False): (
+        WIDE,
+        replace(WIDE, flatten=True),
+        replace(WIDE, block_depth=128, stages=2),
+        TALL,
+        replace(TALL, flatten=True),
+    ),
+    (9, True): (
+        replace(WIDE, stages=3),
+        replace(WIDE, stages=3, flatten=True),
+        replace(WIDE, halves=True),
+        replace(WIDE, halves=True, flatten=True),
+        replace(TALL, halves=True),
+        replace(TALL, halves=True, flatten=True),
+    ),
+    (10, False): (WIDE, replace(WIDE, warp_specialize=True)),
+    (10, True): (
+        replace(WIDE, stages=3),
+        replace(WIDE, halves=True),
+        replace(WIDE, warp_specialize=True),
+    ),
+}
+
+# Also those that nobody has seen run: should one hang, tune.py has to be killed.
+SPECIALIZED = tuple(replace(WIDE, warps=4, stages=n, warp_specialize=True) for n in (3, 4))
+EXPERIMENTAL = {(9, False): SPECIALIZED, (9, True): SPECIALIZED}
+
+
+# ---- the table ----
 
 Table = dict[Case, Config | None]  # None: tiles
 

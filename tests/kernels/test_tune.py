@@ -84,10 +84,10 @@ def test_a_table_that_lookup_reads(monkeypatch, tmp_path, fused, options):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(sys, "argv", ["tune", *options])
 
-    more = fused.EXPERIMENTAL[9, True] if options else ()
+    more = tuned.EXPERIMENTAL[9, True] if options else ()
 
     def measured(cases, candidates, *_):
-        assert candidates["weights"] == fused.CANDIDATES[9, True] + more and len(cases) > 9
+        assert candidates["weights"] == tuned.CANDIDATES[9, True] + more and len(cases) > 9
         ranked = [tune.Measured(2.0, FLAT), tune.Measured(3.0, None)]
         return [tune.entry(CASE, ranked), tune.entry(replace(CASE, rows=9), ranked[1:])]
 
@@ -162,7 +162,7 @@ def test_a_machine_without_a_gpu(monkeypatch):
 
 def test_all_candidates_are_compiled_ahead(fused):
     names = {(name, *only) for name, _, *only in fused.variants()}
-    for (major, keep), configs in [*fused.CANDIDATES.items(), *fused.EXPERIMENTAL.items()]:
+    for (major, keep), configs in [*tuned.CANDIDATES.items(), *tuned.EXPERIMENTAL.items()]:
         assert len(set(configs)) == len(configs)
         for config in configs:
             assert (f"{config}{' to bfloat16' * keep}", (10 * major,)) in names

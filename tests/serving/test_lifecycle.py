@@ -37,19 +37,6 @@ from tests.serving.scripted import (
     wait_until,
 )
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("serve"))
-
-
-@pytest.fixture(scope="module")
-def expected(run: Path) -> dict[str, Any]:
-    """What a pipeline says to every question."""
-    with Pipeline.load(run) as pipeline:
-        return dict(zip(QUESTIONS, pipeline.answers(QUESTIONS), strict=True))
-
-
 # ---- what is told about the server ----
 
 

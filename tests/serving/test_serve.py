@@ -20,7 +20,6 @@ from tests.serving.scripted import (
     QUESTIONS,
     ScriptedEngine,
     ask,
-    make_run,
     post_aside,
     scripted,
     serving,
@@ -29,18 +28,6 @@ from tests.serving.scripted import (
 )
 
 # ---- a real run ----
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("serve"))
-
-
-@pytest.fixture(scope="module")
-def expected(run: Path) -> dict[str, Any]:
-    """What a pipeline says to every question."""
-    with Pipeline.load(run) as pipeline:
-        return dict(zip(QUESTIONS, pipeline.answers(QUESTIONS), strict=True))
 
 
 @pytest.fixture(scope="module")

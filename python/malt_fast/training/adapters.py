@@ -214,12 +214,11 @@ def disable_dropout(model: nn.Module) -> None:
 
 def speed_up_lora(model: LogProbModel) -> None:
     """Let layers run as the fused `lora_linear`, in float32 or under bfloat16 autocast."""
-    for module in model.modules():
-        if isinstance(module, peft.tuners.lora.Linear) and type(module.base_layer) is nn.Linear:
-            other = module.lora_bias["default"] or module.lora_variant  # a variant such as DoRA
-            module.forward = (
-                module.forward if other else partial(_lora_forward, module, module.forward)
-            )
+    layers = [m for m in model.modules() if isinstance(m, peft.tuners.lora.Linear)]
+    for layer in layers:
+        other = layer.lora_bias["default"] or layer.lora_variant  # a variant such as DoRA
+        if type(layer.base_layer) is nn.Linear and not other:
+            layer.forward = partial(_lora_forward, layer, layer.forward)
 
 
 def has_fast_lora(model: LogProbModel, bf16: bool) -> bool:

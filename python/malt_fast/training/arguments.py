@@ -23,7 +23,8 @@ def training_arguments(
     device: "auto", "cpu", "cuda" or "cuda:N". Raises MaltError for a device that is not there.
     """
     cpu = _use_cpu(device)
-    _let_segments_grow()
+    if not cpu:
+        _let_segments_grow()
     out = transformers.TrainingArguments(
         **args.model_dump(include=TRAINER_FIELDS),
         # Trainer's batch is a whole optimiser step, which the packer cuts into micro-batches
