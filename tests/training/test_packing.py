@@ -1,5 +1,7 @@
 """Packs against plain rows: equal log-probs, losses and gradients."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -227,6 +229,27 @@ def test_packs_on_a_gpu_have_few_lengths():
         assert lengths <= {1024, 2048} and max(lengths) == padded.longest(whole)
         plain = packer(data, "trees", tokens=tokens)(whole).batches
         assert [b.num_tokens for b in batches] == [b.input_ids.numel() for b in plain]
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", ["trees", "rows"])
+def test_the_thread_that_packs_starts_no_others(layout, two_threads):
+    """OpenMP has a team for every thread with parallel operations; two teams slow each other."""
+    data = role_forest(5, questions=400, branching=(3, 2), tokens=60, pairs=False)
+    pack = packer(data, layout, tokens=16384)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(int).result()
+        before = len(os.listdir("/proc/self/task"))
+        step = thread.submit(pack, range(len(pack))).result()
+        assert len(os.listdir("/proc/self/task")) <= before
+    assert sum(len(batch.targets) for batch in step.batches) > 20_000
 
 
 def test_every_prefix_is_laid_out_once():

@@ -41,7 +41,6 @@ class Batch:
     input_ids: Tensor  # int64 [B, L]; trees: [1, N]
     rows: Tensor  # int64 [M]
     targets: Tensor  # int64 [M]
-    plan: Plan  # of rows and targets
     owner: Tensor  # int64 [M]
     lengths: Tensor  # int64 [K]: targets of each completion
     completions: Tensor  # int64 [K]: indices into the data's completions
@@ -49,16 +48,23 @@ class Batch:
     num_tokens: int  # without padding
     position_ids: Tensor | None = None  # trees: int64 [1, N], counted from the root
     tree: Tree | None = None
+    plan: Plan | None = None  # of rows and targets, once the batch is on its device
     counts: bool = True  # False: a repeated batch, so that every process has equally many
 
     def to(self, device: torch.device) -> "Batch":
+        """The batch on the device that trains, planned before so that nothing waits for a GPU.
+
+        The thread that packs must not plan: torch's CPU operations would get a second team of
+        threads, and with more threads than cores OpenMP lets all of them sleep between operations.
+        """
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
         tree = None if self.tree is None else self.tree.to(device)
-        return replace(self, **moved, plan=self.plan.to(device), tree=tree)
+        plan = make_plan(self.rows, self.targets).to(device)
+        return replace(self, **moved, plan=plan, tree=tree)
 
 
 class Step(NamedTuple):
@@ -238,15 +244,13 @@ def to_batch(
     n = tokens.stop - tokens.start
     more = padding(n, device)
     position = layout.position[tokens]
-    row, target = _long(layout.row[targets]), _long(layout.target[targets])
     end = np.append(layout.end[tokens], np.arange(n + 1, n + more + 1, dtype=np.int32))
     return Batch(
         input_ids=_row(layout.token[tokens], more),
         position_ids=_row(position, more),
         tree=make_tree(end, int(position.max(initial=-1)) + 1, device),
-        rows=row,
-        targets=target,
-        plan=make_plan(row, target),
+        rows=_long(layout.row[targets]),
+        targets=_long(layout.target[targets]),
         owner=_long(np.searchsorted(member, layout.owner[targets])),
         lengths=_long(lengths[completions[member]]),
         completions=_long(completions[member]),
@@ -276,13 +280,11 @@ def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool 
     owner = np.repeat(np.arange(len(rows)), lengths)
     first = np.arange(len(rows)) * width + sizes - 1 - lengths  # predicts a row's first target
     step = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    own = [row[len(row) - n :] for row, n in zip(rows, lengths, strict=True)]
-    predicts, targets = _long(first[owner] + step), _long(np.concatenate(own))
+    targets = [row[len(row) - n :] for row, n in zip(rows, lengths, strict=True)]
     return Batch(
         input_ids=torch.from_numpy(ids),
-        rows=predicts,
-        targets=targets,
-        plan=make_plan(predicts, targets),
+        rows=_long(first[owner] + step),
+        targets=_long(np.concatenate(targets)),
         owner=_long(owner),
         lengths=_long(lengths),
         completions=_long(completions),
