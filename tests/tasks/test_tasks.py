@@ -12,12 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malt_fast.config.command import read_command
-from malt_fast.config.load import dump, saved_config
 from malt_fast.config.schema import PACKAGE, Config
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.grading.verdicts import grade
-from malt_fast.runs.saved import EVALUATION_SETTINGS
-from malt_fast.tasks import checks
 from malt_fast.tasks.arithmetic import CHAIN, totals
 from malt_fast.tasks.hub import hub_rows, is_hub_id
 from malt_fast.tasks.load import load_task
@@ -370,8 +367,6 @@ def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- copies of held-out questions ----
 
-COPY = "A farmer has seven hens and each of them lays three eggs on every single day of the week"
-
 
 def load_pair(folder: Path, train: list[str], test: list[str], *argv: str) -> Task:
     files = [
@@ -379,109 +374,6 @@ def load_pair(folder: Path, train: list[str], test: list[str], *argv: str) -> Ta
         for name, questions in (("a", train), ("b", test))
     ]
     return load(*jsonl(files[0], "--task.test_path", files[1], *argv))
-
-
-def test_copies_are_left_out_and_told(tmp_path: Path, caplog: Any) -> None:
-    train = ["Is  IT, Tuesday?", f"{COPY}. How many are 2 of them?", "Is it Friday?"]
-    test = ["is it tuesday", f"{COPY}: so how many eggs are there in a month?"]
-    task = load_pair(tmp_path, train, test)
-    assert [q.id for q in task.train] == ["train-2"] and len(task.test) == 2
-    assert task.report == {"contaminated": ["train-0", "train-1"]}
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    text = record.getMessage()
-    assert text.startswith("2 of 3 training questions") and text.endswith(": train-0, train-1")
-    assert "left out (task.decontaminate)" in text
-
-    task = load_pair(tmp_path, train, test, "--task.decontaminate", "false")
-    assert len(task.train) == 3 and task.report == {"contaminated": ["train-0", "train-1"]}
-    assert "task.decontaminate would leave them out" in caplog.records[-1].getMessage()
-
-
-def test_what_is_no_copy(tmp_path: Path) -> None:
-    """A turn of phrase in a long question, other signs, texts without a word."""
-    story = " ".join(f"word{i}" for i in range(40))
-    train = [f"{story} {COPY}", "3 + 4", "x-2", "+-", "Is it so?"]
-    test = [f"{COPY} or not, and what of it", "3 - 4", "x+2", "-+", "It is so"]
-    assert load_pair(tmp_path, train, test).report == {}
-
-
-def test_all_are_copies(tmp_path: Path) -> None:
-    with pytest.raises(MaltError, match=r"all 1 training .*--task.test_path.*task.decontaminate"):
-        load_pair(tmp_path, ["q"], ["q"])
-
-
-def test_a_saved_run_keeps_its_choice(tmp_path: Path) -> None:
-    """Evaluating again lets training questions be asked, but changes no setting of the run."""
-    (tmp_path / "config.yaml").write_text(dump(config(*FEW)))
-    assert saved_config(Config, {"run": tmp_path}, EVALUATION_SETTINGS).task.decontaminate
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("12 \u00d7 4", "12 \u00f7 4", False),
-        ("p \u2227 q", "p \u2228 q", False),
-        ("(2+3)*4", "2+(3*4)", False),
-        ("5!", "5", False),
-        ("|x-3|", "x-3", False),
-        ("3.5 kg", "35 kg", False),
-        ("How much is it?", "how much  is it", True),
-        ("Ann, Bob: who?", "Ann Bob who", True),
-    ],
-)
-def test_signs_count_and_punctuation_does_not(one: str, other: str, same: bool) -> None:
-    found = checks.contaminated([Question("a", one, "")], [Question("b", other, "")])
-    assert found == (["a"] if same else [])
-
-
-def test_drawings_are_no_copies(tmp_path: Path) -> None:
-    code = "[asy]size(150); pair A, B, C, D, E, F, G; draw(A--B--C--D--E--F--G--cycle);[/asy]"
-    task = load_pair(tmp_path, [f"{code} Find AB."], [f"Find the area. {code}"])
-    assert task.report == {}
-    with pytest.raises(MaltError, match="all 1"):
-        load_pair(tmp_path, [f"{code} Find it."], [f"{code} find it"])
-
-
-@given(
-    train=st.lists(st.text("ab ", min_size=1, max_size=30), max_size=6),
-    test=st.lists(st.text("ab ", min_size=1, max_size=30), max_size=6),
-)
-def test_contamination_against_a_twin(train: list[str], test: list[str]) -> None:
-    """Every run of every question against every other, by hand."""
-
-    def copied(text: str) -> bool:
-        words = text.split()
-        inside = [False] * len(words)
-        for other in map(str.split, test):
-            for i in range(len(words) - checks.RUN + 1):
-                run = words[i : i + checks.RUN]
-                if any(other[j : j + checks.RUN] == run for j in range(len(other))):
-                    inside[i : i + checks.RUN] = [True] * checks.RUN
-        same = any(words == other.split() for other in test)
-        return same or (len(words) > 0 and sum(inside) / len(words) >= checks.SHARE)
-
-    def made(texts: list[str], split: str) -> list[Question]:
-        return [Question(f"{split}-{i}", text, "") for i, text in enumerate(texts)]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "RUN", 3)
-        found = checks.contaminated(made(train, "train"), made(test, "test"))
-        assert found == [f"train-{i}" for i, text in enumerate(train) if copied(text)]
-
-
-def test_only_ten_ids_are_shown(tmp_path: Path, caplog: Any) -> None:
-    texts = [f"q{i}" for i in range(12)]
-    task = load_pair(tmp_path, [*texts, "other"], texts)
-    assert len(task.report["contaminated"]) == 12
-    assert caplog.records[0].getMessage().endswith("train-8, train-9 and 2 more")
-
-
-def test_only_the_first_process_warns(
-    tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RANK", "1")
-    assert load_pair(tmp_path, ["q", "r"], ["q"]).report and not caplog.records
 
 
 # ---- rows that nobody thought of ----

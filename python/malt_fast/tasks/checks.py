@@ -2,10 +2,10 @@
 
 import hashlib
 import logging
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from malt_fast.tasks.contamination import contaminated
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError, printable
 
@@ -21,12 +21,6 @@ MEANING = {  # of each kind in a report
     "another box": "have a box that differs from `answer`, which is the gold",
 }
 SHOWN = 10  # ids in a warning
-
-# Words of a question; a minus between letters is a hyphen, and `3-4` is not `3+4`.
-WORD = re.compile(r"[^\W_]+|[+*/^=<>]|(?<![^\W\d_])-|-(?![^\W\d_])")
-PUNCTUATION = re.compile(r"(?<!\d)[.,;:?\"']|[.,;:?\"'](?!\d)")  # not that of 3.5 and 12:30
-RUN = 13  # words
-SHARE = 1 / 3
 
 
 def warn_of(report: "Report", total: int) -> None:
@@ -72,49 +66,6 @@ def decontaminate(
     warn(ids, f"{what}, and are left out (task.decontaminate)")
     copies = set(ids)
     return [q for q in train if q.id not in copies], ids
-
-
-def contaminated(train: "Sequence[Question]", test: "Sequence[Question]") -> list[str]:
-    """Ids of training questions that are copies of held-out ones, in time linear in the words.
-
-    A copy has the same words as a held-out question, or at least a third of its words lie in runs
-    of 13 words that held-out questions have, too.
-
-    The share is needed because a single run may be a phrase. Of GSM8K's 7,473 training questions
-    four share a run with the test set: three copy a test question with other names and numbers
-    (0.76, 0.76 and 0.45 of their words), one only has a similar sentence (0.24: "the first movie is
-    1 hour and 30 minutes long while ..."). Of CommonsenseQA's 9,741 one does, a copy (0.46).
-    """
-    same = {_key(q.text) for q in test}
-    runs = {run for q in test for run in _runs(q.text)}
-    return [q.id for q in train if _key(q.text) in same or _share(q.text, runs) >= SHARE]
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text.casefold())
-
-
-def _key(text: str) -> str:
-    """The text without case, white space and the punctuation of sentences, but with all signs."""
-    return " ".join(PUNCTUATION.sub(" ", text.casefold()).split()) or text.strip()
-
-
-def _runs(text: str) -> list[tuple[str, ...]]:
-    """All runs of words in a text without its Asymptote drawings, which begin alike in MATH."""
-    before, *drawings = text.split("[asy]")
-    words = _words(" ".join([before, *(after.rpartition("[/asy]")[2] for after in drawings)]))
-    return [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
-
-
-def _share(text: str, runs: set[tuple[str, ...]]) -> float:
-    """The share of a text's words that lie in one of `runs`."""
-    own = _runs(text)
-    covered, end = 0, 0  # words covered, and the end of the last covered one
-    for start, run in enumerate(own):
-        if run in runs:
-            covered += start + RUN - max(start, end)
-            end = start + RUN
-    return covered / (len(own) + RUN - 1) if own else 0.0
 
 
 def subset(questions: "list[Question]", limit: int | None, seed: int | None) -> "list[Question]":
