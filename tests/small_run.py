@@ -8,7 +8,7 @@ from malt_fast import train
 from malt_fast._core.forest import Forest
 from malt_fast.forest.file import forest_of, read_forest, save_forest
 from malt_fast.store.store import open_store
-from malt_fast.utils.files import text_checksum
+from malt_fast.utils.files import content_checksum
 from tests.tiny import tiny_llama
 
 FAST = [
@@ -69,5 +69,6 @@ def replace_questions(run: Path, rows: Sequence[Mapping[str, str]]) -> None:
         assert file is not None
         forest = forest_of(file, store)
         assert forest is not None
-        made_from = file.fingerprint, file.grading, file.parents, file.rows, text_checksum(text)
+        asked = content_checksum(text.encode())
+        made_from = file.fingerprint, file.grading, file.parents, file.rows, asked
         save_forest(path, forest, store, *made_from)

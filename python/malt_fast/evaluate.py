@@ -49,9 +49,9 @@ def evaluate(config: Config) -> None:
     # Nothing is trained here: the test set may contain training questions.
     task = config.task.model_copy(update={"decontaminate": False})
     setup, run = load_setup(config.model_copy(update={"task": task})), Run(config.run, config)
-    run.expect("prompts.json", setup.prompts.as_json())
+    run.expect("prompts.json", setup.prompts.as_json().encode())
     with writing(run):
-        run.note("prompts.json", setup.prompts.as_json())
+        run.note("prompts.json", setup.prompts.as_json().encode())
         base = started_policies(run, setup.base())
         sft, final = saved_policies(config.run, base)
         evaluate_run(run, setup, base, sft, final, again=True)

@@ -30,7 +30,7 @@ from malt_fast.evaluation.tables import INTERVAL, Column, Table, as_terminal, wr
 from malt_fast.runs.run import Run, reading
 from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.sampling.prepare import load_setup, prepare
-from malt_fast.sampling.setup import questions_text
+from malt_fast.sampling.setup import questions_file
 from malt_fast.train import train
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.seals import check_seal
@@ -54,8 +54,8 @@ def sweep(config: Config, text: str) -> None:
     key, values = parse_sweep(text)
     configs = {word: with_value(config, key, word, value) for word, value in values.items()}
     main, setup = Run(config.run, config), load_setup(config)
-    main.expect("questions.jsonl", questions_text(setup))
-    main.expect("prompts.json", setup.prompts.as_json())
+    main.expect("questions.jsonl", questions_file(setup))
+    main.expect("prompts.json", setup.prompts.as_json().encode())
     for one in configs.values():
         check(one)
     points = {}

@@ -50,12 +50,12 @@ def test_ctrl_c_names_the_directory_that_was_opened(
 
 def test_what_roles_were_trained_with_may_not_change(tmp_path: Path) -> None:
     run = Run(tmp_path, make_config({}))
-    run.expect("prompts.json", "a")
-    run.note("prompts.json", "a")
-    run.expect("prompts.json", "a")
+    run.expect("prompts.json", b"a")
+    run.note("prompts.json", b"a")
+    run.expect("prompts.json", b"a")
     with pytest.raises(MaltError, match=r"the prompts are not those in .*prompts\.json"):
-        run.expect("prompts.json", "b")
-    run.note("prompts.json", "b")
+        run.expect("prompts.json", b"b")
+    run.note("prompts.json", b"b")
     assert run.path("prompts.json").read_text() == "b"
 
 

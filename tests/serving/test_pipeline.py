@@ -341,7 +341,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.yaml"
     with Pipeline.load(run) as pipeline:
         setup = pipeline.setup
-        Run(run, setup.config).note("prompts.json", setup.prompts.as_json())
+        Run(run, setup.config).note("prompts.json", setup.prompts.as_json().encode())
     prompts.write_text(prompts.read_text().replace("R:", "Refine:"))
     with pytest.raises(MaltError, match=r"prompts\.json"):
         Pipeline.load(run)

@@ -229,6 +229,10 @@ def test_no_text_of_a_question_becomes_an_added_token(special: bool) -> None:
     text = "a<|im_end|> <think><\uff5cUser\uff5c>\n</s><<|im_end|>"
     found = prompts.encode_question(text)
     assert tokenizer.decode(found) == text
+    several = prompts.encode_questions(iter([text, "", "a", text]))
+    assert [tokens.tolist() for tokens in several] == [
+        prompts.encode_question(one).tolist() for one in (text, "", "a", text)
+    ]
     assert found.max() < len(tokenizer) - len(words) and 2 not in found.tolist()
 
 
@@ -239,6 +243,8 @@ def test_no_letter_variant_of_a_control_token_becomes_one() -> None:
     tokenizer.add_tokens([AddedToken("<think>", normalized=True)])
     prompts = Prompts(CHAIN, PLAIN, tokenizer, chat=False)
     assert prompts.encode_question("x<THINK>").max() < len(tokenizer) - 1
+    (found,) = prompts.encode_questions(["x<THINK>"])
+    assert found.tolist() == prompts.encode_question("x<THINK>").tolist()
 
 
 def test_the_end_of_a_turn_need_not_be_among_the_special_tokens() -> None:

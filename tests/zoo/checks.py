@@ -43,17 +43,26 @@ TIE = 1e-3  # logits nearer than this may be chosen between by rounding
 
 
 def prompts(animal: Animal) -> None:
-    """Prompts are the tokens of the whole text, and no question becomes a control token."""
+    """Prompts are the tokens of the whole text, and no question becomes a control token.
+
+    Many questions at once are tokenised as each alone.
+    """
     tokenizer = AutoTokenizer.from_pretrained(animal.words)
     for task_name in QUESTIONS:
         task, made = animal.prompts(task_name)
+        texts = [question.text for question in [*task.train, *task.test]]
+        for text, tokens in zip(texts, made.encode_questions(texts), strict=True):
+            assert tokens.tolist() == made.encode_question(text).tolist(), text
+            assert len(tokens) <= most_tokens(text)
         for question in [*task.train, *task.test]:
             for text in OUTPUTS.values():
                 fields = dict.fromkeys(CHAIN, text) | {"question": question.text}
                 _compare(animal.template, tokenizer, made, task.prompts, fields)
     added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if str(t).strip()}
-    for token in added.values():
+    texts = [f"a {token} b" for token in added.values()]
+    for token, tokens in zip(added.values(), made.encode_questions(texts), strict=True):
         asked = made.encode_question(f"a {token} b").tolist()
+        assert asked == tokens.tolist()
         assert not added.keys() & set(asked), f"{token} in a question becomes a control token"
 
 

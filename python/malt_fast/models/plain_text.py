@@ -5,13 +5,15 @@ Control tokens are a tokenizer's added tokens, marked special or not: `<|im_end|
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
+TOGETHER = 1024  # texts
 LINE = "\n"  # what usually stands before a text; every tokenizer starts anew after it
 
 
@@ -44,26 +46,55 @@ def encode_between(tokenizer: Any, before: str, text: str, after: str) -> Tokens
     return whole[:end] if apart else encode_after(tokenizer, before, text)
 
 
-def plain_encoder(tokenizer: Any) -> Callable[[str, str], Tokens]:
-    """A function of (text, the text before it) that never returns a control token.
+def most_tokens(text: str) -> int:
+    """A bound for the tokens of a text, whatever the tokenizer.
+
+    A token holds at least one byte, and normalisers such as NFKC make at most 11 of one.
+    """
+    return 16 * (len(text.encode()) + 1)
+
+
+class PlainEncoder:
+    """Encodes texts without ever returning a control token.
 
     The text of a control token is cut in two, since a tokenizer reads it as one piece only.
     """
-    control = control_tokens(tokenizer)
-    inside = _inside_of(control.values())
-    known = control.keys() - {tokenizer.unk_token_id}  # which stands for letters, too
 
-    def encode_plain(text: str, before: str = LINE) -> Tokens:
-        parts = inside.split(text) if inside else [text]
+    def __init__(self, tokenizer: Any) -> None:
+        control = control_tokens(tokenizer)
+        self.tokenizer = tokenizer
+        self.inside = _inside_of(control.values())
+        self.control = control.keys() - {tokenizer.unk_token_id}  # which stands for letters, too
+
+    def one(self, text: str, before: str = LINE) -> Tokens:
+        """int32[T]: the tokens of `text` behind `before`."""
+        parts = self.inside.split(text) if self.inside else [text]
         befores = [before, *[LINE] * (len(parts) - 1)]
-        found = [encode_after(tokenizer, b, part) for b, part in zip(befores, parts, strict=True)]
+        found = [
+            encode_after(self.tokenizer, b, part) for b, part in zip(befores, parts, strict=True)
+        ]
         tokens = np.concatenate(found)
-        if not known.isdisjoint(tokens.tolist()) and len(text) > 1:
+        if not self.control.isdisjoint(tokens.tolist()) and len(text) > 1:
             # A tokenizer that changes a text before it looks for control tokens.
-            tokens = np.concatenate([encode_after(tokenizer, LINE, letter) for letter in text])
+            letters = [encode_after(self.tokenizer, LINE, letter) for letter in text]
+            tokens = np.concatenate(letters)
         return tokens
 
-    return encode_plain
+    def many(self, texts: Iterable[str], before: str = LINE) -> Iterator[Tokens]:
+        """The tokens of each text, as of `one`; a tokenizer takes many texts in parallel."""
+        left = encode(self.tokenizer, before).tolist()
+        rest = iter(texts)
+        while some := list(islice(rest, TOGETHER)):
+            wholes = [before + text for text in some]
+            ids = self.tokenizer(wholes, add_special_tokens=False)["input_ids"]
+            for text, whole in zip(some, ids, strict=True):
+                apart = whole[: len(left)] == left and self.tokenizer.unk_token_id not in left
+                plain = apart and not (self.inside and self.inside.search(text))
+                tokens = whole[len(left) :] if plain else []
+                if not plain or not self.control.isdisjoint(tokens):
+                    yield self.one(text, before)
+                else:
+                    yield np.array(tokens, np.int32)
 
 
 def _inside_of(texts: Iterable[str]) -> re.Pattern[str] | None:

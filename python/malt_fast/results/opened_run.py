@@ -36,7 +36,7 @@ from malt_fast.tasks.task import Task
 from malt_fast.training.references import References
 from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError, Problems
-from malt_fast.utils.files import text_checksum
+from malt_fast.utils.files import content_checksum
 from malt_fast.utils.seals import check_seal, seal_of
 
 Array = npt.NDArray[Any]
@@ -192,7 +192,7 @@ def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest
         _check_prompts(run / "prompts.json", prompts)
     except MaltError as error:
         return [], [f"data: {error}"]
-    tokens = [prompts.encode_question(question["text"]) for question in questions]
+    tokens = list(prompts.encode_questions(question["text"] for question in questions))
     opened: dict[Path, tuple[Forest, Credit] | None] = {}
     found, problems = [], list[str]()
     for index in range(config.train.rounds):
@@ -214,13 +214,13 @@ def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest
 def _read_questions(path: Path) -> tuple[list[dict[str, str]], str]:
     """The questions of a run, and the checksum of their file."""
     try:
-        text = path.read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
+        data = path.read_bytes()
+        rows = map(json.loads, data.splitlines())
         questions = [
             {"id": str(row["id"]), "text": str(row["text"]), "gold": str(row.get("gold", ""))}
             for row in rows
         ]
-        return questions, text_checksum(text)
+        return questions, content_checksum(data)
     except FileNotFoundError:
         raise MaltError(f"{path} is missing: {RETRAIN}") from None
     except (ValueError, LookupError, TypeError, AttributeError):

@@ -26,7 +26,7 @@ from malt_fast.runs.metrics import append_line, named_figure
 from malt_fast.store.store import Samples, Store, open_store
 from malt_fast.utils import distributed, interrupt
 from malt_fast.utils.errors import MaltError
-from malt_fast.utils.files import make_folder, remove_leftovers, write_text
+from malt_fast.utils.files import make_folder, remove_leftovers, write_bytes, write_text
 
 
 @dataclass
@@ -83,16 +83,16 @@ class Run:
             self.log("warning", kind=kind, text=text)
         self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
-    def note(self, name: str, text: str) -> None:
-        """Write a text file, unless it holds this text already."""
+    def note(self, name: str, data: bytes | bytearray) -> None:
+        """Write a file, unless it holds this already."""
         path = self.path(name)
-        if self.leads and not (path.is_file() and path.read_bytes() == text.encode()):
-            write_text(path, text)
+        if self.leads and not (path.is_file() and path.read_bytes() == data):
+            write_bytes(path, data)
 
-    def expect(self, name: str, text: str) -> None:
-        """Raises MaltError if a file written by `note` exists and holds another text."""
+    def expect(self, name: str, data: bytes | bytearray) -> None:
+        """Raises MaltError if a file written by `note` exists and holds something else."""
         path = self.path(name)
-        if path.is_file() and path.read_bytes() != text.encode():
+        if path.is_file() and path.read_bytes() != data:
             raise MaltError(
                 f"the {path.stem} are not those in {path}: restore the files they came from, or "
                 "train again"

@@ -11,13 +11,14 @@ from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
 from malt_fast.models.context import context_length, context_setting
 from malt_fast.models.end_tokens import end_tokens
+from malt_fast.models.plain_text import most_tokens
 from malt_fast.models.tokenizer import load_tokenizer
 from malt_fast.runs.directory import check_folder
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, open_run
 from malt_fast.sampling.engine_choice import check_engine, choose
 from malt_fast.sampling.prompt_texts import prompt_texts
-from malt_fast.sampling.setup import Setup, base_configs, questions_text
+from malt_fast.sampling.setup import Setup, base_configs, questions_file
 from malt_fast.sampling.warm_data import warm_data
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
@@ -46,12 +47,12 @@ def prepare(config: Config) -> Setup:
 def start_run(setup: Setup) -> Iterator[Run]:
     """The run directory of a set-up, with everything written there that its results start from."""
     with open_run(setup.config, "train") as run:
-        run.note("questions.jsonl", questions_text(setup))
-        run.note("prompts.json", setup.prompts.as_json())
-        run.note("prompts.txt", prompt_texts(setup))
+        run.note("questions.jsonl", questions_file(setup))
+        run.note("prompts.json", setup.prompts.as_json().encode())
+        run.note("prompts.txt", prompt_texts(setup).encode())
         sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
         run.log("questions", **sizes, odd=setup.task.report)
-        run.note("environment.json", json.dumps(environment(), indent=2) + "\n")
+        run.note("environment.json", f"{json.dumps(environment(), indent=2)}\n".encode())
         run.say("engine: {} ({})".format(*choose(setup.config)))
         for join in setup.evaluation_prompts.joined():
             run.warn(join)
@@ -123,21 +124,25 @@ def check_lengths(setup: Setup) -> None:
             f"the end token {end} is beyond the {known} tokens that '{small}' knows, so no output "
             "would end: give the tokenizer that belongs to the model"
         )
-    prompts, nothing = setup.evaluation_prompts, np.empty(0, np.int32)
-    for question in [*setup.task.train, *setup.task.test]:
-        tokens = prompts.encode_question(question.text)
-        built = [
-            prompts.build(number, tokens, [nothing] * len(prompts.sources(number)))
-            for number in prompts.numbers.values()
-        ]
-        if (length := max(map(len, built))) >= context:
+    tokenizer, prompts = setup.prompts.tokenizer, setup.evaluation_prompts
+    nothing = np.empty(0, np.int32)
+    around = [  # a question is in each of them once
+        prompts.build(number, nothing, [nothing] * len(prompts.sources(number)))
+        for number in prompts.numbers.values()
+    ]
+    questions, longest = [*setup.task.train, *setup.task.test], max(map(len, around))
+    if max(tokenizer.get_vocab().values()) < known:  # then only lengths matter
+        questions = [q for q in questions if longest + most_tokens(q.text) >= context]
+    texts = (question.text for question in questions)
+    for question, tokens in zip(questions, prompts.encode_questions(texts), strict=True):
+        if (length := longest + len(tokens)) >= context:
             raise MaltError(
                 f"question '{question.id}' makes a prompt of {length} tokens, but '{short}' reads "
                 f"{context} ({context_setting(configs[short])} in its config.json): remove the "
                 "question or choose a model with a longer context"
             )
-        if (top := max(int(prompt.max(initial=0)) for prompt in built)) >= known:
-            name = setup.prompts.tokenizer.convert_ids_to_tokens(top)
+        if (top := int(max(part.max(initial=0) for part in [tokens, *around]))) >= known:
+            name = tokenizer.convert_ids_to_tokens(top)
             raise MaltError(
                 f"the prompts hold the token {name!r} ({top}), but '{small}' knows {known} tokens: "
                 "give the tokenizer that belongs to the model"

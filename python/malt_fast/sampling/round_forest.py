@@ -19,11 +19,11 @@ from malt_fast.sampling.no_yield import nothing_to_learn
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import fingerprint, sample
 from malt_fast.sampling.sampled_trees import SampledTrees
-from malt_fast.sampling.setup import Setup, questions_text
+from malt_fast.sampling.setup import Setup, questions_file
 from malt_fast.store.store import Ints, Store
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError
-from malt_fast.utils.files import make_folder, text_checksum
+from malt_fast.utils.files import content_checksum, make_folder
 
 
 def forest_name(config: Config, role: str) -> str:
@@ -57,7 +57,7 @@ def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Polici
     with run.stage(f"grade round {index}", round=index, forest=name) as (_, figures):
         report = grade_leaves(setup, forest, questions)
         parents = [slot.parent for slot in shape]
-        asked = text_checksum(questions_text(setup))
+        asked = content_checksum(questions_file(setup))
         save_forest(path, forest, store, sampled, graded, parents, rows, asked)
         figures["right"] = report["verdicts"]["right"] / max(1, report["outputs"])
     run.log("grading", round=index, forest=name, **report)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from malt_fast.config.schema import Config
@@ -34,7 +35,7 @@ class Setup:
     @cached_property
     def question_tokens(self) -> list[Tokens]:
         """The training questions as tokens, in order: the segments of the forest's roots."""
-        return [self.prompts.encode_question(question.text) for question in self.task.train]
+        return list(self.prompts.encode_questions(question.text for question in self.task.train))
 
     @cached_property
     def evaluation_prompts(self) -> EvaluationPrompts:
@@ -74,8 +75,8 @@ def longest(
     """
     context = context_of(setup)
     if question_tokens is None:
-        texts = {question.text for question in [*setup.task.train, *setup.task.test]}
-        question_tokens = max(len(setup.evaluation_prompts.encode_question(text)) for text in texts)
+        held_out = setup.prompts.encode_questions(question.text for question in setup.task.test)
+        question_tokens = max(map(len, chain(setup.question_tokens, held_out)))
     prompts = setup.evaluation_prompts
     question = setup.prompts.filler(question_tokens)
     outputs = [setup.prompts.filler(min(p.max_tokens, context)) for p in params]
@@ -87,7 +88,9 @@ def longest(
     return min(context, max(lengths))
 
 
-def questions_text(setup: Setup) -> str:
+def questions_file(setup: Setup) -> bytearray:
     """The training questions in the order of the trees, one JSON object per line."""
-    rows = [{"id": q.id, "text": q.text, "gold": q.gold} for q in setup.task.train]
-    return "".join(f"{json.dumps(row)}\n" for row in rows)
+    out = bytearray()
+    for q in setup.task.train:
+        out += json.dumps({"id": q.id, "text": q.text, "gold": q.gold}).encode() + b"\n"
+    return out

@@ -91,7 +91,7 @@ class Pipeline:
             )
         setup = load_setup(config, questions=False)
         _, policies = saved_policies(config.run, setup.base())
-        Run(config.run, config).expect("prompts.json", setup.prompts.as_json())
+        Run(config.run, config).expect("prompts.json", setup.prompts.as_json().encode())
         pipeline = cls.of(setup, policies)
         for policy in policies.values():  # again: what was loaded is what was checked
             if policy.adapter is not None:

@@ -7,7 +7,7 @@ file:
     debater   an agent of a debate: it reads its own answer of the last round and two others'
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from malt_fast.models.plain_text import Tokens
 from malt_fast.tasks.prompts import Prompts
@@ -47,6 +47,9 @@ class EvaluationPrompts:
 
     def encode_question(self, text: str) -> Tokens:
         return self.prompts.encode_question(text)
+
+    def encode_questions(self, texts: Iterable[str]) -> Iterator[Tokens]:
+        return self.prompts.encode_questions(texts)
 
     def build(self, number: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
         """int32[P]: a prompt over the outputs that it reads, as sampled."""

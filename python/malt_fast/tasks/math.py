@@ -21,7 +21,7 @@ from malt_fast.tasks.rows import (
     file_rows,
     json_row,
     make_questions,
-    read_bytes,
+    read_lines,
     sibling,
     split_questions,
     text_of,
@@ -138,7 +138,7 @@ def _folder_rows(folder: Path, split: str) -> Iterator[tuple[str, Row]]:
         if file.suffix == ".jsonl":
             yield from file_rows(file)
             continue
-        where, row = json_row(read_bytes(file), file)
+        where, row = json_row(b"".join(read_lines(file)), file)
         name = file.relative_to(folder.parent).as_posix()
         name = name if name.startswith(f"{split}/") else f"{split}/{name}"
         yield where, {"unique_id": name} | row

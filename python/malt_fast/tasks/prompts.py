@@ -15,7 +15,7 @@ model only the answer.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,11 @@ import numpy.typing as npt
 from malt_fast.models.chat_template import FIX, ChatTemplate
 from malt_fast.models.plain_text import (
     LINE,
+    PlainEncoder,
     Tokens,
     control_tokens,
     encode_after,
     encode_between,
-    plain_encoder,
 )
 from malt_fast.models.tokenizer import fingerprint, tokenizer_name
 from malt_fast.tasks.wording import RolePrompt, split_prompt
@@ -68,7 +68,7 @@ class Prompts:
         turn_end = None if self.template is None else self.template.turn_end()
         self.end_ids = self._find_end_ids([*extra_end_ids, turn_end])
         self.end_id = self.end_ids[0] if turn_end is None else turn_end  # of a whole output
-        self._plain = plain_encoder(tokenizer)
+        self._plain = PlainEncoder(tokenizer)
         ids = {text: i for i, text in control_tokens(tokenizer).items()}
         self._control = np.array([*ids.values()], np.int32)
         # The tokens that open and close a thought by their text; none if the tokenizer lacks them.
@@ -102,7 +102,11 @@ class Prompts:
 
     def encode_question(self, text: str) -> Tokens:
         """int32[Q]: the segment of a question; text that looks like a control token stays text."""
-        return self._plain(text, self._before)
+        return self._plain.one(text, self._before)
+
+    def encode_questions(self, texts: Iterable[str]) -> Iterator[Tokens]:
+        """The segments of many questions, in order."""
+        return self._plain.many(texts, self._before)
 
     def encode_output(self, level: int, text: str) -> Tokens:
         """int32[T]: an output of role `level` that was not sampled, with its end token.
@@ -115,7 +119,7 @@ class Prompts:
         marks = "|".join(map(re.escape, self._marks))
         parts = re.split(f"({marks})", text) if marks else [text]
         tokens = [
-            [self._marks[part]] if part in self._marks else self._plain(part, LINE)
+            [self._marks[part]] if part in self._marks else self._plain.one(part, LINE)
             for part in parts
         ]
         return np.concatenate([*tokens, [self.end_id]]).astype(np.int32)
@@ -258,7 +262,7 @@ class Prompts:
         return bool(text) and not all(
             np.array_equal(
                 encode_after(self.tokenizer, "", text + begin),
-                np.concatenate([alone, self._plain(begin, LINE)]),
+                np.concatenate([alone, self._plain.one(begin, LINE)]),
             )
             for begin in BEGINNINGS
         )
@@ -267,8 +271,8 @@ class Prompts:
         """Whether the tokenizer joins the end of a segment with the beginning of the next."""
         return not all(
             np.array_equal(
-                self._plain(end + begin, LINE),
-                np.concatenate([self._plain(end, LINE), self._plain(begin, LINE)]),
+                self._plain.one(end + begin, LINE),
+                np.concatenate([self._plain.one(end, LINE), self._plain.one(begin, LINE)]),
             )
             for end in ENDINGS
             for begin in BEGINNINGS
@@ -277,7 +281,7 @@ class Prompts:
     def _begins_otherwise(self) -> bool:
         """Whether a question has other tokens where a prompt begins with it."""
         return not all(
-            np.array_equal(self._plain(begin, ""), self._plain(begin, self._before))
+            np.array_equal(self._plain.one(begin, ""), self._plain.one(begin, self._before))
             for begin in BEGINNINGS
         )
 

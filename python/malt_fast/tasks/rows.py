@@ -79,16 +79,15 @@ def make_questions(
     """
     keep = is_custom(task.grader or "")
     out: list[Question] = []
-    seen: dict[str, str] = {}
+    rows_of: dict[str, int] = {}  # by id, counted from 1
     for i, (where, row) in enumerate(rows):
         column = task.id_column or (own_id if row.get(own_id) is not None else None)
         fix = "name yours by --task.id_column"
         name = text_of(row, column, where, fix, "id") if column else f"{split}-{i}"
-        if name in seen:
+        if (row_number := rows_of.setdefault(name, i + 1)) <= i:
             raise MaltError(
-                f"{where} has the id '{name}' of {seen[name]}: give every question its own"
+                f"{where} has the id '{name}' of row {row_number}: give every question its own"
             )
-        seen[name] = where
         found = read(row, where, name)
         if found is not None:
             out.append(Question(name, *found, row if keep else {}))
@@ -148,15 +147,20 @@ def read_rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
 
 def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """(file:line, row) of every line that is not blank."""
-    for number, line in enumerate(read_bytes(path).splitlines(), 1):
-        if line.strip():
-            yield json_row(line, path, number)
+    number = 0
+    for lines in read_lines(path):
+        for line in lines.splitlines():  # at a lone \r, too
+            number += 1
+            if line.strip():
+                yield json_row(line, path, number)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file, without a byte order mark."""
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, without a byte order mark."""
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                yield line if number else line.removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise MaltError(f"{path} does not exist: check the path") from None
     except OSError as error:

@@ -129,18 +129,22 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
     """Write a whole file or nothing."""
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(data)
 
 
-def text_checksum(text: str) -> str:
-    return xxhash.xxh3_64_hexdigest(text.encode())
+def content_checksum(data: bytes | bytearray) -> str:
+    return xxhash.xxh3_64_hexdigest(data)
 
 
 def checksum(values: dict[str, Any]) -> str:
     """Checksum of the content of a JSON file."""
-    return text_checksum(json.dumps(values))
+    return content_checksum(json.dumps(values).encode())
 
 
 def write_checked(path: Path, values: dict[str, Any]) -> None:
