@@ -20,6 +20,7 @@ from malt_fast.config.schema import LoraConfig
 from malt_fast.engines import Completion, Policy, Request, SamplingParams
 from malt_fast.engines.hf import HFEngine
 from malt_fast.forest.role_data import RoleData
+from malt_fast.models.plain_text import most_tokens
 from malt_fast.runs.metrics import read_lines
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.tasks.prompts import Prompts, RolePrompt
