@@ -10,6 +10,7 @@ Does not: serve one role alone (use `vllm serve --enable-lora` with its adapter)
 log-probabilities, keep conversations.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -75,6 +76,8 @@ def serve(config: Config) -> None:
         where = f"{url_of(listening)}/v1"
         stops = catch_signals()
         interrupt.check()  # a stop that was asked for while the weights were loaded
+        gc.collect()
+        gc.freeze()  # a million objects of libraries: each look at them would stop all for 0.3 s
         endpoint.thread = EngineThread(pipeline)
         print(f"serving {name} at {where} (engine: {engine}); Ctrl-C stops it", flush=True)
         while http.is_alive() and not stops:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from malt_fast.config.load import dump, make_config
 from malt_fast.engines import Completion, Policy, Request
 from malt_fast.sampling.setup import Setup
 from malt_fast.serve import finish, running
+from malt_fast.serving.address import listen
 from malt_fast.serving.connections import SPARE, Server
 from malt_fast.serving.endpoint import Endpoint
 from malt_fast.serving.engine_thread import EngineThread
@@ -149,7 +149,7 @@ def serving(
     """A server on a free port of the loopback: its address, and its inside."""
     endpoint = Endpoint("toy", token=token, max_waiting=max_waiting)
     server = Server(endpoint.app(), connections)
-    with socket.create_server(("127.0.0.1", 0)) as listening, running(server, listening):
+    with listen("127.0.0.1", 0) as listening, running(server, listening):
         thread = endpoint.thread = EngineThread(pipeline)
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}", endpoint

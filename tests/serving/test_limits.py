@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from malt_fast.evaluation.shape import Used
 from malt_fast.models.plain_text import Tokens
 from malt_fast.sampling.setup import Setup
-from malt_fast.serving import connections, endpoint
+from malt_fast.serving import address, connections, endpoint
 from malt_fast.serving.answer import Answer, Asked, judge
 from malt_fast.serving.reading import Reader, longest_entry
 from malt_fast.utils.errors import MaltError
@@ -208,6 +208,13 @@ def test_no_more_bodies_arrive_at_once_than_allowed(monkeypatch: pytest.MonkeyPa
 
 
 # ---- many connections ----
+
+
+def test_accepted_connections_send_at_once() -> None:
+    with address.listen("127.0.0.1", 0) as listening, ExitStack() as open_ones:
+        open_ones.enter_context(socket.create_connection(listening.getsockname()))
+        accepted = open_ones.enter_context(listening.accept()[0])
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_connection_that_waited_longest_gives_way() -> None:

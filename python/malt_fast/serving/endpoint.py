@@ -301,7 +301,7 @@ class Events(StreamingResponse):
 
 
 async def events(job: Job, reply: Reply) -> AsyncIterator[bytes]:
-    """The opening at once, comments while the roles work, then the answer in chunks."""
+    """The opening at once, comments while the roles work, then all chunks of the answer."""
     for chunk in reply.opening():
         yield event(chunk)
     wanted = asyncio.wrap_future(job.answer)
@@ -315,8 +315,7 @@ async def events(job: Job, reply: Reply) -> AsyncIterator[bytes]:
         if answer.error:
             yield event(error_body(failed(answer)))
         else:
-            for chunk in reply.chunks(answer):
-                yield event(chunk)
+            yield b"".join(map(event, reply.chunks(answer)))
     yield b"data: [DONE]\n\n"
 
 

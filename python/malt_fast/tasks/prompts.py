@@ -70,7 +70,8 @@ class Prompts:
         self.end_id = self.end_ids[0] if turn_end is None else turn_end  # of a whole output
         self._plain = PlainEncoder(tokenizer)
         ids = {text: i for i, text in control_tokens(tokenizer).items()}
-        self._control = np.array([*ids.values()], np.int32)
+        self._is_text = np.ones(max(ids.values(), default=-1) + 2, np.bool_)  # by id; last: above
+        self._is_text[[*ids.values()]] = False
         # The tokens that open and close a thought by their text; none if the tokenizer lacks them.
         pairs = (pair for pair in THOUGHTS if ids.keys() >= set(pair))
         self._marks = {text: ids[text] for text in next(pairs, ())}
@@ -149,8 +150,7 @@ class Prompts:
 
     def filler(self, length: int) -> Tokens:
         """int32[length]: any tokens of text, for the length of a prompt."""
-        token = min({*range(len(self._control) + 1)} - {*self._control.tolist()})
-        return np.full(length, token, np.int32)
+        return np.full(length, self._is_text.argmax(), np.int32)
 
     def as_json(self) -> str:
         """The end tokens, and for each role its fixed tokens with the names of segments between."""
@@ -178,7 +178,7 @@ class Prompts:
         tokens = self._without_end(output)
         if self.chain[level - 1] not in self._passing:
             tokens = self._answer(level, tokens)
-        return tokens[~np.isin(tokens, self._control)]
+        return tokens[self._is_text.take(tokens, mode="clip")]
 
     def _answer(self, level: int, tokens: Tokens) -> Tokens:
         """What stands after the last thought; nothing if that is unfinished."""
