@@ -239,7 +239,7 @@ def preferences(forest: Forest, values: Credit, role: str) -> Preferences:
     setup = forest.setup
     config, prompts = setup.config, setup.prompts
     level = config.chain.index(known_role(setup, role)) + 1
-    chosen = (forest.nodes, values, level, setup.question_tokens, prompts, config)
+    chosen = (forest.nodes, values, level, setup.task.train, prompts, config)
     return Preferences(setup, role, role_data(*chosen, "sft"), role_data(*chosen, "dpo"))
 
 

@@ -29,6 +29,7 @@ from malt_fast.forest.preferences import path_keys, select_examples, select_pair
 from malt_fast.forest.role_data import role_data
 from malt_fast.forest.yields import RoleYield, yield_rows, yield_table
 from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.task import Question
 from malt_fast.tasks.wording import RolePrompt
 from tests.core.forests import Node, grow, random_tree, trees
 from tests.tiny import byte_tokenizer
@@ -42,7 +43,7 @@ WORDING = {
     "d": RolePrompt("Be d.", "{question} {a}{b}{c}"),
 }
 PROMPTS = Prompts(CHAIN, WORDING, byte_tokenizer(), chat=False)
-QUESTIONS = [PROMPTS.encode_question(text) for text in ("1+1", "two", "1+1")]
+QUESTIONS = [Question(str(i), text, "") for i, text in enumerate(("1+1", "two", "1+1"))]
 Key = tuple[bytes, bytes]
 
 
@@ -70,7 +71,8 @@ def row(node_of: dict[int, Node], node: int) -> Key:
     path = node_of[node].path
     above = [find(node_of, path[:i]).tokens for i in range(2, len(path))]
     segments = [np.array(tokens, np.int32) for tokens in above]
-    prompt = PROMPTS.build(len(path) - 1, QUESTIONS[path[0]], segments)
+    question = PROMPTS.encode_question(QUESTIONS[path[0]].text)
+    prompt = PROMPTS.build(len(path) - 1, question, segments)
     return prompt.tobytes(), np.array(node_of[node].tokens, np.int32).tobytes()
 
 

@@ -47,7 +47,7 @@ def test_prompts_may_be_read_in_part(data: Path, tmp_path: Path) -> None:
 def test_the_counts_are_those_of_the_prompts(finished_run: Path) -> None:
 
     setup = prepare(saved_config(Config, {"run": str(finished_run)}, ()))
-    question = setup.question_tokens[0]
+    question = setup.prompts.encode_question(setup.task.train[0].text)
     text = (finished_run / "prompts.txt").read_text()
     built = setup.prompts.build(3, question, [question[:0], question[:0]])
     assert f"===== refiner: {len(built):,} tokens (" in text

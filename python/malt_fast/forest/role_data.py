@@ -14,6 +14,7 @@ from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.schema import Config
 from malt_fast.forest.preferences import Ids, select_examples, select_pairs
 from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.task import Question
 
 Stage = Literal["sft", "dpo"]
 Ints = npt.NDArray[np.int64]
@@ -42,12 +43,12 @@ def role_data(
     forest: Forest,
     credit: Credit,
     level: int,
-    questions: Sequence[Tokens],
+    questions: Sequence[Question],
     prompts: Prompts,
     config: Config,
     stage: Stage,
 ) -> RoleData:
-    """The training data of one stage for the role of `level`; `questions`: tokens of each root.
+    """The training data of one stage for the role of `level`; `questions`: one per tree.
 
     SFT: one completion per example; an output sampled twice counts twice unless preferences.dedup.
     DPO: every (prompt, completion) once, however many pairs share it.
@@ -78,18 +79,20 @@ def role_data(
 def prompted(
     forest: Forest,
     level: int,
-    questions: Sequence[Tokens],
+    questions: Sequence[Question],
     prompts: Prompts,
     ids: Ids,
     trees: npt.NDArray[np.intp],
 ) -> list[tuple[Tokens, Tokens]]:
     """(prompt, completion) of each node of `ids`; equal prompts are one array."""
-    parents = forest.parent[ids]
+    parents, asked = forest.parent[ids], np.unique(trees).tolist()
+    encoded = prompts.encode_questions(questions[tree].text for tree in asked)
+    tokens = dict(zip(asked, encoded, strict=True))
     by_parent: dict[int, Tokens] = {}
     by_bytes: dict[bytes, Tokens] = {}
     for tree, parent in zip(trees.tolist(), parents.tolist(), strict=True):
         if parent not in by_parent:
-            prompt = prompts.build(level, questions[tree], segments_above(forest, parent))
+            prompt = prompts.build(level, tokens[tree], segments_above(forest, parent))
             by_parent[parent] = by_bytes.setdefault(prompt.tobytes(), prompt)
     return [
         (by_parent[parent], forest.tokens_of(node))

@@ -101,7 +101,7 @@ def prompt_tokens(probe: Probe, level: int) -> tuple[float, float]:
     parents = np.unique(forest.parent[probe.nodes(level)])
     prompts = [
         probe.setup.prompts.build(
-            level, probe.questions[p // forest.tree_size], segments_above(forest, p)
+            level, probe.tokens[p // forest.tree_size], segments_above(forest, p)
         )
         for p in parents.tolist()
     ]

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from malt_fast.sampling.grade import grade_leaves
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import sample
 from malt_fast.sampling.setup import Setup
+from malt_fast.tasks.task import Question
 from malt_fast.training.stage import Choice, StageSpec
 from malt_fast.utils.errors import MaltError
 
@@ -37,7 +39,7 @@ class Probe:
     setup: Setup
     forest: Forest
     credit: Credit
-    questions: list[Tokens]  # one per tree
+    questions: list[Question]  # one per tree
     speed: float | None  # sampled tokens per second; None if unknown
     start: float  # s, until the engine had loaded and was at work
     grading: float  # s
@@ -49,6 +51,12 @@ class Probe:
     def source(self) -> str:
         n = len(self.questions)
         return f"measured on {n:,} of {round(n * self.scale):,} questions"
+
+    @cached_property
+    def tokens(self) -> list[Tokens]:
+        """Of each question."""
+        encode = self.setup.prompts.encode_questions
+        return list(encode(question.text for question in self.questions))
 
     def nodes(self, level: int) -> npt.NDArray[np.intp]:
         """The finished outputs of a role."""
@@ -94,7 +102,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         setup=setup,
         forest=forest,
         credit=assign_credit(config.tree, forest),
-        questions=[setup.question_tokens[i] for i in drawn],
+        questions=some,
         speed=speed,
         start=start,
         grading=grading,

@@ -149,7 +149,7 @@ def _labelled(source: RoleForest) -> Array:
 def _completions(source: RoleForest, nodes: Array) -> list[Row]:
     """COMPLETION and ORIGIN of each node."""
     trees = source.tree_of(nodes)
-    prompts = (source.question_tokens, source.prompts)
+    prompts = (source.questions, source.prompts)
     ids = prompted(source.forest, source.level, *prompts, nodes, trees)
     values = source.credit.value[nodes].tolist()
     columns = (ids, as_texts(source.prompts, ids), nodes.tolist(), values, trees.tolist())
@@ -158,7 +158,7 @@ def _completions(source: RoleForest, nodes: Array) -> list[Row]:
             **{"prompt": text.prompt, "completion": text.completion, "exact": text.exact},
             **{"prompt_ids": prompt, "completion_ids": completion},
             **{"node": node, "value": value, "round": source.round},
-            "question": source.questions[tree]["id"],
+            "question": source.questions[tree].id,
         }
         for (prompt, completion), text, node, value, tree in zip(*columns, strict=True)
     ]
@@ -180,11 +180,11 @@ def _steps(source: RoleForest, node: int, tree: int) -> Row:
     path.reverse()
     question = source.questions[tree]
     return {
-        "prompt": question["text"],
+        "prompt": question.text,
         "completions": [source.prompts.decode(forest.tokens_of(step)) for step in path],
         "labels": (credit.label[path] == 1).tolist(),
         "values": credit.value[path].tolist(),
-        **{"nodes": path, "question": question["id"], "round": source.round},
+        **{"nodes": path, "question": question.id, "round": source.round},
     }
 
 

@@ -25,14 +25,13 @@ from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.models.loading import check_adapter
-from malt_fast.models.plain_text import Tokens
 from malt_fast.runs.saved import EVALUATION_SETTINGS, PublishedRole, published_adapters
 from malt_fast.sampling.prepare import load_prompts
 from malt_fast.sampling.round_forest import forest_name
 from malt_fast.store.store import Store, open_store
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
-from malt_fast.tasks.task import Task
+from malt_fast.tasks.task import Question, Task
 from malt_fast.training.references import References
 from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError, Problems
@@ -63,8 +62,7 @@ class RoleForest:
     round: int
     forest: Forest
     credit: Credit
-    questions: Sequence[dict[str, str]]  # id, text and gold answer, one per tree
-    question_tokens: Sequence[Tokens]
+    questions: Sequence[Question]  # one per tree
     prompts: Prompts
     task: Task
     config: Config
@@ -192,7 +190,6 @@ def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest
         _check_prompts(run / "prompts.json", prompts)
     except MaltError as error:
         return [], [f"data: {error}"]
-    tokens = list(prompts.encode_questions(question["text"] for question in questions))
     opened: dict[Path, tuple[Forest, Credit] | None] = {}
     found, problems = [], list[str]()
     for index in range(config.train.rounds):
@@ -206,19 +203,18 @@ def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest
                     problems.append(f"data of {path.relative_to(run)}: {error}")
                     opened[path] = None
             if made := opened[path]:
-                parts = (*made, questions, tokens, prompts, task, config)
+                parts = (*made, questions, prompts, task, config)
                 found.append(RoleForest(role, level, index, *parts))
     return found, problems
 
 
-def _read_questions(path: Path) -> tuple[list[dict[str, str]], str]:
+def _read_questions(path: Path) -> tuple[list[Question], str]:
     """The questions of a run, and the checksum of their file."""
     try:
         data = path.read_bytes()
         rows = map(json.loads, data.splitlines())
         questions = [
-            {"id": str(row["id"]), "text": str(row["text"]), "gold": str(row.get("gold", ""))}
-            for row in rows
+            Question(str(row["id"]), str(row["text"]), str(row.get("gold", ""))) for row in rows
         ]
         return questions, content_checksum(data)
     except FileNotFoundError:
@@ -267,7 +263,7 @@ def reference_logps(run: Path, source: RoleForest) -> Logps:
     file = run / f"round-{source.round}" / role / "references.npz"
     if not file.is_file():
         raise MaltError(f"the role had no DPO in round {source.round}")
-    parts = (source.forest, source.credit, source.level, source.question_tokens, source.prompts)
+    parts = (source.forest, source.credit, source.level, source.questions, source.prompts)
     data = role_data(*parts, config, "dpo")
     start = Policy(config.base_model(role), _before_dpo(run, role, source.round))
     model = StageSpec.of(config, role, "dpo", start).reference_model

@@ -113,9 +113,9 @@ class ForestView:
         roots = np.arange(self.trees) * self.size
         leaves = self.outcome.reshape(self.all_trees, self.size)[: self.trees]
         return {
-            "id": [question["id"] for question in questions],
-            "question": [question["text"] for question in questions],
-            "gold": [question["gold"] for question in questions],
+            "id": [question.id for question in questions],
+            "question": [question.text for question in questions],
+            "gold": [question.gold for question in questions],
             "value": _numbers(self.value[roots]),
             "right": np.count_nonzero(leaves == 1, axis=1).tolist(),
             "graded": np.count_nonzero(leaves != UNGRADED, axis=1).tolist(),
@@ -148,7 +148,7 @@ class ForestView:
         forest, ids = self.forest, range(tree * self.size + 1, (tree + 1) * self.size)
         nodes = slice(ids.start, ids.stop)
         texts = [self.text(forest.tokens_of(node).tobytes()) for node in ids]
-        asked = self.questions[tree]["text"]
+        asked = self.questions[tree].text
         custom = is_custom(self.grader)  # such a grader gives a verdict, not the answer it read
         answers = (
             [None] * len(texts)
@@ -177,7 +177,7 @@ class ForestView:
         stated = {d: answer for d in set(self.draft) if (answer := answers[d]) is not None}
         if not stated:
             return
-        golds = [self.questions[tree]["gold"]] * len(stated)
+        golds = [self.questions[tree].gold] * len(stated)
         equal = _core.answers.compare_answers(self.grader, golds, list(stated.values())) == EQUAL
         right = dict(zip(stated, equal.tolist(), strict=True))
         outcomes = self.outcome[tree * self.size + 1 : (tree + 1) * self.size].tolist()

@@ -12,7 +12,6 @@ from malt_fast.engines import Policies, Policy, SamplingParams
 from malt_fast.forest.role_data import RoleData
 from malt_fast.models.context import context_length
 from malt_fast.models.loading import load_model_config
-from malt_fast.models.plain_text import Tokens
 from malt_fast.tasks.evaluation_prompts import EvaluationPrompts
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Task
@@ -31,11 +30,6 @@ class Setup:
     def base(self) -> Policies:
         """Every role as its bare base model."""
         return {role: Policy(self.config.base_model(role)) for role in self.config.chain}
-
-    @cached_property
-    def question_tokens(self) -> list[Tokens]:
-        """The training questions as tokens, in order: the segments of the forest's roots."""
-        return list(self.prompts.encode_questions(question.text for question in self.task.train))
 
     @cached_property
     def evaluation_prompts(self) -> EvaluationPrompts:
@@ -75,8 +69,8 @@ def longest(
     """
     context = context_of(setup)
     if question_tokens is None:
-        held_out = setup.prompts.encode_questions(question.text for question in setup.task.test)
-        question_tokens = max(map(len, chain(setup.question_tokens, held_out)))
+        texts = (question.text for question in chain(setup.task.train, setup.task.test))
+        question_tokens = max(map(len, setup.prompts.encode_questions(texts)))
     prompts = setup.evaluation_prompts
     question = setup.prompts.filler(question_tokens)
     outputs = [setup.prompts.filler(min(p.max_tokens, context)) for p in params]

@@ -25,7 +25,7 @@ def train_role(
     config, level = setup.config, setup.config.chain.index(role) + 1
 
     def stage(name: Stage, start: Policy) -> Policy:
-        questions, prompts = setup.question_tokens, setup.prompts
+        questions, prompts = setup.task.train, setup.prompts
         data = role_data(forest, values, level, questions, prompts, config, name)
         if not data.rows(name):
             what = "example" if name == "sft" else "pair"
