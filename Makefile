@@ -125,9 +125,10 @@ build/fuzz/answers: tests/fuzz/fuzz_answers.cpp $(wildcard csrc/answers/*)
 	$(CLANG) -std=c++20 -O2 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
 	    tests/fuzz/fuzz_answers.cpp $(FUZZED) -o $@
 
-# Kills, faults of the disk, a long run, bad inputs: an hour or two; results are committed.
+# Kills of runs and of other commands, faults of the disk, a long run, bad inputs: hours; results are committed.
 faults: .venv/.test
-	$(BIN)/python -m tests.faults.kills --runs 200 --json benchmarks/results/faults_kills.json
+	$(BIN)/python -m tests.faults.kills --runs 300 --json benchmarks/results/faults_kills.json
+	$(BIN)/python -m tests.faults.commands --cases 140 --json benchmarks/results/faults_commands.json
 	$(BIN)/python -m tests.faults.disk --cases 10000 --json benchmarks/results/faults_disk.json
 	$(BIN)/python -m tests.faults.soak --trees 250000 --json benchmarks/results/faults_soak.json
 	$(BIN)/python -m tests.faults.inputs --cases 10000 --json benchmarks/results/faults_inputs.json

@@ -42,6 +42,7 @@ from malt_fast.runs.directory import resume_command
 from malt_fast.runs.lock import locked
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, Problems, printable
+from malt_fast.utils.files import remove_leftovers
 
 
 class Options(Section):
@@ -86,6 +87,7 @@ def export(options: Options) -> None:
     begin_export(out)
     facts = Facts(run.resolve().name, config, task, results, adapters)
     with locked(out, say, "--out"):
+        remove_leftovers(out, besides=())
         folders = write_export(
             options, out, facts, forests, [*problems, *missing, *damaged, *unknown]
         )

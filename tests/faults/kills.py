@@ -46,6 +46,7 @@ OPTIONS = [
 ]
 CALLS = ("write", "fsync", "replace")  # of `os`, as files.py and live_segment.py use it
 Attempt = tuple[int, float]  # process, and when it is killed
+Program = Callable[[list[str]], int]
 
 
 @dataclass
@@ -61,7 +62,9 @@ def job(folder: Path, data: Path, model: Path) -> list[str]:
     return [*OPTIONS, *named, "--model.name_or_path", str(model), "--run", str(folder)]
 
 
-def start(argv: list[str], log: Path, die_in: tuple[int, str] = (0, "")) -> int:
+def start(
+    argv: list[str], log: Path, die_in: tuple[int, str] = (0, ""), program: Program = train.main
+) -> int:
     """Fork a child that trains; its process. die_in: which call of CALLS kills it, and where."""
     sys.stdout.flush()
     pid = os.fork()
@@ -75,7 +78,7 @@ def start(argv: list[str], log: Path, die_in: tuple[int, str] = (0, "")) -> int:
         torch.set_num_threads(1)
         store.MOST_ROWS = 50  # so that segments are sealed
         calls = arm(*die_in)
-        status = train.main(argv)
+        status = program(argv)
         print(f"calls: {calls()}", flush=True)
         os._exit(status)
     except BaseException:

@@ -1,6 +1,7 @@
 """Models and adapters that would run code when loaded are refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,13 @@ def test_pickled_weights_of_an_adapter_are_refused(tmp_path: Path) -> None:
     (adapter / "adapter_model.bin").unlink()
     with pytest.raises(MaltError, match=r"not an adapter: it has no adapter_model\.safetensors"):
         adapter_identity(adapter)
+
+
+def test_an_adapter_beside_the_weights_of_a_model_is_not_taken_in_silence(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    shutil.copytree(make_adapter(str(base), tmp_path / "adapter", 0), base, dirs_exist_ok=True)
+    with pytest.raises(MaltError, match="has an adapter beside its weights"):
+        load_causal(str(base))
 
 
 def test_settings_that_peft_stumbles_over_are_told_in_words(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from malt_fast.config.yaml_files import read_yaml
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.preferences import select_pairs
 from malt_fast.models.loading import load_causal
+from malt_fast.results import export_folders
 from malt_fast.results.cards import Facts, model_card
 from malt_fast.results.export_folders import merge
 from malt_fast.results.export_rows import as_texts
@@ -36,6 +37,7 @@ from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.wording import RolePrompt
 from malt_fast.training.adapters import load_model
 from malt_fast.training.packing import Packer, Packing, completion_logps
+from malt_fast.utils.seals import seal
 from tests.adapters import make_adapter
 from tests.families import write_family
 from tests.small_run import load_forest, run, write_questions
@@ -624,6 +626,33 @@ def test_one_export_writes_at_a_time(copy, capsys):
     assert status == 2
     assert f"{out} is in use by process 7 on here: wait" in err and "another --out DIR" in err
     assert run_export(capsys, "--run", str(copy))[0] == 0
+
+
+def test_an_export_that_was_killed_at_its_start_is_no_obstacle(copy):
+    (copy / "export").mkdir()
+    (copy / "export" / ".export.json.1.new").write_text("{")
+    assert export.main(["--run", str(copy)]) == 0
+    assert not [*(copy / "export").rglob(".*")]
+
+
+def test_adapters_that_are_replaced_while_they_are_copied(copy, capsys, monkeypatch):
+    """The settings of one and the weights of another would be neither."""
+    published, copyfile = copy / "adapters" / "refiner" / "final", shutil.copyfile
+
+    def copy_and_replace(source, target):
+        copyfile(source, target)
+        if Path(source) == published / "adapter_config.json":
+            for file in (copy / "round-0" / "refiner" / "sft").iterdir():
+                copyfile(file, published / file.name)
+
+    monkeypatch.setattr(export_folders.shutil, "copyfile", copy_and_replace)
+    settings = json.loads((published / "adapter_config.json").read_text()) | {"lora_alpha": 99}
+    (published / "adapter_config.json").write_text(json.dumps(settings))
+    seal(published, "trained otherwise", ["adapter_config.json", "adapter_model.safetensors"])
+    assert export.main(["--run", str(copy)]) == 2
+    error = capsys.readouterr().err
+    assert "was replaced while it was copied: export again when the run has ended" in error
+    assert not (copy / "export" / "adapters" / "refiner").exists()
 
 
 def test_adapters_of_a_training_before_are_named(copy, capsys):

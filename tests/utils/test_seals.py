@@ -150,6 +150,30 @@ def test_two_processes_write_the_same_file(tmp_path: Path) -> None:
     assert path.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+def test_what_killed_processes_left_of_a_file_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    names = (".x.1.new", ".x.22.new", ".x.y.1.new", ".xx.1.new", ".x.1.new.txt")
+    for name in names:
+        (tmp_path / name).write_text("half")
+    files.write_text(tmp_path / "x", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[2:], "x"])
+
+
+def test_what_another_process_is_writing_is_no_leftover(tmp_path: Path) -> None:
+    """A report may be written while a training begins in the same directory."""
+    child = "import sys; from malt_fast.utils.files import replacing; from pathlib import Path\n"
+    child += f"with replacing(Path({str(tmp_path / 'x')!r})) as beside:\n"
+    child += "    beside.write_text('theirs'); print(flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", child], **pipes)
+    assert process.stdout is not None and process.stdout.readline()
+    remove_leftovers(tmp_path, besides=())
+    files.write_text(tmp_path / "x", "mine")
+    assert len([*tmp_path.iterdir()]) == 2
+    process.communicate(b"")
+    assert process.returncode == 0 and (tmp_path / "x").read_text() == "theirs"
+    assert len([*tmp_path.iterdir()]) == 1
+
+
 def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(files, "sync_folder", synced.append)

@@ -13,6 +13,7 @@ from malt_fast.config.sections import Section, split
 from malt_fast.config.values import lookup, merge
 from malt_fast.config.yaml_files import read_yaml, yaml_text
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.files import check_files
 
 S = TypeVar("S", bound=Section)
 
@@ -54,6 +55,7 @@ def saved_config(takes: type[S], values: Mapping[str, Any], may_change: tuple[st
     file = Path(str(folder)) / "config.yaml"
     if not file.is_file():
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
+    check_files(file.parent)
     before = load_config_file(file)
     config = make(takes, with_task_defaults(merge(read_yaml(file), values)))
     fixed = [key for key in differences(before, config) if not key.startswith(may_change)]

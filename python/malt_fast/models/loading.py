@@ -44,6 +44,11 @@ def load_causal(base: str, trust_remote_code: bool = False, **options: Any) -> A
         raise
     except Exception as error:  # safetensors, torch and packages for quantised weights raise many
         raise refusal(base, error) from None
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers takes it without a word
+        raise MaltError(
+            f"the model '{base}' has an adapter beside its weights, adapter_config.json: merge it "
+            "into them, or move it elsewhere"
+        )
     check_weights(base, model, found)
     _keep_four_bits(model)
     return model

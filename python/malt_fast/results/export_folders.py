@@ -7,10 +7,10 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from malt_fast.config.schema import ModelConfig
 from malt_fast.models.adapter_files import no_adapter
 from malt_fast.models.loading import load_causal
 from malt_fast.models.saving import saving
@@ -20,8 +20,9 @@ from malt_fast.results.export_rows import Size, write_rows
 from malt_fast.results.opened_run import RoleForest, reference_logps
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, Problems, first_line
-from malt_fast.utils.files import replacing_folder, write_text
+from malt_fast.utils.files import make_folder, replacing_folder, write_text
 from malt_fast.utils.quiet import quiet
+from malt_fast.utils.seals import NOTE, seal_of
 
 MARK = "export.json"  # tells an export from a user's own folder
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -30,7 +31,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 def begin_export(out: Path) -> None:
     """Create or reuse the folder `out`. Raises MaltError unless it is empty or an export."""
     check_out(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if not (out / MARK).is_file():
         unfinished = "all: the export was stopped, give the same command again"
         write_summary(out, {"folders": [], "rows": {}, "not_exported": [unfinished]})
@@ -41,9 +42,13 @@ def write_summary(out: Path, summary: Mapping[str, Any]) -> None:
 
 
 def check_out(out: Path) -> None:
-    free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    if not free and not (out / MARK).is_file():
+    if not (out / MARK).is_file() and out.exists() and not _is_empty(out):
         raise MaltError(f"{out} exists and is no export: give another --out DIR")
+
+
+def _is_empty(out: Path) -> bool:
+    """Whether a folder holds only leftovers of an export that was killed at its start."""
+    return out.is_dir() and all(path.name.startswith(f".{MARK}.") for path in out.iterdir())
 
 
 def export_data(
@@ -68,11 +73,17 @@ def export_data(
 
 
 def export_adapters(out: Path, facts: Facts) -> list[str]:
-    """Copy every adapter and write its card."""
+    """Copy every adapter and write its card. Raises MaltError for one that changes meanwhile."""
     for role, adapter in facts.adapters.items():
         with new_folder(out / "adapters" / role) as folder:
-            for file in ADAPTER:
+            for file in (*ADAPTER, NOTE):
                 shutil.copyfile(adapter.folder / file, folder / file)
+            if seal_of(folder) is None:
+                raise MaltError(
+                    f"{adapter.folder} was replaced while it was copied: export again when the "
+                    "run has ended"
+                )
+            (folder / NOTE).unlink()
             write_text(folder / "README.md", model_card(facts, role))
     return [f"adapters/{role}" for role in facts.adapters]
 
@@ -80,6 +91,10 @@ def export_adapters(out: Path, facts: Facts) -> list[str]:
 def export_merged(out: Path, facts: Facts) -> tuple[list[str], Problems]:
     """Write base and adapter of every role as one checkpoint, with its tokenizer and card."""
     names, problems = [], list[str]()
+    copies = {
+        role: replace(one, folder=out / "adapters" / role) for role, one in facts.adapters.items()
+    }
+    facts = replace(facts, adapters=copies)  # a training may be replacing those of the run
     for role in facts.adapters:
         try:
             with quiet():
@@ -106,8 +121,10 @@ def merge(facts: Facts, role: str) -> tuple[Any, Any]:
     import peft
     import torch
 
-    model = facts.config.model if facts.config else ModelConfig()
-    base, adapter = facts.base(role), str(facts.adapters[role].folder)
+    if facts.config is None:  # what an adapter names as its base could be anybody's
+        raise MaltError("without the run's settings its base model is not known")
+    model, base = facts.config.model, facts.config.base_model(role)
+    adapter = str(facts.adapters[role].folder)
     tokenizer = load_tokenizer(base, model.chat_template, model.trust_remote_code)
     causal = load_causal(base, model.trust_remote_code, dtype=getattr(torch, model.dtype))
     if getattr(causal, "is_quantized", False):  # a merge into 4 bits would round the adapter away
@@ -144,6 +161,6 @@ def _sampling(generation: Any) -> dict[str, Any]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which then replaces `path`. Raises KeyboardInterrupt after Ctrl-C."""
     interrupt.check()
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     with replacing_folder(path) as folder:
         yield folder

@@ -35,7 +35,7 @@ from malt_fast.tasks.task import Question, Task
 from malt_fast.training.references import References
 from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError, Problems
-from malt_fast.utils.files import content_checksum
+from malt_fast.utils.files import check_files, content_checksum
 from malt_fast.utils.seals import check_seal, seal_of
 
 Array = npt.NDArray[Any]
@@ -85,9 +85,10 @@ class RoleForest:
 
 
 def check_is_run(folder: Path) -> None:
-    """Raises MaltError for a folder that is not a run directory."""
+    """Raises MaltError for a folder that is not a run directory, or holds pipes or devices."""
     if not (folder / "config.yaml").is_file():
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
+    check_files(folder)
 
 
 # ---- settings ----

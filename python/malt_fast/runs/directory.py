@@ -31,6 +31,7 @@ from pathlib import Path
 from malt_fast.config.load import differences, flat, load_config_file
 from malt_fast.config.schema import Config
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.files import check_files
 
 WITH_OWN_WRITERS = ("sweeps", "export")  # folders that other programs may be writing to
 
@@ -49,9 +50,10 @@ def resume_command(folder: Path) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises MaltError for a folder that holds anything but a run."""
+    """Raises MaltError for a folder that holds anything but a run, or pipes and devices in it."""
     if not (folder / "config.yaml").is_file() and folder.exists() and not _is_empty(folder):
         raise MaltError(f"{folder} exists and is no run directory: give another --run DIR")
+    check_files(folder)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -5,6 +5,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from transformers.trainer_pt_utils import safe_globals
+
 from malt_fast.forest.role_data import RoleData
 from malt_fast.models.context import window_of
 from malt_fast.models.liger import check_liger
@@ -132,10 +135,22 @@ def _newest_checkpoint(checkpoints: Path, note: str, *, resumable: bool) -> str 
     """
     found = sorted(checkpoints.glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]))
     for folder in reversed(found):
-        if is_damaged(folder):
+        whole = not is_damaged(folder) and _holds_plain_states(folder)
+        if not whole:
             log.warning("%s is damaged and ignored", folder)
-        if resumable and seal_of(folder) == note:
+        if whole and resumable and seal_of(folder) == note:
             return str(folder)
     shutil.rmtree(checkpoints, ignore_errors=True)
     make_folder(checkpoints)
     return None
+
+
+def _holds_plain_states(checkpoint: Path) -> bool:
+    """Whether all states of optimiser, schedule and random numbers load without running code."""
+    with safe_globals():  # NumPy's, which Trainer allows for the states of random numbers
+        for file in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
+            try:
+                torch.load(file, map_location="cpu", weights_only=True)
+            except Exception:  # torch and zipfile raise errors of many kinds
+                return False
+    return True

@@ -1,20 +1,25 @@
 """Files and folders that appear whole or not at all, even if the process dies or the disk is full.
 
-New content is written beside its place under a name with a dot, synced to disk, and renamed.
+New content is written beside its place under a name with a dot, synced to disk, and renamed. A file
+that is being written is locked, so that nobody takes it for what a killed process left.
 """
 
+import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import xxhash
+
+from malt_fast.utils.errors import MaltError
 
 HOUR = 3600  # seconds
 
@@ -23,17 +28,42 @@ HOUR = 3600  # seconds
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path to write to; on leaving, that file is synced and takes the place of `path`.
 
-    Every process has a path of its own; a link in its place is removed, not followed.
+    Every process has a path of its own; a link in its place is removed, not followed. What killed
+    processes left of the same file is removed.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    _remove(beside)
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.new")
+    for left in path.parent.glob(".*.new"):
+        if name.fullmatch(left.name) and not _is_written(left):
+            _remove(left)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield beside
         sync_file(beside)
         os.replace(beside, path)
     finally:
+        os.close(descriptor)
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _is_written(beside: Path) -> bool:
+    """Whether a living process writes to a file that `replacing` made."""
+    try:
+        descriptor = os.open(beside, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here, so nobody is kept out
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextmanager
@@ -100,7 +130,7 @@ def remove_leftovers(folder: Path, besides: Sequence[str]) -> None:
         for path in reversed([top, *top.rglob(".*")]):  # inner ones first
             if path.name.startswith(".") and path.suffix == ".old":
                 _remove_or_restore(path)
-            elif path.name.startswith(".") and path.suffix == ".new":
+            elif path.name.startswith(".") and path.suffix == ".new" and not _is_written(path):
                 _remove(path)
 
 
@@ -118,6 +148,18 @@ def _remove_or_restore(old: Path) -> None:
     if old.exists() and not path.exists():
         os.replace(old, path)
     _remove(old)
+
+
+def check_files(folder: Path) -> None:
+    """Raises MaltError if a pipe, a device or a socket is where a file should be.
+
+    Reading one may never end.
+    """
+    for path in folder.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise MaltError(
+                f"{path} is neither a file nor a folder: remove it and run the same command again"
+            )
 
 
 def make_folder(folder: Path) -> None:
