@@ -197,6 +197,48 @@ def test_long_bodies_share_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert httpx.post(url + CHAT, json=ask("x" * 50_000)).status_code == 200
 
 
+def test_long_bodies_are_held_until_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "LONG_BODIES", 100_000)
+    pipeline, gate = scripted(good(), room=10**6), threading.Event()
+    encode = pipeline.setup.prompts.encode_question
+    pipeline.setup.prompts.encode_question = (  # type: ignore[method-assign]
+        lambda text: encode(text) if gate.wait(60) else pytest.fail("it was never opened")
+    )
+    with serving(pipeline) as (url, inside):
+        thread, replies = post_aside(url, ask("x" * 90_000))
+        wait_until(lambda: inside.live)
+        assert httpx.post(url + CHAT, json=ask("x" * 90_000)).status_code == 503
+        gate.set()
+        thread.join()
+        assert replies[0].status_code == 200 and not inside.bodies.held
+        assert httpx.post(url + CHAT, json=ask("x" * 90_000)).status_code == 200
+
+
+def test_long_bodies_rest_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests = []
+    sleep = endpoint.asyncio.sleep
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(endpoint.asyncio, "sleep", rest)
+    bodies = [json.dumps(ask("x" * size)).encode() for size in (100, 50_000, 4_000_000)]
+    with serving(scripted(good())) as (url, _):
+        for body in bodies:
+            httpx.post(url + CHAT, content=body)
+    wanted = [len(body) / endpoint.PACE for body in bodies]
+    assert [seconds for seconds in rests if seconds in wanted] == wanted[1:]
+
+
+def test_refusals_take_no_thread() -> None:
+    with serving(scripted(good())) as (url, _):
+        for _ in range(20):
+            assert httpx.post(url + CHAT, json={}).status_code == 400
+            assert httpx.get(f"{url}/nowhere").status_code == 404
+        assert not any("AnyIO" in thread.name for thread in threading.enumerate())
+
+
 def test_no_more_bodies_arrive_at_once_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "ARRIVING", 2)
     with serving(scripted(good())) as (url, inside), ExitStack() as open_ones:
@@ -237,10 +279,10 @@ def test_the_connection_that_waited_longest_gives_way() -> None:
 def test_connections_follow_from_the_files_that_may_be_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limits = [256, 700]
+    limits = [256, 600]
     monkeypatch.setattr(resource, "getrlimit", lambda kind: tuple(limits))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, new: limits.__setitem__(0, new[0]))
-    with pytest.raises(MaltError, match=r"serve.max_waiting = 256 needs .* may have 700"):
+    with pytest.raises(MaltError, match=r"serve.max_waiting = 256 needs .* may have 600"):
         connections.room_for_connections(256)
     limits[:] = [256, 10**6]
     assert connections.room_for_connections(256) == 256 + connections.SPARE

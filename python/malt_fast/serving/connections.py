@@ -9,6 +9,7 @@ clients who connect and send nothing keep nobody out. Limits on bodies are the e
 import asyncio
 import logging
 import resource
+import socket
 import time
 from typing import Any
 
@@ -24,7 +25,10 @@ READING = 60.0  # seconds to read an answer that does not fit into the socket's 
 IDLE = 75  # seconds between requests: more than the 60 s of proxies, which reuse connections
 LONGEST_HEAD = 32 << 10  # bytes
 SPARE = 1024  # connections besides those of questions in progress
-BACKLOG = 256  # connections that the kernel accepts ahead, or that are accepted at once
+BACKLOG = 64  # connections that are accepted before others are served again
+AHEAD = (
+    4096  # connections that the kernel accepts ahead; of more, a client's second try is 1 s late
+)
 FILES = 192  # descriptors for everything else
 CLOSING = 5  # seconds to send the last answers
 
@@ -121,6 +125,11 @@ class Server(uvicorn.Server):
         self.server_state = state
         for name in ("asyncio", "uvicorn.error"):
             logging.getLogger(name).addFilter(once_a_second)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or []:
+            listening.listen(AHEAD)  # asyncio has one number for both
 
 
 def room_for_connections(max_waiting: int) -> int:

@@ -10,9 +10,9 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,8 +34,9 @@ T = TypeVar("T")
 
 MAX_BODY = 4 << 20  # bytes
 SHORT_BODY = 16 << 10  # bytes that every body may have
-LONG_BODIES = 32 << 20  # bytes that are held of longer bodies while they arrive
+LONG_BODIES = 32 << 20  # bytes that are held of longer bodies until they are read
 ARRIVING = 512  # bodies that may arrive at once
+PACE = 32 << 20  # bytes a second of longer bodies that are read: 4 ms of work each 1 MiB
 PATIENCE = 30.0  # seconds for a body to arrive
 KEEP_ALIVE = 10.0  # seconds between comments in a stream that waits for its answer
 READERS = 2  # threads that parse and tokenise; a long body takes at most one
@@ -80,12 +81,12 @@ class Endpoint:
                 Route("/v1/completions", self.text, methods=["POST"]),
             ],
             exception_handlers={
-                ApiError: lambda _, error: refusal(error),
-                MaltError: lambda _, error: refusal(ApiError(400, str(error))),
-                Unavailable: lambda _, error: refusal(ApiError(503, str(error))),
-                HTTPException: _no_route,
-                ClientDisconnect: lambda _, error: Response(status_code=499),  # nobody reads it
-                Exception: lambda _, error: refusal(ApiError(500, "the server has a bug")),
+                ApiError: in_loop(lambda _, error: refusal(error)),
+                MaltError: in_loop(lambda _, error: refusal(ApiError(400, str(error)))),
+                Unavailable: in_loop(lambda _, error: refusal(ApiError(503, str(error)))),
+                HTTPException: in_loop(_no_route),
+                ClientDisconnect: in_loop(lambda *_: Response(status_code=499)),  # nobody reads it
+                Exception: in_loop(lambda *_: refusal(ApiError(500, "the server has a bug"))),
             },
         )
         return Counted(starlette, self.metrics)
@@ -141,12 +142,8 @@ class Endpoint:
     async def _complete(self, request: Request, kind: type[Body]) -> Response:
         begun = time.monotonic()
         self._check_token(request)
-        self._open_thread()
-        data = await self.bodies.read(request)
-        thread = self._open_thread()
         with ExitStack() as leaving:
-            leaving.enter_context(self._place())
-            body, question = await self._read(thread, kind, data)
+            thread, body, question = await self._read(request, kind, leaving)
             reply = Reply(body, self.name)
             job = Job(question, body.seed, body.temperature, body.limit)
             leaving.callback(thread.drop, job)
@@ -187,17 +184,29 @@ class Endpoint:
             self.live -= 1
 
     async def _read(
-        self, thread: EngineThread, kind: type[Body], data: bytes
-    ) -> tuple[Body, ReadQuestion]:
-        """The body and its question, parsed and tokenised in a thread; long ones in turn."""
+        self, request: Request, kind: type[Body], leaving: ExitStack
+    ) -> tuple[EngineThread, Body, ReadQuestion]:
+        """The body and its question, parsed and tokenised in a thread; a place until `leaving`.
 
-        def work() -> tuple[Body, ReadQuestion]:
-            body = parse(kind, data)
-            self._check_model(self.name if body.model is None else body.model)
-            return body, thread.pipeline.read(body.question)
+        Long ones take turns, and rest in proportion to their length: they cost the engine little
+        however many clients send them.
+        """
+        self._open_thread()
+        async with self.bodies.held_of(request) as data:
+            thread = self._open_thread()
+            leaving.enter_context(self._place())
+            long = len(data) > SHORT_BODY
 
-        async with self.long if len(data) > SHORT_BODY else nullcontext():
-            return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+            def work() -> tuple[EngineThread, Body, ReadQuestion]:
+                body = parse(kind, data)
+                self._check_model(self.name if body.model is None else body.model)
+                return thread, body, thread.pipeline.read(body.question)
+
+            async with self.long if long else nullcontext():
+                try:
+                    return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+                finally:
+                    await asyncio.sleep(len(data) / PACE if long else 0)
 
     # ---- the token ----
 
@@ -237,29 +246,35 @@ class Counted:
 
 
 class Bodies:
-    """Reads the bodies of requests; of all that arrive at once, a limited number of bytes."""
+    """Reads the bodies of requests; of all that are there at once, a limited number of bytes."""
 
     def __init__(self) -> None:
         self.arriving = self.held = 0  # bodies, and bytes of long ones
 
-    async def read(self, request: Request) -> bytes:
-        """Raises ApiError for a body that is too long or too slow, or one too many."""
+    @asynccontextmanager
+    async def held_of(self, request: Request) -> AsyncIterator[bytearray]:
+        """The body of a request, which is held until the block ends.
+
+        Raises ApiError for a body that is too long or too slow, or one too many.
+        """
         if self.arriving >= ARRIVING:
             raise ApiError(503, f"{ARRIVING} requests are arriving: ask again later")
         self.arriving += 1
         data, mine = bytearray(), 0
         try:
-            async with asyncio.timeout(PATIENCE):
-                async for chunk in request.stream():
-                    data += chunk
-                    more = max(0, len(data) - SHORT_BODY) - mine
-                    mine, self.held = mine + more, self.held + more
-                    self._check(len(data), mine)
-        except TimeoutError:
-            raise ApiError(408, f"the body took over {PATIENCE:.0f} s: send it faster") from None
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    async for chunk in request.stream():
+                        data += chunk
+                        more = max(0, len(data) - SHORT_BODY) - mine
+                        mine, self.held = mine + more, self.held + more
+                        self._check(len(data), mine)
+            except TimeoutError:
+                reason = f"the body took over {PATIENCE:.0f} s: send it faster"
+                raise ApiError(408, reason) from None
+            yield data
         finally:
             self.arriving, self.held = self.arriving - 1, self.held - mine
-        return bytes(data)
 
     def _check(self, size: int, mine: int) -> None:
         if size > MAX_BODY:
@@ -356,6 +371,15 @@ def error_body(error: ApiError) -> dict[str, Any]:
     message = error.message if error.status < 500 else FOLDERS.sub("", error.message)
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
     return {"error": {"message": message, "type": kind, "param": None, "code": error.code}}
+
+
+def in_loop(handler: Callable[[Request, Any], Response]) -> Callable[..., Awaitable[Response]]:
+    """A handler of exceptions; starlette would run a plain function in one of 40 threads."""
+
+    async def handle(request: Request, error: Any) -> Response:
+        return handler(request, error)
+
+    return handle
 
 
 def _no_route(request: Request, error: Any) -> Response:

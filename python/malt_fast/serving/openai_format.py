@@ -149,7 +149,7 @@ class TextBody(Body):
 B = TypeVar("B", bound=Body)
 
 
-def parse(kind: type[B], data: bytes) -> B:
+def parse(kind: type[B], data: bytes | bytearray) -> B:
     """Parse a request body. Raises MaltError for one that cannot be read or served."""
     try:
         values = json.loads(data)

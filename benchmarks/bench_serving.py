@@ -1,0 +1,190 @@
+"""How much a server costs: beside uvicorn alone, beside the same pipeline in Python, and over time.
+
+    python benchmarks/bench_serving.py --run RUN [--minutes 5] [--json FILE]
+
+RUN is a finished run of the demonstration (`make run`). Clients are on the same machine and share
+its cores with the server; contenders answer in turns.
+
+- scripted: `malt_fast.serve` with an engine that answers at once, three passes of three roles, and
+  uvicorn with starlette and a fixed body, both with 1 to 512 clients, streamed and not;
+- model: tokens per second through the server, and of `Pipeline.answers` on the same questions;
+- soak: 32 clients for so many minutes, half of them streaming: errors, and memory over time.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from bench_connections import resident, served
+from common import environment, print_table, write_json
+from http_load import Load, chat, run_load
+from serving_rivals import answer_directly, serve_plain, serve_scripted
+
+CLIENTS = (1, 8, 64, 512)
+ROUNDS, SECONDS = 3, 2.0  # of each contender, with so many clients
+QUESTIONS = 128  # of the model in a round, all at once
+BODY = json.dumps({"id": "chatcmpl-0", "choices": [{"message": {"content": "x" * 300}}]}).encode()
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def in_process(serve: Callable[..., None]) -> Iterator[tuple[int, int]]:
+    """A server in a process of its own: its port and process."""
+    port = SPAWN.Queue()
+    process = SPAWN.Process(target=serve, kwargs={"port": port})
+    process.start()
+    try:
+        assert process.pid is not None
+        yield port.get(timeout=120), process.pid
+    finally:
+        process.terminate()
+        process.join()
+
+
+def sums(rng: random.Random) -> Iterator[str]:
+    """Questions of the demonstration."""
+    while True:
+        terms = [f"{rng.choice('+-')}{rng.randint(10, 99)}" for _ in range(5)]
+        yield f"{rng.randint(10, 99)}{''.join(terms)}"
+
+
+def scripted(run: Path) -> list[dict[str, Any]]:
+    """Figures of both servers for every number of clients, each the median of its rounds."""
+    found = []
+    with (
+        in_process(partial(serve_scripted, run)) as ours,
+        in_process(partial(serve_plain, "h11", "asyncio", BODY)) as plain,
+    ):
+        questions = sums(random.Random(0))
+        for clients, stream in itertools.product(CLIENTS, (False, True)):
+            rounds: dict[str, list[dict[str, Any]]] = {"ours": [], "uvicorn alone": []}
+            for _ in range(ROUNDS):
+                for name, (port, pid) in zip(rounds, (ours, plain), strict=True):
+                    requests = (chat(question, stream=stream) for question in questions)
+                    load = run_load(port, requests, clients=clients, seconds=SECONDS)
+                    figures = load.figures() | {"megabytes": resident(pid)}
+                    rounds[name].append(figures)
+            for name, runs in rounds.items():
+                median = {
+                    key: statistics.median(run[key] for run in runs)
+                    for key in runs[0]
+                    if key != "errors"
+                }
+                errors = sum(sum(run["errors"].values()) for run in runs)
+                case = {"server": name, "clients": clients, "stream": stream}
+                found.append(case | median | {"errors": errors})
+    return found
+
+
+def tokens_of(load: Load) -> int:
+    assert not load.errors, load.errors
+    return sum(json.loads(body)["usage"]["completion_tokens"] for body in load.bodies)
+
+
+def model(url: str, run: Path, rounds: int) -> dict[str, Any]:
+    """Tokens per second of both, in turns."""
+    port = int(url.rsplit(":", 1)[1])
+    ours, theirs = SPAWN.Pipe()
+    direct = SPAWN.Process(target=answer_directly, args=(run, theirs))
+    direct.start()
+    speeds: dict[str, list[float]] = {"server": [], "direct": []}
+    try:
+        _answered(ours)  # it is loaded
+        rng = random.Random(1)
+        for number in range(rounds + 1):
+            asked = list(itertools.islice(sums(rng), QUESTIONS))
+            load = run_load(port, map(chat, asked), clients=QUESTIONS, keep=True)
+            ours.send(asked)
+            tokens, seconds = _answered(ours)
+            assert tokens == tokens_of(load), "the same seeds give the same answers"
+            if number:  # the first round warms up
+                speeds["server"].append(tokens / load.seconds)
+                speeds["direct"].append(tokens / seconds)
+    finally:
+        direct.terminate()
+    ratios = [a / b for a, b in zip(speeds["server"], speeds["direct"], strict=True)]
+    return {"tokens_per_s": speeds, "ratio": statistics.median(ratios), "questions": QUESTIONS}
+
+
+def _answered(pipe: Connection) -> tuple[int, float]:
+    assert pipe.poll(600), "no answer"
+    tokens, seconds = pipe.recv()
+    return tokens, seconds
+
+
+def soak(url: str, pid: int, minutes: float) -> dict[str, Any]:
+    """Errors and memory, ten times at equal distances."""
+    port, questions = int(url.rsplit(":", 1)[1]), sums(random.Random(2))
+    streams = itertools.cycle([False, True])
+    requests = (chat(q, stream=s) for q, s in zip(questions, streams, strict=False))
+    parts = []
+    for _ in range(10):
+        load = run_load(port, requests, clients=32, seconds=6 * minutes)
+        threads = len(os.listdir(f"/proc/{pid}/task"))
+        files = len(os.listdir(f"/proc/{pid}/fd"))
+        more = {"megabytes": resident(pid), "threads": threads, "files": files}
+        parts.append(load.figures() | more)
+    return {"minutes": minutes, "clients": 32, "parts": parts}
+
+
+def show(report: dict[str, Any]) -> None:
+    header = ["server", "mode", "clients", "requests/s", "p50, ms", "p99, ms", "MB", "errors"]
+    rows = [
+        [
+            case["server"],
+            "streamed" if case["stream"] else "whole",
+            str(case["clients"]),
+            f"{case['requests_per_s']:.0f}",
+            f"{case['p50_ms']:.1f}",
+            f"{case['p99_ms']:.1f}",
+            f"{case['megabytes']:.0f}",
+            str(case["errors"]),
+        ]
+        for case in report["scripted"]
+    ]
+    print_table("an engine that answers at once", header, rows)
+    speeds = report["model"]["tokens_per_s"]
+    for name, values in speeds.items():
+        print(f"{name}: {statistics.median(values):,.0f} tokens/s")
+    print(f"server / direct, median of rounds: {report['model']['ratio']:.2f}")
+    for number, part in enumerate(report["soak"]["parts"], 1):
+        print(
+            f"{number / 10 * report['soak']['minutes']:.1f} min: {part['requests']} answers, "
+            f"errors {part['errors']}, {part['megabytes']:.0f} MB, {part['files']} files"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=1.0, help="of the soak")
+    parser.add_argument("--rounds", type=int, default=5, help="of the model")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    packages = ("malt-fast", "uvicorn", "starlette", "torch")
+    report: dict[str, Any] = {"environment": environment(packages)}
+    report["scripted"] = scripted(given.run)
+    with ExitStack() as open_ones:
+        url, pid = open_ones.enter_context(served(given.run))
+        begin = time.perf_counter()
+        report["model"] = model(url, given.run, given.rounds)
+        report["model"]["seconds"] = time.perf_counter() - begin
+        report["soak"] = soak(url, pid, given.minutes)
+    show(report)
+    if given.json:
+        write_json(given.json, report)
+
+
+if __name__ == "__main__":
+    main()
