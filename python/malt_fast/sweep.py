@@ -61,7 +61,7 @@ def sweep(config: Config, text: str) -> None:
     points = {}
     for word, one in configs.items():
         main.say(f"sweep: {key} = {word}")
-        points[word] = read_point(train(one).folder)
+        points[word] = read_point(train(one))
     table = sweep_table(config.task.name, key, points)
     main.console.print(as_terminal(table))
     write_tables(main.path("tables"), [table])
@@ -110,17 +110,30 @@ def check(config: Config) -> None:
     prepare(config)
 
 
-def read_point(folder: Path) -> Point:
-    path = folder / "evaluation.json"
+def read_point(run: Run) -> Point:
+    path = run.path("evaluation.json")
     with reading(path):
         result = read_result(path)
     data: dict[str, int] = Counter()
-    for file in sorted(folder.glob("round-*/data/*/*.parquet")):
+    for file in datasets_of(run):
         check_seal(file.parent, "training data")
         rows = "examples" if file.stem == "sft" else "pairs"
         with reading(file), file.open("rb") as source:
             data[f"{file.parent.name} {rows}"] += pq.read_metadata(source).num_rows
     return Point(result, data)
+
+
+def datasets_of(run: Run) -> list[Path]:
+    """The training data of a run; settings that it had before may have made more."""
+    config = run.config
+    stages = {role: ("sft", "dpo")[: 1 + (role in config.dpo_roles)] for role in config.chain}
+    files = [
+        run.path(f"round-{index}", "data", role, f"{stage}.parquet")
+        for index in range(config.train.rounds)
+        for role in config.chain
+        for stage in stages[role]
+    ]
+    return [file for file in files if file.is_file()]
 
 
 def lines(points: dict[str, Point]) -> dict[str, list[tuple[float, Interval]]]:

@@ -7,6 +7,10 @@ random moment, or inside a random write, sync or rename of a file, before it, af
 Then it is let to its end. What must be equal: trees, pairs, adapters and results; and no output may
 be in the store twice, as one that was committed and sampled again would be.
 
+With --changes, some of the killed attempts have other settings, a clock that jumps by a year now
+and then, or both: what they leave in the run must not find its way into the results either. Such an
+attempt may be refused, in one sentence.
+
 Children are forked from a process that has imported everything and computed nothing.
 """
 
@@ -34,6 +38,7 @@ from malt_fast import train
 from malt_fast.store import live_segment, manifest, store
 from malt_fast.utils import files
 from tests.small_run import FAST, content, write_model, write_questions
+from tests.tiny import tiny_llama
 
 OPTIONS = [
     *("--task.name", "jsonl", "--task.grader", "number", "--task.decontaminate", "false"),
@@ -43,6 +48,23 @@ OPTIONS = [
     *("--train.sft.save_steps", "1", "--train.dpo.save_steps", "1"),
     *("--store.batch", "8", "--store.interval", "0.02", "--engine.batch_size", "16"),
     *("--evaluate.suite", "paper", "--evaluate.calls", "3", "--evaluate.bootstrap", "100"),
+]
+CHANGES = [
+    ("--seed", "5"),
+    ("--task.limit", "10"),
+    ("--model.name_or_path", "OTHER"),
+    ("--model.dtype", "bfloat16"),
+    ("--task.grader", "exact"),
+    ("--chain", "[generator,refiner]", "--tree.branching", "3,2", "--train.dpo_roles", "[]"),
+    ("--tree.branching", "2,2,3"),
+    ("--sampling.temperature", "0.7"),
+    ("--sampling.max_tokens", "2"),
+    ("--engine.name", "replay"),
+    ("--engine.name", "openai", "--engine.base_url", "http://127.0.0.1:9/v1"),
+    ("--lora.r", "2"),
+    ("--train.rounds", "2"),
+    ("--train.sft.learning_rate", "0.1"),
+    ("--train.regenerate", "sequential"),
 ]
 CALLS = ("write", "fsync", "replace")  # of `os`, as files.py and live_segment.py use it
 Attempt = tuple[int, float]  # process, and when it is killed
@@ -54,7 +76,15 @@ class Outcome:
     """What became of a run."""
 
     kills: list[tuple[str, str]] = field(default_factory=list)  # how, and after which stage
+    refused: list[str] = field(default_factory=list)  # changes
     problem: str = ""
+
+
+def jumping(argv: list[str]) -> int:
+    """Train under a clock that jumps back and forth by up to a year."""
+    real, rng = time.time, random.Random(len(argv))
+    time.time = lambda: real() + rng.choice([0, 0, 1, -1]) * 3.15e7 * rng.random()
+    return train.main(argv)
 
 
 def job(folder: Path, data: Path, model: Path) -> list[str]:
@@ -115,25 +145,38 @@ def arm(number: int, where: str) -> Callable[[], int]:
 
 
 def disturbed(
-    rng: random.Random, folder: Path, argv: list[str], seconds: float, calls: int, outcome: Outcome
+    rng: random.Random,
+    folder: Path,
+    argv: list[str],
+    seconds: float,
+    calls: int,
+    outcome: Outcome,
+    changes: bool = False,
 ) -> Generator[Attempt, int, None]:
     """Start the run, record how it ended, start it again, and let it end at last."""
     log = folder.with_suffix(".log")
+    plain = argv
     for left in range(rng.randint(1, 4)):  # of the run, there is less each time
+        other = rng.choice(CHANGES) if changes and rng.random() < 0.7 else ()
+        argv = [*plain, *(word.replace("OTHER", str(folder.parent / "other")) for word in other)]
+        program = jumping if changes and rng.random() < 0.3 else train.main
         if rng.random() < 0.5:
-            after = rng.uniform(0, seconds / 2**left)
-            status = yield start(argv, log), time.monotonic() + after
+            after = rng.uniform(0, seconds / (1 if changes else 2**left))
+            status = yield start(argv, log, program=program), time.monotonic() + after
             kind = "at a moment"
         else:
             where = rng.choice(["before", "after", "half-way"])
-            status = yield start(argv, log, (rng.randint(1, calls >> left), where)), float("inf")
+            die_in = rng.randint(1, calls if changes else calls >> left), where
+            status = yield start(argv, log, die_in, program), float("inf")
             kind = f"{where} a file operation"
         if status == -signal.SIGKILL:
             outcome.kills.append((kind, last_stage(folder)))
+        elif status == 2 and other and "Traceback" not in log.read_text():
+            outcome.refused.append(" ".join(other))
         elif status:
             outcome.problem = f"ended with status {status}"
             return
-    status = yield start(argv, log), float("inf")
+    status = yield start(plain, log), float("inf")
     if status:
         outcome.problem = f"ended with status {status} at last"
 
@@ -150,7 +193,7 @@ def last_stage(folder: Path) -> str:
 
 def results(folder: Path) -> dict[str, bytes]:
     """What equal runs share."""
-    names = [*folder.glob("round-*/data/*/*"), *folder.glob("tables/*"), folder / "evaluation.json"]
+    names = [*folder.glob("round-0/data/*/*"), *folder.glob("tables/*"), folder / "evaluation.json"]
     names += [folder / "curves.svg", *folder.glob("adapters/*/*/adapter_model.safetensors")]
     contents = {str(name.relative_to(folder)): name.read_bytes() for name in names}
     for forest in ("round-0/forest.arrows", "evaluation.arrows"):
@@ -168,14 +211,14 @@ def sampled(folder: Path) -> Counter[bytes]:
     return Counter(key.tobytes() for part in parts for key in part.keys)
 
 
-def judge(folder: Path, expected: dict[str, bytes], outputs: int) -> str:
-    """What is wrong with a run that has ended; empty if nothing is."""
+def judge(folder: Path, expected: dict[str, bytes], outputs: int | None) -> str:
+    """What is wrong with a run that has ended; empty if nothing is. outputs: how many it has."""
     got = results(folder)
     differing = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
     if differing:
         return f"differs: {', '.join(differing)}"
     often = sampled(folder)
-    if len(often) != outputs or max(often.values()) > 1:
+    if len(often) != (outputs or len(often)) or max(often.values()) > 1:
         return f"{len(often)} outputs, {outputs} expected; {(Counter(often.values()))} times each"
     left = [str(p.relative_to(folder)) for p in folder.rglob("*") if ".new" in p.name]
     return f"left behind: {', '.join(left)}" if left else ""
@@ -192,10 +235,13 @@ def undisturbed(work: Path, data: Path, model: Path) -> tuple[dict[str, bytes], 
     return results(folder), len(sampled(folder)), time.monotonic() - begun, calls
 
 
-def run_all(runs: int, kills: int, jobs: int, seed: int, work: Path) -> dict[str, Any]:
+def run_all(
+    runs: int, kills: int, jobs: int, seed: int, work: Path, changes: bool = False
+) -> dict[str, Any]:
     data, model = write_questions(work / "questions.jsonl"), work / "model"
     if not (pid := os.fork()):
         write_model(model)
+        tiny_llama(work / "other", chat_template=True, layers=1, seed=1)
         os._exit(0)
     os.waitpid(pid, 0)
     expected, outputs, seconds, calls = undisturbed(work, data, model)
@@ -213,7 +259,8 @@ def run_all(runs: int, kills: int, jobs: int, seed: int, work: Path) -> dict[str
             number = len(outcomes)
             outcomes.append(Outcome())
             argv, rng = job(work / str(number), data, model), random.Random(f"{seed} {number}")
-            case = disturbed(rng, work / str(number), argv, seconds, calls, outcomes[number])
+            parts = argv, seconds, calls, outcomes[number], changes
+            case = disturbed(rng, work / str(number), *parts)
             pid, until = next(case)
             active[pid] = (number, until, case)
         time.sleep(0.002)
@@ -229,7 +276,7 @@ def run_all(runs: int, kills: int, jobs: int, seed: int, work: Path) -> dict[str
                 active[again] = (number, until, case)
             except StopIteration:
                 one, folder = outcomes[number], work / str(number)
-                one.problem = one.problem or judge(folder, expected, outputs)
+                one.problem = one.problem or judge(folder, expected, None if changes else outputs)
                 if one.problem:  # its folder stays to be looked at
                     print(f"run {number}: {one.problem} {one.kills}", flush=True)
                 else:
@@ -242,6 +289,7 @@ def run_all(runs: int, kills: int, jobs: int, seed: int, work: Path) -> dict[str
         "kills_of_a_run": Counter(len(one.kills) for one in outcomes),
         "kills_by_kind": Counter(kind for kind, _ in every),
         "kills_after": Counter(stage for _, stage in every),
+        "refused_changes": Counter(text for one in outcomes for text in one.refused),
         "undisturbed_seconds": round(seconds, 2),
         "outputs": outputs,
         "file_operations": calls,
@@ -256,13 +304,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=0, help="at least, in more runs if need be")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--changes", action="store_true", help="of settings and clocks")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     assert malt_fast.training.trainer
     work = args.work or Path(tempfile.mkdtemp(prefix="faults-"))
     work.mkdir(parents=True, exist_ok=True)
-    report = run_all(args.runs, args.kills, args.jobs, args.seed, work)
+    report = run_all(args.runs, args.kills, args.jobs, args.seed, work, args.changes)
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")

@@ -60,10 +60,13 @@ class Questions(Sequence[Question]):
 
 
 class Prompts:
-    """A prompt is the role, the question's number and what it reads."""
+    """A prompt is the role, the question's number, `length` times, and what it reads."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
 
     def encode_question(self, text: str) -> np.ndarray:
-        return np.array([int(text)], np.int32)
+        return np.full(self.length, int(text), np.int32)
 
     def build(self, role: int, question: np.ndarray, segments: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate([[-role], question, *segments]).astype(np.int32)
@@ -123,7 +126,7 @@ def anonymous_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
-def run(trees: int, folder: Path, seed: int, breakdown: float) -> None:
+def run(trees: int, folder: Path, seed: int, breakdown: float, length: int) -> None:
     """One process: sample what is missing, until it is killed or done; then check everything."""
     rng, trace = random.Random(seed), (folder / f"trace-{seed}.jsonl").open("w")
     begun, settled, noted = time.monotonic(), 0, 0
@@ -135,10 +138,10 @@ def run(trees: int, folder: Path, seed: int, breakdown: float) -> None:
             engine = StoredEngine(store, [], shaky, lambda policy: "it", "", rows)
             try:
                 with closing(engine):
-                    steps = grow(Questions(trees), SHAPE, Prompts(), PARAMS, engine, 0)  # type: ignore[arg-type]
+                    steps = grow(Questions(trees), SHAPE, Prompts(length), PARAMS, engine, 0)  # type: ignore[arg-type]
                     for done, _ in steps:
                         settled += len(done)
-                        if settled - noted >= 100_000:
+                        if settled - noted >= min(100_000, trees):
                             noted = settled
                             line = {
                                 "settled": settled,
@@ -207,6 +210,7 @@ def unused(store: Any, rows: Any) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trees", type=int, default=250_000)
+    parser.add_argument("--prompt", type=int, default=1, help="tokens of a question")
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--every", type=float, default=60, help="mean seconds between kills")
     parser.add_argument("--breakdown", type=float, default=2e-5, help="chance of one, a poll")
@@ -215,13 +219,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.folder:
-        run(args.trees, args.folder, args.seed, args.breakdown)
+        run(args.trees, args.folder, args.seed, args.breakdown, args.prompt)
         return 0
     folder, rng = Path(tempfile.mkdtemp(prefix="soak-")), random.Random(args.seed)
     begun, killed = time.monotonic(), 0
     for seed in range(args.kills + 1):
         command = [sys.executable, "-m", "tests.faults.soak", "--trees", str(args.trees)]
-        command += ["--folder", str(folder), "--breakdown", str(args.breakdown)]
+        command += [
+            "--prompt",
+            str(args.prompt),
+            "--folder",
+            str(folder),
+            "--breakdown",
+            str(args.breakdown),
+        ]
         child = subprocess.Popen([*command, "--seed", str(seed)])
         try:
             last = seed == args.kills

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -22,11 +23,13 @@ from malt_fast.models.saving import saving
 from malt_fast.runs.run import Run, open_run, writing
 from malt_fast.sampling import sample
 from malt_fast.store import store
+from malt_fast.training import train_stage
 from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.exit_status import exit_status
 from malt_fast.utils.files import read_checked, write_checked
+from malt_fast.utils.seals import seal
 from tests.small_run import FAST, content, run, write_model, write_questions
 
 
@@ -202,6 +205,30 @@ def test_rows_for_other_trainers_are_made_again(
     assert run(*made, folder) == 0
     for file in base.glob("round-0/data/*/*.parquet"):
         assert (folder / file.relative_to(base)).read_bytes() == file.read_bytes()
+
+
+def test_rows_of_other_settings_do_not_stay(
+    made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """A run with other settings was killed when it had written its rows, but no adapter."""
+    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    folder = tmp_path / "run"
+    shutil.copytree(base, folder)
+    data = {file: file.read_bytes() for file in folder.glob("round-0/data/*/*")}
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_stage, "train_stage", killed)
+        assert run(*made, folder, "--tree.threshold", "0.3") == 130
+    assert any(file.read_bytes() != content for file, content in data.items())
+    rows = folder / "round-0" / "data" / "generator"
+    (rows / "dpo.parquet").write_bytes((rows / "sft.parquet").read_bytes())
+    seal(rows, "", ["dpo.parquet", "sft.parquet"])  # of a stage that is skipped
+    assert run(*made, folder) == 0
+    after = {file: file.read_bytes() for file in folder.glob("round-0/data/*/*")}
+    assert after == data and adapters(folder) == adapters(base)
 
 
 # ---- Ctrl-C ----
@@ -430,6 +457,21 @@ def test_a_folder_that_cannot_be_written_is_told_at_the_start(
 ) -> None:
     assert run(*made, Path("/proc/nowhere/run")) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """A year forwards or back, whenever it is read."""
+    real, jumps = time.time, itertools.cycle([3e7, -3e7, 0])
+    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    assert run(*made, tmp_path / "run", "--store.batch", "10") == 0
+    assert run(*made, tmp_path / "run", "--tree.threshold", "0.3") == 0
+    assert run(*made, tmp_path / "run") == 0
+    assert content(tmp_path / "run") == content(base) and adapters(tmp_path / "run") == adapters(
+        base
+    )
 
 
 def test_names_of_runs_do_not_repeat_when_the_clock_does(tmp_path: Path, monkeypatch) -> None:

@@ -1,11 +1,14 @@
 """The run directory: what a kill leaves behind does no harm, and Ctrl-C says how to go on."""
 
+import socket
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from malt_fast.config.load import make_config
+from malt_fast.runs.lock import locked
 from malt_fast.runs.run import Run, open_run
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.exit_status import exit_status
@@ -80,3 +83,22 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         found = sorted(f.name for f in target.iterdir()) if target.exists() else None
         assert found == there
     assert [file.name for file in tmp_path.iterdir()] == ["adapters"]
+
+
+def test_a_lock_that_is_given_twice_is_told(tmp_path: Path) -> None:
+    """Its owner still runs, so it did not die."""
+    sleeper = subprocess.Popen(["sleep", "60"])
+    owner = f"process {sleeper.pid} on {socket.gethostname()} since 2026-01-01 00:00:00"
+    told: list[str] = []
+    try:
+        (tmp_path / "lock").write_text(owner)
+        with locked(tmp_path, told.append) as died:
+            assert died == ""
+        assert told == [f"{owner} may still write to {tmp_path}: let only one program do so"]
+        sleeper.kill()
+        sleeper.wait()
+        (tmp_path / "lock").write_text(owner)
+        with locked(tmp_path, told.append) as died:
+            assert died == owner and len(told) == 1
+    finally:
+        sleeper.kill()

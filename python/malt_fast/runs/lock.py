@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,9 @@ def locked(folder: Path, warn: Callable[[str], None], option: str = "--run") -> 
                 ) from None
             warn(f"the file system of {folder} has no locks: let only one program write there")
         died = file.read().strip()
+        if died and _lives(died):
+            warn(f"{died} may still write to {folder}: let only one program do so")
+            died = ""
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         _write_owner(file, f"process {os.getpid()} on {socket.gethostname()} since {now}")
         _held.add(resolved)
@@ -49,6 +53,21 @@ def locked(folder: Path, warn: Callable[[str], None], option: str = "--run") -> 
         finally:
             _held.remove(resolved)
             _write_owner(file, "")
+
+
+def _lives(owner: str) -> bool:
+    """Whether an owner that has no lock any more is a process of this machine that still runs.
+
+    Some network file systems give a lock twice.
+    """
+    found = re.fullmatch(r"process ([0-9]{1,9}) on (\S+) since .*", owner)
+    if found is None or found[2] != socket.gethostname() or int(found[1]) in (0, os.getpid()):
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except OSError as error:
+        return error.errno == errno.EPERM  # it is another user's
+    return True
 
 
 def is_held(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from malt_fast.store.segments import (
     scan_parts,
     write_index,
 )
+from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import sync_file, sync_folder, write_all
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,9 @@ class LiveSegment:
         """Read what was committed. If writable, cut off what was not."""
         self.batches = scan_parts(self.path, self.head, growing=not writable)
         if not self.batches:
-            return  # the first commit begins the file
+            if writable:
+                self.path.unlink(missing_ok=True)  # the first commit begins it anew
+            return
         first, last = self.next_row, self.batches[-1]
         self.next_row = max(self.next_row, last.first + last.rows)
         self.size = max(int(batch.parts["end"][0]) for batch in self.batches)
@@ -92,14 +95,19 @@ class LiveSegment:
         self._note(data, len(some))
 
     def _begin(self) -> None:
-        self.path.unlink(missing_ok=True)
         self._write(self.head)
         sync_folder(self.path.parent)
         self.size = len(self.head)
 
     def _write(self, data: bytes) -> None:
+        """Raises OSError, and MaltError where another process wrote: locks may not work there."""
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
+            if os.fstat(descriptor).st_size != self.size:
+                raise MaltError(
+                    f"{self.path} was changed by another program: let only one write there, and "
+                    "give the same command again; what was committed is kept"
+                )
             os.lseek(descriptor, self.size, os.SEEK_SET)
             write_all(descriptor, data)
             os.fsync(descriptor)

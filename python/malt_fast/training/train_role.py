@@ -1,6 +1,7 @@
 """SFT and DPO of one role on the forest of a round."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.schema import DPOStageConfig
@@ -13,6 +14,8 @@ from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
 from malt_fast.training import alarms
 from malt_fast.training.stage import Choice, StageSpec
+from malt_fast.utils.files import make_folder, write_text
+from malt_fast.utils.seals import seal, seal_of
 
 
 def train_role(
@@ -30,12 +33,18 @@ def train_role(
         if not data.rows(name):
             what = "example" if name == "sft" else "pair"
             run.warn(f"{name} {role} is skipped: the forest holds no {what} for it")
+            if run.leads:
+                _remove_dataset(run.path(f"round-{index}", "data", role), name)
             return start
         spec = StageSpec.of(config, role, name, start)
         return train_in_run(run, setup, f"round-{index}", spec, data, round=index)
 
     sft = stage("sft", start)
-    return sft, stage("dpo", sft) if role in config.dpo_roles else sft
+    if role in config.dpo_roles:
+        return sft, stage("dpo", sft)
+    if run.leads:
+        _remove_dataset(run.path(f"round-{index}", "data", role), "dpo")
+    return sft, sft
 
 
 def train_in_run(
@@ -52,8 +61,8 @@ def train_in_run(
     out = run.path(folder, spec.role, spec.stage)
     policy = Policy(spec.base, str(out.absolute()))
     done, datasets = spec.is_done(data, out), run.path(folder, "data", spec.role)
-    if run.leads and not (done and has_dataset(datasets, spec.stage)):
-        write_datasets(data, setup.prompts, datasets, spec.stage)
+    if run.leads:
+        _keep_datasets(setup, spec, data, datasets, out.with_name(f"{spec.stage}.data.txt"))
     if done:
         run.say(f"{name}: {out.relative_to(run.folder)} is there already")
         return policy
@@ -67,6 +76,29 @@ def train_in_run(
         figures["examples" if spec.stage == "sft" else "pairs"] = rows
         figures |= {key: metrics[key] for key in ("first_loss", "train_loss") if key in metrics}
     return policy
+
+
+def _keep_datasets(setup: Setup, spec: StageSpec, data: RoleData, folder: Path, note: Path) -> None:
+    """Write the rows of a stage as datasets, unless `note` says that they are there.
+
+    A run with other settings may have written its own, and been killed before it trained.
+    """
+    made_from = spec.fingerprint(data)
+    noted = note.is_file() and note.read_bytes() == made_from.encode()
+    if not (noted and has_dataset(folder, spec.stage)):
+        make_folder(note.parent)
+        write_text(note, "")
+        write_datasets(data, setup.prompts, folder, spec.stage)
+        write_text(note, made_from)
+
+
+def _remove_dataset(folder: Path, stage: Stage) -> None:
+    """Remove the rows that other settings gave a stage, if there are any."""
+    if (folder / f"{stage}.parquet").is_file():
+        whole = seal_of(folder) is not None
+        (folder / f"{stage}.parquet").unlink()
+        if whole:  # what is damaged is written again
+            seal(folder, "", [file.name for file in folder.glob("*.parquet")])
 
 
 class Progress:

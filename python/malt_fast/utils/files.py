@@ -38,8 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
             _remove(left)
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
         yield beside
         sync_file(beside)
         os.replace(beside, path)
@@ -49,8 +48,14 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def _lock(descriptor: int) -> None:
+    """Tell others that a living process writes there, if the file system has locks."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _is_written(beside: Path) -> bool:
-    """Whether a living process writes to a file that `replacing` made."""
+    """Whether a living process writes to a file or a folder that was made here."""
     try:
         descriptor = os.open(beside, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -94,7 +99,9 @@ def made_once(path: Path) -> Iterator[Path]:
     of killed processes.
     """
     new = Path(mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
+    descriptor = os.open(new, os.O_RDONLY)
     try:
+        _lock(descriptor)
         new.chmod(0o755)
         yield new
         sync_tree(new)
@@ -105,13 +112,17 @@ def made_once(path: Path) -> Iterator[Path]:
                 raise
         sync_folder(path.parent)
     finally:
+        os.close(descriptor)
         shutil.rmtree(new, ignore_errors=True)
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove what `made_once` was filling in a folder where nothing changed for an hour."""
+    """Remove what `made_once` was filling in a folder where nothing changed for an hour.
+
+    The hour is for file systems without locks; elsewhere no clock that jumps can do harm.
+    """
     for left in parent.glob(".*.new"):
-        if _last_change(left) < time.time() - HOUR:
+        if not _is_written(left) and _last_change(left) < time.time() - HOUR:
             shutil.rmtree(left, ignore_errors=True)
 
 
