@@ -173,7 +173,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     packages = ("malt-fast", "uvicorn", "starlette", "torch")
-    report: dict[str, Any] = {"environment": environment(packages)}
+    policy = os.environ.get("OMP_WAIT_POLICY", "")
+    report: dict[str, Any] = {"environment": {**environment(packages), "omp_wait_policy": policy}}
     report["scripted"] = scripted(given.run)
     with ExitStack() as open_ones:
         url, pid = open_ones.enter_context(served(given.run))

@@ -12,7 +12,8 @@ import pytest
 
 from malt_fast.engines import Completion, Request
 from malt_fast.serving import endpoint as module
-from malt_fast.serving.openai_format import ChatBody, Message, cut
+from malt_fast.serving import openapi
+from malt_fast.serving.openai_format import ChatBody, Message, TextBody, cut
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.utils.errors import MaltError
 from tests.serving.scripted import (
@@ -368,3 +369,38 @@ def test_when_the_engine_dies_everybody_is_told(error: Exception, sentence: str)
         health = httpx.get(f"{url}/health")
         assert health.status_code == 503 and sentence in health.json()["error"]
         assert engine.closed
+
+
+# ---- what it says about itself ----
+
+
+def test_the_description_names_every_route_and_field(scripted_server: str) -> None:
+    reply = httpx.get(f"{scripted_server}/openapi.json")
+    described = reply.json()
+    routes = {
+        (route.path.replace(":path", ""), method.lower())
+        for route in module.Endpoint("toy").routes()
+        for method in route.methods or ()
+        if method != "HEAD" and route.path != "/openapi.json"
+    }
+    named = {
+        (path, method)
+        for path, item in described["paths"].items()
+        for method in item
+        if method in ("get", "post")
+    }
+    assert named == routes
+    for path, kind in ((CHAT, ChatBody), ("/v1/completions", TextBody)):
+        question = described["paths"][path]["post"]
+        schema = question["requestBody"]["content"]["application/json"]["schema"]
+        assert set(schema["properties"]) == set(kind.model_fields)
+        assert {"200", "400", "401", "404", "408", "413", "429", "500", "503"} == set(
+            question["responses"]
+        )
+    assert "$defs" not in reply.text and '"security": []' in reply.text
+    assert openapi.described("toy", token=True)["security"]
+
+
+def test_a_wrong_method_is_told_the_right_ones(scripted_server: str) -> None:
+    reply = httpx.get(scripted_server + CHAT)
+    assert reply.status_code == 405 and reply.headers["allow"] == "POST"

@@ -27,6 +27,7 @@ from malt_fast.serving import metrics
 from malt_fast.serving.answer import Answer
 from malt_fast.serving.engine_thread import STOPPING, EngineThread, Job, Unavailable
 from malt_fast.serving.openai_format import Body, ChatBody, Reply, TextBody, parse
+from malt_fast.serving.openapi import described
 from malt_fast.serving.reading import ReadQuestion
 from malt_fast.utils.errors import MaltError
 
@@ -69,17 +70,21 @@ class Endpoint:
         self.long = asyncio.Semaphore(READERS - 1)
         self.metrics = metrics.Metrics()
 
+    def routes(self) -> list[Route]:
+        return [
+            Route("/health", self.health),
+            Route("/ready", self.ready),
+            Route("/metrics", self.figures),
+            Route("/openapi.json", self.description),
+            Route("/v1/models", self.models),
+            Route("/v1/models/{name:path}", self.model),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.text, methods=["POST"]),
+        ]
+
     def app(self) -> ASGIApp:
         starlette = Starlette(
-            routes=[
-                Route("/health", self.health),
-                Route("/ready", self.ready),
-                Route("/metrics", self.figures),
-                Route("/v1/models", self.models),
-                Route("/v1/models/{name:path}", self.model),
-                Route("/v1/chat/completions", self.chat, methods=["POST"]),
-                Route("/v1/completions", self.text, methods=["POST"]),
-            ],
+            routes=self.routes(),
             exception_handlers={
                 ApiError: in_loop(lambda _, error: refusal(error)),
                 MaltError: in_loop(lambda _, error: refusal(ApiError(400, str(error)))),
@@ -113,6 +118,9 @@ class Endpoint:
         tokens = pipeline.sampled if pipeline else 0
         text = self.metrics.text(running=begun, waiting=waiting, tokens=tokens)
         return Response(text, media_type=metrics.TYPE)
+
+    async def description(self, request: Request) -> Response:
+        return as_json(described(self.name, self.token is not None))
 
     async def models(self, request: Request) -> Response:
         self._check_token(request)
@@ -385,4 +393,6 @@ def in_loop(handler: Callable[[Request, Any], Response]) -> Callable[..., Awaita
 def _no_route(request: Request, error: Any) -> Response:
     routes = "/v1/chat/completions, /v1/completions, /v1/models, /health, /ready or /metrics"
     message = f"{request.method} {request.url.path} is not served: use {routes}"
-    return refusal(ApiError(error.status_code, message))
+    response = refusal(ApiError(error.status_code, message))
+    response.headers.update(error.headers or {})  # the methods that are allowed
+    return response

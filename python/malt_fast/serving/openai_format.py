@@ -86,21 +86,33 @@ class MaltOptions(Part):
     turns: bool = False
 
 
+class TextPart(Part):
+    type: Literal["text"]
+    text: str
+
+
+Text = Annotated[str, Field(min_length=1)]
+Prompt = Text | Annotated[list[Text], Field(min_length=1, max_length=1)]  # as it is sent
+Content = str | list[TextPart] | None  # as it is sent
+
+
 class Message(Part):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(joined)] = ""
+    content: Annotated[str, BeforeValidator(joined, json_schema_input_type=Content)] = ""
 
 
 class Body(Part):
     """The fields that both kinds of requests share."""
 
     model: str | None = None
-    n: Annotated[int | None, BeforeValidator(one)] = None
+    n: Annotated[int | None, BeforeValidator(one, json_schema_input_type=Literal[1] | None)] = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=10)
     seed: int | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(listed)] = None
+    stop: Annotated[
+        list[str] | None, BeforeValidator(listed, json_schema_input_type=str | list[str] | None)
+    ] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | int | None = None
@@ -118,7 +130,7 @@ class Body(Part):
 
 
 class ChatBody(Body):
-    messages: list[Message]
+    messages: list[Message] = Field(json_schema_extra={"minItems": 1})
 
     @property
     def question(self) -> str:
@@ -139,7 +151,7 @@ class ChatBody(Body):
 
 
 class TextBody(Body):
-    prompt: Annotated[str, BeforeValidator(single)]
+    prompt: Annotated[str, BeforeValidator(single, json_schema_input_type=Prompt)]
 
     @property
     def question(self) -> str:
