@@ -39,6 +39,7 @@ from malt_fast.sampling.prepare import load_prompts  # noqa: E402
 from malt_fast.store.segments import Sample  # noqa: E402
 from malt_fast.store.store import open_store  # noqa: E402
 from malt_fast.tasks.load import load_task  # noqa: E402
+from malt_fast.utils.files import content_checksum  # noqa: E402
 from tests.results.browser import Browser, open_browser  # noqa: E402
 
 WORDS = {1: 75, 2: 60, 3: 90}  # per output, by level
@@ -123,8 +124,9 @@ def fill(
     for question in range(questions):
         easy, gold = rng.random(), question % 100
         samples = []
-        for level in LEVEL:
-            text = rng.choice(ids, rng.poisson(WORDS[level]), p=share)
+        sizes = rng.poisson([WORDS[level] for level in LEVEL])
+        texts = np.split(rng.choice(ids, sizes.sum(), p=share), sizes.cumsum()[:-1])
+        for level, text in zip(LEVEL, texts, strict=True):
             right = bool(rng.random() < easy)
             said = gold if right else int(rng.integers(100))
             stated = [] if level == 2 else [*ending, vocab[str(said)]]
@@ -143,7 +145,9 @@ def fill(
     leaves = np.flatnonzero(forest.level == 3).astype(np.uint32)
     graded = np.array(outcomes, np.uint8)
     forest.set_outcomes(leaves, graded[graded != 255])
-    save_forest(folder / "round-0" / "forest.arrows", forest, store, "", "", PARENTS, rows.ravel())
+    asked = content_checksum((folder / "questions.jsonl").read_bytes())
+    made_from = "", "", PARENTS, rows.ravel(), asked
+    save_forest(folder / "round-0" / "forest.arrows", forest, store, *made_from)
 
 
 def use(browser: Browser, page: Path, questions: int) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def large(nodes: int, mean: int, work: Path) -> dict[str, Any]:
     rows[:, 1:] = np.arange(trees * len(shape)).reshape(trees, -1)
     forest = build_forest(shape, trees, rows.ravel(), store)
     assert forest is not None
-    save_forest(work / "forest.arrows", forest, store, "", "", shape, rows.ravel())
+    save_forest(work / "forest.arrows", forest, store, "", "", shape, rows.ravel(), "")
     del forest, store, rows
     before = resident_bytes()
     opened: list[Store] = []

@@ -252,7 +252,7 @@ def test_a_forest_comes_back_from_its_rows(tmp_path: Path) -> None:
     assert forest is not None
     forest.set_outcomes([5], [1])
     path = tmp_path / "forest.arrows"
-    save_forest(path, forest, store, "f", "g", parents, rows)
+    save_forest(path, forest, store, "f", "g", parents, rows, "")
     reader = open_store(tmp_path / "samples", writable=False)
     file = read_forest(path, reader)
     assert file is not None and (file.fingerprint, file.grading) == ("f", "g")
@@ -277,7 +277,7 @@ def test_a_forest_of_samples_that_are_not_there_any_more_is_none(tmp_path: Path)
     forest = build_forest([-1] * 59, 1, rows, store)
     assert forest is not None
     path = tmp_path / "forest.arrows"
-    save_forest(path, forest, store, "", "", [-1] * 59, rows)
+    save_forest(path, forest, store, "", "", [-1] * 59, rows, "")
 
     def there() -> bool:
         store = open_small(folder)
@@ -306,7 +306,7 @@ def test_rows_that_became_others_are_noticed(tmp_path: Path) -> None:
     rows = np.arange(-1, 8)
     forest = build_forest([-1] * 8, 1, rows, store)
     assert forest is not None
-    save_forest(tmp_path / "f", forest, store, "", "", [-1] * 8, rows)
+    save_forest(tmp_path / "f", forest, store, "", "", [-1] * 8, rows, "")
     (path,) = segments(folder)
     path.write_bytes(path.read_bytes()[:-20])
     store = open_small(folder, segment_bytes=10**6)

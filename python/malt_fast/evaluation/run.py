@@ -81,7 +81,7 @@ def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> Eval
 
         forest, rows, of_engine = sample_systems(setup, run.samples, design, on_done)
         made_from, parents = sampling_fingerprint(setup, design), [slot.parent for slot in shape]
-        save_forest(run.path("evaluation.arrows"), forest, store, made_from, "", parents, rows)
+        save_forest(run.path("evaluation.arrows"), forest, store, made_from, "", parents, rows, "")
         result = measure(setup, design, forest)
         figures |= {"questions": len(design.questions), "systems": len(design.systems)}
         figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}

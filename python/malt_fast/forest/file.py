@@ -51,7 +51,7 @@ def save_forest(
     grading: str,
     parents: Sequence[int],
     rows: Ints,
-    questions: str = "",
+    questions: str,
 ) -> None:
     """Write `path` atomically. Arguments are as in ForestFile. Raises OSError."""
     trees = int(np.count_nonzero(forest.level == 0))

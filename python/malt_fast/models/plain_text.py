@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
 TOGETHER = 1024  # texts
+IDS_ONLY = {"return_attention_mask": False, "return_token_type_ids": False}  # saves a quarter
 LINE = "\n"  # what usually stands before a text; every tokenizer starts anew after it
 
 
@@ -86,7 +87,7 @@ class PlainEncoder:
         rest = iter(texts)
         while some := list(islice(rest, TOGETHER)):
             wholes = [before + text for text in some]
-            ids = self.tokenizer(wholes, add_special_tokens=False)["input_ids"]
+            ids = self.tokenizer(wholes, add_special_tokens=False, **IDS_ONLY)["input_ids"]
             for text, whole in zip(some, ids, strict=True):
                 apart = whole[: len(left)] == left and self.tokenizer.unk_token_id not in left
                 plain = apart and not (self.inside and self.inside.search(text))

@@ -23,7 +23,7 @@ from pyarrow.parquet import ParquetWriter
 from malt_fast.forest.datasets import prompt_text
 from malt_fast.forest.role_data import prompted
 from malt_fast.models.identity import content
-from malt_fast.models.plain_text import Tokens
+from malt_fast.models.plain_text import IDS_ONLY, Tokens
 from malt_fast.results.opened_run import Array, Logps, RoleForest
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.quiet import quiet
@@ -131,8 +131,8 @@ def dpo_rows(source: RoleForest, references: Logps | None) -> Iterator[list[Row]
 def prm_rows(source: RoleForest) -> Iterator[list[Row]]:
     """A step is a turn: the prompt is the bare question, the last step the role's output."""
     for nodes in _groups(_labelled(source)):
-        trees = source.tree_of(nodes).tolist()
-        yield [_steps(source, *one) for one in zip(nodes.tolist(), trees, strict=True)]
+        trees, texts = source.tree_of(nodes).tolist(), dict[int, str]()  # by node
+        yield [_steps(source, *one, texts) for one in zip(nodes.tolist(), trees, strict=True)]
 
 
 def _groups(nodes: Array) -> Iterator[Array]:
@@ -172,16 +172,19 @@ def _pair(chosen: Row, rejected: Row) -> Row:
     return row | {"exact": chosen["exact"] and rejected["exact"]}
 
 
-def _steps(source: RoleForest, node: int, tree: int) -> Row:
+def _steps(source: RoleForest, node: int, tree: int, texts: dict[int, str]) -> Row:
     forest, credit = source.forest, source.credit
     path = [node]
     while forest.level[path[-1]] > 1:
         path.append(int(forest.parent[path[-1]]))
     path.reverse()
+    for step in path:
+        if step not in texts:  # siblings share their ancestors
+            texts[step] = source.prompts.decode(forest.tokens_of(step))
     question = source.questions[tree]
     return {
         "prompt": question.text,
-        "completions": [source.prompts.decode(forest.tokens_of(step)) for step in path],
+        "completions": [texts[step] for step in path],
         "labels": (credit.label[path] == 1).tolist(),
         "values": credit.value[path].tolist(),
         **{"nodes": path, "question": question.id, "round": source.round},
@@ -220,5 +223,5 @@ def as_texts(prompts: Prompts, rows: Sequence[tuple[Tokens, Tokens]]) -> list[Te
 
 
 def _tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(texts)["input_ids"] if texts else []
+    ids: list[list[int]] = tokenizer(texts, **IDS_ONLY)["input_ids"] if texts else []
     return ids
