@@ -214,21 +214,18 @@ def test_long_bodies_are_held_until_they_are_read(monkeypatch: pytest.MonkeyPatc
         assert httpx.post(url + CHAT, json=ask("x" * 90_000)).status_code == 200
 
 
-def test_long_bodies_rest_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
-    rests = []
-    sleep = endpoint.asyncio.sleep
-
-    async def rest(seconds: float) -> None:
-        rests.append(seconds)
-        await sleep(0)
-
-    monkeypatch.setattr(endpoint.asyncio, "sleep", rest)
-    bodies = [json.dumps(ask("x" * size)).encode() for size in (100, 50_000, 4_000_000)]
-    with serving(scripted(good())) as (url, _):
-        for body in bodies:
-            httpx.post(url + CHAT, content=body)
-    wanted = [len(body) / endpoint.PACE for body in bodies]
-    assert [seconds for seconds in rests if seconds in wanted] == wanted[1:]
+def test_a_long_question_that_is_refused_holds_up_other_long_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint, "REST", 10**9)
+    with serving(scripted(good(), room=60_000), grace=0) as (url, inside):
+        for size in (50_000, 50_000):  # nobody waits after one that is answered
+            assert httpx.post(url + CHAT, json=ask("x" * size)).status_code == 200
+        assert httpx.post(url + CHAT, json=ask("x" * 90_000)).status_code == 400
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(url + CHAT, json=ask("x" * 50_000), timeout=0.3)
+        assert httpx.post(url + CHAT, json=ask("short")).status_code == 200
+        assert inside.long.locked()
 
 
 def test_refusals_take_no_thread() -> None:

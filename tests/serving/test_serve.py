@@ -153,6 +153,7 @@ def scripted_server() -> Iterator[str]:
         (CHAT, [1], 400, "not a JSON object"),
         (CHAT, {}, 400, "'messages' is missing"),
         (CHAT, {"messages": []}, 400, "messages is empty"),
+        (CHAT, {"messages": [{"role": "user"}] * 9999}, 400, "9,999 messages: send at most 1,024"),
         (CHAT, ask(" "), 400, "the last message is empty"),
         (CHAT, ask("?", n=2), 400, "n = 2 is not possible: it must be valid (1, as"),
         (CHAT, ask("?", max_tokens=0), 400, "max_tokens = 0"),

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ MAX_BODY = 4 << 20  # bytes
 SHORT_BODY = 16 << 10  # bytes that every body may have
 LONG_BODIES = 32 << 20  # bytes that are held of longer bodies until they are read
 ARRIVING = 512  # bodies that may arrive at once
-PACE = 32 << 20  # bytes a second of longer bodies that are read: 4 ms of work each 1 MiB
+REST = 5  # after a longer body that was refused: times as long as reading it took
 PATIENCE = 30.0  # seconds for a body to arrive
 KEEP_ALIVE = 10.0  # seconds between comments in a stream that waits for its answer
 READERS = 2  # threads that parse and tokenise; a long body takes at most one
@@ -196,25 +196,30 @@ class Endpoint:
     ) -> tuple[EngineThread, Body, ReadQuestion]:
         """The body and its question, parsed and tokenised in a thread; a place until `leaving`.
 
-        Long ones take turns, and rest in proportion to their length: they cost the engine little
-        however many clients send them.
+        Long ones take turns. After one that is refused the next has to wait, as those who send only
+        such would else leave little time to the engine.
         """
         self._open_thread()
         async with self.bodies.held_of(request) as data:
             thread = self._open_thread()
             leaving.enter_context(self._place())
-            long = len(data) > SHORT_BODY
 
             def work() -> tuple[EngineThread, Body, ReadQuestion]:
                 body = parse(kind, data)
                 self._check_model(self.name if body.model is None else body.model)
                 return thread, body, thread.pipeline.read(body.question)
 
-            async with self.long if long else nullcontext():
-                try:
-                    return await asyncio.get_running_loop().run_in_executor(self.readers, work)
-                finally:
-                    await asyncio.sleep(len(data) / PACE if long else 0)
+            loop = asyncio.get_running_loop()
+            if len(data) <= SHORT_BODY:
+                return await loop.run_in_executor(self.readers, work)
+            await self.long.acquire()
+            begin, rest = loop.time(), REST
+            try:
+                read = await loop.run_in_executor(self.readers, work)
+                rest = 0
+                return read
+            finally:
+                loop.call_later(rest * (loop.time() - begin), self.long.release)
 
     # ---- the token ----
 

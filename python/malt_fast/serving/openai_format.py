@@ -30,6 +30,7 @@ from malt_fast.config.mistakes import sentence
 from malt_fast.serving.answer import Answer
 from malt_fast.utils.errors import MaltError
 
+MESSAGES = 1024  # of a chat: 100,000 empty ones would be read for a second
 PIECE = 32  # characters of a streamed piece
 SPEAKERS = {"user": "User", "assistant": "Assistant"}
 
@@ -130,7 +131,7 @@ class Body(Part):
 
 
 class ChatBody(Body):
-    messages: list[Message] = Field(json_schema_extra={"minItems": 1})
+    messages: list[Message] = Field(json_schema_extra={"minItems": 1, "maxItems": MESSAGES})
 
     @property
     def question(self) -> str:
@@ -169,6 +170,9 @@ def parse(kind: type[B], data: bytes | bytearray) -> B:
         values = None
     if not isinstance(values, dict):
         raise MaltError("the body is not a JSON object: send one as OpenAI's clients do")
+    messages = values.get("messages")
+    if isinstance(messages, list) and len(messages) > MESSAGES:
+        raise MaltError(f"the body has {len(messages):,} messages: send at most {MESSAGES:,}")
     try:
         body = kind.model_validate(values)
     except ValidationError as error:
