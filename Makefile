@@ -129,10 +129,10 @@ build/fuzz/answers: tests/fuzz/fuzz_answers.cpp $(wildcard csrc/answers/*)
 faults: .venv/.test
 	$(BIN)/python -m tests.faults.kills --runs 300 --json benchmarks/results/faults_kills.json
 	$(BIN)/python -m tests.faults.kills --changes --runs 100 --json benchmarks/results/faults_changes.json
-	$(BIN)/python -m tests.faults.commands --cases 140 --json benchmarks/results/faults_commands.json
+	$(BIN)/python -m tests.faults.commands --cases 140
 	$(BIN)/python -m tests.faults.disk --cases 10000 --json benchmarks/results/faults_disk.json
 	$(BIN)/python -m tests.faults.soak --trees 250000 --json benchmarks/results/faults_soak.json
-	$(BIN)/python -m tests.faults.soak --trees 1000 --prompt 30000 --json benchmarks/results/faults_long_prompts.json
+	$(BIN)/python -m tests.faults.soak --trees 1000 --prompt 30000 --kills 0 --json benchmarks/results/faults_long_prompts.json
 	$(BIN)/python -m tests.faults.inputs --cases 10000 --json benchmarks/results/faults_inputs.json
 
 # The build tools go into .venv first, so that the package builds against them without isolation.

@@ -35,7 +35,8 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "evaluate": (evaluate.main, ["--seed", "0", "--evaluate.votes", "2"]),
 }
 # What tells of times and processes, or is stored in the order in which it came.
-OWN = ("metrics.jsonl", "tensorboard", "lock", "samples", "environment.json", "report.html")
+OWN = ("metrics.jsonl", "tensorboard", "lock", "samples", "environment.json")
+NAMING = ("config.yaml", "report.html")  # which name the folder of the case
 
 
 def words_of(command: str, folder: Path) -> list[str]:
@@ -47,7 +48,7 @@ def words_of(command: str, folder: Path) -> list[str]:
 
 def everything(home: Path, command: str) -> dict[str, bytes]:
     """The content of every file below `home` that equal commands share."""
-    own = OWN[:-1] if command.startswith("report") else OWN
+    own = OWN if command.startswith("report") else OWN + NAMING
     return dict(_contents(home, own))
 
 

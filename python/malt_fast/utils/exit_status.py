@@ -57,7 +57,7 @@ def _file_of(error: OSError) -> tuple[str | None, str]:
     if isinstance(error, shutil.Error):  # (from, to, why) of every file that was not copied
         file, _, why = error.args[0][0]
         return file, why.partition("] ")[2].partition(": ")[0] or why
-    return error.filename, first_line(error)
+    return error.filename2 or error.filename, first_line(error)  # of a rename, the target
 
 
 def _command(folder: Path) -> str:

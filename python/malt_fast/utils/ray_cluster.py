@@ -70,10 +70,15 @@ def _knock(address: str | None) -> None:
 
 
 def describe_cluster() -> Cluster:
-    """The resources of the connected cluster."""
+    """The resources of the connected cluster. Raises MaltError if all its machines are gone."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not machines:
+        raise MaltError(
+            "no machine of the Ray cluster answers any more: start it again, and give the same "
+            "command; what was sampled is kept"
+        )
     return Cluster(
         [int(machine.get("CPU", 0)) for machine in machines],
         [int(machine.get("GPU", 0)) for machine in machines],
