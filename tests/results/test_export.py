@@ -628,6 +628,14 @@ def test_one_export_writes_at_a_time(copy, capsys):
     assert run_export(capsys, "--run", str(copy))[0] == 0
 
 
+def test_the_base_model_that_an_adapter_names_is_not_merged_into(copy, capsys):
+    """It could be anybody's: only the settings of the run say which it is."""
+    (copy / "config.yaml").write_text("no: setting\n")
+    assert export.main(["--run", str(copy), "--merged"]) == 0
+    told = "not exported: merged/refiner: without the run's settings its base model is not known"
+    assert told in capsys.readouterr().out and not (copy / "export" / "merged").exists()
+
+
 def test_an_export_that_was_killed_at_its_start_is_no_obstacle(copy):
     (copy / "export").mkdir()
     (copy / "export" / ".export.json.1.new").write_text("{")
