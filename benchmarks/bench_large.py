@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ def write_questions(file: Path, count: int) -> None:
     """Questions of 300 characters about nothing."""
     rng = random.Random(0)
     words, counts = vocabulary()
+    sums = list(accumulate(counts))
     with file.open("w") as out:
         for number in range(count):
-            text = " ".join([f"Question {number}:", *rng.choices(words, counts, k=70)])[:300]
+            drawn = rng.choices(words, cum_weights=sums, k=70)
+            text = " ".join([f"Question {number}:", *drawn])[:300]
             row = {"question": text.strip(), "answer": str(number % 1000)}
             out.write(json.dumps(row) + "\n")
 

@@ -26,9 +26,7 @@ IDLE = 75  # seconds between requests: more than the 60 s of proxies, which reus
 LONGEST_HEAD = 32 << 10  # bytes
 SPARE = 1024  # connections besides those of questions in progress
 BACKLOG = 64  # connections that are accepted before others are served again
-AHEAD = (
-    4096  # connections that the kernel accepts ahead; of more, a client's second try is 1 s late
-)
+AHEAD = 4096  # connections that the kernel accepts ahead; others try again, 1 s later
 FILES = 192  # descriptors for everything else
 CLOSING = 5  # seconds to send the last answers
 
