@@ -1,6 +1,6 @@
 """How much a server costs: beside uvicorn alone, beside the same pipeline in Python, and over time.
 
-    python benchmarks/bench_serving.py --run RUN [--minutes 5] [--json FILE]
+    python benchmarks/bench_serving.py --run RUN [--only PART ...] [--minutes 5] [--json FILE]
 
 RUN is a finished run of the demonstration (`make run`). Clients are on the same machine and share
 its cores with the server; contenders answer in turns.
@@ -18,9 +18,8 @@ import multiprocessing
 import os
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +30,7 @@ from common import environment, print_table, write_json
 from http_load import Load, chat, run_load
 from serving_rivals import answer_directly, serve_plain, serve_scripted
 
+PARTS = ("scripted", "model", "soak")
 CLIENTS = (1, 8, 64, 512)
 ROUNDS, SECONDS = 3, 2.0  # of each contender, with so many clients
 QUESTIONS = 128  # of the model in a round, all at once
@@ -151,14 +151,14 @@ def show(report: dict[str, Any]) -> None:
             f"{case['megabytes']:.0f}",
             str(case["errors"]),
         ]
-        for case in report["scripted"]
+        for case in report.get("scripted", ())
     ]
     print_table("an engine that answers at once", header, rows)
-    speeds = report["model"]["tokens_per_s"]
-    for name, values in speeds.items():
-        print(f"{name}: {statistics.median(values):,.0f} tokens/s")
-    print(f"server / direct, median of rounds: {report['model']['ratio']:.2f}")
-    for number, part in enumerate(report["soak"]["parts"], 1):
+    if model := report.get("model"):
+        for name, values in model["tokens_per_s"].items():
+            print(f"{name}: {statistics.median(values):,.0f} tokens/s")
+        print(f"server / direct, median of rounds: {model['ratio']:.2f}")
+    for number, part in enumerate(report.get("soak", {"parts": ()})["parts"], 1):
         print(
             f"{number / 10 * report['soak']['minutes']:.1f} min: {part['requests']} answers, "
             f"errors {part['errors']}, {part['megabytes']:.0f} MB, {part['files']} files"
@@ -168,6 +168,7 @@ def show(report: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--minutes", type=float, default=1.0, help="of the soak")
     parser.add_argument("--rounds", type=int, default=5, help="of the model")
     parser.add_argument("--json", type=Path)
@@ -175,13 +176,13 @@ def main() -> None:
     packages = ("malt-fast", "uvicorn", "starlette", "torch")
     policy = os.environ.get("OMP_WAIT_POLICY", "")
     report: dict[str, Any] = {"environment": {**environment(packages), "omp_wait_policy": policy}}
-    report["scripted"] = scripted(given.run)
-    with ExitStack() as open_ones:
-        url, pid = open_ones.enter_context(served(given.run))
-        begin = time.perf_counter()
-        report["model"] = model(url, given.run, given.rounds)
-        report["model"]["seconds"] = time.perf_counter() - begin
-        report["soak"] = soak(url, pid, given.minutes)
+    if "scripted" in given.only:
+        report["scripted"] = scripted(given.run)
+    with served(given.run) as (url, pid):
+        if "model" in given.only:
+            report["model"] = model(url, given.run, given.rounds)
+        if "soak" in given.only:
+            report["soak"] = soak(url, pid, given.minutes)
     show(report)
     if given.json:
         write_json(given.json, report)
