@@ -153,7 +153,8 @@ def show(report: dict[str, Any]) -> None:
         ]
         for case in report.get("scripted", ())
     ]
-    print_table("an engine that answers at once", header, rows)
+    if rows:
+        print_table("an engine that answers at once", header, rows)
     if model := report.get("model"):
         for name, values in model["tokens_per_s"].items():
             print(f"{name}: {statistics.median(values):,.0f} tokens/s")
