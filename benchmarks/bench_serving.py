@@ -64,7 +64,7 @@ def scripted(run: Path) -> list[dict[str, Any]]:
     found = []
     with (
         in_process(partial(serve_scripted, run)) as ours,
-        in_process(partial(serve_plain, "h11", "asyncio", BODY)) as plain,
+        in_process(partial(serve_plain, BODY)) as plain,
     ):
         questions = sums(random.Random(0))
         for clients, stream in itertools.product(CLIENTS, (False, True)):

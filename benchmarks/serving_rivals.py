@@ -91,7 +91,7 @@ def serve_scripted(run: Path, port: "Queue[int]") -> None:
         finish(endpoint, 5, [])
 
 
-def serve_plain(http: str, loop: str, body: bytes, port: "Queue[int]") -> None:
+def serve_plain(body: bytes, port: "Queue[int]") -> None:
     """uvicorn and starlette answering a fixed body, streamed as server-sent events if so asked."""
 
     async def answer(request: Request) -> Response:
@@ -106,7 +106,7 @@ def serve_plain(http: str, loop: str, body: bytes, port: "Queue[int]") -> None:
         return StreamingResponse(events(), media_type="text/event-stream")
 
     app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
-    config: Any = {"http": http, "loop": loop, "log_level": "warning", "access_log": False}
+    config: Any = {"http": "h11", "loop": "asyncio", "log_level": "warning", "access_log": False}
     with listen("127.0.0.1", 0) as listening:
         port.put(listening.getsockname()[1])
         uvicorn.Server(uvicorn.Config(app, **config)).run(sockets=[listening])

@@ -136,11 +136,8 @@ def main() -> int:
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp(prefix="commands-"))
     work.mkdir(parents=True, exist_ok=True)
-    begun, run, names = (
-        time.monotonic(),
-        finished_run(work),
-        [args.only] if args.only else [*COMMANDS],
-    )
+    begun, run = time.monotonic(), finished_run(work)
+    names = [args.only] if args.only else [*COMMANDS]
     expected, whole = {}, {}
     for name in names:
         home, started = work / f"whole {name}", time.monotonic()
@@ -152,11 +149,8 @@ def main() -> int:
         print(f"undisturbed: {name}: {whole[name]}", flush=True)
     kinds, problems, killed = Counter[str](), dict[str, str](), Counter[str]()
     for case in range(args.cases):
-        rng, name, home = (
-            random.Random(f"{args.seed} {case}"),
-            names[case % len(names)],
-            work / str(case),
-        )
+        rng, name = random.Random(f"{args.seed} {case}"), names[case % len(names)]
+        home = work / str(case)
         how: list[str] = []
         try:
             for kind in run_case(rng, run, home, name, whole[name]):

@@ -396,8 +396,8 @@ def in_loop(handler: Callable[[Request, Any], Response]) -> Callable[..., Awaita
 
 
 def _no_route(request: Request, error: Any) -> Response:
-    routes = "/v1/chat/completions, /v1/completions, /v1/models, /health, /ready or /metrics"
-    message = f"{request.method} {request.url.path} is not served: use {routes}"
+    routes = "/v1/chat/completions, /v1/completions, /v1/models, /health, /ready, /metrics"
+    message = f"{request.method} {request.url.path} is not served: use {routes} or /openapi.json"
     response = refusal(ApiError(error.status_code, message))
     response.headers.update(error.headers or {})  # the methods that are allowed
     return response
