@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ import torch
 
 from malt_fast import train
 from malt_fast.config.load import make_config
+from malt_fast.forest.role_data import RoleData
 from malt_fast.models.saving import saving
 from malt_fast.runs.run import Run, open_run, writing
 from malt_fast.sampling import sample
 from malt_fast.store import store
-from malt_fast.training import train_stage
+from malt_fast.training import train_role, train_stage
 from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.exit_status import exit_status
 from malt_fast.utils.files import read_checked, write_checked
-from malt_fast.utils.seals import seal
+from malt_fast.utils.seals import seal, seal_of
 from tests.small_run import FAST, content, run, write_model, write_questions
 
 
@@ -229,6 +231,26 @@ def test_rows_of_other_settings_do_not_stay(
     assert run(*made, folder) == 0
     after = {file: file.read_bytes() for file in folder.glob("round-0/data/*/*")}
     assert after == data and adapters(folder) == adapters(base)
+
+
+def test_rows_do_not_stay_where_a_stage_has_none(
+    made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Other settings gave the verifier pairs."""
+    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    folder = tmp_path / "run"
+    shutil.copytree(base, folder)
+    real = train_role.role_data
+
+    def without_pairs(*given: Any) -> RoleData:
+        data = real(*given)
+        return replace(data, pairs=data.pairs[:0]) if (given[2], given[-1]) == (2, "dpo") else data
+
+    monkeypatch.setattr(train_role, "role_data", without_pairs)
+    rows = folder / "round-0" / "data" / "verifier"
+    assert (rows / "dpo.parquet").is_file()
+    assert run(*made, folder) == 0
+    assert not (rows / "dpo.parquet").is_file() and seal_of(rows) is not None
 
 
 # ---- Ctrl-C ----

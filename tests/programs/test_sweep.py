@@ -12,6 +12,7 @@ from malt_fast.config import requirements
 from malt_fast.config.load import make_config
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.evaluation.result import EvaluationResult
+from malt_fast.runs.run import Run
 from malt_fast.sampling import sample
 from malt_fast.utils.errors import MaltError
 from tests.charts import draw, saving_by
@@ -148,3 +149,18 @@ def test_one_vote_makes_one_line() -> None:
     names = ["k", "questions", "MALT acc. %", "95 %"]
     assert [column.name for column in table.columns] == names
     assert table.rows == [["1", 20, 0.5, (0.4, 0.6)], ["2", 20, 0.5, (0.4, 0.6)]]
+
+
+def test_rows_of_rounds_and_stages_that_a_run_no_longer_has_do_not_count(tmp_path: Path) -> None:
+    config = make_config({"train": {"rounds": 1, "dpo_roles": ["refiner"]}})
+    for index in (0, 1):
+        for role in config.chain:
+            for stage in ("sft", "dpo"):
+                file = tmp_path / f"round-{index}" / "data" / role / f"{stage}.parquet"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(b"")
+    found = sweep.datasets_of(Run(tmp_path, config))
+    assert {str(file.relative_to(tmp_path / "round-0" / "data")) for file in found} == {
+        *(f"{role}/sft.parquet" for role in config.chain),
+        "refiner/dpo.parquet",
+    }
