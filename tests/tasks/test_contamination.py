@@ -18,23 +18,26 @@ from malt_fast.utils.errors import MaltError
 from tests.tasks.test_tasks import FEW, config, load_pair
 from tests.volume import volume
 
+NUMERALS = contamination.NUMERALS.split()
 COPY = "A farmer has seven hens and each of them lays three eggs on every single day of the week"
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 def test_copies_are_left_out_and_told(tmp_path: Path, caplog: Any) -> None:
-    train = ["Is  IT, Tuesday?", f"{COPY}. How many are 2 of them?", "Is it Friday?"]
+    train = ["Is  IT, Tuesday?", f"{COPY}. How many are some of them?", "Is it Friday?"]
+    train += [f"Is it the day after {day}?" for day in DAYS]
     test = ["is it tuesday", f"{COPY}: so how many eggs are there in a month?"]
     task = load_pair(tmp_path, train, test)
-    assert [q.id for q in task.train] == ["train-2"] and len(task.test) == 2
+    assert len(task.train) == 8 and len(task.test) == 2
     assert task.report == {"contaminated": ["train-0", "train-1"]}
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     text = record.getMessage()
-    assert text.startswith("2 of 3 training questions") and text.endswith(": train-0, train-1")
+    assert text.startswith("2 of 10 training questions") and text.endswith(": train-0, train-1")
     assert "left out (task.decontaminate)" in text
 
     task = load_pair(tmp_path, train, test, "--task.decontaminate", "false")
-    assert len(task.train) == 3 and task.report == {"contaminated": ["train-0", "train-1"]}
+    assert len(task.train) == 10 and task.report == {"contaminated": ["train-0", "train-1"]}
     assert "task.decontaminate would leave them out" in caplog.records[-1].getMessage()
 
 
@@ -46,9 +49,41 @@ def test_what_is_no_copy(tmp_path: Path) -> None:
     assert load_pair(tmp_path, train, test).report == {}
 
 
-def test_all_are_copies(tmp_path: Path) -> None:
-    with pytest.raises(MaltError, match=r"all 1 training .*--task.test_path.*task.decontaminate"):
-        load_pair(tmp_path, ["q"], ["q"])
+def test_more_than_a_fifth_are_copies(tmp_path: Path) -> None:
+    """The run stops before any work, with what to type."""
+    train = [f"Is it {day}?" for day in DAYS[:5]]
+    assert len(load_pair(tmp_path, train, train[:1]).train) == 4
+    said = (
+        r"^2 of 5 training .*\(train-0, train-1\): .*--task.test_path FILE.*--task.decontaminate f"
+    )
+    with pytest.raises(MaltError, match=said):
+        load_pair(tmp_path, train, train[:2])
+    assert len(load_pair(tmp_path, train, train, "--task.decontaminate", "false").train) == 5
+
+
+APPLES = "Ann has {} apples in {} baskets and eats {} of them. How many are left?"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("30", "2", "4"), ("30", "2", "4"), True),
+        (("30", "2", "4"), ("31", "2", "4"), False),
+        (("30", "2", "4"), ("30", "2", "5"), False),
+        (("30", "2", "4"), ("30", "4", "2"), False),
+        (("30", "two", "4"), ("30", "three", "4"), False),
+        (("3.5", "2", "4"), ("3.6", "2", "4"), False),
+        (("30", "2", "half"), ("30", "2", "a third"), False),
+        (("30", "wicker", "most"), ("30", "wooden", "most"), True),
+    ],
+)
+def test_other_numbers_make_another_problem(
+    one: tuple[str, ...], other: tuple[str, ...], same: bool
+) -> None:
+    story = " ".join(f"word{chr(97 + i)}" for i in range(20))  # a run that both have
+    train = [Question("a", f"{story}: {APPLES.format(*one)}", "")]
+    held = [Question("b", f"{story}! {APPLES.format(*other)} Say it.", "")]
+    assert contamination.contaminated(train, held) == (["a"] if same else [])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +108,7 @@ def test_drawings_are_no_copies(tmp_path: Path) -> None:
     code = "[asy]size(150); pair A, B, C, D, E, F, G; draw(A--B--C--D--E--F--G--cycle);[/asy]"
     task = load_pair(tmp_path, [f"{code} Find AB."], [f"Find the area. {code}"])
     assert task.report == {}
-    with pytest.raises(MaltError, match="all 1"):
+    with pytest.raises(MaltError, match="1 of 1"):
         load_pair(tmp_path, [f"{code} Find it."], [f"{code} find it"])
 
 
@@ -92,9 +127,14 @@ def copied(text: str, test: list[str], run: int) -> bool:
     def key(text: str) -> str:
         return " ".join(MARK.sub(" ", text.casefold()).split()) or text.strip()
 
+    def numbers(words: list[str]) -> list[str]:
+        return [w for w in words if any(map(str.isdecimal, w)) or w in NUMERALS]
+
     words = words_of(text)
     inside = [False] * len(words)
     for other in map(words_of, test):
+        if numbers(other) != numbers(words):
+            continue
         for i in range(len(words) - run + 1):
             if any(other[j : j + run] == words[i : i + run] for j in range(len(other))):
                 inside[i : i + run] = [True] * run
@@ -112,6 +152,8 @@ PIECES = st.sampled_from(
         "SS",
         "a-b",
         "a-3",
+        " two ",
+        " 7 ",
     ]
 )
 TEXTS = st.lists(st.lists(PIECES, max_size=30).map("".join), max_size=6)
@@ -135,7 +177,7 @@ def test_against_a_twin(train: list[str], test: list[str], run: int, characters:
 
 def test_only_ten_ids_are_shown(tmp_path: Path, caplog: Any) -> None:
     texts = [f"q{i}" for i in range(12)]
-    task = load_pair(tmp_path, [*texts, "other"], texts)
+    task = load_pair(tmp_path, [*texts, *(f"other {i}" for i in range(50))], texts)
     assert len(task.report["contaminated"]) == 12
     assert caplog.records[0].getMessage().endswith("train-8, train-9 and 2 more")
 
@@ -150,4 +192,4 @@ def test_only_the_first_process_warns(
     tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert load_pair(tmp_path, ["q", "r"], ["q"]).report and not caplog.records
+    assert load_pair(tmp_path, [*DAYS, "q"], ["q"]).report and not caplog.records

@@ -21,6 +21,7 @@ MEANING = {  # of each kind in a report
     "another box": "have a box that differs from `answer`, which is the gold",
 }
 SHOWN = 10  # ids in a warning
+MOST = 1 / 5  # of the training questions that may be left out as copies
 
 
 def warn_of(report: "Report", total: int) -> None:
@@ -31,11 +32,13 @@ def warn_of(report: "Report", total: int) -> None:
 
 
 def warn(ids: Sequence[str], what: str) -> None:
-    more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
     if distributed.is_leader():
-        log.warning(
-            "%s of %s: %s%s", f"{len(ids):,}", what, printable(", ".join(ids[:SHOWN])), more
-        )
+        log.warning("%s of %s: %s", f"{len(ids):,}", what, _first(ids))
+
+
+def _first(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
+    return printable(", ".join(ids[:SHOWN])) + more
 
 
 def check_ids(train: "Sequence[Question]", test: "Sequence[Question]") -> None:
@@ -50,7 +53,10 @@ def check_ids(train: "Sequence[Question]", test: "Sequence[Question]") -> None:
 def decontaminate(
     train: "list[Question]", test: "Sequence[Question]", leave_out: bool
 ) -> "tuple[list[Question], list[str]]":
-    """The training questions to use, and the ids of copies of held-out ones."""
+    """The training questions to use, and the ids of copies of held-out ones.
+
+    leave_out: whether copies are left out. Raises MaltError if these are more than a fifth.
+    """
     ids = contaminated(train, test)
     if not ids:
         return train, ids
@@ -58,10 +64,10 @@ def decontaminate(
     if not leave_out:
         warn(ids, f"{what}; task.decontaminate would leave them out")
         return train, ids
-    if len(ids) == len(train):
+    if len(ids) > MOST * len(train):
         raise MaltError(
-            f"all {what}: give other held-out questions by --task.test_path, or set "
-            "task.decontaminate to false"
+            f"{len(ids):,} of {what} ({_first(ids)}): give other held-out questions by "
+            "--task.test_path FILE, or train on the copies, too, by --task.decontaminate false"
         )
     warn(ids, f"{what}, and are left out (task.decontaminate)")
     copies = set(ids)

@@ -7,6 +7,7 @@ in ten thousand sets.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,11 @@ RUN = 13  # words
 SHARE = 1 / 3
 PUNCTUATION = re.compile(r"(?<!\d)[.,;:?\"']|[.,;:?\"'](?!\d)")  # not that of 3.5 and 12:30
 SIGNS = "+*/^=<>"  # words of one letter, as is a minus unless it is a hyphen: `3-4` is not `3+4`
+NUMERALS = (  # "one" is mostly a pronoun
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred "
+    "thousand million half third quarter twice thrice double triple dozen"
+)
 CHARACTERS = 1 << 20  # of texts at a time
 
 # Kinds of characters
@@ -31,13 +37,13 @@ ODD = np.uint64(0x9E3779B97F4A7C15)
 def contaminated(train: Sequence[Question], test: Sequence[Question]) -> list[str]:
     """Ids of training questions that are copies of held-out ones.
 
-    A copy has the same words as a held-out question, or at least a third of its words lie in runs
-    of 13 words that held-out questions have, too.
+    A copy has the same words as a held-out question; or it has the same numbers in the same order,
+    and at least a third of its words lie in runs of 13 words that held-out questions have, too.
 
-    The share is needed because a single run may be a phrase. Of GSM8K's 7,473 training questions
-    four share a run with the test set: three copy a test question with other names and numbers
-    (0.76, 0.76 and 0.45 of their words), one only has a similar sentence (0.24: "the first movie is
-    1 hour and 30 minutes long while ..."). Of CommonsenseQA's 9,741 one does, a copy (0.46).
+    The numbers are compared because word problems come in families that share their sentences. Of
+    GSM8K's 7,473 training questions three share 0.76, 0.76 and 0.45 of their words with a question
+    of the test set and have other numbers: another problem with another answer. The share is needed
+    because a single run may be a phrase. Of CommonsenseQA's 9,741 one is a copy (0.46).
     """
     kinds = np.zeros(0x110000, np.uint8)  # of all code points, filled in as they come
     held = [_read(texts, kinds) for texts in _chunks(q.text for q in test)]
@@ -68,7 +74,7 @@ class Words(NamedTuple):
 
     begin: Ints  # [T + 1]: those of text i are begin[i] : begin[i + 1]
     whole: Hashes  # [T]: of all words of a text in any order
-    run: Hashes  # [W]: of the RUN words from here on
+    run: Hashes  # [W]: of the RUN words from here on, and of the numbers of the whole text
     fits: npt.NDArray[np.bool_]  # [W]: whether these are all of one text
 
 
@@ -78,17 +84,40 @@ def _read(texts: list[str], kinds: npt.NDArray[np.uint8]) -> Words:
     codes = np.frombuffer("".join(lines).encode("utf-32-le", "surrogatepass"), np.uint32)
     new = np.unique(codes[kinds[codes] == UNKNOWN])
     kinds[new] = [_kind(chr(code)) for code in new]
-    starts, ends = _bounds(kinds[codes])
+    kind = kinds[codes]
+    starts, ends = _bounds(kind)
     words = _mix(_sums_between(codes.astype(np.uint64), starts, ends))
     line = np.cumsum([0, *map(len, lines)])
     begin = np.searchsorted(starts, line)
+    is_number = _are_in(words, _numerals())
+    is_number[np.searchsorted(starts, np.flatnonzero(kind == DIGIT), "right") - 1] = True
+    numbers = _numbers(words, begin, np.flatnonzero(is_number))
     sums = np.append(np.uint64(0), np.cumsum(words))
     ahead = np.append(words, np.zeros(RUN - 1, np.uint64))
     run = np.zeros(len(words), np.uint64)
     for k in range(RUN):
         run = run * ODD + ahead[k : k + len(words)]
     left = np.repeat(begin[1:], np.diff(begin)) - np.arange(len(words))
-    return Words(begin, sums[begin[1:]] - sums[begin[:-1]], _mix(run), left >= RUN)
+    run = _mix(run) ^ np.repeat(numbers, np.diff(begin))
+    return Words(begin, sums[begin[1:]] - sums[begin[:-1]], run, left >= RUN)
+
+
+def _numbers(words: Hashes, begin: Ints, at: Ints) -> Hashes:
+    """[T]: hashes of the numbers of each text, in their order; at: the places of all numbers."""
+    first = np.searchsorted(at, begin)  # [T + 1]: numbers before each text
+    rank = np.arange(len(at)) - np.repeat(first[:-1], np.diff(first))
+    power = np.cumprod(np.full(int(rank.max(initial=0)) + 1, ODD))
+    sums = np.append(np.uint64(0), np.cumsum(words[at] * power[rank]))
+    return _mix(sums[first[1:]] - sums[first[:-1]])
+
+
+@cache
+def _numerals() -> "Known":
+    """The hashes of numbers that are written as words."""
+    codes = np.frombuffer(NUMERALS.encode("utf-32-le"), np.uint32)
+    ends = np.cumsum([len(word) + 1 for word in NUMERALS.split()]) - 1
+    starts = ends - [len(word) for word in NUMERALS.split()]
+    return _known([_mix(_sums_between(codes.astype(np.uint64), starts, ends))])
 
 
 def _without_drawings(text: str) -> str:
