@@ -6,7 +6,8 @@ outputs, then DPO on sibling pairs), and evaluate the trained chain beside its b
 
     python -m malt_fast.train                                        # the bundled demonstration
     python -m malt_fast.train --task.name gsm8k --task.path train.jsonl --run runs/gsm8k
-    python -m malt_fast.train --run runs/gsm8k ...          # resumes; repeats only what changed
+    python -m malt_fast.train --run runs/gsm8k              # goes on, with the run's settings
+    python -m malt_fast.train --run runs/gsm8k --train.rounds 2    # repeats what a change affects
     python -m malt_fast.train --plan --run runs/gsm8k ...   # estimates the run from a probe
     python -m malt_fast.train --show_prompts ...            # prints the prompts of every role
     python -m malt_fast.train --help
@@ -31,6 +32,7 @@ from malt_fast.forest.credit import assign_credit
 from malt_fast.planning.plan import PROBE, make_plan, plan_long_run
 from malt_fast.planning.plan_facts import fill_facts
 from malt_fast.results.write_report import write_final_report
+from malt_fast.runs.directory import check_changes
 from malt_fast.runs.run import Run
 from malt_fast.runs.saved import publish
 from malt_fast.sampling.prepare import prepare, start_run
@@ -103,6 +105,9 @@ class Command(Config):
     show_prompts: bool = setting(
         False, "only print the prompt of every role for the first question", exclude=True
     )
+    overwrite: bool = setting(
+        False, "let changed settings replace what the run has trained", exclude=True
+    )
 
 
 PROGRAM = Program(
@@ -110,11 +115,12 @@ PROGRAM = Program(
     Command,
     "Samples a tree of outputs under every question, grades them, trains one adapter per role and "
     "evaluates. Without options it runs the bundled demonstration on the CPU. With the run "
-    "directory of an earlier run, it continues where that run stopped and repeats only what a "
-    "changed setting affects.",
+    "directory of an earlier run, it goes on where that run stopped, with that run's settings; "
+    "options go over these, and only what they affect is repeated.",
     (
         "",
         "--task.name gsm8k --task.path train.jsonl --run runs/gsm8k",
+        "--run runs/gsm8k",
         "--config configs/gsm8k.yaml --config configs/1-gpu.yaml",
         "--plan --config configs/gsm8k.yaml --run runs/gsm8k",
         "--run runs/long --tree.branching 4,3,2 --sampling.temperature 0.7",
@@ -124,6 +130,7 @@ PROGRAM = Program(
             "plan",
             "show_prompts",
             "run",
+            "overwrite",
             "task.name",
             "task.path",
             "task.limit",
@@ -141,6 +148,7 @@ def run_program(command: Command) -> None:
     if command.show_prompts:
         show(printable(prompt_texts(prepare(config))))
     else:
+        check_changes(config, command.overwrite)
         train(config, command.plan)
 
 

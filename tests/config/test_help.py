@@ -68,7 +68,7 @@ def test_every_program_has_one_name():
 
 def test_sections_and_all():
     everything = [line.split()[0][2:] for line in helped("train", "all") if line[:4] == "  --"]
-    assert sorted(everything) == sorted([*NAMES, "plan", "show_prompts"])
+    assert sorted(everything) == sorted([*NAMES, "overwrite", "plan", "show_prompts"])
     store = helped("train", "store")
     assert [line.split()[0] for line in store if line.startswith("  --")] == [
         *("--store.batch", "--store.interval", "--store.segment_mb")

@@ -155,7 +155,8 @@ def disturbed(
 ) -> Generator[Attempt, int, None]:
     """Start the run, record how it ended, start it again, and let it end at last."""
     log = folder.with_suffix(".log")
-    plain = argv
+    whole = str(folder.parent / "whole" / "config.yaml")  # all settings, to go back to
+    plain = [*argv, "--config", whole, "--overwrite"] if changes else argv
     for left in range(rng.randint(1, 4)):  # of the run, there is less each time
         other = rng.choice(CHANGES) if changes and rng.random() < 0.7 else ()
         argv = [*plain, *(word.replace("OTHER", str(folder.parent / "other")) for word in other)]

@@ -161,7 +161,8 @@ def test_both_counts_stand_in_a_run_of_either_grading(
         right = figures["right_if"]
         assert right["strict"] == 0 < right["lenient"] == figures["verdicts"]["right"]
     (run / "metrics.jsonl").unlink()
-    assert train.main([*options, "--task.grading", "strict"]) == 2  # nothing right to learn from
+    options += ["--task.grading", "strict", "--overwrite"]
+    assert train.main(options) == 2  # nothing right to learn from
     strict = graded(run)
     assert strict["right_if"] == lenient["right_if"]
     assert strict["verdicts"]["nothing extracted"] == strict["outputs"] == lenient["outputs"]

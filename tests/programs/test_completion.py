@@ -49,7 +49,7 @@ def test_commands(offered):
 
 def test_settings(offered):
     shown = offered("malt-fast", "train", "--")
-    own = {"--config", "--help", "--plan", "--show_prompts"}
+    own = {"--config", "--help", "--overwrite", "--plan", "--show_prompts"}
     assert set(shown) == {*own, *(f"--{name}" for name in NAMES)}
     assert offered("malt-fast", "train", "--tree.b") == ["--tree.branching"]
     assert offered("malt-fast", "train", "--seed", "3", "--tree.b") == ["--tree.branching"]

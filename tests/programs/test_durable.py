@@ -52,6 +52,13 @@ def adapters(folder: Path) -> dict[str, bytes]:
 # ---- another config, other data ----
 
 
+# Further settings that change nothing that was trained.
+UNSEEN = [
+    *("--engine.batch_size", "7", "--store.batch", "9"),
+    *("--train.packing", "rows", "--train.dpo.save_steps", "2"),
+]
+
+
 @pytest.fixture(scope="module")
 def base(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained and not evaluated, to make copies of."""
@@ -66,7 +73,7 @@ def base(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     ("options", "again", "sampled"),
     [
         ([], [], 0),
-        (["--train.sft.logging_steps", "1", "--report_to", "none"], [], 0),
+        (["--train.sft.logging_steps", "1", "--report_to", "none", *UNSEEN], [], 0),
         (["--tree.threshold", "0.3"], ["sft", "dpo"], 0),
         (["--preferences.max_pairs", "1"], ["dpo"], 0),
         (["--train.dpo.beta", "0.3"], ["dpo"], 0),
@@ -83,7 +90,7 @@ def test_a_changed_setting_does_again_what_depends_on_it(
     shutil.copytree(base, folder)
     monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
     before, opened = len(lines(folder)), store.open_store(folder / "samples", writable=False)
-    assert run(*made, folder, *options) == 0
+    assert run(*made, folder, *options, *(["--overwrite"] if again else [])) == 0
     done = stages(folder, before)
     assert {stage.split()[0] for stage in done} >= set(again)
     first = {"sample": 0, "grade": 1, "sft": 2, "dpo": 3}
@@ -106,7 +113,7 @@ def test_an_evaluation_is_made_again_when_what_it_judges_changes(
     told = []
     for options in ([], [], ["--train.sft.learning_rate", "0.1"], ["--evaluate.votes", "2"]):
         before = len(lines(folder))
-        assert run(*made, folder, *options) == 0
+        assert run(*made, folder, "--overwrite", *options) == 0
         told.append((folder / "evaluation.json").read_text())
         evaluated = "evaluate" in stages(folder, before)
         assert evaluated == (len(told) == 1 or told[-1] != told[-2])
@@ -117,7 +124,7 @@ def test_more_questions_sample_what_is_new(made: tuple[Path, Path], tmp_path: Pa
     data, model = made
     few = ["--task.limit", "12", "--task.test_path", str(data), "--task.decontaminate", "false"]
     assert run(data, model, tmp_path / "run", *few, "--evaluate.limit", "2") == 0
-    few[1] = "20"
+    few += ["--task.limit", "20", "--overwrite"]
     before = len(lines(tmp_path / "run"))
     assert run(data, model, tmp_path / "run", *few, "--evaluate.limit", "2") == 0
     told = next(x for x in lines(tmp_path / "run")[before:] if x["stage"] == "sample round 0")
@@ -223,12 +230,12 @@ def test_rows_of_other_settings_do_not_stay(
 
     with monkeypatch.context() as patch:
         patch.setattr(train_stage, "train_stage", killed)
-        assert run(*made, folder, "--tree.threshold", "0.3") == 130
+        assert run(*made, folder, "--tree.threshold", "0.3", "--overwrite") == 130
     assert any(file.read_bytes() != content for file, content in data.items())
     rows = folder / "round-0" / "data" / "generator"
     (rows / "dpo.parquet").write_bytes((rows / "sft.parquet").read_bytes())
     seal(rows, "", ["dpo.parquet", "sft.parquet"])  # of a stage that is skipped
-    assert run(*made, folder) == 0
+    assert run(*made, folder, "--tree.threshold", "0.5", "--overwrite") == 0
     after = {file: file.read_bytes() for file in folder.glob("round-0/data/*/*")}
     assert after == data and adapters(folder) == adapters(base)
 
@@ -489,8 +496,9 @@ def test_a_clock_that_jumps_changes_nothing(
     monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
     assert run(*made, tmp_path / "run", "--store.batch", "10") == 0
-    assert run(*made, tmp_path / "run", "--tree.threshold", "0.3") == 0
-    assert run(*made, tmp_path / "run") == 0
+    for threshold in ("0.3", "0.5"):
+        options = ("--tree.threshold", threshold, "--overwrite")
+        assert run(*made, tmp_path / "run", *options) == 0
     assert content(tmp_path / "run") == content(base) and adapters(tmp_path / "run") == adapters(
         base
     )

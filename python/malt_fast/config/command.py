@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from malt_fast.config.arguments import Program, Taken, parse_arguments
 from malt_fast.config.help import help_text
-from malt_fast.config.load import make, saved_config, with_task_defaults
+from malt_fast.config.load import make, over_saved, saved_config
 from malt_fast.config.schema import Config
 from malt_fast.utils.exit_status import exit_status, show
 
@@ -19,12 +19,12 @@ def run_command(
 
 
 def read_command(program: Program[Taken], argv: Sequence[str]) -> Taken:
-    """The options of a command line, over `--config` files and over the task's or run's settings.
+    """The options of a command line, over `--config` files and over the run's or task's settings.
 
     `--help` is printed, and exits. Raises MaltError for the first mistake.
     """
     values, topic = parse_arguments(program, argv)
-    defaults = with_task_defaults(values) if issubclass(program.takes, Config) else values
+    defaults = over_saved(values) if issubclass(program.takes, Config) else values
     if topic is not None:
         show(help_text(program, defaults, topic))
         raise SystemExit(0)

@@ -57,7 +57,7 @@ def saved_config(takes: type[S], values: Mapping[str, Any], may_change: tuple[st
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
     check_files(file.parent)
     before = load_config_file(file)
-    config = make(takes, with_task_defaults(merge(read_yaml(file), values)))
+    config = make(takes, over_saved(values))
     fixed = [key for key in differences(before, config) if not key.startswith(may_change)]
     if fixed:
         were, them = ("were", "them") if len(fixed) > 1 else ("was", "it")
@@ -66,6 +66,20 @@ def saved_config(takes: type[S], values: Mapping[str, Any], may_change: tuple[st
             "train another run"
         )
     return config
+
+
+def over_saved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values over the settings of the run `values["run"]`, if there is one already.
+
+    Another task begins with that task's defaults instead: few settings fit both. Raises MaltError,
+    naming the file, for a saved config that is not valid.
+    """
+    file = Path(str(values.get("run"))) / "config.yaml"
+    if values.get("run") is None or not file.is_file():
+        return with_task_defaults(values)
+    task = load_config_file(file).task.name
+    same = lookup(values, ("task", "name"), task) == task
+    return with_task_defaults(merge(read_yaml(file), values) if same else values)
 
 
 def plain_config(command: Config) -> Config:

@@ -25,14 +25,24 @@ a change of settings or data affects; no output is sampled twice.
 """
 
 import shlex
+import sys
 import time
 from pathlib import Path
 
 from malt_fast.config.load import differences, flat, load_config_file
 from malt_fast.config.schema import Config
+from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import check_files
 
+# Beginnings and ends of settings that no trained weight depends on, or that only add to them.
+HARMLESS = (
+    *("evaluate.", "engine.", "serve.", "store.", "report_to", "reuse", "model.device"),
+    *("model.trust_remote_code", "train.rounds", "train.packing", "train.pack_tokens"),
+    *("train.side_by_side", "train.use_liger_kernel"),
+)
+HARMLESS_ENDS = (".logging_steps", ".save_steps", ".gradient_checkpointing")
+QUESTIONS = ("task.name", "task.path", "model.", "chain")  # what samples are of
 WITH_OWN_WRITERS = ("sweeps", "export")  # folders that other programs may be writing to
 
 
@@ -44,9 +54,8 @@ def new_folder(task: str) -> Path:
 
 
 def resume_command(folder: Path) -> str:
-    """The command that goes on with a run, with the settings it was started with."""
-    words = ["--config", str(folder / "config.yaml"), "--run", str(folder)]
-    return shlex.join(["python", "-m", "malt_fast.train", *words])
+    """The command that goes on with a run."""
+    return shlex.join(["python", "-m", "malt_fast.train", "--run", str(folder)])
 
 
 def check_folder(folder: Path) -> None:
@@ -76,3 +85,37 @@ def changes(saved: Path, config: Config) -> list[str]:
         f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}"
         for key in differences(before, config)
     ]
+
+
+def check_changes(config: Config, overwrite: bool) -> None:
+    """Asks on a terminal before changed settings replace finished work in the run directory.
+
+    Raises MaltError where nobody can be asked, or the answer is no.
+    """
+    folder = config.run
+    if overwrite or folder is None or not (changed := changes(folder / "config.yaml", config)):
+        return
+    harmful = [
+        change
+        for change in changed
+        if not change.startswith(HARMLESS) and not change.split()[0].endswith(HARMLESS_ENDS)
+    ]
+    if not harmful or not (lost := finished_work(folder, harmful)):
+        return
+    what = f"{', '.join(harmful)} would replace {lost} in {folder}"
+    if sys.stdin.isatty() and sys.stderr.isatty() and distributed.process_count() == 1:
+        print(f"{what}: go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+    raise MaltError(f"{what}: add --overwrite, or give another --run DIR")
+
+
+def finished_work(folder: Path, changed: list[str]) -> str:
+    """What a run has that changed settings, as by `changes`, make worthless; "" if nothing."""
+    only_dpo = all(change.startswith(("train.dpo.", "train.reference")) for change in changed)
+    stages = ("dpo",) if only_dpo else ("sft", "dpo")
+    found = [path for stage in stages for path in folder.glob(f"*/*/{stage}")]
+    if adapters := sum(path.parts[-3] != "adapters" for path in found):  # these are copies
+        return f"{adapters} trained adapter{'s' if adapters > 1 else ''}"
+    other = any(change.startswith(QUESTIONS) for change in changed)
+    return "the samples" if other and any(folder.glob("samples/*")) else ""
