@@ -159,6 +159,12 @@ def scripted_server() -> Iterator[str]:
         (CHAT, ask("?", max_tokens=0), 400, "max_tokens = 0"),
         (CHAT, ask("?", temperature=-1), 400, "temperature = -1"),
         (CHAT, ask("?", seed="x"), 400, "seed = 'x'"),
+        (CHAT, ask("?", seed="7"), 400, "seed = '7'"),
+        (CHAT, ask("?", seed=True), 400, "seed = True"),
+        (CHAT, ask("?", n=True), 400, "n = True"),
+        (CHAT, ask("?", temperature=True), 400, "temperature = True"),
+        (CHAT, ask("?", stream="yes"), 400, "stream = 'yes'"),
+        (CHAT, ask("?", malt={"turns": 0}), 400, "malt.turns = 0"),
         (CHAT, ask("?", logprobs=True), 400, "echo and logprobs are not served"),
         (CHAT, b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, "half a Unicode"),
         (CHAT, b'{"model": "\\ud800", "messages": [{"role": "user"}]}', 404, "no model"),
@@ -208,6 +214,13 @@ def test_unknown_fields_and_nulls_are_ignored(scripted_server: str) -> None:
     nulls = dict.fromkeys(["n", "seed", "stop", "temperature", "max_tokens", "stream", "logprobs"])
     body = ask("?", **nulls, top_p=0.5, user="me", tools=[])
     assert httpx.post(scripted_server + CHAT, json=body).status_code == 200
+
+
+def test_whole_numbers_may_have_a_point(scripted_server: str) -> None:
+    body = ask("?", n=1.0, seed=7.0, max_tokens=9.0, max_completion_tokens=9.0, temperature=1)
+    assert httpx.post(scripted_server + CHAT, json=body).status_code == 200
+    refused = httpx.post(scripted_server + CHAT, json=ask("?", seed=7.5))
+    assert refused.status_code == 400 and "a whole number" in refused.text
 
 
 def test_stop_cuts_the_final_text(scripted_server: str) -> None:
@@ -405,3 +418,4 @@ def test_the_description_names_every_route_and_field(scripted_server: str) -> No
 def test_a_wrong_method_is_told_the_right_ones(scripted_server: str) -> None:
     reply = httpx.get(scripted_server + CHAT)
     assert reply.status_code == 405 and reply.headers["allow"] == "POST"
+    assert reply.json()["error"]["message"] == f"GET {CHAT} is not served: use POST"

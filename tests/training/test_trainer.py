@@ -318,6 +318,22 @@ def test_a_damaged_checkpoint_is_left_out(name, how, base, tmp_path, caplog):
     assert_same(weights(whole.adapter), weights(again.adapter), rtol=0, atol=0)
 
 
+def test_what_lies_beside_checkpoints_is_no_checkpoint(base, tmp_path):
+    data, settings = role_data(questions=2), {"save_steps": 1, "num_train_epochs": 4}
+
+    def kill(line):
+        if line["step"] == 2:
+            (tmp_path / "a.checkpoints" / "checkpoint-1 (copy)").mkdir()
+            (tmp_path / "a.checkpoints" / "checkpoint-1.zip").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", data, base, tmp_path / "a", on_log=kill, **settings)
+    lines = []
+    train("sft", data, base, tmp_path / "a", on_log=lines.append, **settings)
+    assert lines[0]["step"] == 2
+
+
 def test_a_checkpoint_is_on_the_disk_before_the_older_one_goes(base, tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(trainer, "sync_tree", lambda folder: synced.append(folder.name))

@@ -396,8 +396,10 @@ def in_loop(handler: Callable[[Request, Any], Response]) -> Callable[..., Awaita
 
 
 def _no_route(request: Request, error: Any) -> Response:
+    headers = error.headers or {}  # the methods that are allowed, where only the method is wrong
     routes = "/v1/chat/completions, /v1/completions, /v1/models, /health, /ready, /metrics"
-    message = f"{request.method} {request.url.path} is not served: use {routes} or /openapi.json"
+    use = headers.get("Allow", f"{routes} or /openapi.json")
+    message = f"{request.method} {request.url.path} is not served: use {use}"
     response = refusal(ApiError(error.status_code, message))
-    response.headers.update(error.headers or {})  # the methods that are allowed
+    response.headers.update(headers)
     return response

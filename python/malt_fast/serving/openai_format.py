@@ -53,11 +53,16 @@ def _part(part: object) -> str:
     return text
 
 
+def whole(number: object) -> object:
+    """A whole number that may be written 1.0."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 def one(n: object) -> object:
     """How many answers are asked for."""
-    if n not in (None, 1):
+    if n not in (None, 1) or n is True:
         raise PydanticCustomError("n", "1, as the passes of a question vote on one answer")
-    return n
+    return whole(n)
 
 
 def single(prompt: object) -> object:
@@ -76,7 +81,12 @@ def listed(stop: object) -> object:
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(allow_inf_nan=False)
+    """A part of a request: true is no number, and "7" is none."""
+
+    model_config = ConfigDict(allow_inf_nan=False, strict=True)
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
 
 
 class StreamOptions(Part):
@@ -107,16 +117,16 @@ class Body(Part):
 
     model: str | None = None
     n: Annotated[int | None, BeforeValidator(one, json_schema_input_type=Literal[1] | None)] = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Whole | None = Field(default=None, ge=1)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=10)
-    seed: int | None = None
+    seed: Whole | None = None
     stop: Annotated[
         list[str] | None, BeforeValidator(listed, json_schema_input_type=str | list[str] | None)
     ] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logprobs: bool | int | None = None
+    logprobs: bool | Whole | None = None
     echo: bool | None = None
     malt: MaltOptions | None = None
 

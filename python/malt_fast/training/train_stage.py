@@ -18,7 +18,7 @@ from malt_fast.training.batches import check_data, check_lengths
 from malt_fast.training.packing import Packer, Packing
 from malt_fast.training.references import References
 from malt_fast.training.stage import Layout, StageSpec
-from malt_fast.training.trainer import OnLog, OnStart, StageTrainer
+from malt_fast.training.trainer import OnLog, OnStart, StageTrainer, checkpoints_in
 from malt_fast.utils.files import make_folder
 from malt_fast.utils.quiet import quiet
 from malt_fast.utils.seals import is_damaged, seal_of
@@ -133,8 +133,7 @@ def _newest_checkpoint(checkpoints: Path, note: str, *, resumable: bool) -> str 
 
     resumable: False if reference log-probs are missing, which only the initial weights give.
     """
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]))
-    for folder in reversed(found):
+    for folder in reversed(checkpoints_in(checkpoints)):
         whole = not is_damaged(folder) and _holds_plain_states(folder)
         if not whole:
             log.warning("%s is damaged and ignored", folder)

@@ -278,7 +278,7 @@ class StageTrainer(transformers.Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             staging, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
-            older = list(staging.parent.glob("checkpoint-*"))
+            older = checkpoints_in(staging.parent)
             seal(staging / name, self.note, [file.name for file in (staging / name).iterdir()])
             sync_tree(staging / name)
             (staging / name).replace(staging.parent / name)
@@ -358,3 +358,10 @@ def _stop_asked(args: transformers.TrainingArguments) -> bool:
     asked = torch.tensor(float(interrupt.asked()), device=args.device)
     torch.distributed.all_reduce(asked)
     return bool(asked)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a stage by their steps, without what a user put beside them."""
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    found = [path for path, step in steps.items() if step.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(steps[path]))
