@@ -276,8 +276,10 @@ def test_adapters_are_published_whole_or_not_at_all(tmp_path, monkeypatch):
         "round-0/verifier/sft", "round-0/verifier/dpo", "dpo"
     )
     assert index.keys() == {"generator", "verifier"}
-    for damage in ("", "[]", '{"verifier": {"stage": "dpo"}}'):
-        (tmp_path / "adapters" / "index.json").write_text(damage)
+    file = tmp_path / "adapters" / "index.json"
+    renamed = file.read_text().replace('"verifier"', '"verifies"')  # it would be its base model
+    for damage in ("", "[]", '{"verifier": {"stage": "dpo"}}', "{}", renamed):
+        file.write_text(damage)
         with pytest.raises(MaltError, match=r"index\.json is damaged: write it again by"):
             saved.published_adapters(tmp_path)
 

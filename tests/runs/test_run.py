@@ -1,5 +1,7 @@
 """The run directory: what a kill leaves behind does no harm, and Ctrl-C says how to go on."""
 
+import resource
+import signal
 import socket
 import subprocess
 from contextlib import suppress
@@ -83,6 +85,19 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         found = sorted(f.name for f in target.iterdir()) if target.exists() else None
         assert found == there
     assert [file.name for file in tmp_path.iterdir()] == ["adapters"]
+
+
+def test_a_lock_on_a_full_disk_names_its_directory(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    told = pytest.raises(MaltError, match=f"{tmp_path} cannot be written")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        with told, locked(tmp_path, print):
+            raise AssertionError
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_a_lock_that_is_given_twice_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sealed folders, folders that take another's place, JSON files with a checksum."""
 
+import errno
 import json
 import os
 import subprocess
@@ -180,6 +181,16 @@ def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch) 
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path, tmp_path / "a"]
+
+
+@pytest.mark.parametrize("way", [files.replacing, replacing_folder])
+def test_a_disk_that_is_full_names_what_was_written(way, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, way(tmp_path / "export"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as writing does
+    assert caught.value.filename == str(tmp_path / "export") and not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No such file") as caught, way(tmp_path / "gone" / "export"):
+        raise AssertionError
+    assert caught.value.filename == str(tmp_path / "gone" / "export")
 
 
 def test_a_file_is_synced_before_it_takes_its_place(tmp_path: Path, monkeypatch) -> None:

@@ -46,7 +46,10 @@ def locked(folder: Path, warn: Callable[[str], None], option: str = "--run") -> 
             warn(f"{died} may still write to {folder}: let only one program do so")
             died = ""
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        _write_owner(file, f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        try:
+            _write_owner(file, f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        except OSError as error:
+            raise unwritable(folder, error, option) from None
         _held.add(resolved)
         try:
             yield died
@@ -84,10 +87,9 @@ def owner_of(folder: Path) -> str:
 
 
 def _write_owner(file: IO[str], text: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(text)
-    file.flush()
+    """Past the file's buffer, which closing would try to write again on a full disk."""
+    os.ftruncate(file.fileno(), 0)
+    os.pwrite(file.fileno(), text.encode(), 0)
 
 
 def unwritable(folder: Path, error: OSError, option: str = "--run") -> MaltError:

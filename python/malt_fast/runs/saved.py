@@ -66,7 +66,9 @@ def published_adapters(folder: Path) -> dict[str, PublishedRole]:
     path = folder / "adapters" / "index.json"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        return {role: _published_role(**entry) for role, entry in index.items()}
+        roles = {role: _published_role(**entry) for role, entry in index.items()}
+        if {final.parent.name for final in path.parent.glob("*/final")} - roles.keys():
+            raise ValueError  # a role whose entry is damaged would be its base model
     except FileNotFoundError:
         raise MaltError(
             f"{folder} holds no adapters: finish it by `{resume_command(folder)}`"
@@ -75,6 +77,7 @@ def published_adapters(folder: Path) -> dict[str, PublishedRole]:
         raise MaltError(
             f"{path} is damaged: write it again by `{resume_command(folder)}`"
         ) from None
+    return roles
 
 
 def started_policies(run: Run, base: Policies) -> Policies:

@@ -36,16 +36,28 @@ def replacing(path: Path) -> Iterator[Path]:
     for left in path.parent.glob(".*.new"):
         if name.fullmatch(left.name) and not _is_written(left):
             _remove(left)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        _lock(descriptor)
-        yield beside
-        sync_file(beside)
-        os.replace(beside, path)
-    finally:
-        os.close(descriptor)
-        beside.unlink(missing_ok=True)
+    with _naming(path, beside):
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _lock(descriptor)
+            yield beside
+            sync_file(beside)
+            os.replace(beside, path)
+        finally:
+            os.close(descriptor)
+            beside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def _naming(path: Path, beside: Path) -> Iterator[None]:
+    """Name `path` in errors about `beside`, and in those that name no file, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or Path(error.filename) == beside:
+            error.filename = str(path)
+        raise
 
 
 def _lock(descriptor: int) -> None:
@@ -77,9 +89,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     _remove_or_restore(old)
     _remove(new)
-    new.mkdir()
     try:
-        yield new
+        with _naming(path, new):
+            new.mkdir()
+            yield new
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
