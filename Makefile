@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-vllm test-real test-free-threaded docs lint stubs audit constraints sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
+.PHONY: run test test-slow test-vllm test-real test-free-threaded docs lint stubs audit constraints vendor sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -82,6 +82,23 @@ constraints:
 	build/fresh/bin/pip freeze --all --exclude malt-fast --exclude pip > build/pins
 	(head -1 constraints.txt; sed '/^nvidia-/d; /^cuda-/d; s/+cpu//' build/pins) > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+
+# The libraries of the report's page, by npm at the versions of package-lock.json, and axe-core for its tests.
+VENDOR := python/malt_fast/results/vendor
+MODULES := build/vendor/node_modules
+
+vendor: build/vendor/.installed
+	cp $(MODULES)/uplot/dist/uPlot.iife.min.js $(MODULES)/uplot/dist/uPlot.min.css $(VENDOR)/
+	cp $(MODULES)/markdown-it/dist/browser/markdown-it.umd.min.js $(MODULES)/temml/dist/temml.min.js $(VENDOR)/
+	sed -i '/^\/\/# sourceMappingURL/d' $(VENDOR)/*.js
+	for name in uplot temml markdown-it linkify-it mdurl uc.micro entities; do cp $(MODULES)/$$name/LICENSE* $(VENDOR)/$$name.LICENSE; done
+	cp $(MODULES)/punycode.js/LICENSE* $(VENDOR)/punycode.LICENSE
+
+build/vendor/.installed: $(VENDOR)/package.json $(VENDOR)/package-lock.json
+	mkdir -p build/vendor
+	cp $^ build/vendor/
+	cd build/vendor && npm ci --ignore-scripts
+	touch $@
 
 # The C++ core under the address and undefined-behaviour sanitizers, and under the thread sanitizer.
 sanitize: asan tsan

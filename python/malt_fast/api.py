@@ -36,7 +36,7 @@ from malt_fast.config.values import nested
 from malt_fast.engines import Policies, Policy
 from malt_fast.evaluation.design import design_evaluation, sample_systems
 from malt_fast.evaluation.result import EvaluationResult
-from malt_fast.evaluation.run import measure
+from malt_fast.evaluation.run import judge_outputs, measure
 from malt_fast.evaluation.tables import as_terminal, describe, main_table
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.datasets import as_dataset
@@ -352,4 +352,4 @@ def evaluate(
     design = design_evaluation(setup, {"base": setup.base(), "sft": sft, "final": final})
     with open_samples(samples) as store:
         outputs, _, _ = sample_systems(setup, store, design)
-    return Evaluation(**dict(measure(setup, design, outputs)))
+    return Evaluation(**dict(measure(setup, design, judge_outputs(setup, design, outputs))))

@@ -1,9 +1,12 @@
-"""Writes one page with a run's results and trees: `python -m malt_fast.report --run DIR`.
+"""Writes one page with all that a run has: `python -m malt_fast.report --run DIR`.
 
 DIR/report.html is one file that opens from the disk and needs no network: the result table with its
-intervals, charts, plan against fact, what the roles learned from, settings, and every tree with its
-texts. A run need not be finished: the page shows what it has and names what it lacks. Every run
-writes its page at its end. The same run always gives the same bytes.
+intervals, what every system said to every held-out question, every tree, training curves, the data,
+plan and time, and settings. A run need not be finished: the page shows what it has and names what
+it lacks. Every run writes its page at its end. The same run always gives the same bytes.
+
+With several runs, `--run A --run B`, the page compares them: settings that differ, the results side
+by side with their differences, and curves over each other.
 
 Does not: sample, grade or evaluate anything.
 """
@@ -12,28 +15,41 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import field_validator
+
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.sections import Section, setting
-from malt_fast.results.write_report import NAME, write_report
+from malt_fast.results.write_report import COMPARISON, NAME, write_comparison, write_report
 from malt_fast.utils.errors import printable
 
 
 class Options(Section):
-    run: Path = setting(..., "the run directory")
-    out: Path | None = setting(None, f"file to write; unset: {NAME} in the run")
+    run: list[Path] = setting(..., "the run directory; several are compared", min_length=1)
+    out: Path | None = setting(
+        None, f"file to write; unset: {NAME} in the run, or {COMPARISON} here for several"
+    )
+
+    @field_validator("run", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return [value] if isinstance(value, str | Path) else value
 
 
 PROGRAM = Program(
     "malt_fast.report",
     Options,
-    "Writes one HTML page with a run's results and trees. The run need not be finished.",
-    ("--run runs/gsm8k", "--run runs/gsm8k --out gsm8k.html"),
+    "Writes one HTML page with a run's results, transcripts and trees, or a comparison of several "
+    "runs. A run need not be finished.",
+    ("--run runs/gsm8k", "--run runs/gsm8k --run runs/other --out comparison.html"),
 )
 
 
 def report(options: Options) -> None:
-    print(printable(f"wrote {write_report(options.run, options.out)}"), flush=True)
+    runs = list(dict.fromkeys(options.run))
+    several = len(runs) > 1
+    made = write_comparison(runs, options.out) if several else write_report(runs[0], options.out)
+    print(printable(f"wrote {made}"), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -121,7 +121,8 @@ def test_facts_of_options():
         ("train", "--seed 3", {"plan": None}),
         ("export", "--run r --merged --out 1e3", {"merged": True, "out": Path("1e3")}),
         ("export", "--run r --merged false", {"merged": False}),
-        ("report", "--out=x --run 7", {"run": Path("7"), "out": Path("x")}),
+        ("report", "--out=x --run 7", {"run": [Path("7")], "out": Path("x")}),
+        ("report", "--run a,b --run 7", {"run": [Path("a,b"), Path("7")]}),
         ("demo.build", "--out x --steps 3", {"steps": 3, "batch": 128}),
     ],
 )

@@ -1,8 +1,9 @@
-"""The tree viewer in headless Chromium, against the forest: clicks, keys, filters, injection."""
+"""The view of trees in headless Chromium, against the forest: clicks, keys, filters, injection."""
 
 import json
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 from malt_fast import report
 from malt_fast._core.forest import Forest
 from malt_fast.tasks.prompts import Prompts
-from tests.charts import draw, saving_by
 from tests.results.browser import Browser, open_browser
 from tests.small_run import load_forest, replace_questions, run, write_model, write_questions
 
@@ -28,23 +28,11 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
-def made(folder: Path, *options: str) -> Path:
-    data, model = write_questions(folder / "q.jsonl"), write_model(folder / "model")
-    more = ["--task.test_path", str(data), "--task.decontaminate", "false", "--evaluate.limit", "2"]
-    assert run(data, model, folder / "run", *more, *options) == 0
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with saving_by(draw):
-        return made(tmp_path_factory.mktemp("viewer"))
-
-
 @pytest.fixture
-def opened(browser: Browser, finished: Path) -> Iterator[Browser]:
-    browser.open(finished / "report.html")
+def opened(browser: Browser, evaluated: Path) -> Iterator[Browser]:
+    browser.open(evaluated / "report.html", "#trees")
     browser.wait(NODES)
+    browser.fill("#trees .as", "raw")
     yield browser
     assert browser.complaints() == []
 
@@ -61,15 +49,17 @@ def leaves(forest: Forest, trees: int) -> Any:
 # ---- looking ----
 
 
-def test_from_a_question_to_its_outputs_side_by_side(opened: Browser, finished: Path) -> None:
-    forest = load_forest(finished)
+def test_from_a_question_to_its_outputs_side_by_side(opened: Browser, evaluated: Path) -> None:
+    forest = load_forest(evaluated)
     size = len(forest) // 20
     assert opened.count(".node") == size - 1 == 3 + 6 + 12
     opened.click("[data-tree='3']")
     opened.wait("document.querySelector('#t-question').innerText.includes('train-3')")
     opened.click("[data-node='20']")  # the last leaf
-    assert opened.count(".card") == 3
-    shown = opened.run("return [...document.querySelectorAll('.card pre')].map(e => e.textContent)")
+    assert opened.count("#trees .card") == 3
+    shown = opened.run(
+        "return [...document.querySelectorAll('#trees .card .text')].map(e => e.textContent)"
+    )
     assert len(shown) == 3 and all(text in ("1", "2", "") for text in shown)
     values = [opened.text(f"[data-node='{n}'] b") for n in (2, 8, 20)]
     outcome = forest.outcome.astype(float)
@@ -78,8 +68,8 @@ def test_from_a_question_to_its_outputs_side_by_side(opened: Browser, finished: 
     assert opened.run("return location.hash").endswith("q=train-3&n=20")
 
 
-def test_filters_count_what_the_forest_has(opened: Browser, finished: Path) -> None:
-    right = leaves(load_forest(finished), 20)
+def test_filters_count_what_the_forest_has(opened: Browser, evaluated: Path) -> None:
+    right = leaves(load_forest(evaluated), 20)
     expected = {
         "all": int(right.all(1).sum()),
         "none": int((~right).all(1).sum()),
@@ -126,7 +116,9 @@ def test_pairs_lead_to_their_siblings(opened: Browser) -> None:
             break
     label = opened.text(".pair")
     opened.click(".pair")
-    heads = opened.run("return [...document.querySelectorAll('.card h4')].map(e => e.textContent)")
+    heads = opened.run(
+        "return [...document.querySelectorAll('#trees .card h3')].map(e => e.textContent)"
+    )
     assert [head.split(":")[0] for head in heads] == ["chosen", "rejected"]
     assert label.partition(" ")[0] in ("chosen", "rejected")
     role = {head.split(": ")[1].split()[0] for head in heads}
@@ -143,8 +135,8 @@ def test_everything_by_keyboard(opened: Browser) -> None:
     opened.press("ArrowDown", "ArrowDown")
     opened.wait("document.querySelector('#t-question').innerText.includes('train-2')")
     opened.press("Enter")
-    opened.wait("document.activeElement.dataset.node === '0'")
-    opened.press("ArrowRight", "ArrowRight", "ArrowDown")
+    opened.wait("Number(document.activeElement.dataset.node) >= 9")  # a leaf
+    opened.press("ArrowLeft", "ArrowLeft", "Home", "ArrowRight", "ArrowRight", "ArrowDown")
     opened.wait("document.activeElement.dataset.node === '10'")
     opened.press("ArrowLeft")
     opened.wait("document.activeElement.dataset.node === '3'")
@@ -152,54 +144,42 @@ def test_everything_by_keyboard(opened: Browser) -> None:
         opened.run("return document.querySelector('[aria-selected=true].node').dataset.node") == "3"
     )
     opened.press("?")
-    assert opened.run("return document.querySelector('#t-keys').open")
+    assert opened.run("return document.querySelector('#keys').open")
     opened.press("Escape")
-    assert not opened.run("return document.querySelector('#t-keys').open")
+    assert not opened.run("return document.querySelector('#keys').open")
 
 
-def test_an_address_leads_to_an_output(browser: Browser, finished: Path) -> None:
-    browser.open(finished / "report.html", "#f=0&q=train-7&n=12")
+def test_an_address_leads_to_an_output(browser: Browser, evaluated: Path) -> None:
+    browser.open(evaluated / "report.html", "#trees&f=0&q=train-7&n=12")
     browser.wait("document.querySelector('#t-question').innerText.includes('train-7')")
     assert (
         browser.run("return document.querySelector('[aria-selected=true].node').dataset.node")
         == "12"
     )
-    browser.open(finished / "report.html", "#q=train-999&n=x")
+    browser.open(evaluated / "report.html", "#trees&q=train-999&n=x")
     browser.wait("document.querySelector('#t-question').innerText.includes('train-0')")
     assert browser.complaints() == []
-
-
-def test_dark_and_narrow(opened: Browser) -> None:
-    colour = "return getComputedStyle(document.body).backgroundColor"
-    light = opened.run(colour)
-    opened.click("#theme")
-    assert opened.run(colour) != light
-    opened.click("#theme")
-    assert opened.run(colour) == light
-    opened.size(400, 800)
-    wide = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-    scroll, client = opened.run(wide)
-    opened.size(1400, 1000)
-    assert scroll <= client
-    assert len(opened.picture()) > 10_000
 
 
 # ---- other runs ----
 
 
-def test_text_does_nothing(browser: Browser, finished: Path, tmp_path: Path, monkeypatch) -> None:
+def test_text_does_nothing(browser: Browser, evaluated: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Prompts, "decode", lambda *_: BAD)
-    rows = [json.loads(line) for line in (finished / "questions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (evaluated / "questions.jsonl").read_text().splitlines()]
     for row in rows:
         row["gold"] = BAD
-    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    copy = Path(shutil.copytree(evaluated, tmp_path / "run"))
     replace_questions(copy, rows)
     out = tmp_path / "bad.html"
     assert report.main(["--run", str(copy), "--out", str(out)]) == 0
-    browser.open(out)
+    browser.open(out, "#trees")
     browser.wait(NODES)
-    browser.click("[data-node='20']")
-    assert browser.run("return document.querySelector('.card pre').textContent") == BAD
+    for way in ("rendered", "raw", "changes"):
+        browser.fill("#trees .as", way)
+        browser.click("[data-node='20']")
+        shown = browser.run("return document.querySelector('.card .text').textContent")
+        assert shown == (unescape(BAD) if way == "rendered" else BAD)  # as Markdown reads &lt;
     assert BAD in browser.text("#t-question")
     assert browser.run("return window.hit === undefined")
     assert browser.count("#trees img, #trees script") == 0
@@ -222,9 +202,9 @@ def test_other_chains(browser: Browser, tmp_path: Path, chain: str, branching: l
     data, model = write_questions(folder / "q.jsonl"), write_model(folder / "model")
     options += ["--task.prompts", str(prompts), "--train.dpo_roles", "[]", "--task.limit", "3"]
     assert run(data, model, folder / "run", *options) == 0
-    browser.open(folder / "run" / "report.html")
+    browser.open(folder / "run" / "report.html", "#trees")
     browser.wait(NODES)
     assert browser.count(".node") == int(np.cumprod(branching).sum())
     browser.click(f"[data-node='{int(np.cumprod(branching).sum()) - 1}']")
-    assert browser.count(".card") == len(roles)
+    assert browser.count("#trees .card") == len(roles)
     assert browser.complaints() == []

@@ -57,6 +57,8 @@ def parse_arguments(
     files: dict[str, Any] = {}
     given: list[tuple[str, Any]] = []
     topic = None
+    # Options that take paths: each one that is given counts, where of others the last does.
+    several = {name for name, info, _ in program.options() if info.annotation == list[Path]}
     words = list(argv)
     for word in words:
         try:
@@ -69,6 +71,8 @@ def parse_arguments(
             topic = text
         elif key == "config":
             files = merge(files, read_yaml(Path(text)))
+        elif key in several:
+            given.append((key, [*dict(given).get(key, []), text]))
         else:
             given.append((key, _value(text)))
     return merge(files, nested(given)), topic

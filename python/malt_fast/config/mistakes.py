@@ -3,6 +3,7 @@
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -97,7 +98,7 @@ def type_name(kind: Any) -> str:
         return "|".join(map(str, args))
     if origin in (typing.Union, types.UnionType):
         return "|".join(dict.fromkeys(type_name(arg) for arg in args if arg is not types.NoneType))
-    if origin is Annotated:
+    if origin is Annotated or args == (Path,):
         return type_name(args[0])
     name: str = getattr(origin or kind, "__name__", str(kind))
     return {"str": "TEXT", "Path": "PATH", "bool": "true|false"}.get(name, name)

@@ -36,6 +36,8 @@ class SystemResult(Figures):
     n: int  # questions
     calls_per_question: float
     tokens_per_question: float  # sampled, without prompts
+    turns: list[str] = []  # names of the prompts of a pass
+    passes: list[list[int]] = []  # by pass and turn: a slot of outputs.py
     subsets: Subsets | None = None
 
 
@@ -101,6 +103,8 @@ class EvaluationResult(Figures):
     curves: dict[str, Curve] = {}
     settings: dict[str, Any] = {}  # those that an evaluation may change, by dotted name
     made_from: str = ""  # design.evaluation_fingerprint
+    sampled_from: str = ""  # design.sampling_fingerprint
+    outputs: str = ""  # checksum of evaluation.jsonl
 
     def system(self, name: str) -> SystemResult:
         return {system.name: system for system in self.systems}[name]

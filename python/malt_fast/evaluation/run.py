@@ -12,7 +12,8 @@ from malt_fast.evaluation.design import (
     sample_systems,
     sampling_fingerprint,
 )
-from malt_fast.evaluation.judge import judge
+from malt_fast.evaluation.judge import Judged, judge
+from malt_fast.evaluation.outputs import OUTPUTS, write_outputs
 from malt_fast.evaluation.paper import paper_figures
 from malt_fast.evaluation.plots import plot_curves
 from malt_fast.evaluation.result import EvaluationResult, read_result, write_result
@@ -48,8 +49,10 @@ def evaluate_run(
     if result is not None and result.made_from == made_from:
         run.say("evaluate: evaluation.json is there already")
     else:
+        result = sample_and_measure(run, setup, design)
         kept = {"settings": changeable_settings(run), "made_from": made_from}
-        result = sample_and_measure(run, setup, design).model_copy(update=kept)
+        kept["sampled_from"] = sampling_fingerprint(setup, design)
+        result = result.model_copy(update=kept)
         write_result(run.path("evaluation.json"), result)
         run.log("evaluation", task=result.task, right=result.accuracy)
         remove_tables(run)
@@ -70,7 +73,10 @@ def read_previous_evaluation(run: Run) -> EvaluationResult | None:
 
 
 def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> EvaluationResult:
-    """Sample all systems into evaluation.arrows, with progress, and measure them."""
+    """Sample all systems into evaluation.arrows, with progress, and measure them.
+
+    What each output answered is written to evaluation.jsonl.
+    """
     shape, store = design.shape, run.samples.store
     facts, signs = SamplingFacts(len(shape), run.warn), evaluation_signs(run, setup, design)
     with run.stage("evaluate", len(design.questions) * len(shape), facts) as (shown, figures):
@@ -82,7 +88,9 @@ def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> Eval
         forest, rows, of_engine = sample_systems(setup, run.samples, design, on_done)
         made_from, parents = sampling_fingerprint(setup, design), [slot.parent for slot in shape]
         save_forest(run.path("evaluation.arrows"), forest, store, made_from, "", parents, rows, "")
-        result = measure(setup, design, forest)
+        judged = judge_outputs(setup, design, forest)
+        outputs = write_outputs(run.path(OUTPUTS), judged, design, setup.config)
+        result = measure(setup, design, judged).model_copy(update={"outputs": outputs})
         figures |= {"questions": len(design.questions), "systems": len(design.systems)}
         figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}
         figures |= {"failed": 0, **of_engine, **facts.failures.figures()}
@@ -98,11 +106,15 @@ def evaluation_signs(run: Run, setup: Setup, design: EvaluationDesign) -> Signs:
     return Signs(SampledTrees(*parts, *graded), warn, "evaluate.sampling", siblings=False)
 
 
-def measure(setup: Setup, design: EvaluationDesign, forest: Forest) -> EvaluationResult:
-    """The figures of the outputs that `sample_systems` returned."""
+def judge_outputs(setup: Setup, design: EvaluationDesign, forest: Forest) -> Judged:
+    """The verdicts on the outputs that `sample_systems` returned."""
+    graded = (setup.task.grader, setup.config.task.min_score, setup.config.task.strict)
+    return judge(forest, design.shape, design.questions, setup.prompts.decode, *graded)
+
+
+def measure(setup: Setup, design: EvaluationDesign, judged: Judged) -> EvaluationResult:
+    """The figures of outputs that were judged."""
     task, config, names = setup.task, setup.config, setup.evaluation_prompts.names
-    graded = (task.grader, config.task.min_score, config.task.strict)
-    judged = judge(forest, design.shape, design.questions, setup.prompts.decode, *graded)
     result = summarise(judged, design, config)
     if config.evaluate.suite == "paper":
         result = paper_figures(result, judged, design, config)

@@ -9,11 +9,11 @@ import numpy as np
 
 from malt_fast.config.schema import Config
 from malt_fast.evaluation.design import EvaluationDesign
-from malt_fast.evaluation.judge import Bools, Judged
+from malt_fast.evaluation.judge import Bools, Ints, Judged
 from malt_fast.evaluation.result import Difference, EvaluationResult, Flip, SystemResult, Turn
 from malt_fast.evaluation.shape import Used
 from malt_fast.evaluation.statistics import Interval, mcnemar, paired_bootstrap, wilson
-from malt_fast.evaluation.systems import steps_of
+from malt_fast.evaluation.systems import System, steps_of
 from malt_fast.tasks.task import Question
 
 
@@ -31,19 +31,29 @@ def vote(answers: Sequence[int], rng: random.Random | None = None) -> int:
     return answers.index(rng.choice(tied) if rng else tied[0])
 
 
-def voted_right(
+def voted(
     judged: Judged, used: Used, questions: Sequence[Question], tie_seed: int | None = None
-) -> Bools:
-    """bool[questions]: is a system's voted answer right?
+) -> Ints:
+    """int[questions]: the slot of the first output with a system's voted answer, -1 for no answer.
 
     tie_seed: draw among tied answers by a hash of it and the question; None: the first seen wins.
     """
     last = used[:, -1]
-    right = np.zeros(len(questions), np.bool_)
+    won = np.full(len(questions), -1, np.int64)
     for q, question in enumerate(questions):
         rng = None if tie_seed is None else random.Random(f"{tie_seed}/{question.id}")
         winner = vote(judged.answers[q, last].tolist(), rng)
-        right[q] = winner >= 0 and judged.right[q, last[winner]]
+        if winner >= 0:
+            won[q] = last[winner]
+    return won
+
+
+def voted_right(
+    judged: Judged, used: Used, questions: Sequence[Question], tie_seed: int | None = None
+) -> Bools:
+    """bool[questions]: is a system's voted answer right? Arguments are as of `voted`."""
+    won = voted(judged, used, questions, tie_seed)
+    right: Bools = (won >= 0) & judged.right[np.arange(len(won)), won]
     return right
 
 
@@ -59,15 +69,17 @@ def all_voted_right(judged: Judged, design: EvaluationDesign, config: Config) ->
     }
 
 
-def score(name: str, right: Bools, used: Used, judged: Judged) -> SystemResult:
+def score(system: System, right: Bools, used: Used, judged: Judged) -> SystemResult:
     n = len(right)
     return SystemResult(
-        name=name,
+        name=system.name,
         accuracy=float(right.mean()),
         ci95=wilson(int(right.sum()), n),
         n=n,
         calls_per_question=float(used.size),
         tokens_per_question=float(judged.tokens[:, used.ravel()].sum() / n),
+        turns=[step.prompt for step in system.steps],
+        passes=used.tolist(),
     )
 
 
@@ -135,7 +147,7 @@ def summarise(judged: Judged, design: EvaluationDesign, config: Config) -> Evalu
         seed=config.seed,
         malt=malt,
         relative_gain=best / alone - 1 if alone else None,
-        systems=[score(n, right[n], used, judged) for n, (_, used) in systems.items()],
+        systems=[score(s, right[n], used, judged) for n, (s, used) in systems.items()],
         paired=[paired_difference(malt, n, right, **random_state) for n in right if n != malt],
         flips={name: shares for name, (shares, _) in moved.items()},
         flips_ci95={name: intervals for name, (_, intervals) in moved.items()},

@@ -185,10 +185,9 @@ def _trained(run: Path, role: str) -> Adapter | None:
 def open_forests(run: Path, config: Config, task: Task) -> tuple[list[RoleForest], Problems]:
     """The forest that each role learned from in each round; roles may share one."""
     try:
-        prompts = load_prompts(config, task)
+        prompts = open_prompts(run, config, task)
         questions, asked = _read_questions(run / "questions.jsonl")
         store = open_store(run / "samples", writable=False)
-        _check_prompts(run / "prompts.json", prompts)
     except MaltError as error:
         return [], [f"data: {error}"]
     opened: dict[Path, tuple[Forest, Credit] | None] = {}
@@ -224,14 +223,16 @@ def _read_questions(path: Path) -> tuple[list[Question], str]:
         raise MaltError(f"{path} is damaged: {RETRAIN}") from None
 
 
-def _check_prompts(path: Path, prompts: Prompts) -> None:
+def open_prompts(run: Path, config: Config, task: Task) -> Prompts:
     """Raises MaltError unless the prompts are those that the roles were trained with."""
+    prompts, path = load_prompts(config, task), run / "prompts.json"
     if not path.is_file():
         raise MaltError(f"{path} is missing: {RETRAIN}")
     if path.read_bytes() != prompts.as_json().encode():
         raise MaltError(
             f"the prompts differ from {path}: restore the prompts and the tokenizer of the training"
         )
+    return prompts
 
 
 def _open_forest(path: Path, store: Store, asked: str) -> Forest:

@@ -5,7 +5,9 @@ HTML or Markdown already is marked by the type Markup.
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -40,9 +42,19 @@ def _plain(value: Any) -> Markup:
 
 
 def asset(name: str) -> Markup:
-    """A file beside the templates, to be put into the page as it is: CSS or JavaScript."""
-    file = files("malt_fast.results").joinpath("templates", name)
-    return trusted(file.read_text(encoding="utf-8"))
+    """A file of the package, to be put into the page as it is: CSS or JavaScript.
+
+    In JavaScript `<!--` is written as `<\\!--`, which means the same in a string: HTML would read
+    the former as a comment.
+    """
+    file = files("malt_fast.results").joinpath(name)
+    return trusted(file.read_text(encoding="utf-8").replace("<!--", "<\\!--").strip())
+
+
+def allowed(scripts: Sequence[str]) -> str:
+    """The source list of a Content-Security-Policy that lets a page run these scripts alone."""
+    hashes = [b64encode(sha256(one.encode()).digest()).decode() for one in scripts]
+    return " ".join(f"'sha256-{one}'" for one in hashes) or "'none'"
 
 
 def fenced(text: str) -> Markup:
@@ -70,8 +82,10 @@ def _environment(finalize: Any) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals["asset"] = asset
+    made.globals |= {"asset": asset, "allowed": allowed}
     made.filters |= {
+        "asset": asset,
+        "data": lambda chart: chart.data(),
         "fenced": fenced,
         "code": code,
         "yaml": lambda value: trusted(json.dumps(value)),

@@ -1,17 +1,13 @@
 """The trees of a run as data for the page: one index per forest, and chunks of fifty trees.
 
     index  {id, question, gold, value, right, graded, flags}: a list per column, an entry per tree
-    chunk  [tree]; a tree is {text, answer, value, label, state, tokens, outcome, examples, pairs}
+    chunk  [tree]; a tree is {text, answer, value, label, state, tokens, outcome, examples, pairs,
+           passed}; passed: by node the text that later roles read of it, if it is another one
 
-Each is gzipped JSON in base64, in a <script> of its own, which trees.js opens when it is needed.
 Nodes count from 0 within a tree, without its question, in the order of `parents`.
 """
 
-import base64
-import gzip
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,27 +15,25 @@ import numpy as np
 from markupsafe import Markup
 
 from malt_fast import _core
-from malt_fast._core.forest import DONE, FAILED, FINISH_LENGTH, NO_NODE, UNGRADED
-from malt_fast.grading.custom import is_custom
-from malt_fast.results.opened_run import Array, RoleForest
-from malt_fast.results.templates import trusted
+from malt_fast._core.forest import NO_NODE, UNGRADED
+from malt_fast.results.opened_run import RoleForest
+from malt_fast.results.viewer_data import (
+    CHUNK,
+    MOST,
+    ViewerData,
+    extracted,
+    numbers,
+    packed,
+    prompt_parts,
+    states,
+)
 from malt_fast.utils.errors import Problems
 
-CHUNK = 50  # trees: few enough to open while a reader waits
-MOST = 20_000  # trees of a forest that are shown
 MIXED, MENDED, SPOILT, PAIRED = 1, 2, 4, 8  # flags of a tree
 EQUAL = 1  # of _core.answers.compare_answers
 
 
-@dataclass(frozen=True)
-class TreeData:
-    """What trees.js reads."""
-
-    meta: list[dict[str, Any]]  # of each forest
-    chunks: Iterator[tuple[str, Markup]]  # (id, content) of the scripts, made one at a time
-
-
-def tree_data(opened: Sequence[RoleForest]) -> tuple[TreeData | None, Problems]:
+def tree_data(opened: Sequence[RoleForest]) -> tuple[ViewerData | None, Problems]:
     """The forests that were opened, each once; None without any."""
     forests: dict[int, list[RoleForest]] = {}
     for one in opened:
@@ -52,20 +46,14 @@ def tree_data(opened: Sequence[RoleForest]) -> tuple[TreeData | None, Problems]:
         for view in views
         if view.all_trees > view.trees
     ]
-    return TreeData([view.meta() for view in views], _chunks(views)), hidden
+    return ViewerData([view.meta() for view in views], _chunks(views)), hidden
 
 
 def _chunks(views: Sequence["ForestView"]) -> Iterator[tuple[str, Markup]]:
     for number, view in enumerate(views):
         for i, trees in enumerate(view.chunks()):
-            yield f"trees-{number}-{i}", _packed(trees)
-        yield f"trees-{number}-index", _packed(view.index())
-
-
-def _packed(value: Any) -> Markup:
-    raw = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    data = gzip.compress(raw.encode("utf-8", "backslashreplace"), 6, mtime=0)
-    return trusted(base64.b64encode(data).decode())
+            yield f"trees-{number}-{i}", packed(trees)
+        yield f"trees-{number}-index", packed(view.index())
 
 
 class ForestView:
@@ -74,8 +62,8 @@ class ForestView:
     def __init__(self, roles: Sequence[RoleForest]) -> None:
         """roles: those that learned from this forest, in one round."""
         first = roles[0]
-        self.roles, self.grader, self.questions = roles, first.task.grader, first.questions
-        self.strict = first.config.task.strict
+        self.roles, self.questions, self.prompts = roles, first.questions, first.prompts
+        self.config, self.task = first.config, first.task
         self.forest, self.value, self.label = first.forest, first.credit.value, first.credit.label
         self.all_trees, self.size = len(first.questions), first.forest.tree_size
         self.trees = min(self.all_trees, MOST)
@@ -85,8 +73,8 @@ class ForestView:
         self.flags = np.zeros(self.trees, np.int64)
         self.examples: dict[int, list[int]] = {}  # nodes by tree
         self.pairs: dict[int, list[tuple[int, int]]] = {}
-        prompts = first.prompts
-        self.text = lru_cache(1 << 16)(lambda raw: prompts.decode(np.frombuffer(raw, np.int32)))
+        decode = self.prompts.decode
+        self.text = lru_cache(1 << 16)(lambda raw: decode(np.frombuffer(raw, np.int32)))
         self._find_learned()
         self._find_mixed()
 
@@ -97,9 +85,12 @@ class ForestView:
         return f"round {first.round}{f', the forest of the {first.role}' if own else ''}"
 
     def meta(self) -> dict[str, Any]:
+        chain, tree = list(self.config.chain), self.config.tree
         return {
             "name": self.name,
-            "chain": list(self.roles[0].config.chain),
+            "chain": chain,
+            "prompts": [prompt_parts(self.prompts, level) for level in range(1, len(chain) + 1)],
+            "positive": f"{'at least' if tree.inclusive else 'above'} {tree.threshold:g}",
             "parents": self.parents.tolist(),
             "level": self.forest.level[1 : self.size].tolist(),
             "trees": self.trees,
@@ -116,7 +107,7 @@ class ForestView:
             "id": [question.id for question in questions],
             "question": [question.text for question in questions],
             "gold": [question.gold for question in questions],
-            "value": _numbers(self.value[roots]),
+            "value": numbers(self.value[roots]),
             "right": np.count_nonzero(leaves == 1, axis=1).tolist(),
             "graded": np.count_nonzero(leaves != UNGRADED, axis=1).tolist(),
             "flags": self.flags.tolist(),
@@ -148,29 +139,31 @@ class ForestView:
         forest, ids = self.forest, range(tree * self.size + 1, (tree + 1) * self.size)
         nodes = slice(ids.start, ids.stop)
         texts = [self.text(forest.tokens_of(node).tobytes()) for node in ids]
-        asked = self.questions[tree].text
-        custom = is_custom(self.grader)  # such a grader gives a verdict, not the answer it read
-        answers = (
-            [None] * len(texts)
-            if custom
-            else _core.answers.extract_answers(
-                self.grader, texts, self.strict, [asked] * len(texts)
-            )
-        )
+        answers = extracted(self.config, self.task, texts, self.questions[tree].text)
         self._find_flips(tree, answers)
-        state, finish = forest.state[nodes], forest.finish[nodes]
-        done = np.where(finish == FINISH_LENGTH, "cut", "")
         return {
             "text": texts,
             "answer": answers,
-            "value": _numbers(self.value[nodes]),
+            "value": numbers(self.value[nodes]),
             "label": self.label[nodes].tolist(),
-            "state": np.select([state == FAILED, state == DONE], ["failed", done], "open").tolist(),
+            "state": states(forest.state[nodes], forest.finish[nodes]),
             "tokens": forest.token_len[nodes].tolist(),
             "outcome": [None if o == UNGRADED else o for o in self.outcome[nodes].tolist()],
             "examples": self.examples.get(tree, []),
             "pairs": self.pairs.get(tree, []),
+            "passed": self._passed(ids, texts),
         }
+
+    def _passed(self, ids: range, texts: Sequence[str]) -> dict[int, str]:
+        """By node the text that later roles read, of those with thoughts that they do not."""
+        if not self.prompts.marks_thoughts:
+            return {}
+        read = self.prompts.passed_text
+        level = self.forest.level
+        found = (
+            (i, read(int(level[node]), self.forest.tokens_of(node))) for i, node in enumerate(ids)
+        )
+        return {i: text for i, text in found if text != texts[i]}
 
     def _find_flips(self, tree: int, answers: Sequence[str | None]) -> None:
         """Whether a draft that states an answer becomes right, or wrong, on the way to a leaf."""
@@ -178,7 +171,9 @@ class ForestView:
         if not stated:
             return
         golds = [self.questions[tree].gold] * len(stated)
-        equal = _core.answers.compare_answers(self.grader, golds, list(stated.values())) == EQUAL
+        equal = (
+            _core.answers.compare_answers(self.task.grader, golds, list(stated.values())) == EQUAL
+        )
         right = dict(zip(stated, equal.tolist(), strict=True))
         outcomes = self.outcome[tree * self.size + 1 : (tree + 1) * self.size].tolist()
         for draft, outcome in zip(self.draft, outcomes, strict=True):
@@ -193,7 +188,3 @@ def _drafts(parents: Sequence[int]) -> list[int]:
         if parent >= 0:  # parents come before their children
             drafts[node] = drafts[parent]
     return drafts
-
-
-def _numbers(values: Array) -> list[float | None]:
-    return [None if np.isnan(value) else round(value, 4) for value in values.tolist()]

@@ -11,6 +11,7 @@
     adapters/ROLE/         sft, final: the adapters of the last round, ready to serve
     evaluation.arrows      the trees of the evaluation
     evaluation.json        its result
+    evaluation.jsonl       what every output of it answered
     tables/, curves.svg    the same as files, under `evaluate.suite: paper`
     sweeps/KEY=VALUE/      runs that differ in one setting
     export/                what export.py made

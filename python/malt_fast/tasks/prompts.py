@@ -173,6 +173,15 @@ class Prompts:
 
     # ---- what later roles read of an output ----
 
+    @property
+    def marks_thoughts(self) -> bool:
+        """Whether the tokenizer marks thoughts, which later roles may not read."""
+        return bool(self._marks)
+
+    def passed_text(self, level: int, output: Tokens) -> str:
+        """The text of what later roles read of an output of role `level`."""
+        return self.decode(self._passed_on(level, output))
+
     def _passed_on(self, level: int, output: Tokens) -> Tokens:
         """The segment of an output: its answer, without control tokens."""
         tokens = self._without_end(output)

@@ -1,60 +1,34 @@
-// The tree viewer. Texts are untrusted: they become text nodes, never markup. trees.py writes the data.
+// The trees of outputs that the roles learned from. trees.py writes the data.
 "use strict";
 (() => {
-  const meta = document.getElementById("trees-meta");
-  if (!meta) return;
-  const forests = JSON.parse(meta.textContent);
+  const forests = Malt.data("trees-meta");
+  if (!forests) return;
+  const { make, share, tint } = Malt;
   const $ = (name) => document.getElementById("t-" + name);
-  const ROW = 46;     // px, the height of a row in trees.css
-  const KEPT = 8;     // chunks that stay unpacked
-  const at = { forest: 0, index: null, found: [], question: -1, tree: null, node: -1, pair: null };
-  const open = new Map();
-
-  // ---- data ----
-
-  async function unpack(name) {
-    const raw = atob(document.getElementById(name).textContent);
-    const bytes = Uint8Array.from(raw, (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return JSON.parse(await new Response(stream).text());
-  }
-
-  async function chunk(forest, i) {
-    const name = `trees-${forest}-${i}`;
-    const found = open.get(name) || unpack(name);
-    open.delete(name);
-    open.set(name, found);
-    if (open.size > KEPT) open.delete(open.keys().next().value);
-    return found;
-  }
+  const at = { forest: 0, index: null, question: -1, tree: null, node: -1, pair: null };
 
   const forest = () => forests[at.forest];
-  const tree = async (t) => (await chunk(at.forest, Math.floor(t / forest().chunk)))[t % forest().chunk];
   const childrenOf = (node) => forest().parents.flatMap((p, i) => (p === node ? [i] : []));
   const siblings = (node) => childrenOf(forest().parents[node]);
-  const name = (node) => {
-    const path = [];
-    for (let n = node; n >= 0; n = forest().parents[n]) path.unshift(siblings(n).indexOf(n) + 1);
-    return `${forest().chain[forest().level[node] - 1]} ${path.join(".")}`;
-  };
-
-  // ---- elements ----
-
-  function make(tag, attributes = {}, ...inside) {
-    const made = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) {
-      if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-      else if (value !== null && value !== undefined) made.setAttribute(key, value);
-    }
-    made.append(...inside.filter((part) => part !== null));
-    return made;
+  const roleOf = (node) => forest().chain[forest().level[node] - 1];
+  function path(node) {
+    const found = [];
+    for (let n = node; n >= 0; n = forest().parents[n]) found.unshift(n);
+    return found;
   }
-  const share = (value) => (value === null ? "–" : value.toFixed(2));
-  const tint = (value) => (value === null ? null : `--value: ${Math.round(100 * value)}%`);
+  const name = (node) => `${roleOf(node)} ${path(node).map((n) => siblings(n).indexOf(n) + 1).join(".")}`;
 
   // ---- the list ----
 
   const deep = { text: "", trees: null };   // the last search in outputs, and the trees it found
+  const list = Malt.list($("list"), $("rows"), {
+    fill: (t) => [
+      make("span", { class: "value", style: tint(at.index.value[t]) }, share(at.index.value[t])),
+      make("span", { class: "what" }, at.index.question[t].slice(0, 200)),
+      make("span", { class: "id" }, at.index.id[t])],
+    choose: (t) => choose(t),
+    enter: () => at.node >= 0 && select(at.node),
+  });
 
   function filter() {
     const i = at.index, words = $("search").value.trim().toLowerCase();
@@ -69,46 +43,14 @@
       (!leaves || (leaves === "all") === (i.right[t] === i.graded[t] && i.graded[t] > 0)) &&
       (leaves !== "none" || i.right[t] === 0) &&
       (leaves !== "some" || (i.right[t] > 0 && i.right[t] < i.graded[t]));
-    at.found = i.id.map((_, t) => t).filter(fits);
+    const found = i.id.map((_, t) => t).filter(fits);
     const order = $("order").value;
     if (order) {
       const sign = order === "up" ? 1 : -1;
-      at.found.sort((a, b) => sign * ((i.value[a] ?? -1) - (i.value[b] ?? -1)) || a - b);
+      found.sort((a, b) => sign * ((i.value[a] ?? -1) - (i.value[b] ?? -1)) || a - b);
     }
-    $("count").textContent =
-      `${at.found.length.toLocaleString("en")} of ${i.id.length.toLocaleString("en")} questions`;
-    $("list").scrollTop = 0;
-    rows();
-  }
-
-  function rows() {
-    const list = $("list"), box = $("rows");
-    const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
-    const last = Math.min(at.found.length, first + Math.ceil(list.clientHeight / ROW) + 10);
-    box.style.height = `${at.found.length * ROW}px`;
-    box.replaceChildren(...at.found.slice(first, last).map((t, k) => row(t, first + k)));
-    list.setAttribute("aria-activedescendant", at.question < 0 ? "" : `t-row-${at.question}`);
-  }
-
-  function row(t, place) {
-    const i = at.index;
-    return make("div", {
-      role: "option", id: `t-row-${t}`, "aria-selected": t === at.question, "aria-setsize": at.found.length,
-      "aria-posinset": place + 1, style: `top: ${place * ROW}px`, onclick: () => choose(t), "data-tree": t,
-    },
-    make("span", { class: "value", style: tint(i.value[t]) }, share(i.value[t])),
-    make("span", { class: "what" }, i.question[t].slice(0, 200)),
-    make("span", { class: "id" }, i.id[t]));
-  }
-
-  function move(by) {
-    const here = at.found.indexOf(at.question);
-    const next = Math.max(0, Math.min(at.found.length - 1, (here < 0 ? -1 : here) + by));
-    if (!at.found.length) return;
-    const list = $("list"), top = next * ROW;
-    if (top < list.scrollTop) list.scrollTop = top;
-    if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
-    choose(at.found[next]);
+    $("count").textContent = `${Malt.number(found.length)} of ${Malt.number(i.id.length)} questions`;
+    list.show(found);
   }
 
   async function searchOutputs() {
@@ -117,8 +59,8 @@
     deep.text = words;
     deep.trees = new Set();
     for (let t = 0; t < forest().trees; t += forest().chunk) {
-      $("count").textContent = `searching, ${t.toLocaleString("en")} questions so far`;
-      const trees = await unpack(`trees-${at.forest}-${t / forest().chunk}`);
+      $("count").textContent = `searching, ${Malt.number(t)} questions so far`;
+      const trees = await Malt.unpack(`trees-${at.forest}-${t / forest().chunk}`);
       trees.forEach((one, k) => one.text.some((x) => x.toLowerCase().includes(words)) && deep.trees.add(t + k));
     }
     filter();
@@ -126,16 +68,20 @@
 
   // ---- the tree ----
 
-  async function choose(t, node = null, address = true) {
+  async function choose(t, node = null, remember = true) {
     at.question = t;
-    const found = await tree(t);
+    const found = await Malt.entry(`trees-${at.forest}`, forest().chunk, t);
     if (at.question !== t) return;   // another question was chosen in the meantime
-    at.tree = found;
-    at.pair = null;
-    at.node = node ?? childrenOf(-1)[0] ?? -1;
-    rows();
+    Object.assign(at, { tree: found, pair: null, node: node ?? firstLeaf(found) });
+    list.choose(t);
     draw();
-    show(address);
+    show(remember);
+  }
+
+  // The first leaf that is correct, or else the first: its path shows the whole chain.
+  function firstLeaf(one) {
+    const right = one.outcome.indexOf(1);
+    return right >= 0 ? right : forest().level.indexOf(forest().chain.length);
   }
 
   // Grid rows: a node spans the rows of the leaves below it.
@@ -154,24 +100,21 @@
   }
 
   function draw() {
-    const f = forest(), one = at.tree, { span, first } = places();
-    const above = new Set();
-    for (let n = at.node; n >= 0; n = f.parents[n]) above.add(n);
-    const heads = f.chain.map((role, k) =>
-      make("div", { class: "head", role: "presentation", style: `grid-column: ${k + 1}; grid-row: 1` }, role));
+    const f = forest(), one = at.tree, { span, first } = places(), above = new Set(path(at.node));
     const nodes = f.parents.map((_, n) => make("button", {
       type: "button", role: "treeitem", "data-node": n, "aria-level": f.level[n], "aria-selected": n === at.node,
       tabindex: n === at.node ? 0 : -1, class: `node ${one.state[n]}${above.has(n) ? " path" : ""}`,
-      "aria-label": `${name(n)}, value ${share(one.value[n])}${one.state[n] ? ", " + one.state[n] : ""}`,
-      style: `grid-column: ${f.level[n]}; grid-row: ${first[n] + 1} / span ${span[n]}; ${tint(one.value[n]) || ""}`,
+      style: `grid-column: ${f.level[n]}; grid-row: ${first[n]} / span ${span[n]}; ${tint(one.value[n]) || ""}`,
       onclick: () => select(n),
     },
+    make("small", { class: "unseen" }, `${name(n)}, ${Malt.state(one.state[n])} value `),
     make("b", {}, share(one.value[n])),
     make("i", {}, one.label[n] === 1 ? "+" : one.label[n] === 0 ? "−" : ""),
     make("span", {}, one.state[n] === "failed" ? "failed" : one.answer[n] ?? ""),
     one.examples.includes(n) || one.pairs.some((p) => p.includes(n)) ? make("em", { title: "trained on" }, "●") : null));
-    $("tree").style.gridTemplateColumns = `repeat(${f.chain.length}, minmax(0, 1fr))`;
-    $("tree").replaceChildren(...heads, ...nodes);
+    for (const grid of ["heads", "tree"]) $(grid).style.gridTemplateColumns = `repeat(${f.chain.length}, minmax(0, 1fr))`;
+    $("heads").replaceChildren(...f.chain.map((role) => make("span", {}, role)));
+    $("tree").replaceChildren(...nodes);
     const i = at.index, t = at.question;
     $("question").replaceChildren(
       make("p", { class: "asked" }, i.question[t]),
@@ -188,28 +131,27 @@
 
   // ---- outputs side by side ----
 
-  function show(address = true) {
-    const shown = [];
-    if (at.pair) shown.push(...at.pair);
-    else for (let n = at.node; n >= 0; n = forest().parents[n]) shown.unshift(n);
-    const back = at.pair && make("button", { type: "button", class: "back", onclick: () => select(at.node) },
-      `← back to ${name(at.node)}`);
+  function show(remember = true) {
+    if (!at.tree) return;
+    const shown = at.pair || path(at.node);
+    const back = at.pair && make("button", { type: "button", class: "back", onclick: () => select(at.node) }, `← back to ${name(at.node)}`);
     $("detail").replaceChildren(...(back ? [back] : []), make("div", { class: "cards" }, ...shown.map(card)));
-    if (!address) return;
-    history.replaceState(null, "", "#" + new URLSearchParams({ f: at.forest, q: at.index.id[at.question], n: at.node }));
+    if (remember) Malt.address("trees", { f: at.forest, q: at.index.id[at.question], n: at.node });
   }
 
   function card(n) {
-    const one = at.tree, role = at.pair && (n === at.pair[0] ? "chosen: " : "rejected: ");
-    const facts = [`value ${share(one.value[n])}`, `${one.tokens[n]} tokens`];
-    if (one.label[n] >= 0) facts.push(one.label[n] ? "positive" : "negative");
-    if (one.outcome[n] !== null) facts.push(one.outcome[n] ? "correct" : "wrong");
-    if (one.state[n]) facts.push(one.state[n] === "cut" ? "cut off at max_tokens" : one.state[n]);
-    const answer = one.answer[n] === null ? null :
-      make("p", { class: "answer" }, "extracted answer: ", make("b", {}, one.answer[n]), ` · gold: ${at.index.gold[at.question]}`);
-    return make("article", { class: "card", style: tint(one.value[n]), "data-card": n },
-      make("h4", {}, `${role || ""}${name(n)}`), make("p", { class: "note" }, facts.join(" · ")), answer,
-      make("pre", {}, one.text[n]), learned(n));
+    const one = at.tree, f = forest(), line = path(n);
+    const role = at.pair ? (n === at.pair[0] ? "chosen: " : "rejected: ") : "";
+    const label = one.label[n] < 0 ? "" : one.label[n] ? "positive" : "negative";
+    const outputs = Object.fromEntries(line.slice(0, -1).map((m) => [roleOf(m), one.passed[m] ?? one.text[m]]));
+    // Changes: in a pair from the chosen output, else from the draft to the end of the chain.
+    const base = at.pair ? (role === "rejected: " ? at.pair[0] : null) : line.length > 1 && f.level[n] === f.chain.length ? line[0] : null;
+    return Malt.card({
+      title: role + name(n), text: one.text[n], answer: one.answer[n], gold: at.index.gold[at.question], right: one.outcome[n],
+      facts: [`value ${share(one.value[n])}`, label, `${one.tokens[n]} tokens`, Malt.state(one.state[n])],
+      before: base === null ? null : one.text[base],
+      prompt: f.prompts[f.level[n] - 1], question: at.index.question[at.question], outputs,
+    }, { style: tint(one.value[n]), "data-card": n }, learned(n));
   }
 
   function learned(n) {
@@ -227,7 +169,7 @@
 
   // ---- keys ----
 
-  function treeKey(event) {
+  $("tree").addEventListener("keydown", (event) => {
     const n = at.node, f = forest();
     if (n < 0) return;
     const level = f.parents.map((_, i) => i).filter((i) => f.level[i] === f.level[n]);
@@ -239,62 +181,37 @@
     if (next === undefined) return;
     event.preventDefault();
     if (next >= 0) select(next);
-  }
-
-  function listKey(event) {
-    const page = Math.max(1, Math.floor($("list").clientHeight / ROW) - 1);
-    const by = { ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page, Home: -Infinity, End: Infinity }[event.key];
-    if (by !== undefined) move(by);
-    else if (event.key === "Enter" && at.node >= 0) select(at.node);
-    else return;
-    event.preventDefault();
-  }
-
-  function anyKey(event) {
-    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-    if (event.key === "Escape" && !$("keys").open) {
-      if (at.pair) select(at.node);
-      else $("list").focus();
-    } else if (!typing && event.key === "/") {
-      event.preventDefault();
-      $("search").focus();
-    } else if (!typing && event.key === "?") $("keys").showModal();
-  }
+  });
 
   // ---- start ----
 
   async function enter(number) {
     at.forest = number;
-    at.index = await unpack(`trees-${number}-index`);
+    at.index = await Malt.unpack(`trees-${number}-index`);
     Object.assign(at, { question: -1, tree: null, node: -1, pair: null });
     deep.text = "";
+    $("threshold").textContent = `its value is ${forest().positive}, or not`;
     filter();
   }
 
-  async function follow() {
-    const asked = new URLSearchParams(location.hash.slice(1));
-    const number = Number(asked.get("f") ?? 0);
-    if (number !== at.forest || !at.index) await enter(forests[number] ? number : 0);
-    $("forest").value = String(at.forest);
-    const t = at.index.id.indexOf(asked.get("q"));
-    const n = Number(asked.get("n") ?? -1);
-    if (t === at.question && n === at.node && t >= 0) return;
-    if (t >= 0) {
-      await choose(t, n >= 0 && n < forest().parents.length ? n : null);
-      document.getElementById("trees").scrollIntoView();
-    } else if (at.found.length) await choose(at.found[0], null, false);  // the address stays as it is
-  }
-
   forests.forEach((f, i) => $("forest").append(make("option", { value: i }, f.name)));
-  $("forest").addEventListener("change", async () => { await enter(Number($("forest").value)); move(1); });
+  $("forest").addEventListener("change", async () => { await enter(Number($("forest").value)); list.move(1); });
   for (const field of ["search", "low", "high"]) $(field).addEventListener("input", filter);
   for (const field of ["leaves", "flag", "order"]) $(field).addEventListener("change", filter);
   $("deep").addEventListener("click", searchOutputs);
-  $("help").addEventListener("click", () => $("keys").showModal());
-  $("list").addEventListener("scroll", rows);
-  $("list").addEventListener("keydown", listKey);
-  $("tree").addEventListener("keydown", treeKey);
-  document.addEventListener("keydown", anyKey);
-  window.addEventListener("hashchange", follow);
-  follow();
+  document.getElementById("trees").addEventListener("back", (event) => {
+    if (!at.pair) return;
+    event.preventDefault();
+    select(at.node);
+  });
+  Malt.redrawn.push(() => show(false));
+  Malt.views.set("trees", async (asked) => {
+    const number = Number(asked.get("f") ?? 0);
+    if (number !== at.forest || !at.index) await enter(forests[number] ? number : 0);
+    $("forest").value = String(at.forest);
+    const t = at.index.id.indexOf(asked.get("q")), n = Number(asked.get("n") ?? -1);
+    if (t >= 0) await choose(t, n >= 0 && n < forest().parents.length ? n : null);
+    else if (list.found().length && at.question < 0) await choose(list.found()[0], null, false);   // the address stays as it is
+    list.redraw();
+  });
 })();
