@@ -44,7 +44,8 @@ def served(run: Path) -> Iterator[tuple[str, int]]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[3].removesuffix("/v1"), process.pid
+        line = next(line for line in process.stdout if line.startswith("serving"))
+        yield line.split()[3].removesuffix("/v1"), process.pid
     finally:
         process.terminate()
         process.wait()

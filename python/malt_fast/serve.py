@@ -31,6 +31,7 @@ from malt_fast.serving.engine_thread import EngineThread
 from malt_fast.serving.pipeline import SERVING_SETTINGS, Pipeline
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.installing import install_command
 
 if TYPE_CHECKING:  # they need packages that are optional
     from malt_fast.serving.connections import Server
@@ -121,8 +122,7 @@ def check_packages() -> None:
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise MaltError(
-            f"serving needs {' and '.join(missing)}, not installed here: "
-            "pip install 'malt-fast[serve]'"
+            f"serving needs {' and '.join(missing)}, not installed here: {install_command('serve')}"
         )
 
 

@@ -21,8 +21,10 @@ from malt_fast.config.mistakes import settings
 from malt_fast.config.schema import Config, resolve_model
 from malt_fast.config.values import nested
 from malt_fast.config.yaml_files import read_yaml, yaml_text
+from malt_fast.report import PROGRAM as REPORT
 from malt_fast.runs.directory import changes, resume_command
 from malt_fast.runs.saved import published_adapters
+from malt_fast.sweep import PROGRAM as SWEEP
 from malt_fast.tasks.load import load_task
 from malt_fast.train import PROGRAM
 from malt_fast.utils.errors import MaltError, nearest
@@ -175,7 +177,7 @@ def test_settings_do_not_change_later() -> None:
     ("line", "parts"),
     [
         ("--sampling.temprature 1", ["'sampling.temprature'", "'sampling.temperature'"]),
-        ("--temperature 1", ["did you mean 'sampling.temperature'?"]),
+        ("--temperature 1", ["'sampling.temperature' or 'evaluate.sampling.temperature'?"]),
         ("--smapling.top_p 1", ["'smapling'", "did you mean 'sampling'?"]),
         ("--sampling.roles.generator.topp 1", ["did you mean 'top_p'?"]),
         ("--sampling.roles.genrator.top_p 1", ["'genrator'", "did you mean 'generator'?"]),
@@ -201,7 +203,23 @@ def test_settings_do_not_change_later() -> None:
             ["label_smoothing", "ipo"],
         ),
         ("--task.name gsmk", ["task.name", "arithmetic, gsm8k, math, csqa or jsonl"]),
-        ("--task 3", ["task = '3'", "group of settings"]),
+        ("--task 3", ["task is a section", "--task.name 3"]),
+        ("--tree 3", ["tree is a section", "--tree.FIELD 3"]),
+        ("--lr 3", ["here it is `--train.sft.learning_rate`"]),
+        ("--output_dir x", ["here it is `--run`"]),
+        ("--config_file x", ["here it is `--config`"]),
+        ("--gpu_memory_utilization 0.9", ["`--engine.vllm.gpu_memory_utilization`"]),
+        ("--learning_rate 3", ["'train.sft.learning_rate' or 'train.dpo.learning_rate'"]),
+        ("model=a", ["is not an option", "write `--model.name_or_path a`"]),
+        ("tree.branching=3,3,3", ["write `--tree.branching 3,3,3`"]),
+        ("--set tree.branching=3", ["write `--tree.branching 3`"]),
+        ("--set=tree.branching=3", ["write `--tree.branching 3`"]),
+        ("--set", ["'--set' is not an option"]),
+        ("nowhere", ["'nowhere' is not an option", "`--section.field value`"]),
+        ("a=b=c", ["write `--a b=c`"]),
+        ("a-b=c", ["`--section.field value`"]),
+        ("help", ["write `--help`"]),
+        ("-c nowhere.yaml", ["nowhere.yaml does not exist"]),
         ("--run.x 3", ["run", "a path"]),
         ("--chain a,b,a", ["names a role twice"]),
         ("--chain a,b-c,d", ["'b-c'", "letters"]),
@@ -234,6 +252,43 @@ def test_mistakes(line: str, parts: list[str]) -> None:
     text = mistake(line)
     for part in parts:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\ntree:\n  branchin: 3\n", ":3: 'tree.branchin' is not a setting"),
+        ("tree:\n  branching:\n  - 3\n  - x\n", ":4: tree.branching.1 = 'x' is not possible"),
+        ("\n\nmodel: x\n", ":3: model is a section"),
+        ("model: {name_or_path: a,\n  dtype: b}\n", ":2: model.dtype = 'b' is not possible"),
+        ("seed: 1\nfoo:\n  a: {b: 3}\n", ":2: 'foo' is not a setting"),
+        ("model:\n  roles: {generator: [3]}\n", ":2: model.roles.generator = [3]"),
+    ],
+)
+@pytest.mark.parametrize("program", ["train", "sweep"])
+def test_a_mistake_in_a_file_names_the_line(tmp_path: Path, text, said, program) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text(text)
+    with pytest.raises(MaltError) as caught:
+        read_command({"train": PROGRAM, "sweep": SWEEP}[program], ["-c", str(file)])
+    assert str(caught.value).startswith(f"{file}{said}")
+
+
+def test_other_runs_are_separated_by_commas() -> None:
+    assert load("--reuse a,b").reuse == [Path("a"), Path("b")]
+
+
+def test_runs_to_compare_may_have_commas(tmp_path: Path) -> None:
+    def runs(*words: str) -> list[Path]:
+        return read_command(REPORT, words).run
+
+    assert runs("--run", "a=1,2", "--run", "b") == [Path("a=1,2"), Path("b")]
+    assert runs(str(tmp_path), "/", "--out", "x") == [tmp_path, Path("/")]
+
+
+def test_a_directory_at_the_front_is_the_run(tmp_path: Path) -> None:
+    assert read_command(PROGRAM, [str(tmp_path), "--seed", "3"]).run == tmp_path
+    assert "is not an option" in mistake(f"--seed 3 {tmp_path}")
 
 
 def test_secrets_are_no_settings_since_those_are_written_down() -> None:
@@ -344,9 +399,9 @@ def test_nearest() -> None:
 
 def test_a_mistake_in_the_settings_of_a_run_names_their_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\nfoo: 3\n")
-    with pytest.raises(MaltError, match=r"config\.yaml: 'foo' is not a setting"):
+    with pytest.raises(MaltError, match=r"config\.yaml:2: 'foo' is not a setting"):
         saved_config(Config, {"run": tmp_path}, ())
-    with pytest.raises(MaltError, match=r"config\.yaml: 'foo' is not a setting"):
+    with pytest.raises(MaltError, match=r"config\.yaml:2: 'foo' is not a setting"):
         changes(tmp_path / "config.yaml", load())
 
 

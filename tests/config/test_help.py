@@ -66,6 +66,13 @@ def test_every_program_has_one_name():
     assert found == {module.rpartition(".")[2] for module in MODULES}
 
 
+def test_all_settings_of_one_name():
+    shown = [line.split()[0] for line in helped("train", "learning_rate") if line[:4] == "  --"]
+    assert shown == ["--train.sft.learning_rate", "--train.dpo.learning_rate"]
+    with pytest.raises(MaltError, match="did you mean 'learning_rate'"):
+        helped("train", "leraning_rate")
+
+
 def test_sections_and_all():
     everything = [line.split()[0][2:] for line in helped("train", "all") if line[:4] == "  --"]
     assert sorted(everything) == sorted([*NAMES, "overwrite", "plan", "show_prompts"])

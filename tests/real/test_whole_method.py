@@ -153,8 +153,7 @@ def server(killed: Path) -> Iterator[str]:
         command("serve", "--run", str(killed), *more), stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    found = LINE.search(process.stdout.readline())
-    assert found
+    found = next(filter(None, map(LINE.search, process.stdout)))
     end = time.monotonic() + 120
     while True:
         try:

@@ -537,7 +537,7 @@ def fewer_questions(run: Path) -> None:
 
 
 LOST = {  # damage to a run that leaves no data to export, and the reason that is given
-    "config of another version": (damage_config, "config.yaml: 'old_setting' is not a setting"),
+    "config of another version": (damage_config, "'old_setting' is not a setting"),
     "forest": (lambda run: (run / "round-0/forest.arrows").unlink(), "has not made it yet"),
     "damaged forest": (
         lambda run: (run / "round-0/forest.arrows").write_bytes(b"no"),

@@ -46,7 +46,7 @@ def test_an_engine_takes_the_gpus_that_it_shards_over(monkeypatch):
 @pytest.mark.parametrize(
     ("there", "why"),
     [
-        ({"vllm": False, "gpu": True}, "pip install 'malt-fast[vllm]'"),
+        ({"vllm": False, "gpu": True}, "pip install 'vllm>="),
         ({"vllm": True, "gpu": False}, "without a GPU"),
         ({"vllm": True, "gpu": True, "cpu_build": True}, "without a GPU"),
     ],
@@ -60,8 +60,8 @@ def test_auto_is_transformers_elsewhere_and_says_why(monkeypatch, there, why):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--engine.name", "vllm"], "vLLM is not installed: pip install 'malt-fast[vllm]'"),
-        (["--engine.name", "hf", "--engine.replicas", "2"], "pip install 'malt-fast[ray]'"),
+        (["--engine.name", "vllm"], "vLLM is not installed: pip install 'vllm>="),
+        (["--engine.name", "hf", "--engine.replicas", "2"], "pip install 'ray>="),
         (["--engine.name", "openai"], "give --engine.base_url"),
         (["--engine.name", "replay", "--engine.path", "no.jsonl"], "'no.jsonl' is no file"),
         (["--engine.name", "openai", "--engine.base_url", "localhost:1"], "engine.base_url"),

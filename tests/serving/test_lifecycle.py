@@ -172,6 +172,7 @@ def test_the_program_serves_until_it_is_stopped(
     run: Path, stop: signal.Signals, expected: dict[str, Any]
 ) -> None:
     process = start(run, "--serve.port", "0", MALT_FAST_API_KEY=" s3cret\n")
+    assert process.stdout.readline() == f"serve: loading {run}\n"
     line = process.stdout.readline()
     try:
         assert line.startswith("serving toy at http://127.0.0.1:"), process.stderr.read()
@@ -283,5 +284,5 @@ def test_hosts_that_only_this_machine_reaches_need_no_token() -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    with pytest.raises(MaltError, match=r"starlette and uvicorn, .* 'malt-fast\[serve\]'"):
+    with pytest.raises(MaltError, match=r"starlette and uvicorn, .* 'uvicorn>="):
         serve.check_packages()

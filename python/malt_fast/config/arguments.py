@@ -1,19 +1,25 @@
 """A program's command line: what the program declares, and its options as nested values."""
 
+import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from malt_fast.config.mistakes import check_known, settings
+from malt_fast.config.habits import HABITS
+from malt_fast.config.mistakes import check_file, check_known, settings
 from malt_fast.config.sections import Section
 from malt_fast.config.values import merge, nested
 from malt_fast.config.yaml_files import check_text, read_value, read_yaml
 from malt_fast.utils.errors import MaltError
 
 Taken = TypeVar("Taken", bound=Section)
+SHORT = {"-h": "--help", "-c": "--config"}
+SETTERS = ("set", "override")  # of other programs: --set key=value
 # What --run is to a program that takes its settings from a run.
 FINISHED_RUN = FieldInfo(annotation=Path, description="the directory of a finished run")
 
@@ -57,9 +63,12 @@ def parse_arguments(
     files: dict[str, Any] = {}
     given: list[tuple[str, Any]] = []
     topic = None
-    # Options that take paths: each one that is given counts, where of others the last does.
-    several = {name for name, info, _ in program.options() if info.annotation == list[Path]}
+    # The runs that a program compares: each one that is given counts, and may have a comma.
+    several = program.takes.model_fields.get("run", FINISHED_RUN).annotation == list[Path]
     words = list(argv)
+    front = [*takewhile(lambda word: not word.startswith("-") and os.path.isdir(word), words)]
+    if len(front) == 1 or several:
+        words = [*(word for run in front for word in ("--run", run)), *words[len(front) :]]
     for word in words:
         try:
             check_text(word)
@@ -70,8 +79,8 @@ def parse_arguments(
         if key == "help":
             topic = text
         elif key == "config":
-            files = merge(files, read_yaml(Path(text)))
-        elif key in several:
+            files = merge(files, _read_file(program, Path(text)))
+        elif key == "run" and several:
             given.append((key, [*dict(given).get(key, []), text]))
         else:
             given.append((key, _value(text)))
@@ -80,13 +89,17 @@ def parse_arguments(
 
 def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
     """The name and the text of the first option; both are removed from `words`."""
-    word = "--help" if words[0] == "-h" else words[0]
+    word = SHORT.get(words[0], words[0])
     if not word.startswith("--") or word == "--":
-        raise MaltError(f"'{word}' is not an option: write `--section.field value`, see --help")
+        raise MaltError(f"'{word}' is not an option: {_write_instead(word)}, see --help")
     del words[0]
     given, equals, text = word[2:].partition("=")
+    if given in SETTERS:
+        raise MaltError(
+            f"'--{given}' is not an option: {_write_instead(text or ''.join(words[:1]))}"
+        )
     key = program.short.get(given, given)
-    if not equals and words and not words[0].startswith("--") and words[0] != "-h":
+    if not equals and words and not words[0].startswith("--") and words[0] not in SHORT:
         equals, text = " ", words.pop(0)
     if text.strip():
         return key, text
@@ -100,6 +113,20 @@ def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
         raise MaltError(f"--{key} is a section: write `--{key}.FIELD VALUE`, see --help {key}")
     empty = "the one given is empty, " if equals else ""
     raise MaltError(f"--{given} needs a value: {empty}write `--{given} VALUE`, see --help")
+
+
+def _write_instead(word: str) -> str:
+    """What to write for `key=value`, and for a word that is nothing."""
+    key, equals, text = word.partition("=")
+    if not equals or not all(part.isidentifier() for part in key.split(".")):
+        return "write `--section.field value`" if word != "help" else "write `--help`"
+    return f"write `--{HABITS.get(key, key)} {shlex.quote(text)}`"
+
+
+def _read_file(program: Program[Any], path: Path) -> dict[str, Any]:
+    values = read_yaml(path)
+    check_file(program.takes, path, values)
+    return values
 
 
 def _value(text: str) -> Any:

@@ -7,6 +7,8 @@ from malt_fast.config.arguments import Program, Taken, parse_arguments
 from malt_fast.config.help import help_text
 from malt_fast.config.load import make, over_saved, saved_config
 from malt_fast.config.schema import Config
+from malt_fast.utils import distributed
+from malt_fast.utils.errors import printable
 from malt_fast.utils.exit_status import exit_status, show
 
 
@@ -15,7 +17,24 @@ def run_command(
 ) -> int:
     """Run a program on a command line, `sys.argv` if None; returns its exit status."""
     words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: action(read_command(program, words)))
+
+    def work() -> None:
+        taken = read_command(program, words)
+        if distributed.is_leader():
+            show(printable(first_words(program, taken)))
+        action(taken)
+
+    return exit_status(work)
+
+
+def first_words(program: Program[Taken], taken: Taken) -> str:
+    """What a program says before it imports what takes seconds."""
+    what = getattr(taken, "run", None)
+    if isinstance(taken, Config) and (what is None or not what.exists()):
+        what = f"{taken.task.name}, {taken.model.name_or_path}"
+    if isinstance(what, list):
+        what = ", ".join(map(str, what))
+    return f"{program.name.removeprefix('malt_fast.')}: loading {what or 'libraries'}"
 
 
 def read_command(program: Program[Taken], argv: Sequence[str]) -> Taken:

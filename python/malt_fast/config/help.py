@@ -2,7 +2,7 @@
 
 --help            the common settings, and the names of the rest
 --help SECTION    every setting of task, model, engine, sampling, tree, ..., with its bounds
---help KEY        one setting, such as tree.branching
+--help KEY        one setting, such as tree.branching, or all of one name, such as learning_rate
 --help all        every setting
 """
 
@@ -33,10 +33,12 @@ def help_text(program: Program[Any], values: Mapping[str, Any], topic: str = "")
     if not topic:
         return "\n".join(_short(program, names, sections, values))
     chosen = [s for s in sections if topic in ("all", s) or f".{topic}." in f".{s}."]
-    if topic in names:
-        return "\n".join([_usage(program), "", *_settings(program, [topic], values)])
+    keys = [name for name in names if topic in (name, name.rpartition(".")[2])]
+    if keys and not chosen:
+        return "\n".join([_usage(program), "", *_settings(program, keys, values)])
     if not chosen:
-        hint = nearest(topic, names if "." in topic else sections)
+        leaves = {name.rpartition(".")[2] for name in names}
+        hint = nearest(topic, names if "." in topic else [*sections, *leaves])
         raise MaltError(f"--help knows no section or setting '{topic}': {hint}")
     lines = [_usage(program)]
     for section in chosen:

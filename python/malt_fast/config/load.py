@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from malt_fast.config.mistakes import sentence
+from malt_fast.config.mistakes import check_file, sentence
 from malt_fast.config.rules import check
 from malt_fast.config.schema import PACKAGE, Config, TaskConfig
 from malt_fast.config.sections import Section, split
@@ -36,9 +36,10 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 def load_config_file(path: Path) -> Config:
     """The config in a YAML file. Raises MaltError, naming the file, for the first mistake."""
-    values = with_task_defaults(read_yaml(path))
+    values = read_yaml(path)
+    check_file(Config, path, values)
     try:
-        return make_config(values)
+        return make_config(with_task_defaults(values))
     except MaltError as error:
         raise MaltError(f"{path}: {error}") from None
 

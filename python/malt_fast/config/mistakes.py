@@ -1,18 +1,25 @@
 """Unknown, misspelt and impossible settings, each as one sentence; the list of all settings."""
 
+import shlex
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from malt_fast.config.habits import HABITS
 from malt_fast.config.sections import FORMS, Section
 from malt_fast.config.values import nested
+from malt_fast.config.yaml_files import line_of
 from malt_fast.utils.errors import MaltError, nearest
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+MANY = 3  # settings of one name that are all suggested
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 WANTED = {  # by the first word of pydantic's type of error
     "int": "a whole number",
@@ -31,10 +38,8 @@ WANTED = {  # by the first word of pydantic's type of error
 
 def sentence(model: type[BaseModel], error: ValidationError) -> str:
     """The first mistake that pydantic found: the dotted key, the value and the bound."""
-    # A mistyped key explains errors elsewhere, so it comes first.
-    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    kinds = ("str", "list[str]")  # of a setting that may be either
-    key = ".".join(str(part) for part in first["loc"] if part not in kinds)
+    first = first_mistake(error)
+    key = ".".join(map(str, where(first)))
     if first["type"] == "extra_forbidden":
         return f"'{key}' is not a setting: {_suggest(model, key)} (--help lists all)"
     if first["type"] == "missing":
@@ -43,6 +48,9 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
             return f"'{key}' is missing: give it"
         kind = type_name(field.annotation)
         return f"--{key} is missing: give --{key} {kind}, {field.description}"
+    if first["type"] == "model_type" and isinstance(text := first["input"], str):
+        named = HABITS.get(key, f"{key}.FIELD")
+        return f"{key} is a section: write `--{named} {shlex.quote(text)}`, see --help {key}"
     context = first.get("ctx", {})
     limits = [f"{word} {context[name]}" for name, word in BOUNDS.items() if name in context]
     wanted = " and ".join(limit.removesuffix(".0") for limit in limits)
@@ -56,6 +64,28 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
     return f"{key} = {given} is not possible: it must be {wanted}"
 
 
+def first_mistake(error: ValidationError) -> "ErrorDetails":
+    """A mistyped key explains errors elsewhere, so it comes first."""
+    return min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+
+
+def where(mistake: "ErrorDetails") -> list[str | int]:
+    """The path of keys to the setting of a mistake."""
+    kinds = ("str", "list[str]")  # of a setting that may be either
+    return [part for part in mistake["loc"] if part not in kinds]
+
+
+def check_file(model: type[BaseModel], path: Path, values: Mapping[str, Any]) -> None:
+    """Raises MaltError, naming file and line, for a mistake in the settings that a file gives."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        first = first_mistake(error)
+        if first["type"] != "missing":  # a program's own option, which a file need not give
+            line = line_of(path, where(first))
+            raise MaltError(f"{path}:{line}: {sentence(model, error)}") from None
+
+
 def check_known(model: type[BaseModel], key: str) -> None:
     """Raises MaltError for a dotted key that is not a setting."""
     try:
@@ -67,6 +97,9 @@ def check_known(model: type[BaseModel], key: str) -> None:
 
 def _suggest(model: type[BaseModel], key: str) -> str:
     known = [name for name, _, _ in settings(model)]
+    named = HABITS.get(key, "")
+    if named == "config" or any(named == name or named.startswith(f"{name}.") for name in known):
+        return f"here it is `--{named}`"
     parent, _, leaf = key.rpartition(".")
     # Below a role's override, offer the settings of that section.
     section, _, role = parent.partition(".roles.")
@@ -74,6 +107,8 @@ def _suggest(model: type[BaseModel], key: str) -> str:
         inside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
         return nearest(leaf, [name for name in inside if name != "roles"])
     same = [name for name in known if name.rpartition(".")[2] == leaf]
+    if leaf and 1 < len(same) <= MANY:
+        return f"did you mean {' or '.join(map(repr, same))}?"
     sections = {name.rpartition(".")[0] for name in known} - {""}
     return nearest(key, same or [*known, *sorted(sections)])
 

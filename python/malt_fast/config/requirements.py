@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from malt_fast.config.schema import Config
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.installing import install_command
 from malt_fast.utils.ray_cluster import check_ray
 
 
@@ -28,5 +29,5 @@ def check_requirements(config: Config) -> None:
     if settings.load_in_4bit and find_spec("bitsandbytes") is None:
         raise MaltError(
             "train.load_in_4bit needs bitsandbytes, which is not installed: "
-            "pip install 'malt-fast[qlora]'"
+            f"{install_command('qlora')}"
         )

@@ -3,7 +3,7 @@
 import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path} holds no mapping at its top level: write `section:` and keys below it"
         )
     return values
+
+
+def line_of(path: Path, keys: Sequence[str | int]) -> int:
+    """The line of the value under a path of keys in a YAML file, or of the last key that is there.
+
+    Counted from 1.
+    """
+    node = yaml.compose(path.read_text(encoding="utf-8-sig"), _Loader)
+    line = node.start_mark.line
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = [(name, below) for name, below in node.value if name.value == str(key)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+            found = [(below, below) for below in node.value[key : key + 1]]
+        else:
+            found = []
+        if not found:
+            break
+        line, node = found[0][0].start_mark.line, found[0][1]
+    return int(line) + 1
 
 
 def yaml_text(values: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from malt_fast.models.saving import saving
 from malt_fast.models.supported import check_weights
 from malt_fast.utils.errors import MaltError, first_line
 from malt_fast.utils.files import made_once, make_folder, remove_abandoned
+from malt_fast.utils.installing import install_command
 from malt_fast.utils.quiet import quiet
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,7 @@ def _check_file(file: Path) -> None:
             raise MaltError(f"'{file}' is no GGUF file: check --model.name_or_path")
     if find_spec("gguf") is None:
         raise MaltError(
-            f"'{file}' needs the package gguf, which is not installed: "
-            "pip install 'malt-fast[gguf]'"
+            f"'{file}' needs the package gguf, which is not installed: {install_command('gguf')}"
         )
 
 

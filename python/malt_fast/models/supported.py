@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.installing import install_command
 
 
 def check_supported(base: str, config: Any) -> None:
@@ -55,7 +56,7 @@ def _check_quantised(base: str, stated: Any) -> None:
     if method and find_spec(method) is None:
         raise MaltError(
             f"the weights of '{base}' are quantised by {method}, which is not installed: "
-            "pip install 'malt-fast[qlora]'"
+            f"{install_command('qlora')}"
         )
 
 

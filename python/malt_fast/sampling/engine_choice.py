@@ -11,10 +11,10 @@ from malt_fast.engines.spec import EngineSpec
 from malt_fast.models.supported import check_layers
 from malt_fast.sampling.setup import Setup, base_configs, context_of, longest
 from malt_fast.utils.errors import MaltError
+from malt_fast.utils.installing import install_command
 from malt_fast.utils.ray_cluster import check_ray
 
 Name = Literal["hf", "vllm", "openai", "replay"]
-INSTALL = "pip install 'malt-fast[vllm]'"
 
 
 def choose(config: Config) -> tuple[Name, str]:
@@ -24,7 +24,7 @@ def choose(config: Config) -> tuple[Name, str]:
     if config.model.roles:
         return "hf", "roles have base models of their own, and vLLM holds one"
     if find_spec("vllm") is None:
-        return "hf", f"vLLM is not installed ({INSTALL})"
+        return "hf", f"vLLM is not installed ({install_command('vllm')})"
     from malt_fast.engines.vllm import runs_on_cpu
 
     if runs_on_cpu() or not _has_gpu(config):
@@ -51,12 +51,20 @@ def gpus_of_engine(config: Config, name: Literal["hf", "vllm"]) -> int:
     return 0 if runs_on_cpu() else math.prod(parallel)
 
 
-def check_engine(setup: Setup) -> None:
-    """Raises MaltError if the engine cannot do what the config asks for."""
-    config = setup.config
-    name, _ = choose(config)
+def check_installed(config: Config) -> None:
+    """Raises MaltError for an engine that is not here, or not for this chain. Loads nothing."""
+    name = config.engine.name
+    if name == "vllm" and find_spec("vllm") is None:
+        raise MaltError(
+            f"vLLM is not installed: {install_command('vllm')}, or sample with --engine.name hf"
+        )
+    if name == "vllm" and config.model.roles:
+        raise MaltError(
+            "vLLM holds one base model, but model.roles names others: leave them out, or sample "
+            "with --engine.name hf"
+        )
     if config.engine.replicas > 1:
-        if name not in ("hf", "vllm"):
+        if name in ("openai", "replay"):
             raise MaltError(
                 f"engine.replicas = {config.engine.replicas} is for engines that run here "
                 f"(hf, vllm), not for {name}: leave it out"
@@ -65,6 +73,12 @@ def check_engine(setup: Setup) -> None:
     path = config.engine.path
     if name == "replay" and path is not None and not path.is_file():
         raise MaltError(f"engine.path = '{path}' is no file: give a JSONL file of recordings")
+
+
+def check_engine(setup: Setup) -> None:
+    """Raises MaltError if the engine cannot do what the config asks for."""
+    config = setup.config
+    name, _ = choose(config)
     if name == "hf":
         for base, model_config in base_configs(setup).items():
             check_layers(base, model_config)
@@ -78,13 +92,6 @@ def check_engine(setup: Setup) -> None:
 
 def _check_vllm(setup: Setup) -> None:
     config = setup.config
-    if find_spec("vllm") is None:
-        raise MaltError(f"vLLM is not installed: {INSTALL}, or sample with --engine.name hf")
-    if config.model.roles:
-        raise MaltError(
-            "vLLM holds one base model, but model.roles names others: leave them out, or sample "
-            "with --engine.name hf"
-        )
     from malt_fast.engines.vllm import check_settings
 
     check_settings(config.engine.vllm)

@@ -16,7 +16,7 @@ from malt_fast.models.tokenizer import load_tokenizer
 from malt_fast.runs.directory import check_folder
 from malt_fast.runs.loggers import loggers_of
 from malt_fast.runs.run import Run, open_run
-from malt_fast.sampling.engine_choice import check_engine, choose
+from malt_fast.sampling.engine_choice import check_engine, check_installed, choose
 from malt_fast.sampling.prompt_texts import prompt_texts
 from malt_fast.sampling.setup import Setup, base_configs, questions_file
 from malt_fast.sampling.warm_data import warm_data
@@ -64,6 +64,7 @@ def load_setup(config: Config, *, questions: bool = True, task: Task | None = No
 
     questions: whether to read the task's questions. task: used instead of the config's task.
     """
+    check_installed(config)
     side_by_side = len(config.chain) if config.train.side_by_side else 1
     workers = max(distributed.process_count(), config.engine.replicas, side_by_side)
     check_device(config.model.device, workers)

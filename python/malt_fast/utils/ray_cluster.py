@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.utils.installing import install_command
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Cluster:
 def check_ray() -> None:
     """Raises MaltError if ray is not installed."""
     if find_spec("ray") is None:
-        raise MaltError("this needs ray, which is not installed: pip install 'malt-fast[ray]'")
+        raise MaltError(f"this needs ray, which is not installed: {install_command('ray')}")
 
 
 @contextmanager
