@@ -249,6 +249,31 @@ def test_engines_that_fail_again_and_again_end_the_run(ray_cluster, caplog):
     engine.close()
 
 
+def test_a_new_engine_that_dies_while_it_loads_is_replaced_too(ray_cluster, tmp_path, caplog):
+    worked, deadly = tmp_path / "worked", tmp_path / "deadly"
+
+    def poll() -> list:
+        if worked.exists():
+            return []
+        worked.touch()
+        deadly.touch()
+        os._exit(1)
+
+    class Mortal(EngineSpec):
+        def open(self):
+            if deadly.exists():
+                deadly.unlink()
+                os._exit(1)
+            return odd_spec(poll).open()
+
+    engine = RayEngine(Mortal("hf", EngineConfig(), "float32", "cpu", ()), 1)
+    engine.submit([request(0, 0)])
+    while caplog.text.count("a new one takes its place") < 2:
+        assert engine.poll() == []
+    assert engine.poll() == [] and engine.pending == 1
+    engine.close()
+
+
 def test_figures_are_the_mean_of_the_replicas_that_have_worked(ray_cluster):
     engine = RayEngine(odd_spec(list), 2)
     assert engine.figures() == {}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from malt_fast.engines import Completion, Engine, Request
 from malt_fast.engines.router import Router
@@ -102,7 +102,10 @@ class RayEngine:
             check_room(cluster, spec, replicas)
             self.cores = 0 if spec.gpus else cluster.share(replicas)
             self.replicas = [Replica(self._actor()) for _ in range(replicas)]
-            self._open(self.replicas)
+            if error := self._open(self.replicas):
+                raise MaltError(
+                    f"an engine died while it was loading ({first_line(error)}): see Ray's logs"
+                )
         except BaseException:
             self.leaving.close()
             raise
@@ -201,7 +204,8 @@ class RayEngine:
         self.calls = {call: j for call, j in self.calls.items() if j != i}
         self.replicas[i] = Replica(self._actor(), deaths=dead.deaths)
         self.router.again(dead.taken.values())
-        self._open([self.replicas[i]])
+        if again := self._open([self.replicas[i]]):
+            self._replace(i, again)
 
     def _actor(self) -> Any:
         import ray
@@ -209,20 +213,20 @@ class RayEngine:
         options = {"num_cpus": self.cores, "num_gpus": self.spec.gpus, "max_restarts": 0}
         return ray.remote(Worker).options(**options).remote(self.spec, self.cores)
 
-    def _open(self, replicas: Sequence[Replica]) -> None:
-        """Load the engines of new actors, in parallel."""
+    def _open(self, replicas: Sequence[Replica]) -> Exception | None:
+        """Load the engines of new actors, in parallel; returns how one died. Raises MaltError as
+        engines do."""
         import ray
 
         try:
             found = ray.get([replica.actor.open.remote() for replica in replicas])
         except ray.exceptions.RayError as error:
-            raise MaltError(
-                f"an engine died while it was loading ({first_line(error)}): see Ray's logs"
-            ) from None
+            return cast(Exception, error)
         for replica, wants in zip(replicas, found, strict=True):
             if isinstance(wants, MaltError):
                 raise wants
             replica.wants = wants
+        return None
 
 
 def check_room(cluster: Cluster, spec: EngineSpec, replicas: int) -> None:
