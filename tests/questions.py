@@ -25,6 +25,7 @@ def serve(
             raise ConnectionError(f"{asked} is not on this hub\nand more")
         return list(configurations)
 
+    monkeypatch.setattr("malt_fast.tasks.hub.offline", lambda: False)
     monkeypatch.setattr(datasets, "get_dataset_config_names", names)
     monkeypatch.setattr(datasets, "load_dataset", lambda _, part: configurations[part])
 

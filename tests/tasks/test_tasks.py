@@ -16,7 +16,7 @@ from malt_fast.config.schema import PACKAGE, Config
 from malt_fast.config.yaml_files import read_yaml
 from malt_fast.grading.verdicts import grade
 from malt_fast.tasks.arithmetic import CHAIN, totals
-from malt_fast.tasks.hub import hub_rows, is_hub_id
+from malt_fast.tasks.hub import is_hub_id, load_hub
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.task import Question, Task
 from malt_fast.tasks.wording import RolePrompt, split_prompt
@@ -335,11 +335,21 @@ def test_the_hub_reads_real_data_sets(tmp_path: Path) -> None:
         for name in ("a", "b")
     ]
     (tmp_path / "README.md").write_text(f"---\n{json.dumps({'configs': listed})}\n---\n")
-    found = list(hub_rows(str(tmp_path), "train"))
+    data = load_hub(str(tmp_path), None)
+    found = list(data.rows("train", "split"))
     assert [row["question"] for _, row in found] == [f"What is {i}?" for i in (0, 1, 10, 11)]
     assert found[3][0] == f"{tmp_path}:b/train[1]"
-    with pytest.raises(MaltError, match=r"has no test split \(it has train\).*--task.test_path"):
-        list(hub_rows(str(tmp_path), "test"))
+    with pytest.raises(
+        MaltError,
+        match=r"has no test split \(it has train\).*--task.test_split, .*--task.test_path$",
+    ):
+        list(data.rows("test", "test_split"))
+    only = load_hub(str(tmp_path), "b")
+    assert [where for where, _ in only.rows("train", "split")] == [
+        f"{tmp_path}:b/train[{i}]" for i in range(2)
+    ]
+    with pytest.raises(MaltError, match=r"neither a file here .*--task.path and --task.subset$"):
+        load_hub(str(tmp_path), "c")
 
 
 @pytest.mark.parametrize(
@@ -355,14 +365,17 @@ def test_the_hubs_configurations(
     names: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(monkeypatch, "a/b", {name: {"test": [{"name": name}]} for name in names})
-    assert [row["name"] for _, row in hub_rows("a/b", "test")] == read
+    found = load_hub("a/b", None).rows("test", "test_split")
+    assert [row["name"] for _, row in found] == read
 
 
 def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here" / "data").mkdir(parents=True)
     assert is_hub_id("openai/gsm8k")
-    assert not any(map(is_hub_id, ("here/data", "none/x.jsonl", "x.json", "a/b/c", "name", "")))
+    assert not any(
+        map(is_hub_id, ("here/data", "none/x.jsonl", "x/y.csv", "a/b/c", "./a", "name", ""))
+    )
 
 
 # ---- copies of held-out questions ----

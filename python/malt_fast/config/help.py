@@ -14,7 +14,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from malt_fast.config.arguments import Program
+from malt_fast.config.load import task_defaults
 from malt_fast.config.mistakes import BOUNDS, type_name
+from malt_fast.config.schema import TaskConfig
 from malt_fast.config.values import lookup
 from malt_fast.utils.errors import MaltError, nearest
 
@@ -75,11 +77,15 @@ def _settings(program: Program[Any], names: Iterable[str], values: Mapping[str, 
     """For each setting `--name TYPE`, and below it what it does, its bounds and its default."""
     known = {name: (info, default) for name, info, default in program.options()}
     short = {name: f"short: --{option}" for option, name in program.short.items()}
-    lines = []
+    task = str(lookup(values, ("task", "name"), TaskConfig.model_fields["name"].default))
+    of_task, lines = task_defaults(task), list[str]()
     for name in names:
         info, default = known[name]
         value = lookup(values, name.split("."), default)
-        facts = [bounds(info), _default(value, info.is_required()), short.get(name, "")]
+        stated = _default(value, info.is_required())
+        if value != default and lookup(of_task, name.split("."), None) == value:
+            stated += f" for the task {task}"
+        facts = [bounds(info), stated, short.get(name, "")]
         shown = "; ".join(fact for fact in facts if fact)
         lines += _wrap(f"--{name} {type_name(info.annotation)}", "  ", "          ")
         lines += _wrap(f"{info.description}{f' ({shown})' if shown else ''}", "      ")

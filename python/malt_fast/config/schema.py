@@ -97,10 +97,20 @@ class TaskConfig(Section):
         "arithmetic", "the questions, with their prompts and grader"
     )
     path: str | None = setting(
-        None, "training questions: a JSONL file or a hub id, for math also a folder"
+        None,
+        "training questions: a file of JSON Lines, JSON, CSV, TSV or Parquet, or a data set of the "
+        "hub as OWNER/NAME; for math also a folder",
     )
     test_path: str | None = setting(
-        None, "held-out questions; unset: a part of the training questions"
+        None,
+        "held-out questions; unset: a split of the hub's data set, or a tenth of the questions",
+    )
+    subset: str | None = setting(
+        None, "hub: configuration of the data set; unset: the one that holds all rows"
+    )
+    split: str = setting("train", "hub: split with the training questions")
+    test_split: str | None = setting(
+        None, "hub: split with the held-out questions; unset: test, or else validation"
     )
     limit: int | None = setting(None, "use this many training questions", ge=1, le=MAX)
     test_limit: int | None = setting(None, "use this many held-out questions", ge=1, le=MAX)

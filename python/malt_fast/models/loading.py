@@ -9,6 +9,30 @@ from typing import Any
 
 from malt_fast.models.supported import check_supported, check_weights
 from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.utils.hub_access import NO_HUB, offline
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def check_base(base: str) -> None:
+    """Raises MaltError for a base model that is certainly not there, before anything is imported or
+    asked of the hub."""
+    if base and Path(base).is_dir():
+        return
+    if Path(base).exists() or not HUB_ID.fullmatch(base):
+        what = "is no folder" if Path(base).exists() else "does not exist"
+        raise MaltError(
+            f"the model '{base}' {what}: give --model.name_or_path a folder with config.json, a "
+            "GGUF file, or a model of the hub as OWNER/NAME"
+        )
+    if offline():
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(base, "config.json"), str):
+            raise MaltError(
+                f"the model '{base}' is neither a folder nor in the cache, and {NO_HUB}: check "
+                "--model.name_or_path, and the network"
+            )
 
 
 def load_model_config(base: str, trust_remote_code: bool = False) -> Any:
@@ -71,6 +95,11 @@ def refusal(base: str, error: Exception) -> MaltError:
         return MaltError(
             f"the model '{base}' has code of its own, which is not run by default: read it and "
             "give --model.trust_remote_code true, or choose another model by --model.name_or_path"
+        )
+    if "gated repo" in str(error):
+        return MaltError(
+            f"the model '{base}' is gated: accept its terms at https://huggingface.co/{base} and "
+            "set HF_TOKEN, or choose another by --model.name_or_path"
         )
     if re.search(r"file named \S*safetensors", str(error)):
         return MaltError(

@@ -18,7 +18,7 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except Exception as error:
-        if "trust_remote_code" in str(error):
+        if any(known in str(error) for known in ("trust_remote_code", "gated repo")):
             raise refusal(name_or_path, error) from None
         if "Couldn't instantiate the backend tokenizer" in str(error):
             raise _no_vocabulary(name_or_path) from None

@@ -11,6 +11,7 @@ from malt_fast.config.requirements import check_requirements
 from malt_fast.config.schema import Config
 from malt_fast.models.context import context_length, context_setting
 from malt_fast.models.end_tokens import end_tokens
+from malt_fast.models.loading import check_base
 from malt_fast.models.plain_text import most_tokens
 from malt_fast.models.tokenizer import load_tokenizer
 from malt_fast.runs.directory import check_folder
@@ -65,6 +66,8 @@ def load_setup(config: Config, *, questions: bool = True, task: Task | None = No
     questions: whether to read the task's questions. task: used instead of the config's task.
     """
     check_installed(config)
+    for base in dict.fromkeys(map(config.base_model, config.chain)):
+        check_base(base)
     side_by_side = len(config.chain) if config.train.side_by_side else 1
     workers = max(distributed.process_count(), config.engine.replicas, side_by_side)
     check_device(config.model.device, workers)
@@ -104,13 +107,15 @@ def load_prompts(config: Config, task: Task) -> Prompts:
 
 def check_device(device: str, workers: int) -> None:
     """Raises MaltError for a device that this machine does not have."""
-    import torch
+    if not device.startswith("cuda"):
+        return
+    import torch  # slow, and a mistake should be told at once
 
     if device.startswith("cuda:") and workers > 1:
         raise MaltError(
             f"model.device = '{device}' names one GPU for {workers} processes: use auto"
         )
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         raise MaltError(f"model.device = '{device}', but there is no GPU here: use cpu or auto")
 
 

@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from malt_fast.config.schema import TaskConfig
-from malt_fast.tasks.rows import Row, make_questions, read_rows, sibling, split_questions, text_of
+from malt_fast.tasks.files import Row
+from malt_fast.tasks.rows import Rows, make_questions, sibling, split_questions, text_of
 from malt_fast.tasks.task import Question, Report
 from malt_fast.utils.errors import MaltError
 
 FORMAT = "a row of CommonsenseQA has `question` (with `stem` and `choices`, or beside `choices`)"
-HUB = {"train": "train", "test": "validation"}  # the test split has no answers
+HELD_OUT = ("validation",)  # the test split has no answers
 
 
 def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Question], Report]:
     """Training and held-out questions; the latter are in dev_rand_split.jsonl beside
     train_rand_split.jsonl, or in the hub's validation split."""
 
-    def read(path: str, split: str) -> list[Question]:
-        rows = read_rows(path, HUB[split])
-        return make_questions(rows, path, split, task, _read, own_id="id")
+    def make(rows: Rows, source: str, kind: str) -> list[Question]:
+        return make_questions(rows, source, kind, task, _read, own_id="id")
 
     beside = sibling(Path(task.path or ""), "train_rand_split.jsonl", "dev_rand_split.jsonl")
-    return *split_questions(task, read, beside), {}
+    return *split_questions(task, make, beside, held_out=HELD_OUT), {}
 
 
 def _read(row: Row, where: str, name: str) -> tuple[str, str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from malt_fast.tasks.checks import decontaminate
-from malt_fast.tasks.rows import SPACE, Row, file_rows
+from malt_fast.tasks.files import Row, file_rows
+from malt_fast.tasks.rows import SPACE
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError, nearest
 

@@ -1,4 +1,4 @@
-r"""MATH: competition problems, from a local folder or JSONL files in its format, or the hub.
+r"""MATH: competition problems, from a local folder or files in its format, or the hub.
 
 `FOLDER/train/algebra/1.json` has `problem` and `solution`; rows of MATH-500 and PRM800K's split
 have `unique_id` and perhaps `answer`, too. The gold answer is in the column `answer`, else in the
@@ -13,15 +13,12 @@ from pathlib import Path
 from malt_fast.config.schema import TaskConfig
 from malt_fast.grading.custom import is_custom
 from malt_fast.grading.verdicts import can_read, extract_answer, grade
-from malt_fast.tasks.hub import hub_rows, is_hub_id
+from malt_fast.tasks.files import Row, file_rows, json_row, read_lines
 from malt_fast.tasks.rows import (
     SPACE,
     Reader,
-    Row,
-    file_rows,
-    json_row,
+    Rows,
     make_questions,
-    read_lines,
     sibling,
     split_questions,
     text_of,
@@ -40,11 +37,10 @@ def questions(task: TaskConfig, grader: str) -> tuple[list[Question], list[Quest
     differing: dict[str, tuple[str, str]] = {}
     reader = _reader(grader, report, differing)
 
-    def read(path: str, split: str) -> list[Question]:
-        rows = _rows(path, split)
-        return make_questions(rows, path, split, task, reader, own_id="unique_id")
+    def make(rows: Rows, source: str, kind: str) -> list[Question]:
+        return make_questions(rows, source, kind, task, reader, own_id="unique_id")
 
-    train, test = split_questions(task, read, _beside(Path(task.path or "")))
+    train, test = split_questions(task, make, _beside(Path(task.path or "")), read=_rows)
     boxed = [f"\\boxed{{{box}}}" for box, _ in differing.values()]
     same = grade("math", boxed, [answer for _, answer in differing.values()])
     report["another box"] = [name for name, equal in zip(differing, same, strict=True) if not equal]
@@ -100,9 +96,7 @@ def _solution(row: Row, where: str, *, needed: bool) -> str:
 
 
 def _rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
-    """(where, row) of a split of the hub's data set or the folder; without splits, of all rows."""
-    if is_hub_id(path):
-        return hub_rows(path, split)
+    """(where, row) of a split of a folder; without splits, of all rows."""
     here = Path(path)
     there = _split_of(here, split)
     if there is None and any(_split_of(here, other) for other in SPLITS):

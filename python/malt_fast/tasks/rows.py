@@ -1,45 +1,67 @@
-"""Rows from files or the hub, questions made of them, and a held-out part; shared by the tasks.
+"""Questions from the rows of files or the hub, and a held-out part; shared by the tasks.
 
 The first bad row raises a MaltError with its place. A task passes a `Reader` for the format of its
 rows.
 """
 
-import json
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from malt_fast.config.schema import TaskConfig
 from malt_fast.grading.custom import is_custom
-from malt_fast.tasks.hub import hub_rows, is_hub_id
+from malt_fast.tasks.files import Row, file_rows
+from malt_fast.tasks.hub import is_hub_id, load_hub
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError, nearest
 
 log = logging.getLogger(__name__)
 
 SPACE = " \r\n"  # around a text; a tab or form feed may be a damaged \text or \frac
-Row = dict[str, Any]
+HELD_OUT = ("test", "validation")  # splits of the hub with held-out questions, by preference
+Rows = Iterable[tuple[str, Row]]  # each with its place
 Reader = Callable[[Row, str, str], tuple[str, str] | None]
 """(row, where, id) -> (text, gold); None to leave the row out."""
 
 
 def split_questions(
-    task: TaskConfig, read: Callable[[str, str], list[Question]], beside: str | None = None
+    task: TaskConfig,
+    make: Callable[[Rows, str, str], list[Question]],
+    beside: str | None = None,
+    *,
+    read: Callable[[str, str], Rows] = lambda path, kind: file_rows(Path(path)),
+    held_out: Sequence[str] = HELD_OUT,
 ) -> tuple[list[Question], list[Question]]:
-    """Training and held-out questions, by `read(path, split)`.
+    """Training and held-out questions, by `make(rows, source, kind)`; kind: train or test.
 
     Held-out ones come from `task.test_path`, else from `beside`, a path next to the training
-    questions, else from the hub's data set, else they are a tenth of the training questions.
+    questions, else from a split of the hub's data set, `task.test_split` or the first it has of
+    `held_out`, else they are a tenth of the training questions. read: the rows of a local path.
     """
-    path = task.path or ""
-    train = read(path, "train")
-    if task.test_path is None and beside is not None:
-        log.info("held-out questions come from %s", beside)
-    held_out = task.test_path or beside or (path if is_hub_id(path) else None)
-    return hold_out(train, path) if held_out is None else (train, read(held_out, "test"))
+    path, other = task.path or "", task.test_path or beside
+    for source in filter(None, (path, task.test_path)):
+        if not is_hub_id(source) and not Path(source).exists():
+            raise MaltError(
+                f"{source} does not exist: check the path, or name a data set of the hub as "
+                "OWNER/NAME"
+            )
+    hub = {s: load_hub(s, task.subset) for s in filter(None, (path, other)) if is_hub_id(s)}
+    wanted = [task.test_split] if task.test_split else [n for n in held_out if n != task.split]
+
+    def questions(source: str, kind: str, split: str) -> list[Question]:
+        option = "split" if kind == "train" else "test_split"
+        rows = hub[source].rows(split, option) if source in hub else read(source, kind)
+        return make(rows, source, kind)
+
+    train, source = questions(path, "train", task.split), other or path
+    split = hub[source].first_of(wanted) if source in hub and not task.test_split else wanted[0]
+    if other is None and (split is None or path not in hub):
+        return hold_out(train, path)
+    if task.test_path is None:
+        log.info("held-out questions come from %s", other or f"its split {split}")
+    return train, questions(source, "test", split or wanted[0])
 
 
 def hold_out(rows: list[Question], source: str) -> tuple[list[Question], list[Question]]:
@@ -66,7 +88,7 @@ def sibling(path: Path, train: str, test: str) -> str | None:
 
 
 def make_questions(
-    rows: Iterable[tuple[str, Row]],
+    rows: Rows,
     source: str,
     split: str,
     task: TaskConfig,
@@ -122,66 +144,17 @@ def text_of(row: Row, column: str, where: str, fix: str, what: str = "value") ->
     if column not in row:
         raise MaltError(f"{where} has no column '{column}' ({nearest(column, row)}): {fix}")
     value = row[column]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = format(Decimal(str(value)), "f") if number else value  # 1e20 as a grader reads it
-    if not isinstance(text, str) or not text.strip():
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        number = Decimal(str(value))
+        value = format(number, "f") if number.is_finite() else None  # 1e20 as a grader reads it
+    if not isinstance(value, str) or not value.strip():
         raise MaltError(
             f"{where} has an empty or non-text {what} in column '{column}': correct that row"
         )
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError:
         raise MaltError(
             f"{where} has half a Unicode character in column '{column}': correct that row"
         ) from None
-    return text.strip(SPACE)
-
-
-# ---- from files to rows ----
-
-
-def read_rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
-    """(where, row) of a JSONL file, or of a split of a hub id."""
-    return hub_rows(path, split) if is_hub_id(path) else file_rows(Path(path))
-
-
-def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(file:line, row) of every line that is not blank."""
-    number = 0
-    for lines in read_lines(path):
-        for line in lines.splitlines():  # at a lone \r, too
-            number += 1
-            if line.strip():
-                yield json_row(line, path, number)
-
-
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, without a byte order mark."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file):
-                yield line if number else line.removeprefix(b"\xef\xbb\xbf")
-    except FileNotFoundError:
-        raise MaltError(f"{path} does not exist: check the path") from None
-    except OSError as error:
-        raise MaltError(f"{path} cannot be read ({error.strerror}): give a JSONL file") from None
-
-
-def json_row(text: bytes, path: Path, number: int = 1) -> tuple[str, Row]:
-    """(file:line, row) of a JSON object that begins at line `number`.
-
-    Control characters in its texts are allowed, since MATH has some.
-    """
-    try:
-        row = json.loads(text.decode("utf-8"), strict=False)
-    except (ValueError, RecursionError) as error:
-        where = f"{path}:{number + getattr(error, 'lineno', 1) - 1}"
-        problem = getattr(error, "msg", None) or type(error).__name__
-        if isinstance(error, UnicodeDecodeError):
-            problem = "not UTF-8"
-        raise MaltError(
-            f"{where} is not valid JSON ({problem}): correct or remove that line"
-        ) from None
-    if not isinstance(row, dict):
-        raise MaltError(f"{path}:{number} is not a JSON object: write one {{...}} per line")
-    return f"{path}:{number}", row
+    return value.strip(SPACE)

@@ -3,6 +3,7 @@
 from malt_fast.config.schema import TaskConfig
 from malt_fast.grading.custom import is_custom
 from malt_fast.grading.verdicts import GRADERS
+from malt_fast.tasks.hub import is_hub_id
 from malt_fast.utils.errors import MaltError, nearest
 
 
@@ -17,6 +18,7 @@ def check_task(task: TaskConfig) -> None:
         raise MaltError("the arithmetic task makes its questions: leave task.subset_seed out")
     if task.name != "arithmetic" and task.path is None:
         raise MaltError(f"the {task.name} task needs questions: give --task.path FILE.jsonl")
+    _check_hub(task)
     for key in ("question_column", "answer_column"):
         changed = getattr(task, key) != type(task).model_fields[key].default
         if changed and task.name not in ("gsm8k", "jsonl"):
@@ -25,6 +27,17 @@ def check_task(task: TaskConfig) -> None:
                 "leave it out"
             )
     _check_grader(task)
+
+
+def _check_hub(task: TaskConfig) -> None:
+    if any(map(is_hub_id, filter(None, (task.path, task.test_path)))):
+        return
+    for key in ("subset", "split", "test_split"):
+        if getattr(task, key) != type(task).model_fields[key].default:
+            raise MaltError(
+                f"task.{key} is for data sets of the hub, and no path of the task names one: leave "
+                "it out"
+            )
 
 
 def _check_grader(task: TaskConfig) -> None:
