@@ -131,6 +131,13 @@ class TaskConfig(Section):
     min_score: float = setting(
         0.5, "score of a custom grader from which an output is correct", ge=0, le=1
     )
+    grader_workers: int = setting(1, "calls of a custom grader at once, in threads", ge=1, le=1024)
+    grader_retries: int = setting(
+        3, "retries of a call of a custom grader that fails", ge=0, le=100
+    )
+    grader_timeout: float = setting(
+        60, "seconds that a call of a custom grader may take", gt=0, le=86400
+    )
     prompts: Path | None = setting(None, "YAML file of prompts per role, over those of the task")
     id_column: str | None = setting(None, "column with the id of a question; unset: numbers")
     question_column: str = setting("question", "column with the question")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast._core.forest import Forest
+from malt_fast.grading.custom import CustomGrader
 from malt_fast.grading.grade_report import report
 from malt_fast.grading.verdicts import RIGHT, grade_outputs, number_answers
 from malt_fast.sampling.expand import Slot, slot_nodes
@@ -38,14 +39,16 @@ def judge(
     grader: str,
     min_score: float = 0.5,
     strict: bool = False,
+    custom: CustomGrader | None = None,
 ) -> Judged:
     """Extract and grade all outputs. min_score: the score of a custom grader that is right; strict:
-    whether answers count only behind a marker."""
+    whether answers count only behind a marker; custom: how a custom grader is called. An output on
+    which that fails is not right."""
     nodes = slot_nodes(forest, shape)
     places = rows, columns = np.nonzero(nodes >= 0)
     ids = nodes[places]
     texts = [decode(forest.tokens_of(int(i))) for i in ids]
-    verdicts = grade(grader, texts, rows.tolist(), questions, min_score, strict)
+    verdicts = grade(grader, texts, rows.tolist(), questions, min_score, strict, custom)
     right, tokens = np.zeros(nodes.shape, np.bool_), np.zeros(nodes.shape, np.int64)
     right[places], tokens[places] = verdicts == RIGHT, forest.token_len[ids]
     said: list[list[str | None]] = [[None] * len(shape) for _ in questions]
@@ -74,6 +77,7 @@ def grade(
     questions: Sequence[Question],
     min_score: float,
     strict: bool,
+    custom: CustomGrader | None,
 ) -> npt.NDArray[np.uint8]:
     """uint8[n]: the verdict on texts[i] for questions[rows[i]]; a repeated text is graded once."""
     cases = list(zip(texts, rows, strict=True))
@@ -87,6 +91,7 @@ def grade(
         min_score,
         strict=strict,
         questions=[question.text for question in asked],
+        custom=custom,
     )
     verdict = dict(zip(distinct, verdicts.tolist(), strict=True))
     return np.array([verdict[case] for case in cases], np.uint8)

@@ -27,9 +27,11 @@ from malt_fast.evaluation.tables import (
     write_tables,
 )
 from malt_fast.forest.file import save_forest
+from malt_fast.grading.custom import CustomGrader
 from malt_fast.runs.run import Run
 from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.sampling.expand import answered
+from malt_fast.sampling.grade import custom_grader, warn_of_failures
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sampled_trees import SampledTrees
 from malt_fast.sampling.setup import Setup
@@ -88,12 +90,14 @@ def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> Eval
         forest, rows, of_engine = sample_systems(setup, run.samples, design, on_done)
         made_from, parents = sampling_fingerprint(setup, design), [slot.parent for slot in shape]
         save_forest(run.path("evaluation.arrows"), forest, store, made_from, "", parents, rows, "")
-        judged = judge_outputs(setup, design, forest)
+        custom = custom_grader(setup, run.folder)
+        judged = judge_outputs(setup, design, forest, custom)
         outputs = write_outputs(run.path(OUTPUTS), judged, design, setup.config)
         result = measure(setup, design, judged).model_copy(update={"outputs": outputs})
         figures |= {"questions": len(design.questions), "systems": len(design.systems)}
         figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}
         figures |= {"failed": 0, **of_engine, **facts.failures.figures()}
+    warn_of_failures(custom, lambda text, kind: run.warn(f"evaluation: {text}", kind))
     return result
 
 
@@ -106,9 +110,12 @@ def evaluation_signs(run: Run, setup: Setup, design: EvaluationDesign) -> Signs:
     return Signs(SampledTrees(*parts, *graded), warn, "evaluate.sampling", siblings=False)
 
 
-def judge_outputs(setup: Setup, design: EvaluationDesign, forest: Forest) -> Judged:
-    """The verdicts on the outputs that `sample_systems` returned."""
-    graded = (setup.task.grader, setup.config.task.min_score, setup.config.task.strict)
+def judge_outputs(
+    setup: Setup, design: EvaluationDesign, forest: Forest, custom: CustomGrader | None = None
+) -> Judged:
+    """The verdicts on the outputs that `sample_systems` returned. custom: as for `judge`."""
+    task, custom = setup.config.task, custom or custom_grader(setup)
+    graded = (setup.task.grader, task.min_score, task.strict, custom)
     return judge(forest, design.shape, design.questions, setup.prompts.decode, *graded)
 
 

@@ -1,15 +1,24 @@
-"""Custom graders, named `module:function`."""
+"""Custom graders, named `module:function`: loaded, identified, and called for scores."""
 
+import hashlib
 import importlib
 import inspect
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.grading.calls import Limits, called
+from malt_fast.grading.kept_scores import KeptScores
+from malt_fast.utils.errors import MaltError, first_line, one_line
+
+ONE_BY_ONE = Limits()
+START = 20  # outputs on all of which a grader may not fail
 
 Custom = Callable[[str, Mapping[str, Any]], float]
 
@@ -35,9 +44,10 @@ def load_custom(grader: str) -> Custom:
 
 
 def code_of(grader: str) -> str:
-    """The source of a custom grader: its module, and the modules beside it that it uses, as far as
-    these can be found."""
-    first = inspect.getmodule(load_custom(grader))
+    """What the scores of a custom grader depend on: the source of its module and of the modules
+    beside it that it uses, as far as these can be found, and its attribute `identity`."""
+    function = load_custom(grader)
+    first = inspect.getmodule(function)
     waiting, texts = [first] if first else [], {}
     while waiting:
         module = waiting.pop()
@@ -50,25 +60,91 @@ def code_of(grader: str) -> str:
             beside = (getattr(used, "__file__", None) or "").startswith(folder)
             if used and beside and used.__name__ not in texts:
                 waiting.append(used)
-    return "\n".join([grader, *(texts[name] for name in sorted(texts))])
+    own = [str(getattr(function, "identity", ""))]
+    return "\n".join([grader, *own, *(texts[name] for name in sorted(texts))])
 
 
-def score_custom(
-    grader: str, completions: Sequence[str], rows: Iterable[Mapping[str, Any]]
-) -> npt.NDArray[np.float64]:
-    """float64[n]: the scores of a custom grader. Raises MaltError if it fails."""
-    function = load_custom(grader)
-    scores = np.empty(len(completions))
-    for i, (text, row) in enumerate(zip(completions, rows, strict=True)):
-        try:
-            scores[i] = function(text, row)
-        except (Exception, SystemExit) as error:
+class CustomGrader:
+    """A custom grader as a run calls it, and what came of it so far.
+
+    Every different (row, output) is judged once; what the file `kept` holds is not judged again. An
+    output on which the function fails, in spite of retries, has no score.
+    """
+
+    def __init__(self, grader: str, limits: Limits = ONE_BY_ONE, kept: Path | None = None) -> None:
+        self.grader, self.limits, self.function = grader, limits, load_custom(grader)
+        self.kept = KeptScores(kept)
+        self.digest = hashlib.blake2b(code_of(grader).encode(), digest_size=16)
+        self.asked = self.failed = 0  # calls, without retries; outputs without a score
+        self.first_failure = ""  # the reason of the first of them
+        self.seconds = 0.0  # of all calls whose scores were used, also of earlier ones
+        self.on_scored: Callable[[int], object] = lambda outputs: None
+
+    def scores(
+        self, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]
+    ) -> npt.NDArray[np.float64]:
+        """float64[n]: a score from 0 to 1, NaN where the function failed.
+
+        Raises MaltError for any other score, and for a function that fails on the first START.
+        """
+        keys = self._keys(completions, rows)
+        with self.kept as kept:
+            new = {k: i for i, k in reversed(list(enumerate(keys))) if k not in kept.scores}
+            asked = sorted(new.values())
+            self.on_scored(len(keys) - len(asked))
+            failures: dict[int, str] = {}
+            calls = [(completions[i], rows[i]) for i in asked]
+            with closing(called(self.function, calls, self.limits)) as outcomes:
+                for call, outcome in outcomes:
+                    i = asked[call]
+                    if outcome.error:
+                        failures[call] = outcome.error
+                        self._check_start(failures)
+                    else:
+                        kept.add(keys[i], self._score(outcome.value, i), outcome.seconds)
+                    self.on_scored(1)
+            self.asked += len(asked)
+            found = [kept.scores.get(key) for key in keys]
+        self.seconds += sum(score[1] for score in found if score)
+        self.failed += found.count(None)
+        if failures and not self.first_failure:
+            self.first_failure = failures[min(failures)]
+        return np.array([score[0] if score else np.nan for score in found], np.float64)
+
+    def figures(self) -> dict[str, Any]:
+        """For the line of a stage: `failed` outputs, and `first_failure` if there is one."""
+        first = {"first_failure": self.first_failure} if self.first_failure else {}
+        return {"judged": self.asked, "failed": self.failed} | first
+
+    def _keys(self, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        begun = {}
+        for row in rows:
+            if id(row) not in begun:
+                begun[id(row)] = self.digest.copy()
+                begun[id(row)].update(repr(row).encode("utf-8", "replace"))
+        keys = []
+        for text, row in zip(completions, rows, strict=True):
+            digest = begun[id(row)].copy()
+            digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+            keys.append(digest.hexdigest())
+        return keys
+
+    def _check_start(self, failures: Mapping[int, str]) -> None:
+        if all(call in failures for call in range(START)):
             raise MaltError(
-                f"the grader '{grader}' failed on output {i} ({first_line(error)}): correct it"
-            ) from None
-        if not 0 <= scores[i] <= 1:
-            raise MaltError(
-                f"the grader '{grader}' gave {scores[i]} for output {i}: "
-                "it must return a number from 0 to 1"
+                f"the grader '{self.grader}' failed on all of the first {START} outputs "
+                f"({failures[0]}): correct it, or raise task.grader_timeout"
             )
-    return scores
+
+    def _score(self, value: Any, i: int) -> float:
+        number = isinstance(value, SupportsFloat) and not isinstance(value, str | bytes)
+        try:
+            score = float(value) if number else math.nan
+        except (TypeError, ValueError):  # an array of several
+            score = math.nan
+        if not 0 <= score <= 1:
+            raise MaltError(
+                f"the grader '{self.grader}' gave {one_line(repr(value))} for output {i}: it must "
+                "return a number from 0 to 1"
+            )
+        return score

@@ -61,6 +61,7 @@ class GradeReport:
             "verdicts": {verdict: self.verdicts[verdict] for verdict in VERDICTS},
         }
         if not is_custom(self.grader):
+            del out["verdicts"]["failed"]
             out["decided_by_core"] = self.decided / outputs if outputs else 1.0
         if self.grader in MARKED:
             out["right_if"] = {"strict": self.strict, "lenient": self.lenient}

@@ -26,15 +26,15 @@ import numpy.typing as npt
 
 from malt_fast import _core
 from malt_fast.grading import symbolic
-from malt_fast.grading.custom import is_custom, score_custom
+from malt_fast.grading.custom import CustomGrader, is_custom
 from malt_fast.utils.errors import MaltError, nearest
 
 GRADERS = ("number", "math", "choice", "exact")
 MARKED = ("number", "math", "choice")  # those of which a strict grading takes only marked answers
 OF_TASK = {"arithmetic": "number", "gsm8k": "number", "math": "math", "csqa": "choice"}
 
-VERDICTS = ("wrong", "right", "nothing extracted", "unparseable", "timed out")
-WRONG, RIGHT, NOTHING, UNPARSEABLE, TIMED_OUT = range(5)
+VERDICTS = ("wrong", "right", "nothing extracted", "unparseable", "timed out", "failed")
+WRONG, RIGHT, NOTHING, UNPARSEABLE, TIMED_OUT, FAILED = range(6)  # failed: a custom grader
 DIFFERENT, EQUAL, UNKNOWN = range(3)  # results of the core
 SYMBOLIC = {
     **{"equal": RIGHT, "different": WRONG, "no proof": WRONG},
@@ -123,16 +123,18 @@ def grade_outputs(
     *,
     strict: bool = False,
     questions: Sequence[str] = (),
+    custom: CustomGrader | None = None,
 ) -> npt.NDArray[np.uint8]:
     """uint8[n]: the verdict on each output, an index into VERDICTS.
 
-    A custom grader scores outputs by `rows`, the others compare them with `golds`. Raises MaltError
-    if a custom grader fails.
+    A custom grader scores outputs by `rows`, the others compare them with `golds`. custom: how it
+    is called; unset: one call after the other. Raises MaltError as CustomGrader.scores.
     """
     if not is_custom(grader):
         return grade_with_reasons(grader, completions, golds, strict=strict, questions=questions)
-    scores = score_custom(grader, completions, rows)
-    return np.where(scores >= min_score, RIGHT, WRONG).astype(np.uint8)
+    scores = (custom or CustomGrader(grader)).scores(completions, rows)
+    verdicts = np.where(scores >= min_score, RIGHT, WRONG)
+    return np.where(np.isnan(scores), FAILED, verdicts).astype(np.uint8)
 
 
 def gold_answer(grader: str, gold: str) -> str:

@@ -5,6 +5,7 @@
     prompts.json           the tokens that prompts are made of
     prompts.txt            the prompt of every role for the first question, as text
     samples/               every output ever sampled here, by key (store/)
+    scores.txt             scores of a custom grader (grading/kept_scores.py)
     round-0/forest.arrows  the trees (one file per role under `regenerate: sequential`)
     round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them, and their seal
     round-0/ROLE/          sft, dpo: adapters; sft.data.txt: what the rows were made from

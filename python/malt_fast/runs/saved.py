@@ -20,7 +20,11 @@ from malt_fast.utils.files import replacing_folder, write_text
 from malt_fast.utils.seals import check_seal
 
 STAGES = ("sft", "dpo")
-EVALUATION_SETTINGS = ("evaluate.", "engine.", "model.device", "task.test_path", "task.test_limit")
+EVALUATION_SETTINGS = (
+    *("evaluate.", "engine.", "model.device"),
+    *("task.test_path", "task.test_split", "task.test_limit"),
+    *("task.grader_workers", "task.grader_retries", "task.grader_timeout"),
+)
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,23 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from malt_fast import __version__
 from malt_fast._core.forest import DONE, Forest
-from malt_fast.grading.custom import code_of, is_custom
+from malt_fast.grading.calls import Limits
+from malt_fast.grading.custom import CustomGrader, code_of, is_custom
 from malt_fast.grading.grade_report import GradeReport, report
-from malt_fast.grading.verdicts import RIGHT, grade_outputs
+from malt_fast.grading.verdicts import FAILED, RIGHT, grade_outputs
 from malt_fast.sampling.setup import Setup
+from malt_fast.sampling.signs import Warn
 from malt_fast.tasks.task import Question
 from malt_fast.utils import interrupt
 
+SCORES = "scores.txt"  # of a custom grader, in a run's folder
 GRADED = 1 << 16  # outputs whose texts are in memory at once
 
 
@@ -31,12 +35,36 @@ def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) -> dict[str, Any]:
-    """Set the outcome of every finished output of the last role; returns a report of verdicts."""
+def custom_grader(setup: Setup, run: Path | None = None) -> CustomGrader | None:
+    """The task's grader if it is custom; its scores are kept in the run's folder."""
+    task, grader = setup.config.task, setup.task.grader
+    limits = Limits(task.grader_workers, task.grader_retries, task.grader_timeout)
+    return CustomGrader(grader, limits, run and run / SCORES) if is_custom(grader) else None
+
+
+def warn_of_failures(custom: CustomGrader | None, warn: Warn) -> None:
+    if custom and custom.failed:
+        warn(
+            f"the grader failed on {custom.failed:,} outputs, which are left out; the first time: "
+            f"{custom.first_failure}",
+            "failed grader",
+        )
+
+
+def grade_leaves(
+    setup: Setup,
+    forest: Forest,
+    questions: Sequence[Question],
+    custom: CustomGrader | None = None,
+) -> dict[str, Any]:
+    """Set the outcome of every finished output of the last role; returns a report of verdicts.
+
+    custom: how a custom grader is called. An output on which it fails has no outcome.
+    """
     leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
     trees = forest.roots()[leaves] // forest.tree_size
     grader, settings = setup.task.grader, setup.config.task
-    total = GradeReport(grader)
+    total, custom = GradeReport(grader), custom or custom_grader(setup)
     for begin in range(0, len(leaves), GRADED):
         some = leaves[begin : begin + GRADED]
         texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in some]
@@ -44,9 +72,18 @@ def grade_leaves(setup: Setup, forest: Forest, questions: Sequence[Question]) ->
         golds, rows = [question.gold for question in asked], [question.row for question in asked]
         told = [question.text for question in asked]
         verdicts = grade_outputs(
-            grader, texts, golds, rows, settings.min_score, strict=settings.strict, questions=told
+            grader,
+            texts,
+            golds,
+            rows,
+            settings.min_score,
+            strict=settings.strict,
+            questions=told,
+            custom=custom,
         )
-        forest.set_outcomes(some.astype(np.uint32), (verdicts == RIGHT).astype(np.uint8))
+        graded = verdicts != FAILED
+        outcomes = (verdicts[graded] == RIGHT).astype(np.uint8)
+        forest.set_outcomes(some[graded].astype(np.uint32), outcomes)
         total += report(grader, texts, golds, verdicts, strict=settings.strict, questions=told)
         interrupt.check()
     return total.figures()

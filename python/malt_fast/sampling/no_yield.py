@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from malt_fast import _core
-from malt_fast._core.forest import DONE, FINISH_LENGTH, Forest
+from malt_fast._core.forest import DONE, FINISH_LENGTH, UNGRADED, Forest
 from malt_fast.grading.custom import is_custom
 from malt_fast.runs.metrics import read_lines
 from malt_fast.runs.run import Run
@@ -25,7 +25,7 @@ SAID = {
 def fates(setup: Setup, forest: Forest) -> Counter[str]:
     """The last role's outputs by what became of them, the most frequent first."""
     leaves = np.flatnonzero(forest.level == len(setup.config.chain))
-    done = leaves[forest.state[leaves] == DONE]
+    done = leaves[(forest.state[leaves] == DONE) & (forest.outcome[leaves] != UNGRADED)]
     right, cut = forest.outcome[done] == 1, forest.finish[done] == FINISH_LENGTH
     trees = (forest.roots()[done] // forest.tree_size).tolist()
     asked = [setup.task.train[tree].text for tree in trees]
@@ -50,13 +50,14 @@ def has_answer(setup: Setup, outputs: Sequence[np.ndarray], questions: Sequence[
     return np.array([answer is not None for answer in answers], np.bool_)
 
 
-def nothing_to_learn(run: Run, setup: Setup, stage: str, forest: Forest) -> str:
-    """The sentence for a forest that yields no example and no pair. stage: that sampled it."""
+def nothing_to_learn(run: Run, setup: Setup, stages: Sequence[str], forest: Forest) -> str:
+    """The sentence for a forest that yields no example and no pair. stages: that sampled and graded
+    it."""
     counts = fates(setup, forest).most_common()
     role = setup.config.chain[-1]
     said = ", ".join(f"{n:,} {SAID[fate]}" for fate, n in counts)
     advice = {
-        "failed": f"the first failure was: {first_failure(run, stage)}",
+        "failed": f"the first failure was: {first_failure(run, stages)}",
         "cut off": f"raise sampling.max_tokens, or sampling.roles.{role}.max_tokens",
         "unanswered": (
             f"see that the {role}'s prompt asks for the marker that the grader looks for "
@@ -74,8 +75,8 @@ def nothing_to_learn(run: Run, setup: Setup, stage: str, forest: Forest) -> str:
     )
 
 
-def first_failure(run: Run, stage: str) -> str:
-    """The reason of a stage's first failed output, as it was logged."""
+def first_failure(run: Run, stages: Sequence[str]) -> str:
+    """The reason of the stages' first failed output, as it was logged."""
     lines, _ = read_lines(run.path("metrics.jsonl"))
-    reasons = [line.get("first_failure") for line in lines if line["stage"] == stage]
+    reasons = [line.get("first_failure") for line in lines if line["stage"] in stages]
     return str(next(filter(None, reversed(reasons)), "not logged in metrics.jsonl"))

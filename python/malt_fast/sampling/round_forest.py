@@ -13,7 +13,12 @@ from malt_fast.forest.yields import tree_yield, yield_rows, yield_table
 from malt_fast.grading.grade_report import sentence
 from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import Slot, answered, shape_from_branching
-from malt_fast.sampling.grade import grade_leaves, grading_fingerprint
+from malt_fast.sampling.grade import (
+    custom_grader,
+    grade_leaves,
+    grading_fingerprint,
+    warn_of_failures,
+)
 from malt_fast.sampling.monitor import TreeMonitor
 from malt_fast.sampling.no_yield import nothing_to_learn
 from malt_fast.sampling.progress import SamplingFacts
@@ -54,12 +59,19 @@ def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Polici
     forest, rows = trees_to_regrade(path, store, sampled) or sample_trees(
         run, setup, index, name, shape, seed
     )
-    with run.stage(f"grade round {index}", round=index, forest=name) as (_, figures):
-        report = grade_leaves(setup, forest, questions)
+    custom = custom_grader(setup, run.folder)
+    leaves = int((forest.level == len(config.chain)).sum()) if custom else None
+    stage = run.stage(grading_stage(index), leaves, round=index, forest=name)
+    with stage as (shown, figures):
+        if custom:
+            custom.on_scored = shown.advance
+        report = grade_leaves(setup, forest, questions, custom)
         parents = [slot.parent for slot in shape]
         asked = content_checksum(questions_file(setup))
         save_forest(path, forest, store, sampled, graded, parents, rows, asked)
         figures["right"] = report["verdicts"]["right"] / max(1, report["outputs"])
+        figures |= custom.figures() if custom else {}
+    warn_of_failures(custom, run.warn)
     run.log("grading", round=index, forest=name, **report)
     run.say(sentence(report))
     return forest
@@ -83,7 +95,13 @@ def report_yield(
     run.log("yield", round=index, forest=name, roles=figures)
     first = index == 0 and name == forest_name(config, config.chain[0])
     if first and not any(row.examples or row.pairs for row in rows):
-        raise MaltError(nothing_to_learn(run, setup, sampling_stage(index), forest))
+        raise MaltError(
+            nothing_to_learn(run, setup, (sampling_stage(index), grading_stage(index)), forest)
+        )
+
+
+def grading_stage(index: int) -> str:
+    return f"grade round {index}"
 
 
 def sampling_stage(index: int) -> str:
