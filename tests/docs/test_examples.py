@@ -1,14 +1,20 @@
 """Examples run, in small; the notebook is the script; the code of docs/api.md runs."""
 
 import ast
+import json
 import os
 import re
 import runpy
 import subprocess
 import sys
+import threading
 import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
+from malt_fast.grading import calls
+from malt_fast.planning.plan_file import read_plan
 from tests.docs.notebook import EXAMPLES, notebook
 from tests.small_run import run, write_model, write_questions
 
@@ -64,6 +70,61 @@ def test_custom_grader(tmp_path):
     text = example("custom_grader.py", tmp_path, "8")
     strict, lenient = (float(share) for share in re.findall(r"([\d.]+)% of 216 leaves right", text))
     assert 0 < strict < lenient
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Fails the first request; says a score if the answer holds the reference answer."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[dict]] = []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body | {"path": self.path, "key": self.headers["Authorization"]})
+        reference, answer = re.findall(r"answer.*:\n(.*)", body["messages"][0]["content"])[:2]
+        said = f"Score 3 would be mean. Score: **{10 if reference in answer else 0}**"
+        reply = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
+        self.send_response(503 if len(self.asked) == 1 else 200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_llm_judge(tmp_path, capsys, monkeypatch):
+    """A plan and a run whose grader is a server that fails once."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(calls, "FIRST_PAUSE", 0.0)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    model, data = write_model(tmp_path / "model"), write_questions(tmp_path / "data.jsonl")
+    options = ("--task.grader", "llm_judge:judge", "--task.grader_workers", "8")
+    options += ("--tree.branching", "2,2,1", "--evaluate.limit", "2")
+    assert run(data, model, tmp_path / "run", *options) == 2
+    assert "JUDGE_URL and JUDGE_MODEL must be set" in capsys.readouterr().err
+    monkeypatch.setenv("JUDGE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+    monkeypatch.setenv("JUDGE_MODEL", "a judge")
+    sys.modules.pop("llm_judge", None)
+    try:
+        assert run(data, model, tmp_path / "run", *options, "--plan") == 0
+        _, rows = read_plan(tmp_path / "run")
+        found = {(row.stage, row.quantity): row.plan for row in rows}
+        outputs = found["evaluate", "outputs"]
+        assert found["grading", "calls of the grader"] == 18 * 4
+        assert found["evaluate", "calls of the grader"] == outputs
+        hours = found["grading", "time"] + found["evaluate", "time of the grader"]
+        assert 0 < hours < found["all", "time"]
+        planned = len(Judge.asked)
+        assert run(data, model, tmp_path / "run", *options) == 0
+        called("llm_judge.py", "What is 2 + 2?", "4", "It is 5.")
+    finally:
+        server.shutdown()
+    assert capsys.readouterr().out.splitlines()[-1] == "0.0"
+    assert planned < len(Judge.asked) <= planned + outputs + 1  # the run judges none of them again
+    (one,) = {(r["model"], r["path"], r["key"], r["temperature"]) for r in Judge.asked}
+    assert one == ("a judge", "/v1/chat/completions", "Bearer none", 0)
 
 
 def test_custom_chain(capsys):

@@ -37,6 +37,7 @@ from malt_fast.sampling.setup import Setup
 
 PROBE = 250  # questions
 LONG = 2000  # questions; a run with more begins with its plan
+CALLS, GRADING = "calls of the grader", "time of the grader"
 KINDS: dict[Stage, str] = {"sft": "examples", "dpo": "pairs"}  # what a stage learns from
 
 
@@ -92,7 +93,24 @@ def sampling_rows(probe: Probe) -> list[Row]:
     rows += _sampling_time("sampling", sampled, probe, len(forests))
     rows += _memory("sampling", probe.peaks, "of the probe")
     graded = probe.grading * probe.scale * len(forests) / 3600
-    return [*rows, Row("grading", "", "time", "hours", graded, source)]
+    if probe.custom is None:
+        return [*rows, Row("grading", "", "time", "hours", graded, source)]
+    leaves = len(probe.nodes(len(config.chain))) * probe.scale * len(forests)
+    return [*rows, *_judging("grading", leaves, probe)]
+
+
+def _judging(stage: str, outputs: float, probe: Probe) -> list[Row]:
+    """Calls of a custom grader and their hours; those of the probe were perhaps made before."""
+    if probe.custom is None:
+        return []
+    judged = len(probe.nodes(len(probe.setup.config.chain))) - probe.custom.failed
+    mean, workers = probe.custom.seconds / max(1, judged), probe.custom.limits.workers
+    hours = outputs * mean / workers / 3600
+    source = f"{mean:.3g} s per call of the probe, {workers:,} at once"
+    return [
+        Row(stage, "", CALLS, "calls", outputs, "one per output, equal ones to a question once"),
+        Row(stage, "", "time" if stage == "grading" else GRADING, "hours", hours, source),
+    ]
 
 
 def prompt_tokens(probe: Probe, level: int) -> tuple[float, float]:
@@ -225,6 +243,7 @@ def evaluation_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
         Row("evaluate", "", "outputs", "outputs", outputs, source),
         Row("evaluate", "", "tokens", "tokens", tokens, f"lengths {probe.source}"),
         *_sampling_time("evaluate", tokens, probe),
+        *_judging("evaluate", outputs, probe),
     ]
 
 
@@ -240,7 +259,7 @@ def disk_row(probe: Probe, rows: Sequence[Row]) -> Row:
 
 
 def total_row(rows: Sequence[Row], speed_unknown: bool) -> Row:
-    hours = sum(row.plan for row in rows if row.quantity == "time")
+    hours = sum(row.plan for row in rows if row.quantity in ("time", GRADING))
     source = "the sum, without the report"
     if speed_unknown:
         source += ", sampling and evaluation, since all outputs of the probe were known"

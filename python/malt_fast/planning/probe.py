@@ -17,11 +17,12 @@ from malt_fast.config.schema import Config
 from malt_fast.engines import Completion
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.role_data import RoleData, Stage, role_data
+from malt_fast.grading.custom import CustomGrader
 from malt_fast.models.plain_text import Tokens
 from malt_fast.planning.plan_file import Peaks, peaks_of, planned_speed
 from malt_fast.runs.run import Run
 from malt_fast.sampling.expand import shape_from_branching
-from malt_fast.sampling.grade import grade_leaves
+from malt_fast.sampling.grade import custom_grader, grade_leaves
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import sample
 from malt_fast.sampling.setup import Setup
@@ -43,6 +44,7 @@ class Probe:
     speed: float | None  # sampled tokens per second; None if unknown
     start: float  # s, until the engine had loaded and was at work
     grading: float  # s
+    custom: CustomGrader | None  # as it was called
     peaks: Peaks
     row_bytes: float  # of an output in the store
     scale: float  # questions of the run per question here
@@ -90,7 +92,8 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         figures |= {"trees": len(some), "tokens": int(forest.token_len.sum())}
         figures |= facts.failures.figures()
     sampled = time.monotonic()
-    grade_leaves(setup, forest, some)
+    custom = custom_grader(setup, run.folder)
+    grade_leaves(setup, forest, some, custom)
     grading = time.monotonic() - sampled
     speed = steady_speed(clock)
     start = max(0.0, clock[0][0] - begun - clock[0][1] / speed) if speed else 0.0
@@ -106,6 +109,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         speed=speed,
         start=start,
         grading=grading,
+        custom=custom,
         peaks=peaks_of(figures),
         row_bytes=size / max(1, store.next_row),
         scale=n / len(some),
