@@ -19,7 +19,7 @@ from tests.config.test_help import PROGRAMS, ROOT
 SAYING = {"MaltError", "ApiError", "warn", "say", "refusal"}
 KNOWN = {name for program in PROGRAMS.values() for name, _, _ in program.options()}
 KNOWN |= {"help", "config", "section.field", "KEY"}
-KNOWN |= {"enable-lora", "lora-modules", "merge"}  # of vllm serve and llama-gguf-split
+KNOWN |= {"enable-lora", "lora-modules", "merge", "head"}  # of vLLM, llama.cpp and Ray
 
 
 def texts() -> Iterator[tuple[str, str]]:
