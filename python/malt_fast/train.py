@@ -31,6 +31,7 @@ from malt_fast.evaluation.run import evaluate_run
 from malt_fast.forest.credit import assign_credit
 from malt_fast.planning.plan import PROBE, make_plan, plan_long_run
 from malt_fast.planning.plan_facts import fill_facts
+from malt_fast.planning.schedule import schedule
 from malt_fast.results.write_report import write_final_report
 from malt_fast.runs.directory import check_changes
 from malt_fast.runs.run import Run
@@ -58,6 +59,7 @@ def train(config: Config, plan: int | None = None) -> Run:
             make_plan(run, setup, plan)
             return run
         plan_long_run(run, setup)
+        run.schedule = schedule(run)
         sft = final = start = warm_start(run, setup)
         for index in range(config.train.rounds):
             sft, final = train_round(run, setup, index, final)

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from malt_fast import report, train
-from malt_fast.config.load import make_config
+from malt_fast.config.load import load_config_file, make_config
 from malt_fast.planning import plan, probe
 from malt_fast.planning.plan import forests_of, trie_size
 from malt_fast.planning.plan_facts import facts_of
-from malt_fast.planning.plan_file import Row, read_plan
+from malt_fast.planning.plan_file import Row, read_plan, summary
 from malt_fast.planning.probe import steady_speed
+from malt_fast.planning.schedule import schedule, stage_names
+from malt_fast.runs import live_view
+from malt_fast.runs.live_view import Place
 from malt_fast.runs.run import Run
 from malt_fast.store.store import open_store
 from tests.small_run import run
@@ -107,7 +110,7 @@ def test_a_long_run_begins_with_its_plan(made, tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(plan, "LONG", 10)
     assert run(*made, tmp_path / "long") == 0
     assert read_plan(tmp_path / "long")[1]
-    other = ["--tree.threshold", "0.6"]
+    other = ["--tree.threshold", "0.6", "--overwrite"]
     for more, probes in (([], 1), (other, 2), (other, 2), ([*other, "--plan"], 3)):
         assert run(*made, tmp_path / "long", *more) == 0
         assert [one["stage"] for one in lines(tmp_path / "long")].count("probe") == probes, more
@@ -213,3 +216,48 @@ def test_a_damaged_plan_is_none(tmp_path: Path) -> None:
         assert read_plan(tmp_path)[1] == []
     assert facts_of([{"stage": "yield", "roles": []}]) == {}
     assert report.NAME == "report.html"
+
+
+def test_a_schedule_is_what_the_run_goes_through(made, tmp_path: Path, monkeypatch) -> None:
+    """Every stage in its order, with shares of the planned time that add up to it."""
+    seen: list[tuple[Place, str]] = []
+    real = live_view.View.__init__
+
+    def keep(self: Any, console: Any, name: str, *given: Any, **named: Any) -> None:
+        seen.append((named["place"], name))
+        real(self, console, name, *given, **named)
+
+    monkeypatch.setattr(live_view.View, "__init__", keep)
+    sequential = ["--train.rounds", "2", "--train.regenerate", "sequential"]
+    for more in ([], sequential):
+        seen.clear()
+        folder = tmp_path / f"run{len(more)}"
+        assert run(*made, folder, *more, "--plan", "10") == 0
+        assert run(*made, folder, *more) == 0
+        stages = [(place, name) for place, name in seen if name not in ("probe", "timed steps")]
+        config = load_config_file(folder / "config.yaml")
+        names = [name for _, name in stage_names(config)]
+        assert [name for _, name in stages] == names
+        assert [place.number for place, _ in stages] == [*range(1, len(names) + 1)]
+        after = [place.after for place, _ in stages]
+        assert after == sorted(after, reverse=True) and after[-1] == 0
+        whole = sum(schedule(Run(folder, config)).values())
+        planned = figures(folder)["all", "", "time"].plan
+        assert whole == pytest.approx(3600 * planned) and after[0] < whole
+    assert "sample round 1 for refiner" in names
+    assert {*schedule(Run(tmp_path, config)).values()} == {None}
+
+
+def test_a_plan_begins_with_its_sum() -> None:
+    rows = [
+        Row("sampling", "", "time", "hours", 1.5, ""),
+        Row("sampling", "", "peak memory", "MB", 700, ""),
+        Row("training", "", "peak memory", "MB", 12_345, ""),
+        Row("training", "", "peak GPU memory", "MB", 81_000, ""),
+        Row("disk", "", "samples", "MB", 8.17, ""),
+        Row("all", "", "time", "hours", 26, ""),
+    ]
+    assert summary(rows) == (
+        "the run will take about 26.0 h (sampling 90 min 00 s), 12.3 GB of memory, 81.0 GB of GPU "
+        "memory, 8.17 MB of disk beside the adapters"
+    )

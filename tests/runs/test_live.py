@@ -18,7 +18,7 @@ from malt_fast._core.forest import credit
 from malt_fast.engines import Completion
 from malt_fast.forest.yields import tree_yield, unlimited, yield_rows
 from malt_fast.runs import live_view as live
-from malt_fast.runs.live_view import View, view
+from malt_fast.runs.live_view import Place, View, view
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.training.train_role import training_facts
 from tests.small_run import FAST, load_forest, run
@@ -62,6 +62,28 @@ def test_a_view_tells_steps_speed_facts_and_time_left() -> None:
     )
 
 
+def test_a_view_tells_where_its_run_is() -> None:
+    clock = Clock()
+    clock.now = 100
+    console = Console(file=io.StringIO(), force_terminal=True)
+    one = View(console, "sft", 40, tuple, clock, Place(40.0, 3, 12, 600.0))
+    assert one.lines() == ["stage 3 of 12 · 0:01:00 elapsed"]
+    for _ in range(10):
+        clock.now += 1
+        one.advance(1)
+    assert one.lines() == ["stage 3 of 12 · 0:01:10 elapsed · about 0:10:30 left"]
+    assert Place(0.0).line(5.0, 7.0) == "0:00:05 elapsed"
+
+
+def test_lines_are_not_wider_than_the_terminal() -> None:
+    clock = Clock()
+    console = Console(file=io.StringIO(), force_terminal=True)
+    one = View(console, "sample round 0 for generator", 10**6, lambda: ["x " * 200], clock)
+    one.advance(5)
+    lines = shown(one, 80).splitlines()
+    assert len(lines) == 2 and max(map(len, lines)) <= 80
+
+
 def test_a_view_without_a_total_or_facts() -> None:
     one = View(Console(file=io.StringIO()), "sft", None, tuple, Clock())
     assert one.line() == "sft: 0/?"
@@ -74,7 +96,7 @@ def test_a_view_without_a_total_or_facts() -> None:
 def test_a_log_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, out = Clock(), io.StringIO()
     console = Console(file=out, width=160)
-    monkeypatch.setattr(live, "View", lambda *given: View(*given, clock=clock))
+    monkeypatch.setattr(live, "View", lambda *given, **named: View(*given, **named, clock=clock))
     with view(console, "sample", 1000, lambda: ["trees: 9 open"]) as one:
         for _ in range(250):
             clock.now += 1
@@ -87,7 +109,7 @@ def test_a_log_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_trees_are_open_until_their_last_output_is_settled() -> None:
     one = View(Console(file=io.StringIO(), force_terminal=True), "s", 30, tuple, Clock())
     facts = SamplingFacts(3, lambda *_: None)
-    assert facts() == ["trees: 0 open, 0 done", ""]
+    assert facts() == ["trees: 0 open, 0 done"]
     engine: Any = Engine()
     facts.see(one, [completion(1), completion(5), Completion.failed(6, "gone")], [6, 7], engine)
     assert (facts.open, facts.done) == (1, 1)

@@ -1,6 +1,7 @@
 """Signs that a run goes wrong: told once, when chance hardly explains them, and not otherwise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,26 @@ def test_outputs_that_are_cut_off_or_say_nothing(made, tmp_path: Path, monkeypat
     kinds = warned(tmp_path / "run")
     assert {"truncated generator", "truncated refiner", "unanswered"} <= set(kinds)
     assert len(kinds) == len(set(kinds))
+
+
+def test_a_recent_leaf_is_shown_with_its_verdict() -> None:
+    policy = Policy("m")
+    shape = shape_from_branching([1, 1], [policy, policy])
+    asked = [Question("a", "?", "7"), Question("b", "?", "8")]
+    prompts: Any = Words()
+    trees = SampledTrees(asked, shape, ["generator", "refiner"], prompts, "number")
+    one = TreeMonitor(trees, lambda *_: None, lambda _: {})
+    assert one.sample() == ""
+    outputs = [
+        Completion(node, np.array(tokens, np.int32), np.zeros(len(tokens), np.float32), "stop")
+        for node, tokens in ((1, [7]), (2, [7]), (5, [9]), (4, [8]))
+    ]
+    one.see(outputs[:2])
+    assert one.sample() == "refiner, right, gold 7: 7"
+    one.see(outputs[2:3])
+    assert one.sample() == "refiner, wrong, gold 8: 9"
+    one.see(outputs[3:])  # a draft
+    assert one.sample() == "refiner, wrong, gold 8: 9"
+    own = TreeMonitor(replace(trees, grader="a.b:c"), lambda *_: None, lambda _: {})
+    own.see([replace(outputs[1], tokens=np.arange(100, dtype=np.int32))])
+    assert own.sample().startswith("refiner: ...") and own.sample().endswith("98 99")

@@ -29,6 +29,7 @@ from malt_fast.planning.plan_file import (
     has_current_plan,
     plan_table,
     settings_checksum,
+    summary,
     write_plan,
 )
 from malt_fast.planning.probe import STEPS, Probe, epochs, take_probe, time_steps, training_tokens
@@ -55,6 +56,7 @@ def make_plan(run: Run, setup: Setup, questions: int = PROBE) -> list[Row]:
     rows += [disk_row(probe, rows), total_row(rows, probe.speed is None)]
     speed = {"tokens_per_second": probe.speed, "start_seconds": probe.start}
     write_plan(run.folder, {"made_from": settings_checksum(run.config), "speed": speed}, rows)
+    run.say(summary(rows))
     run.console.print(plan_table(rows))
     return rows
 

@@ -70,6 +70,21 @@ def read_plan(run: Path) -> tuple[dict[str, Any], list[Row]]:
         return {}, []
 
 
+def summary(rows: Sequence[Row]) -> str:
+    """What people ask first: hours, memory and disk, in one line."""
+    totals = {(row.stage, row.quantity): amount(row) for row in rows if not row.role}
+    times = [(stage, totals.get((stage, "time"))) for stage in ("sampling", "evaluate")]
+    parts = ", ".join(f"{stage} {time}" for stage, time in times if time)
+    peaks = [r for r in rows if r.quantity == MEMORIES["peak_memory_mb"]]
+    gpu = [r for r in rows if r.quantity == MEMORIES["peak_gpu_memory_mb"]]
+    facts = [f"{totals['all', 'time']}{f' ({parts})' if parts else ''}"]
+    for name, found in (("memory", peaks), ("GPU memory", gpu)):
+        if found:
+            facts.append(f"{amount(max(found, key=lambda row: row.plan))} of {name}")
+    facts.append(f"{totals['disk', 'samples']} of disk beside the adapters")
+    return f"the run will take about {', '.join(facts)}"
+
+
 def plan_table(rows: Sequence[Row]) -> Table:
     """For the terminal; of the forests, which are expected to be alike, the first."""
     table = Table(title="what the run will take", box=SIMPLE, padding=0)
@@ -93,5 +108,7 @@ def amount(row: Row) -> str:
         return (
             f"{row.plan:,.1f} h" if seconds > 36_000 else f"{seconds // 60} min {seconds % 60:02} s"
         )
+    if row.unit == "MB" and row.plan >= 10_000:
+        return f"{row.plan / 1000:,.1f} GB"
     number = f"{row.plan:,.0f}" if row.plan >= 100 else f"{row.plan:.3g}"
     return f"{number} {row.unit}" if row.unit == "MB" else number

@@ -1,8 +1,10 @@
 """The live view of a stage, at the bottom of the terminal until the stage is done.
 
-    sample round 0         ━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━  15,402/39,000  0:00:21
+    sample round 0 ━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━━━━  15,402/39,000  0:00:21
+      stage 1 of 8 · 0:00:17 elapsed · about 0:01:20 left
       12,871 tokens/s · 64 % of prompt tokens cached · trees: 120 open, 380 done
       so far about 255 generator examples, 316 verifier pairs, 570 refiner pairs
+      refiner, right: 12 + 34 = 46 #### 46
 
 Where there is no terminal, the same is printed as one line per minute.
 """
@@ -10,6 +12,7 @@ Where there is no terminal, the same is printed as one line per minute.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,6 +21,24 @@ from rich.text import Text
 
 MINUTE = 60.0  # s between two lines of a log file
 Facts = Callable[[], Sequence[str]]  # status lines; called by the thread that draws
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage stands in its run."""
+
+    begun: float  # s, when the program began to work on the run
+    number: int = 0  # of the stage, from 1; 0: unknown
+    stages: int = 0
+    after: float | None = None  # s that the stages after this one will take; None: unknown
+
+    def line(self, now: float, left: float | None) -> str:
+        """For people; left: s that this stage will still take."""
+        facts = [f"stage {self.number} of {self.stages}"] if self.number else []
+        facts.append(f"{_clock(now - self.begun)} elapsed")
+        if self.after is not None and left is not None:
+            facts.append(f"about {_clock(self.after + left)} left")
+        return " · ".join(facts)
 
 
 class View:
@@ -30,10 +51,11 @@ class View:
         total: int | None,
         facts: Facts,
         clock: Callable[[], float] = time.monotonic,
+        place: Place | None = None,
     ) -> None:
-        self.console, self.facts, self.clock = console, facts, clock
+        self.console, self.facts, self.clock, self.place = console, facts, clock, place
         self.progress = Progress(
-            TextColumn("{task.description:<22}", markup=False),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
@@ -62,11 +84,13 @@ class View:
             )
 
     def lines(self) -> list[str]:
-        """The facts, with the speed at the front of the first line."""
+        """The place in the run, and the facts with the speed at the front of their first line."""
         speed = self.progress.tasks[self.tokens].speed
         facts = list(self.facts())
         if speed:
             facts[:1] = [" · ".join([f"{speed:,.0f} tokens/s", *filter(None, facts[:1])])]
+        if self.place is not None:
+            facts.insert(0, self.place.line(self.clock(), self._task().time_remaining))
         return [line for line in facts if line]
 
     def line(self) -> str:
@@ -76,16 +100,25 @@ class View:
         return " · ".join([f"{task.description}: {_count(task)}{left}", *self.lines()])
 
     def __rich__(self) -> Group:
-        return Group(self.progress, *(Text(f"  {line}", style="dim") for line in self.lines()))
+        lines = [
+            Text(f"  {line}", "dim", no_wrap=True, overflow="ellipsis") for line in self.lines()
+        ]
+        return Group(self.progress, *lines)
 
     def _task(self) -> Task:
         return self.progress.tasks[self.steps]
 
 
 @contextmanager
-def view(console: Console, name: str, total: int | None, facts: Facts = tuple) -> Iterator[View]:
+def view(
+    console: Console,
+    name: str,
+    total: int | None,
+    facts: Facts = tuple,
+    place: Place | None = None,
+) -> Iterator[View]:
     """Show the progress of a stage while it works."""
-    shown = View(console, name, total, facts)
+    shown = View(console, name, total, facts, place=place)
     if not console.is_terminal:
         yield shown
         return

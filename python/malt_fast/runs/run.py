@@ -18,7 +18,7 @@ from malt_fast.config.load import dump, flat
 from malt_fast.config.schema import Config
 from malt_fast.runs.console import open_console
 from malt_fast.runs.directory import WITH_OWN_WRITERS, changes, check_folder, new_folder
-from malt_fast.runs.live_view import Facts, View, view
+from malt_fast.runs.live_view import Facts, Place, View, view
 from malt_fast.runs.lock import locked, unwritable
 from malt_fast.runs.loggers import Loggers
 from malt_fast.runs.memory import peak_memory, reset_gpu_peak
@@ -27,6 +27,8 @@ from malt_fast.store.store import Samples, Store, open_store
 from malt_fast.utils import distributed, interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import make_folder, remove_leftovers, write_bytes, write_text
+
+Schedule = dict[tuple[int | None, str], float | None]  # planned s of a stage, by round and label
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Run:
     config: Config
     leads: bool = field(default_factory=distributed.is_leader)
     reports: bool = True  # whether lines go to the loggers, too
+    schedule: Schedule = field(default_factory=dict)  # all stages in order, if they are known
+    begun: float = field(default_factory=time.monotonic)  # s
     console: Console = field(
         default_factory=lambda: open_console(quiet=not distributed.is_leader())
     )
@@ -111,13 +115,32 @@ class Run:
         figures: dict[str, Any] = {}
         start = time.monotonic()
         reset_gpu_peak()
-        with view(self.console, name, total, facts) as shown:
+        label = stage_label(name, where.get("forest", ""))
+        place = self._place(where.get("round"), label)
+        with view(self.console, label, total, facts, place) as shown:
             yield shown, figures
         seconds = time.monotonic() - start
         summary = "  ".join(named_figure(key, value) for key, value in figures.items())
         figures |= {"seconds": round(seconds, 3), **peak_memory()}
         self.log(name, **where, **figures)
-        self.say(f"{name:<22} {seconds:6.1f} s  {summary}")
+        self.say(f"{label:<22} {seconds:6.1f} s  {summary}")
+
+    def _place(self, index: int | None, label: str) -> Place:
+        """Where a stage stands in the run."""
+        stages = list(self.schedule)
+        if (index, label) not in stages:
+            return Place(self.begun)
+        number = stages.index((index, label))
+        later = [self.schedule[stage] for stage in stages[number + 1 :]]
+        known = [seconds for seconds in later if seconds is not None]
+        after = sum(known) if len(known) == len(later) else None
+        return Place(self.begun, number + 1, len(stages), after)
+
+
+def stage_label(name: str, forest: str) -> str:
+    """What people read: a stage, and the role for which its forest is, if for one alone."""
+    role = forest.partition("-")[2]
+    return f"{name} for {role}" if role else name
 
 
 @contextmanager

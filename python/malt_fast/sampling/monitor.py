@@ -11,7 +11,9 @@ from malt_fast.engines import Completion
 from malt_fast.sampling.expand import complete, reserve
 from malt_fast.sampling.sampled_trees import SampledTrees
 from malt_fast.sampling.signs import Signs, Warn
+from malt_fast.utils.errors import one_line
 
+END = 160  # characters of an output that are shown
 COUNTED = 200  # trees at least, evenly spread, whose yield is counted as they end
 
 Count = Callable[[Forest], Mapping[str, int]]  # counts of a graded forest, by name
@@ -21,12 +23,16 @@ class TreeMonitor:
     """Told of every output and of every tree that ends."""
 
     def __init__(self, trees: SampledTrees, warn: Warn, count: Count) -> None:
+        self.trees = trees
         self.signs = Signs(trees, warn)
         self.yields = YieldEstimate(trees, count)
+        self.last: Completion | None = None  # a leaf
 
     def see(self, completions: Sequence[Completion]) -> None:
         self.signs.see(completions)
-        self.yields.see([one for one in completions if one.finish_reason != "error"])
+        outputs = [one for one in completions if one.finish_reason != "error"]
+        self.yields.see(outputs)
+        self.last = next(iter(self.trees.leaves(outputs[-1:])), self.last)
 
     def end(self, tree: int) -> None:
         """No more outputs of a tree will come."""
@@ -38,6 +44,19 @@ class TreeMonitor:
         if blocks := self.signs.blocks:
             facts.append(f"{100 * self.signs.mixed / blocks:.0f} % of groups mixed")
         return " · ".join(facts)
+
+    def sample(self) -> str:
+        """For people: the end of a recent leaf, with its verdict."""
+        trees, one = self.trees, self.last
+        if one is None:
+            return ""
+        who, whole = trees.chain[-1], " ".join(trees.text(one).split())
+        text = f"{'...' * (len(whole) > END)}{one_line(whole[-END:])}"
+        if not trees.can_grade:
+            return f"{who}: {text}"
+        (answered,), (right,) = trees.grade([one])
+        verdict = "right" if right else "wrong" if answered else "no answer"
+        return f"{who}, {verdict}, gold {trees.questions[one.id // trees.size].gold}: {text}"
 
 
 class YieldEstimate:

@@ -57,4 +57,7 @@ class SamplingFacts:
             facts.append(f"{figures['reused']:,} outputs known before")
         if self.failures.nodes:
             facts.append(f"{self.failures.nodes:,} outputs failed")
-        return [" · ".join(facts), "" if self.monitor is None else self.monitor.summary(self.done)]
+        seen = (
+            [] if self.monitor is None else [self.monitor.summary(self.done), self.monitor.sample()]
+        )
+        return [" · ".join(facts), *seen]
