@@ -283,6 +283,8 @@ def test_later_roles_read_the_answer_of_a_thinking_model() -> None:
     passed = make(pass_thinking=["generator"]).build(2, question, [thought])
     assert "A: hm\n\nit is 7 Check." in tokenizer.decode(passed)
     assert make(pass_thinking=["generator"]).as_json() != make().as_json()
+    assert make().marks_thoughts and not make().passed_text(1, thought).count("hm")
+    assert "hm" in make(pass_thinking=["generator"]).passed_text(1, thought)
 
 
 def test_a_prompt_may_open_the_thought() -> None:

@@ -82,7 +82,7 @@ class ForestView:
     def name(self) -> str:
         first = self.roles[0]
         own = first.config.train.regenerate == "sequential"
-        return f"round {first.round}{f', the forest of the {first.role}' if own else ''}"
+        return f"round {first.round}{f', forest of the {first.role}' if own else ''}"
 
     def meta(self) -> dict[str, Any]:
         chain, tree = list(self.config.chain), self.config.tree

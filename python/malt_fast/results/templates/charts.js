@@ -3,19 +3,21 @@
 "use strict";
 (() => {
   const COLOURS = ["--accent", "--bad", "--good", "--warn", "--violet", "--dim"];
-  const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]];   // lines differ without colours, too
+  const DASHES = [[], [9, 4], [3, 3], [9, 3, 3, 3], [15, 4]];   // lines differ without colours, too
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const fade = (one) => `color-mix(in srgb, ${one} 18%, transparent)`;
   const short = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 }));
 
   function options(chart, width) {
     const axis = { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 20 };
+    const borders = [];   // in the legend, by series
     const series = [{ label: chart.xlabel, value: (_, value) => short(value) }], bands = [];
     chart.series.forEach((line) => {
       const stroke = colour(COLOURS[line.colour % COLOURS.length]), at = series.length;
       const alone = line.y.filter((value) => value !== null).length === 1;
+      borders[at] = ["solid", "dashed", "dotted"][line.colour % DASHES.length];
       series.push({
-        label: line.name, stroke, width: 2, dash: DASHES[Math.floor(line.colour / COLOURS.length) % DASHES.length],
+        label: line.name, stroke, width: 2, dash: DASHES[line.colour % DASHES.length],
         spanGaps: true, points: { show: chart.x.length < 40 || alone, size: 6, fill: stroke },
         value: (_, value) => short(value),
       });
@@ -29,7 +31,7 @@
       axes: [{ ...axis, label: chart.xlabel, size: 34, incrs: whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5] : undefined, values: (_, ticks) => ticks.map(short) },
         { ...axis, label: chart.ylabel, size: 56, values: (_, ticks) => ticks.map(short) }],
       cursor: { drag: { x: true, y: false }, points: { size: 8 } },
-      legend: { live: true, markers: { width: 3 } },
+      legend: { live: true, markers: { width: 3, dash: (_, i) => borders[i] || "solid" } },
     };
   }
 

@@ -140,7 +140,7 @@
   // An output as the reader chose to see it. before: the text that changes are counted from, or null.
   Malt.text = (text, before = null) => {
     if (Malt.as === "changes" && before !== null) return changed(before, text);
-    if (Malt.as === "rendered" && text.length <= LONGEST) return rendered(text);
+    if (Malt.as !== "raw" && text.length <= LONGEST) return rendered(text);
     return make("div", { class: "text raw" }, text);
   };
 })();
