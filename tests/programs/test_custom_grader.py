@@ -61,7 +61,7 @@ def test_a_failing_grader_costs_its_outputs(
     forest, asked = content(folder), dict(ASKED)
     (folder / "round-0" / "forest.arrows").unlink()
     (folder / "metrics.jsonl").unlink()
-    assert run(data, model, folder, *CUSTOM) == 0
+    assert run(data, model, folder, *CUSTOM, "--task.grader_retries", "1") == 0
     assert evaluate.main(["--run", str(folder), "--task.grader_workers", "2"]) == 0
     assert content(folder) == forest
     more = {key for key, times in ASKED.items() if times != asked.get(key)}

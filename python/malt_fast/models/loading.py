@@ -3,6 +3,7 @@
 Pickled weights (*.bin, *.pt) are refused, since reading a pickle can run arbitrary code.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,29 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def check_base(base: str) -> None:
-    """Raises MaltError for a base model that is certainly not there, before anything is imported or
-    asked of the hub."""
-    if base and Path(base).is_dir():
+    """Raises MaltError for a base model that is certainly not there, before the hub's clients look
+    for it; without a network they would take a minute."""
+    if base and os.path.isdir(base):  # also where a name is too long for a file
         return
-    if Path(base).exists() or not HUB_ID.fullmatch(base):
-        what = "is no folder" if Path(base).exists() else "does not exist"
+    if os.path.exists(base) or not HUB_ID.fullmatch(base):
+        what = "it is no folder" if os.path.exists(base) else "it does not exist"
         raise MaltError(
-            f"the model '{base}' {what}: give --model.name_or_path a folder with config.json, a "
-            "GGUF file, or a model of the hub as OWNER/NAME"
+            f"the model '{base}' cannot be loaded ({what}): give --model.name_or_path a folder "
+            "with config.json, a GGUF file, or a model of the hub as OWNER/NAME"
         )
     if offline():
         from huggingface_hub import try_to_load_from_cache
 
         if not isinstance(try_to_load_from_cache(base, "config.json"), str):
             raise MaltError(
-                f"the model '{base}' is neither a folder nor in the cache, and {NO_HUB}: check "
-                "--model.name_or_path, and the network"
+                f"the model '{base}' cannot be loaded (it is neither a folder nor in the cache, "
+                f"and {NO_HUB}): check --model.name_or_path, and the network"
             )
 
 
 def load_model_config(base: str, trust_remote_code: bool = False) -> Any:
     """The config of a base model. Raises MaltError if it cannot be loaded or used."""
+    check_base(base)
     from transformers import AutoConfig
 
     try:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from malt_fast.models.loading import refusal
+from malt_fast.models.loading import check_base, refusal
 from malt_fast.utils.errors import MaltError, first_line
 
 
@@ -13,6 +13,7 @@ def load_tokenizer(
     name_or_path: str, chat_template: Path | None = None, trust_remote_code: bool = False
 ) -> Any:
     """The tokenizer of a model. chat_template: a Jinja file that replaces its own template."""
+    check_base(name_or_path)
     from transformers import AutoTokenizer
 
     try:

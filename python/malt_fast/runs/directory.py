@@ -41,10 +41,13 @@ from malt_fast.utils.files import check_files
 HARMLESS = (
     *("evaluate.", "engine.", "serve.", "store.", "report_to", "reuse", "model.device"),
     *("model.trust_remote_code", "train.rounds", "train.packing", "train.pack_tokens"),
-    *("train.side_by_side", "train.use_liger_kernel"),
+    *("train.side_by_side", "train.use_liger_kernel", "task.grader_"),
 )
 HARMLESS_ENDS = (".logging_steps", ".save_steps", ".gradient_checkpointing")
-QUESTIONS = ("task.name", "task.path", "model.", "chain")  # what samples are of
+QUESTIONS = (  # what samples are of
+    *("task.name", "task.path", "task.subset", "task.split"),
+    *("model.", "chain"),
+)
 WITH_OWN_WRITERS = ("sweeps", "export")  # folders that other programs may be writing to
 
 

@@ -23,7 +23,7 @@ STAGES = ("sft", "dpo")
 EVALUATION_SETTINGS = (
     *("evaluate.", "engine.", "model.device"),
     *("task.test_path", "task.test_split", "task.test_limit"),
-    *("task.grader_workers", "task.grader_retries", "task.grader_timeout"),
+    "task.grader_",
 )
 
 

@@ -1,9 +1,9 @@
 """Data sets of the Hugging Face hub, by the names that `datasets.load_dataset` takes."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from malt_fast.tasks.files import SUFFIXES
@@ -16,7 +16,7 @@ ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 def is_hub_id(path: str) -> bool:
     """Whether a path is a hub id, `owner/name`: one slash, no suffix of a file, no local file."""
-    return bool(ID.fullmatch(path)) and not path.endswith(SUFFIXES) and not Path(path).exists()
+    return bool(ID.fullmatch(path)) and not path.endswith(SUFFIXES) and not os.path.exists(path)
 
 
 @dataclass(frozen=True)

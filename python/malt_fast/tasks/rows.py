@@ -5,6 +5,7 @@ rows.
 """
 
 import logging
+import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
@@ -42,7 +43,7 @@ def split_questions(
     """
     path, other = task.path or "", task.test_path or beside
     for source in filter(None, (path, task.test_path)):
-        if not is_hub_id(source) and not Path(source).exists():
+        if not is_hub_id(source) and not os.path.exists(source):
             raise MaltError(
                 f"{source} does not exist: check the path, or name a data set of the hub as "
                 "OWNER/NAME"
