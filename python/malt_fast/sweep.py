@@ -27,6 +27,7 @@ from malt_fast.evaluation.plots import plot_sweep
 from malt_fast.evaluation.result import EvaluationResult, read_result
 from malt_fast.evaluation.statistics import Interval
 from malt_fast.evaluation.tables import INTERVAL, Column, Table, as_terminal, write_tables
+from malt_fast.runs.directory import mend
 from malt_fast.runs.run import Run, reading
 from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.sampling.prepare import load_setup, prepare
@@ -112,13 +113,13 @@ def check(config: Config) -> None:
 
 def read_point(run: Run) -> Point:
     path = run.path("evaluation.json")
-    with reading(path):
+    with reading(path, run.folder):
         result = read_result(path)
     data: dict[str, int] = Counter()
     for file in datasets_of(run):
-        check_seal(file.parent, "training data")
+        check_seal(file.parent, mend(run.folder), "training data")
         rows = "examples" if file.stem == "sft" else "pairs"
-        with reading(file), file.open("rb") as source:
+        with reading(file, run.folder), file.open("rb") as source:
             data[f"{file.parent.name} {rows}"] += pq.read_metadata(source).num_rows
     return Point(result, data)
 

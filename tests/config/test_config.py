@@ -313,7 +313,7 @@ def test_a_value_that_is_no_yaml_is_text() -> None:
         (b"- a\n- b\n", "no mapping"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"seeed: 3\n", "did you mean 'seed'?"),
-        (b"task: 3\n", "group of settings"),
+        (b"task: 3\n", "task is a section"),
         (b"seed: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
     ],
 )
@@ -431,5 +431,5 @@ def test_the_command_that_goes_on_with_a_run_can_be_typed(tmp_path: Path) -> Non
 def test_a_damaged_index_of_adapters(tmp_path: Path, text: str) -> None:
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / "index.json").write_text(text)
-    with pytest.raises(MaltError, match=r"index\.json is damaged: write it again by `python -m"):
+    with pytest.raises(MaltError, match=r"index\.json is damaged: make it again by `python -m"):
         published_adapters(tmp_path)

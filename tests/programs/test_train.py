@@ -280,7 +280,7 @@ def test_adapters_are_published_whole_or_not_at_all(tmp_path, monkeypatch):
     renamed = file.read_text().replace('"verifier"', '"verifies"')  # it would be its base model
     for damage in ("", "[]", '{"verifier": {"stage": "dpo"}}', "{}", renamed):
         file.write_text(damage)
-        with pytest.raises(MaltError, match=r"index\.json is damaged: write it again by"):
+        with pytest.raises(MaltError, match=r"index\.json is damaged: make it again by"):
             saved.published_adapters(tmp_path)
 
 

@@ -41,7 +41,7 @@ def test_a_seal_tells_what_a_folder_was_made_from(tmp_path: Path) -> None:
     seal(folder, "fingerprint trees 1", ["b.bin", "a"])
     assert seal_of(folder) == "fingerprint trees 1"
     (folder / "README.md").write_text("not sealed")
-    check_seal(folder)
+    check_seal(folder, "train again")
 
 
 @pytest.mark.parametrize("name", ["a", "b.bin", "stage.txt"])
@@ -60,7 +60,7 @@ def test_damage_breaks_the_seal(tmp_path: Path, name: str, how: str) -> None:
     assert is_damaged(folder) == (name != "stage.txt" or how != "remove")
     how_told = "is damaged" if is_damaged(folder) else "lacks its seal, stage.txt"
     with pytest.raises(MaltError, match=how_told):
-        check_seal(folder)
+        check_seal(folder, "train again")
 
 
 json_values = st.recursive(

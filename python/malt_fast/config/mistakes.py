@@ -36,8 +36,13 @@ WANTED = {  # by the first word of pydantic's type of error
 }
 
 
-def sentence(model: type[BaseModel], error: ValidationError) -> str:
-    """The first mistake that pydantic found: the dotted key, the value and the bound."""
+def sentence(
+    model: type[BaseModel], error: ValidationError, words: Mapping[str, str] = WANTED
+) -> str:
+    """The first mistake that pydantic found: the dotted key, the value and the bound.
+
+    words: what is wanted, by the first word of pydantic's type of error.
+    """
     first = first_mistake(error)
     key = ".".join(map(str, where(first)))
     if first["type"] == "extra_forbidden":
@@ -48,9 +53,13 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
             return f"'{key}' is missing: give it"
         kind = type_name(field.annotation)
         return f"--{key} is missing: give --{key} {kind}, {field.description}"
-    if first["type"] == "model_type" and isinstance(text := first["input"], str):
+    if (
+        issubclass(model, Section)
+        and isinstance(text := first["input"], str | int | float)
+        and (first["type"] == "model_type")
+    ):
         named = HABITS.get(key, f"{key}.FIELD")
-        return f"{key} is a section: write `--{named} {shlex.quote(text)}`, see --help {key}"
+        return f"{key} is a section: write `--{named} {shlex.quote(str(text))}`, see --help {key}"
     context = first.get("ctx", {})
     limits = [f"{word} {context[name]}" for name, word in BOUNDS.items() if name in context]
     wanted = " and ".join(limit.removesuffix(".0") for limit in limits)
@@ -59,8 +68,10 @@ def sentence(model: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "literal_error":
         wanted = f"one of {context['expected']}".replace("'", "")
     if not wanted:
-        wanted = WANTED.get(first["type"].partition("_")[0], f"valid ({first['msg']})")
-    given = "null" if first["input"] is None else repr(first["input"])
+        wanted = words.get(first["type"].partition("_")[0], f"valid ({first['msg']})")
+    plain = {None: "null", True: "true", False: "false"}
+    value = first["input"]
+    given = plain[value] if value is None or isinstance(value, bool) else repr(value)
     return f"{key} = {given} is not possible: it must be {wanted}"
 
 

@@ -24,8 +24,13 @@ from malt_fast.forest.file import forest_of, read_forest
 from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of
-from malt_fast.models.loading import check_adapter
-from malt_fast.runs.saved import EVALUATION_SETTINGS, PublishedRole, published_adapters
+from malt_fast.runs.directory import mend
+from malt_fast.runs.saved import (
+    EVALUATION_SETTINGS,
+    PublishedRole,
+    check_trained,
+    published_adapters,
+)
 from malt_fast.sampling.prepare import load_prompts
 from malt_fast.sampling.round_forest import forest_name
 from malt_fast.store.store import Store, open_store
@@ -36,11 +41,10 @@ from malt_fast.training.references import References
 from malt_fast.training.stage import StageSpec
 from malt_fast.utils.errors import MaltError, Problems
 from malt_fast.utils.files import check_files, content_checksum
-from malt_fast.utils.seals import check_seal, seal_of
+from malt_fast.utils.seals import seal_of
 
 Array = npt.NDArray[Any]
 Logps = npt.NDArray[np.float32]
-RETRAIN = "run the training command again"
 # Beginnings of the settings that training does not depend on.
 IRRELEVANT = (*EVALUATION_SETTINGS, "serve.", "store.", "report_to", "reuse")
 
@@ -155,8 +159,7 @@ def find_adapters(run: Path, chain: Sequence[str]) -> tuple[dict[str, Adapter], 
 
 def check_weights(adapter: str) -> None:
     """Raises MaltError for an adapter that cannot be read or has changed since it was written."""
-    check_adapter(adapter)
-    check_seal(Path(adapter))
+    check_trained(Path(adapter))
     try:
         rank_of(adapter)
         is_untrained(adapter)
@@ -218,16 +221,16 @@ def _read_questions(path: Path) -> tuple[list[Question], str]:
         ]
         return questions, content_checksum(data)
     except FileNotFoundError:
-        raise MaltError(f"{path} is missing: {RETRAIN}") from None
+        raise MaltError(f"{path} is missing: {mend(path.parent)}") from None
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise MaltError(f"{path} is damaged: {RETRAIN}") from None
+        raise MaltError(f"{path} is damaged: {mend(path.parent)}") from None
 
 
 def open_prompts(run: Path, config: Config, task: Task) -> Prompts:
     """Raises MaltError unless the prompts are those that the roles were trained with."""
     prompts, path = load_prompts(config, task), run / "prompts.json"
     if not path.is_file():
-        raise MaltError(f"{path} is missing: {RETRAIN}")
+        raise MaltError(f"{path} is missing: {mend(path.parent)}")
     if path.read_bytes() != prompts.as_json().encode():
         raise MaltError(
             f"the prompts differ from {path}: restore the prompts and the tokenizer of the training"

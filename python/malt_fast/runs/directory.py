@@ -63,6 +63,11 @@ def resume_command(folder: Path) -> str:
     return shlex.join(["python", "-m", "malt_fast.train", "--run", str(folder)])
 
 
+def mend(folder: Path) -> str:
+    """What to do about a damaged result, or one that is missing, for a message."""
+    return f"make it again by `{resume_command(folder)}`"
+
+
 def check_folder(folder: Path) -> None:
     """Raises MaltError for a folder that holds anything but a run, or pipes and devices in it."""
     if not (folder / "config.yaml").is_file() and folder.exists() and not _is_empty(folder):

@@ -17,7 +17,7 @@ from rich.markup import escape
 from malt_fast.config.load import dump, flat
 from malt_fast.config.schema import Config
 from malt_fast.runs.console import open_console
-from malt_fast.runs.directory import WITH_OWN_WRITERS, changes, check_folder, new_folder
+from malt_fast.runs.directory import WITH_OWN_WRITERS, changes, check_folder, mend, new_folder
 from malt_fast.runs.live_view import Facts, Place, View, view
 from malt_fast.runs.lock import locked, unwritable
 from malt_fast.runs.loggers import Loggers
@@ -195,13 +195,14 @@ def writing(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what fails within on the content of a damaged result into a MaltError that names it."""
+def reading(path: Path, folder: Path) -> Iterator[None]:
+    """Turn what fails within on the content of a damaged result into a MaltError that names it.
+
+    folder: the run directory.
+    """
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the disk's, not the content's
-        raise MaltError(
-            f"{path} is damaged: delete it and run the training command again"
-        ) from None
+        raise MaltError(f"{path} is damaged: {mend(folder)}") from None

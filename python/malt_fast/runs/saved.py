@@ -13,7 +13,7 @@ from pathlib import Path
 from malt_fast.config.load import dump
 from malt_fast.engines import Policies, Policy
 from malt_fast.models.loading import check_adapter
-from malt_fast.runs.directory import resume_command
+from malt_fast.runs.directory import mend, resume_command
 from malt_fast.runs.run import Run
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import replacing_folder, write_text
@@ -78,9 +78,7 @@ def published_adapters(folder: Path) -> dict[str, PublishedRole]:
             f"{folder} holds no adapters: finish it by `{resume_command(folder)}`"
         ) from None
     except (OSError, ValueError, TypeError, AttributeError):
-        raise MaltError(
-            f"{path} is damaged: write it again by `{resume_command(folder)}`"
-        ) from None
+        raise MaltError(f"{path} is damaged: {mend(folder)}") from None
     return roles
 
 
@@ -112,7 +110,12 @@ def saved_policies(folder: Path, base: Policies) -> tuple[Policies, Policies]:
     return sft, final
 
 
-def _adapter(folder: Path, base: Policy) -> Policy:
+def check_trained(folder: Path) -> None:
+    """Raises MaltError if RUN/*/ROLE/STAGE holds no adapter, or one that changed since training."""
     check_adapter(folder)
-    check_seal(folder)
+    check_seal(folder, mend(folder.parents[2]))
+
+
+def _adapter(folder: Path, base: Policy) -> Policy:
+    check_trained(folder)
     return Policy(base.base, str(folder.resolve()))

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from malt_fast.config.mistakes import sentence
+from malt_fast.config.mistakes import WANTED, sentence
 from malt_fast.serving.answer import Answer
 from malt_fast.utils.errors import MaltError
 
@@ -170,6 +170,7 @@ class TextBody(Body):
 
 
 B = TypeVar("B", bound=Body)
+IN_JSON = WANTED | {"list": "a list", "dict": "an object", "model": "an object"}
 
 
 def parse(kind: type[B], data: bytes | bytearray) -> B:
@@ -186,7 +187,7 @@ def parse(kind: type[B], data: bytes | bytearray) -> B:
     try:
         body = kind.model_validate(values)
     except ValidationError as error:
-        raise MaltError(sentence(kind, error)) from None
+        raise MaltError(sentence(kind, error, IN_JSON)) from None
     if body.echo or (body.logprobs is not None and body.logprobs is not False):
         raise MaltError(
             "echo and logprobs are not served, as answers are voted on: use tasks that generate"

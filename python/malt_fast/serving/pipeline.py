@@ -27,7 +27,7 @@ from malt_fast.engines import Completion, Engine, Policies, Request, SamplingPar
 from malt_fast.evaluation.shape import Used, build_shape
 from malt_fast.evaluation.systems import System, steps_of
 from malt_fast.runs.run import Run
-from malt_fast.runs.saved import saved_policies
+from malt_fast.runs.saved import check_trained, saved_policies
 from malt_fast.sampling.engine_choice import choose, open_engine
 from malt_fast.sampling.expand import Expansion, Slot, node_seed
 from malt_fast.sampling.prepare import load_setup
@@ -36,7 +36,6 @@ from malt_fast.serving.answer import Answer, Asked, judge
 from malt_fast.serving.reading import Reader, ReadQuestion
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
-from malt_fast.utils.seals import check_seal
 
 SERVING_SETTINGS = ("serve.", "evaluate.", "engine.", "model.device", "sampling.max_tokens")
 PATIENCE = 0.05  # seconds that `poll` waits for a vote
@@ -95,7 +94,7 @@ class Pipeline:
         pipeline = cls.of(setup, policies)
         for policy in policies.values():  # again: what was loaded is what was checked
             if policy.adapter is not None:
-                check_seal(Path(policy.adapter))
+                check_trained(Path(policy.adapter))
         return pipeline
 
     @classmethod

@@ -31,13 +31,14 @@ def is_damaged(folder: Path) -> bool:
     return (folder / NOTE).is_file() and seal_of(folder) is None
 
 
-def check_seal(folder: Path, what: str = "adapter") -> None:
-    """Raises MaltError for a folder whose files have changed, or that has no seal."""
+def check_seal(folder: Path, mend: str, what: str = "adapter") -> None:
+    """Raises MaltError for a folder whose files have changed, or that has no seal.
+
+    mend: what to do then, for the message.
+    """
     if seal_of(folder) is None:
         how = "is damaged" if (folder / NOTE).is_file() else f"lacks its seal, {NOTE}"
-        raise MaltError(
-            f"the {what} '{folder}' {how}: run the training command again, which mends it"
-        )
+        raise MaltError(f"the {what} '{folder}' {how}: {mend}")
 
 
 def _parted(line: str) -> tuple[str, str, str]:
