@@ -287,6 +287,9 @@ def test_runs_to_compare_may_have_commas(tmp_path: Path) -> None:
 
 
 def test_a_directory_at_the_front_is_the_run(tmp_path: Path) -> None:
+    with pytest.raises(MaltError, match="nowhere holds no run"):
+        read_command(SWEEP, ["nowhere", "--sweep", "tree.threshold=0.3"])
+    assert read_command(REPORT, ["nowhere"]).run == [Path("nowhere")]
     assert read_command(PROGRAM, [str(tmp_path), "--seed", "3"]).run == tmp_path
     assert "is not an option" in mistake(f"--seed 3 {tmp_path}")
 

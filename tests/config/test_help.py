@@ -156,7 +156,7 @@ def test_options_of_the_programs(program, line, values):
         ("export", "--merged", "--run is missing: give --run PATH, the run"),
         ("export", "--run r --mergd", "did you mean 'merged'?"),
         ("export", "--run r --merged maybe", "merged = 'maybe' is not possible"),
-        ("report", "r", "'r' is not an option"),
+        ("report", "--run r x", "'x' is not an option"),
         ("evaluate", "--run r --suite", "--suite needs a value"),
         ("evaluate", "--rum r", "'rum' is not a setting: did you mean 'run'?"),
         ("sweep", "--run r", "r holds no run"),

@@ -154,8 +154,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (ROOT / "benchmarks" / name).exists(), f"{page.name}: {name}"
 
 
-def test_the_map_of_the_readme_is_true() -> None:
-    (tree,) = [text for _, text in blocks(ROOT / "README.md") if text.startswith("csrc/")]
+def test_the_map_is_true() -> None:
+    (tree,) = [text for _, text in blocks(ROOT / "CONTRIBUTING.md") if text.startswith("csrc/")]
     names = re.findall(r"(?<![\w/.])([a-z_0-9]+(?:\.py|/))", tree)
     package = ROOT / "python/malt_fast"
     places = [ROOT, ROOT / "python", *(p for p in package.rglob("*") if p.is_dir()), package]
@@ -182,7 +182,7 @@ def finished(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return home
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/kernels.md", "docs/durable.md"])
+@pytest.mark.parametrize("page", ["docs/kernels.md", "docs/durable.md"])
 def test_python_blocks_run(finished: Path, page: str) -> None:
     """A page as one program, beside a run; names of the kernels' page stand for small tensors."""
     texts = [text for language, text in blocks(ROOT / page) if language == "python"]

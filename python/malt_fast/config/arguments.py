@@ -66,7 +66,7 @@ def parse_arguments(
     # The runs that a program compares: each one that is given counts, and may have a comma.
     several = program.takes.model_fields.get("run", FINISHED_RUN).annotation == list[Path]
     words = list(argv)
-    front = [*takewhile(lambda word: not word.startswith("-") and os.path.isdir(word), words)]
+    front = [*takewhile(lambda word: _is_run(program, word), words)]
     if len(front) == 1 or several:
         words = [*(word for run in front for word in ("--run", run)), *words[len(front) :]]
     for word in words:
@@ -87,11 +87,20 @@ def parse_arguments(
     return merge(files, nested(given)), topic
 
 
+def _is_run(program: Program[Any], word: str) -> bool:
+    """Whether a word at the front stands for `--run DIR`; if a run may be new, it must exist."""
+    if word.startswith("-") or word == "help":
+        return False
+    run = program.takes.model_fields.get("run")
+    old = program.may_change is not None or (run is not None and run.is_required())
+    return os.path.isdir(word) or (old and "=" not in word)
+
+
 def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
     """The name and the text of the first option; both are removed from `words`."""
     word = SHORT.get(words[0], words[0])
     if not word.startswith("--") or word == "--":
-        raise MaltError(f"'{word}' is not an option: {_write_instead(word)}, see --help")
+        raise MaltError(f"'{word}' is not an option: {_write_instead(word)}")
     del words[0]
     given, equals, text = word[2:].partition("=")
     if given in SETTERS:
@@ -118,8 +127,10 @@ def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
 def _write_instead(word: str) -> str:
     """What to write for `key=value`, and for a word that is nothing."""
     key, equals, text = word.partition("=")
+    if word == "help":
+        return "write `--help`"
     if not equals or not all(part.isidentifier() for part in key.split(".")):
-        return "write `--section.field value`" if word != "help" else "write `--help`"
+        return "write `--section.field value`, or `--run DIR`"
     return f"write `--{HABITS.get(key, key)} {shlex.quote(text)}`"
 
 
