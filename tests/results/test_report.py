@@ -212,6 +212,18 @@ def test_transcripts_hold_what_the_evaluation_holds(evaluated: Path) -> None:
             assert right == [bool(one["right"][slot]) for slot in ends]
 
 
+def test_only_so_many_questions_are_shown(copy: Path, monkeypatch) -> None:
+    monkeypatch.setattr("malt_fast.results.trees.MOST", 7)
+    monkeypatch.setattr("malt_fast.results.transcripts.MOST", 6)
+    assert report.main(["--run", str(copy)]) == 0
+    page = (copy / "report.html").read_text()
+    for viewer, shown in (("trees", 7), ("transcripts", 6)):
+        index = data_of(page, "trees-0-index" if viewer == "trees" else "transcripts-index")
+        assert len(index["id"]) == shown
+        assert f"only the first {shown} of 20" in page
+    assert len(data_of(page, "trees-0-0")) == 7 and len(data_of(page, "transcripts-0")) == 6
+
+
 def test_flips_are_counted_over_the_same_questions(evaluated: Path) -> None:
     result, page = (
         read_checked(evaluated / "evaluation.json"),
