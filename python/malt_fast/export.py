@@ -3,11 +3,12 @@
     OUT/adapters/ROLE/  the adapter for PEFT and `vllm serve --enable-lora`, and a model card
     OUT/merged/ROLE/    with --merged: base and adapter as one checkpoint, tokenizer, card
     OUT/data/ROLE/      what the role learned from, for TRL's trainers (export_rows.py), and a card
+    OUT/inspect/        with --inspect: the evaluation as logs of Inspect (inspect_logs.py)
     OUT/export.json     what was exported, and one line on each part that was not
 
 OUT is DIR/export unless --out names another folder. A run need not be finished: what it has is
 exported, what it lacks is named. Each folder appears whole or stays as it was; exporting the same
-run twice gives the same bytes.
+run twice gives the same bytes, but for logs of Inspect.
 
 Does not: sample, train or evaluate anything; choose a licence.
 """
@@ -22,14 +23,17 @@ from malt_fast.config.command import run_command
 from malt_fast.config.sections import Section, setting
 from malt_fast.results.cards import Facts, read_results
 from malt_fast.results.export_folders import (
+    INSPECT,
     begin_export,
     check_out,
     export_adapters,
     export_data,
+    export_inspect,
     export_merged,
     write_summary,
 )
 from malt_fast.results.hub import open_hub
+from malt_fast.results.inspect_logs import check_inspect
 from malt_fast.results.opened_run import (
     RoleForest,
     check_is_run,
@@ -49,6 +53,7 @@ class Options(Section):
     run: Path = setting(..., "the run directory")
     out: Path | None = setting(None, "folder to write; unset: export in the run")
     merged: bool = setting(False, "write base model and adapter as one checkpoint too")
+    inspect: bool = setting(False, "write the evaluation as logs that Inspect's viewer opens")
     push_to_hub: str | None = setting(
         None, "upload each folder to a private repository NAME-ROLE of the Hugging Face hub"
     )
@@ -71,6 +76,8 @@ def export(options: Options) -> None:
     run, out = options.run, options.out or options.run / "export"
     check_is_run(run)
     check_out(out)
+    if options.inspect:
+        check_inspect()
     hub = (
         open_hub(options.push_to_hub) if options.push_to_hub is not None else None
     )  # before any work
@@ -92,7 +99,7 @@ def export(options: Options) -> None:
             options, out, facts, forests, [*problems, *missing, *damaged, *unknown]
         )
     if hub:
-        for folder in folders:
+        for folder in (one for one in folders if one != INSPECT):
             interrupt.check()
             say(f"pushed {hub.push(out / folder, folder)}")
 
@@ -110,7 +117,9 @@ def write_export(
     folders = [*(f"data/{role}" for role in sizes), *export_adapters(out, facts)]
     merged, failed = export_merged(out, facts) if options.merged else ([], [])
     folders += merged
-    problems = [*problems, *left_out, *failed]
+    logs, unread = export_inspect(options.run, out) if options.inspect else ([], [])
+    folders += logs
+    problems = [*problems, *left_out, *failed, *unread]
     rows = {
         role: {kind: size.rows for kind, size in files.items()} for role, files in sizes.items()
     }

@@ -41,7 +41,7 @@ PROGRAM = Program(
     Options,
     "Writes one HTML page with a run's results, transcripts and trees, or a comparison of several "
     "runs. A run need not be finished.",
-    ("--run runs/gsm8k", "--run runs/gsm8k --run runs/other --out comparison.html"),
+    ("--run runs/gsm8k", "--run runs/gsm8k --run runs/mine --out comparison.html"),
 )
 
 

@@ -26,7 +26,7 @@ PAGES = [*TOP, *sorted(ROOT.glob("docs/*.md"))]
 ELSEWHERE = {  # commands of others, and what they need that is not here
     **dict.fromkeys(("accelerate", "torchrun", "vllm", "sglang"), "GPUs"),
     **dict.fromkeys(("ray", "srun", "sbatch", "ssh", "rsync"), "a cluster"),
-    **dict.fromkeys(("curl", "lm_eval", "lighteval", "tensorboard"), "a server that goes on"),
+    **dict.fromkeys(("curl", "lm_eval", "lighteval", "tensorboard", "inspect"), "a server"),
     **dict.fromkeys(("export", "source", "cd"), "a shell that goes on"),
     **{"xdg-open": "a screen", "hf": "the hub", "git": "an address", "docker": "an image"},
     **{"openssl": "nothing, but it is not ours", "apt-get": "root"},

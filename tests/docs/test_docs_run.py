@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,8 @@ def ours() -> Iterator[tuple[str, list[str]]]:
             words = [word for word in words if word != "..."]
             found = re.fullmatch(r"python -m malt_fast\.(\w+)(.*)", shlex.join(words))
             if found is None or found[1] not in PROGRAMS or "openai" in words:
+                continue
+            if "--inspect" in words and find_spec("inspect_ai") is None:
                 continue
             if found[0] not in seen:
                 seen.add(found[0])

@@ -37,6 +37,7 @@ from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.wording import RolePrompt
 from malt_fast.training.adapters import load_model
 from malt_fast.training.packing import Packer, Packing, completion_logps
+from malt_fast.utils.files import read_checked
 from malt_fast.utils.seals import seal
 from tests.adapters import make_adapter
 from tests.families import write_family
@@ -890,3 +891,53 @@ def test_python_of_the_documentation_runs(home, tmp_path, monkeypatch):
     assert trainer.state.global_step == 10
     learnt = [[t for t in row["labels"] if t != -100] for row in trainer.train_dataset]
     assert learnt == list(names["examples"]["completion_ids"]) and all(learnt)
+
+
+# ---- logs of Inspect ----
+
+
+def test_logs_of_inspect(evaluated: Path, tmp_path: Path) -> None:
+    log = pytest.importorskip("inspect_ai.log")
+    result = read_checked(evaluated / "evaluation.json")
+    assert export.main(["--run", str(evaluated), "--out", str(tmp_path / "x"), "--inspect"]) == 0
+    files = sorted((tmp_path / "x" / "inspect").iterdir())
+    assert len(files) == len(result["systems"])
+    lines = (evaluated / "evaluation.jsonl").read_text().splitlines()
+    rows = {row["id"]: row for row in map(json.loads, lines)}
+    for file, system in zip(files, result["systems"], strict=True):
+        found = log.read_eval_log(str(file))
+        assert found.status == "success" and found.eval.metadata["system"] == system["name"]
+        assert found.results.scores[0].metrics["accuracy"].value == system["accuracy"]
+        assert len(found.samples) == 20 * len(system["passes"])
+        for sample in found.samples:
+            row, slots = rows[sample.id], system["passes"][sample.epoch - 1]
+            (score,) = sample.scores.values()
+            assert (score.value == "C") == bool(row["right"][slots[-1]])
+            assert sample.target == row["gold"] and sample.input == row["text"]
+            roles = [message.metadata["role"] for message in sample.messages]
+            assert roles[::2] == roles[1::2] == system["turns"]
+            for k, name in enumerate(system["turns"][1:], 1):  # each reads the draft
+                own = name == "debater" or sample.messages[1].text in sample.messages[2 * k].text
+                assert own and row["text"] in sample.messages[2 * k].text
+
+
+def test_inspect_is_asked_for_before_any_work(evaluated: Path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
+    assert export.main(["--run", str(evaluated), "--out", str(tmp_path / "x"), "--inspect"]) == 2
+    error = capsys.readouterr().err
+    assert "--inspect needs the package inspect_ai: pip install" in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_inspect_of_a_run_without_evaluation_is_named(
+    evaluated: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("malt_fast.export.check_inspect", lambda: None)
+    copy = Path(shutil.copytree(evaluated, tmp_path / "run"))
+    (copy / "evaluation.jsonl").unlink()
+    assert export.main(["--run", str(copy), "--inspect"]) == 0
+    assert "not exported: transcripts: evaluation.jsonl is missing" in capsys.readouterr().out
+    (copy / "evaluation.json").unlink()
+    assert export.main(["--run", str(copy), "--inspect"]) == 0
+    assert "not exported: inspect: the run has no evaluation" in capsys.readouterr().out

@@ -17,7 +17,10 @@ from malt_fast.models.saving import saving
 from malt_fast.models.tokenizer import load_tokenizer
 from malt_fast.results.cards import KINDS, Facts, data_card, model_card
 from malt_fast.results.export_rows import Size, write_rows
+from malt_fast.results.inspect_logs import write_inspect_logs
 from malt_fast.results.opened_run import RoleForest, reference_logps
+from malt_fast.results.run_contents import read_run
+from malt_fast.results.transcripts import open_transcripts, read_answers
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, Problems, first_line
 from malt_fast.utils.files import make_folder, replacing_folder, write_text
@@ -25,6 +28,7 @@ from malt_fast.utils.quiet import quiet
 from malt_fast.utils.seals import NOTE, seal_of
 
 MARK = "export.json"  # tells an export from a user's own folder
+INSPECT = "inspect"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -155,6 +159,21 @@ def _sampling(generation: Any) -> dict[str, Any]:
     """Its sampling parameters if it samples: without, they are what transformers objects to."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return {name: getattr(generation, name) for name in names if generation.do_sample}
+
+
+def export_inspect(run: Path, out: Path) -> tuple[list[str], Problems]:
+    """Write the evaluation as logs of Inspect; nothing where it cannot be read."""
+    contents, _ = read_run(run)
+    try:
+        outputs, unread = read_answers(run, contents.evaluation)
+        if unread:
+            return [], unread
+        view = open_transcripts(run, contents, outputs)
+    except MaltError as error:
+        return [], [f"{INSPECT}: {error}"]
+    with new_folder(out / INSPECT) as folder, quiet():
+        write_inspect_logs(folder, contents, view)
+    return [INSPECT], []
 
 
 @contextmanager

@@ -8,7 +8,7 @@ Lists of a question are by slot, as in evaluation.jsonl: `same` numbers equal an
 is, by system, the slot whose answer it gave. passed: as in trees.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +46,28 @@ def transcript_data(
     folder: Path, run: RunContents, outputs: Sequence[Outputs], prompts: Prompts | None
 ) -> tuple[ViewerData | None, Problems]:
     """prompts: of the chain, if they were opened already; None without an evaluation."""
-    config, task, result = run.config, run.task, run.evaluation
-    if not (config and task and result and outputs):
+    if run.evaluation is None or not outputs:
         return None, []
     try:
-        prompts = prompts or open_prompts(folder, config, task)
-        forest = _open(folder, result, len(outputs))
+        view = open_transcripts(folder, run, outputs, prompts)
     except MaltError as error:
         return None, [f"transcripts: {error}"]
-    slots = len(forest) // len(outputs) - 1
+    slots = len(outputs[0].answers)
     shown = min(len(outputs), MOST, max(CHUNK, OUTPUTS_SHOWN // max(1, slots)))
     hidden = [f"transcripts: only the first {shown:,} of {len(outputs):,} questions are shown"]
-    view = Transcripts(config, task, result, outputs[:shown], prompts, forest)
+    view.outputs = outputs[:shown]
     return ViewerData(view.meta(), view.chunks()), hidden if shown < len(outputs) else []
+
+
+def open_transcripts(
+    folder: Path, run: RunContents, outputs: Sequence[Outputs], prompts: Prompts | None = None
+) -> "Transcripts":
+    """Raises MaltError where the evaluation, or what it needs, cannot be read."""
+    config, task, result = run.config, run.task, run.evaluation
+    if not (config and task and result and outputs):
+        raise MaltError(f"the run has no evaluation that can be read: {AGAIN.format(folder)}")
+    prompts = prompts or open_prompts(folder, config, task)
+    return Transcripts(config, task, result, outputs, prompts, _open(folder, result, len(outputs)))
 
 
 def read_answers(folder: Path, result: EvaluationResult | None) -> tuple[list[Outputs], Problems]:
@@ -122,10 +131,17 @@ class Transcripts:
             "chunk": CHUNK,
         }
 
+    def prompt(self, turn: str, known: Mapping[str, str]) -> str:
+        """The prompt of a turn as text. known: what was put into it, by its name."""
+        parts = prompt_parts(self.all_prompts, self.all_prompts.numbers[turn])
+        return "".join(
+            text + (known.get(name, f"⟨{name}⟩") if name else "") for text, name in parts
+        )
+
     def chunks(self) -> Iterator[tuple[str, Markup]]:
         for i, begin in enumerate(range(0, len(self.outputs), CHUNK)):
             end = min(begin + CHUNK, len(self.outputs))
-            yield f"transcripts-{i}", packed([self._question(q) for q in range(begin, end)])
+            yield f"transcripts-{i}", packed([self.question(q) for q in range(begin, end)])
         yield "transcripts-index", packed(self.index())
 
     def index(self) -> dict[str, Any]:
@@ -138,7 +154,7 @@ class Transcripts:
             ],
         }
 
-    def _question(self, q: int) -> dict[str, Any]:
+    def question(self, q: int) -> dict[str, Any]:
         one, size = self.outputs[q], len(self.outputs[q].answers)
         first = q * (1 + size) + 1
         nodes = slice(first, first + size)
