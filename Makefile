@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-vllm test-real test-free-threaded docs lint stubs audit constraints vendor sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
+.PHONY: run test test-slow test-vllm test-real test-free-threaded docs lint dist stubs audit constraints vendor sanitize asan tsan fuzz fuzz-answers fuzz-segments faults clean
 
 run: .venv/.run
 	$(BIN)/python -m malt_fast.train $(ARGS)
@@ -65,6 +65,18 @@ lint: .venv/.test build/stubs
 	$(BIN)/bandit -q -c pyproject.toml -r python kernels benchmarks
 	$(BIN)/mypy
 	$(BIN)/mypy kernels
+
+# The sdist, a wheel made from it for this machine, and what a reader of their metadata would object to. Wheels for other
+# machines are made by cibuildwheel, where there is Docker.
+dist: build/dist/bin/twine
+	rm -rf dist
+	build/dist/bin/python -m build
+	build/dist/bin/twine check --strict dist/*
+	build/dist/bin/auditwheel show dist/*.whl
+
+build/dist/bin/twine:
+	$(PYTHON) -m venv build/dist
+	build/dist/bin/pip install -q build==1.6.1 twine==7.0.0 auditwheel==6.8.2
 
 # Known vulnerabilities of what is pinned. Strict: a package that cannot be looked up is no success.
 audit: build/audit/bin/pip-audit
