@@ -79,6 +79,7 @@ def test_images_get_every_file_that_the_package_is_built_from() -> None:
     let_in = [line[1:] for line in lines if line.startswith("!")]
     shut_out = [line.removeprefix("**/") for line in lines if line.startswith("**/")]
     needed = ["CMakeLists.txt", "pyproject.toml", "constraints.txt", PROJECT["readme"], "LICENSE"]
+    needed += re.findall(r"[\w/]+\.cpp", (ROOT / "CMakeLists.txt").read_text())
     needed += tracked("csrc", *SETTINGS["tool"]["scikit-build"]["wheel"]["packages"].values())
     for name in needed:
         assert any(name == top or name.startswith(f"{top}/") for top in let_in), name
