@@ -20,8 +20,8 @@ QUESTION = "document.querySelector('#h-question p')"
 SHOWN = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
 MARKED = r"""Let **bold** be $x^2$ and \(y_1\):
 
-1. first
-2. `code` _em_
+3. first
+4. `code` _em_ 2*3*4 (a)*(b)*c
 
 | a | b |
 |---|---|
@@ -197,7 +197,8 @@ def test_markdown_and_maths(told: Browser) -> None:
     tags, text, _, _ = as_elements(told, "rendered", MARKED)
     assert {"strong", "em", "code", "ol", "li", "table", "td", "math", "msup", "mfrac"} <= set(tags)
     assert tags.count("math") == 4 and "b" not in tags  # and none of the prices
-    assert "costs $5 and $6 <b>" in text
+    assert "costs $5 and $6 <b>" in text and "2*3*4 (a)*(b)*c" in text
+    assert told.run("return [...document.querySelectorAll('ol')].pop().start") == 3
     tags, text, _, _ = as_elements(told, "raw", MARKED)
     assert tags == [] and text == MARKED
     told.fill("#transcripts .as", "raw")

@@ -6,10 +6,12 @@
   const DASHES = [[], [9, 4], [3, 3], [9, 3, 3, 3], [15, 4]];   // lines differ without colours, too
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const fade = (one) => `color-mix(in srgb, ${one} 18%, transparent)`;
-  const short = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 }));
+  const short = (value) => value?.toLocaleString("en", { maximumSignificantDigits: 4 }) ?? "–";
+  const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5];   // between whole numbers
 
   function options(chart, width) {
-    const axis = { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 20 };
+    const font = "12px system-ui, sans-serif", grid = { stroke: colour("--line"), width: 1 };
+    const axis = { stroke: colour("--dim"), grid, ticks: { show: false }, font, labelFont: font, labelSize: 20 };
     const borders = [];   // in the legend, by series
     const series = [{ label: chart.xlabel, value: (_, value) => short(value) }], bands = [];
     chart.series.forEach((line) => {
@@ -22,14 +24,20 @@
         value: (_, value) => short(value),
       });
       if (!line.low) return;
-      for (const end of ["high", "low"]) series.push({ label: `${line.name}, ${end}`, width: 0, stroke: "transparent", spanGaps: true, points: { show: false }, value: (_, value) => short(value), class: "end" });
+      for (const end of ["high", "low"]) {
+        series.push({
+          label: `${line.name}, ${end}`, width: 0, stroke: "transparent", spanGaps: true, points: { show: false }, class: "end",
+        });
+      }
       bands.push({ series: [at + 1, at + 2], fill: fade(stroke) });
     });
     const whole = chart.x.every(Number.isInteger);
     return {
       width, height: 240, series, bands, scales: { x: { time: false } },
-      axes: [{ ...axis, label: chart.xlabel, size: 34, incrs: whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5] : undefined, values: (_, ticks) => ticks.map(short) },
-        { ...axis, label: chart.ylabel, size: 56, values: (_, ticks) => ticks.map(short) }],
+      axes: [
+        { ...axis, label: chart.xlabel, size: 34, incrs: whole ? STEPS : undefined, values: (_, ticks) => ticks.map(short) },
+        { ...axis, label: chart.ylabel, size: 56, values: (_, ticks) => ticks.map(short) },
+      ],
       cursor: { drag: { x: true, y: false }, points: { size: 8 } },
       legend: { live: true, markers: { width: 3, dash: (_, i) => borders[i] || "solid" } },
     };

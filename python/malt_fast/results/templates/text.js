@@ -21,12 +21,22 @@
     for (const [pattern, displayed] of MATHS) {
       pattern.lastIndex = state.pos;
       const found = pattern.exec(state.src);
-      if (!found) continue;
+      if (!found || state.pos + found[0].length > state.posMax) continue;
       if (!silent) Object.assign(state.push("maths", "", 0), { content: found[1], meta: { displayed, whole: found[0] } });
       state.pos += found[0].length;
       return true;
     }
     return false;
+  });
+
+  // A * between two signs of a product, as in 2*3*4, is one and no emphasis.
+  reader.inline.ruler.before("emphasis", "product", (state, silent) => {
+    const { src, pos } = state;
+    const around = src.slice(Math.max(0, pos - 1), pos + 2);
+    if (src[pos] !== "*" || pos + 1 >= state.posMax || !/[\w)\]][*][\w([]/.test(around)) return false;
+    if (!silent) state.push("text", "", 0).content = "*";
+    state.pos += 1;
+    return true;
   });
 
   // Throws for an element that is not maths, such as the link of a \ref, and removes attributes by which
@@ -41,7 +51,8 @@
   function maths(token) {
     const box = make("span", { class: token.meta.displayed ? "maths displayed" : "maths" });
     try {
-      temml.render(token.content, box, { displayMode: token.meta.displayed, throwOnError: true, trust: false, maxExpand: 200, maxSize: [20, 200] });
+      const limits = { trust: false, maxExpand: 200, maxSize: [20, 200] };
+      temml.render(token.content, box, { displayMode: token.meta.displayed, throwOnError: true, ...limits });
       box.querySelectorAll("*").forEach(onlyMaths);
     } catch {
       box.replaceChildren(token.meta.whole);
@@ -58,11 +69,12 @@
       if (token.hidden) continue;   // the paragraphs of a tight list
       if (token.type === "inline") build(token.children, above[above.length - 1]);
       else if (token.nesting === 1 && ELEMENTS[kind]) {
-        const made = make(ELEMENTS[kind], kind === "heading" ? { class: "heading" } : {});
+        const made = make(ELEMENTS[kind], { class: kind === "heading" ? kind : null, start: token.attrGet("start") });
         put(made);
         above.push(made);
       } else if (token.nesting === -1 && ELEMENTS[kind]) above.pop();
-      else if (kind === "link") { if (token.nesting === -1) put(" ⟨", above.link ?? "", "⟩"); else above.link = token.attrGet("href"); }
+      else if (kind === "link" && token.nesting === 1) above.link = token.attrGet("href");
+      else if (kind === "link") put(" ⟨", above.link, "⟩");
       else if (kind === "fence" || kind === "code_block") put(make("pre", {}, make("code", {}, token.content)));
       else if (kind === "code_inline") put(make("code", {}, token.content));
       else if (kind === "hardbreak" || kind === "softbreak") put(make("br"));

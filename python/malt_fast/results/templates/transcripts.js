@@ -31,7 +31,8 @@
     const i = at.index, words = $("search").value.trim().toLowerCase(), outcome = $("outcome").value;
     const is = (s, q) => (i.right[s][q] === "1" ? "1" : "0");
     const fits = OUTCOMES[outcome] || ((q) => !outcome || is(before(), q) + is(after(), q) === outcome);
-    const says = (q) => !words || i.id[q].toLowerCase() === words || i.gold[q].toLowerCase() === words || i.question[q].toLowerCase().includes(words);
+    const says = (q) => !words || [i.id[q], i.gold[q]].some((one) => one.toLowerCase() === words) ||
+      i.question[q].toLowerCase().includes(words);
     const found = i.id.map((_, q) => q).filter((q) => fits(q) && says(q));
     $("count").textContent = `${Malt.number(found.length)} of ${Malt.number(i.id.length)} questions`;
     $("marks").textContent = marked().map((s) => names[s]).join(", ");
@@ -62,9 +63,12 @@
   function draw() {
     if (!at.one) return;
     const i = at.index, q = at.question;
-    $("question").replaceChildren(make("p", { class: "asked" }, i.question[q]), make("p", { class: "note" }, `gold answer: ${i.gold[q]} · ${i.id[q]}`));
+    $("question").replaceChildren(
+      make("p", { class: "asked" }, i.question[q]),
+      make("p", { class: "note" }, `gold answer: ${i.gold[q]} · ${i.id[q]}`));
     $("systems").replaceChildren(...meta.systems.map((one, s) => make("button", {
-      type: "button", "aria-pressed": s === after() || s === before(), title: one.about, "data-system": one.name, onclick: () => compareWith(s),
+      type: "button", "aria-pressed": s === after() || s === before(), title: one.about, "data-system": one.name,
+      onclick: () => compareWith(s),
     }, one.name, " ", mark(i.right[s][q]))));
     const shown = before() === after() ? [after()] : [before(), after()];
     $("detail").replaceChildren(...shown.map((s, k) => system(s, k)));
@@ -80,13 +84,17 @@
 
   function system(s, k) {
     const one = meta.systems[s];
-    const head = make("h3", { class: "system" }, one.name, " ", mark(at.index.right[s][at.question]), make("span", { class: "note" }, ` ${one.about}`));
+    const head = make("h3", { class: "system" },
+      one.name, " ", mark(at.index.right[s][at.question]), make("span", { class: "note" }, ` ${one.about}`));
     const slots = one.passes[at.pass[k]] || one.passes[0];
-    return make("section", { "data-side": k, "aria-label": one.name }, head, votes(s, k), make("div", { class: "cards" }, ...slots.map((_, turn) => card(one, slots, turn))));
+    const cards = make("div", { class: "cards" }, ...slots.map((_, turn) => card(one, slots, turn)));
+    return make("section", { "data-side": k, "aria-label": one.name }, head, votes(s, k), cards);
   }
 
   const last = (slots) => slots[slots.length - 1];
-  const answer = (slot) => at.one.answer[slot] ?? (at.one.same[slot] < 0 ? "no answer" : at.one.right[slot] ? "a right answer" : "a wrong answer");
+  const verdict = (slot) => (at.one.same[slot] < 0 ? "no answer" : at.one.right[slot] ? "a right answer" : "a wrong answer");
+  const answer = (slot) => at.one.answer[slot] ?? verdict(slot);
+  const signOf = (slot) => mark(at.one.same[slot] < 0 ? "-" : String(at.one.right[slot]));
 
   // The answers of all passes and how many agree, to the majority.
   function votes(s, k) {
@@ -102,9 +110,10 @@
         draw();
         $("detail").querySelector(`[data-side="${k}"] [data-pass="${pass}"]`).focus();
       },
-    }, make("small", {}, `pass ${pass + 1} `), answer(last(slots)), " ", mark(at.one.same[last(slots)] < 0 ? "-" : String(at.one.right[last(slots)]))));
-    const verdict = won < 0 ? "no pass states an answer" : `majority: ${answer(won)}, ${agree} of ${passes.length} votes`;
-    return make("div", { class: "votes", role: "group", "aria-label": "votes; a click shows the pass" }, ...ballots, make("b", {}, `→ ${verdict} `), mark(at.index.right[s][at.question]));
+    }, make("small", {}, `pass ${pass + 1} `), answer(last(slots)), " ", signOf(last(slots))));
+    const end = won < 0 ? "no pass states an answer" : `majority: ${answer(won)}, ${agree} of ${passes.length} votes`;
+    return make("div", { class: "votes", role: "group", "aria-label": "votes; a click shows the pass" },
+      ...ballots, make("b", {}, `→ ${end} `), mark(at.index.right[s][at.question]));
   }
 
   function card(one, slots, turn) {

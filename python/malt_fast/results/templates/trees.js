@@ -134,7 +134,8 @@
   function show(remember = true) {
     if (!at.tree) return;
     const shown = at.pair || path(at.node);
-    const back = at.pair && make("button", { type: "button", class: "back", onclick: () => select(at.node) }, `← back to ${name(at.node)}`);
+    const leave = { type: "button", class: "back", onclick: () => select(at.node) };
+    const back = at.pair && make("button", leave, `← back to ${name(at.node)}`);
     $("detail").replaceChildren(...(back ? [back] : []), make("div", { class: "cards" }, ...shown.map(card)));
     if (remember) Malt.address("trees", { f: at.forest, q: at.index.id[at.question], n: at.node });
   }
@@ -145,7 +146,8 @@
     const label = one.label[n] < 0 ? "" : one.label[n] ? "positive" : "negative";
     const outputs = Object.fromEntries(line.slice(0, -1).map((m) => [roleOf(m), one.passed[m] ?? one.text[m]]));
     // Changes: in a pair from the chosen output, else from the draft to the end of the chain.
-    const base = at.pair ? (role === "rejected: " ? at.pair[0] : null) : line.length > 1 && f.level[n] === f.chain.length ? line[0] : null;
+    const last = line.length > 1 && f.level[n] === f.chain.length;
+    const base = at.pair ? (role === "rejected: " ? at.pair[0] : null) : last ? line[0] : null;
     return Malt.card({
       title: role + name(n), text: one.text[n], answer: one.answer[n], gold: at.index.gold[at.question], right: one.outcome[n],
       facts: [`value ${share(one.value[n])}`, label, `${one.tokens[n]} tokens`, Malt.state(one.state[n])],

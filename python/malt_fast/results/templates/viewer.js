@@ -91,7 +91,8 @@
   // One output. one: {title, facts, answer, gold, right, text, before, prompt, question, outputs}
   Malt.card = (one, attributes = {}, ...more) => {
     const sign = one.right === null || one.right === undefined ? null : Malt.mark(one.right ? "1" : "0");
-    const answer = one.answer === null ? null : make("p", { class: "answer" }, "extracted answer: ", make("b", {}, one.answer), ` · gold: ${one.gold}`);
+    const answer = one.answer === null ? null :
+      make("p", { class: "answer" }, "extracted answer: ", make("b", {}, one.answer), ` · gold: ${one.gold}`);
     const asked = make("details", { class: "prompt", ontoggle: (event) => {
       if (event.target.open && event.target.children.length < 2) event.target.append(prompt(one.prompt, one.question, one.outputs));
     } }, make("summary", {}, "prompt"));
