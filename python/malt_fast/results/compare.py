@@ -57,7 +57,7 @@ def comparison(folders: Sequence[Path]) -> Iterator[str]:
         names=[one.name for one in runs],
         problems=problems,
         systems=system_rows(runs),
-        paired=all(same_questions(runs[0], one) for one in runs[1:]),
+        paired=all(same_questions(runs[0], one) for one in runs[1:] if one.run.evaluation),
         settings=differing_settings(runs),
         charts=overlaid(runs),
         scripts=SCRIPTS,
