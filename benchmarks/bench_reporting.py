@@ -24,7 +24,7 @@ from unittest import mock
 from common import environment, print_table, write_json
 from rich.live import Live
 
-from malt_fast import train
+from malt_fast import method, train
 from malt_fast.results import write_report
 from malt_fast.runs.live_view import View
 from malt_fast.runs.loggers import Loggers
@@ -36,7 +36,7 @@ PARTS: list[tuple[str, Any, str]] = [
     ("drawing the view", Live, "refresh"),
     ("loggers", Loggers, "log"),
     ("loggers", Loggers, "close"),
-    ("facts of the plan", train, "fill_facts"),
+    ("facts of the plan", method, "fill_facts"),
     ("the report", write_report, "write_report"),
 ]
 

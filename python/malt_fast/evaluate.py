@@ -18,14 +18,9 @@ import sys
 from collections.abc import Sequence
 
 from malt_fast.config.arguments import Program
+from malt_fast.config.changeable import EVALUATION_SETTINGS
 from malt_fast.config.command import run_command
 from malt_fast.config.schema import Config
-from malt_fast.evaluation.run import evaluate_run
-from malt_fast.results.write_report import write_final_report
-from malt_fast.runs.loggers import loggers_of
-from malt_fast.runs.run import Run, writing
-from malt_fast.runs.saved import EVALUATION_SETTINGS, saved_policies, started_policies
-from malt_fast.sampling.prepare import load_setup
 
 PROGRAM = Program(
     "malt_fast.evaluate",
@@ -44,6 +39,14 @@ PROGRAM = Program(
 
 def evaluate(config: Config) -> None:
     """Evaluate the finished run that `config` names, with its saved adapters."""
+    # Imported here, after the first words: this takes longer than reading the command.
+    from malt_fast.evaluation.run import evaluate_run
+    from malt_fast.results.write_report import write_final_report
+    from malt_fast.runs.loggers import loggers_of
+    from malt_fast.runs.run import Run, writing
+    from malt_fast.runs.saved import saved_policies, started_policies
+    from malt_fast.sampling.prepare import load_setup
+
     assert config.run is not None
     loggers_of(config.report_to)
     # Nothing is trained here: the test set may contain training questions.

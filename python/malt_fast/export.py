@@ -15,38 +15,11 @@ Does not: sample, train or evaluate anything; choose a licence.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.sections import Section, setting
-from malt_fast.results.cards import Facts, read_results
-from malt_fast.results.export_folders import (
-    INSPECT,
-    begin_export,
-    check_out,
-    export_adapters,
-    export_data,
-    export_inspect,
-    export_merged,
-    write_summary,
-)
-from malt_fast.results.hub import open_hub
-from malt_fast.results.inspect_logs import check_inspect
-from malt_fast.results.opened_run import (
-    RoleForest,
-    check_is_run,
-    find_adapters,
-    open_forests,
-    read_config,
-    roles_with_adapters,
-)
-from malt_fast.runs.directory import resume_command
-from malt_fast.runs.lock import locked
-from malt_fast.utils import interrupt
-from malt_fast.utils.errors import MaltError, Problems, printable
-from malt_fast.utils.files import remove_leftovers
 
 
 class Options(Section):
@@ -73,67 +46,16 @@ PROGRAM = Program(
 
 
 def export(options: Options) -> None:
-    run, out = options.run, options.out or options.run / "export"
-    check_is_run(run)
-    check_out(out)
-    if options.inspect:
-        check_inspect()
-    hub = (
-        open_hub(options.push_to_hub) if options.push_to_hub is not None else None
-    )  # before any work
+    # Imported here, after the first words: this takes longer than reading the command.
+    from malt_fast.results.export_run import export_run
 
-    config, task, problems = read_config(run)
-    adapters, missing = find_adapters(run, config.chain if config else roles_with_adapters(run))
-    forests, damaged = open_forests(run, config, task) if config and task else ([], [])
-    if not adapters and not forests:
-        raise MaltError(
-            f"{run} holds nothing to export yet: give it time, or finish it by "
-            f"`{resume_command(run)}`"
-        )
-    results, unknown = read_results(run)
-    begin_export(out)
-    facts = Facts(run.resolve().name, config, task, results, adapters)
-    with locked(out, say, "--out"):
-        remove_leftovers(out, besides=())
-        folders = write_export(
-            options, out, facts, forests, [*problems, *missing, *damaged, *unknown]
-        )
-    if hub:
-        for folder in (one for one in folders if one != INSPECT):
-            interrupt.check()
-            say(f"pushed {hub.push(out / folder, folder)}")
-
-
-def write_export(
-    options: Options,
-    out: Path,
-    facts: Facts,
-    forests: Sequence[RoleForest],
-    problems: Problems,
-) -> list[str]:
-    """Write every folder of the export and its summary; the folders."""
-    sizes, left_out = export_data(options.run, out, facts, forests)
-    facts = replace(facts, sizes=sizes)
-    folders = [*(f"data/{role}" for role in sizes), *export_adapters(out, facts)]
-    merged, failed = export_merged(out, facts) if options.merged else ([], [])
-    folders += merged
-    logs, unread = export_inspect(options.run, out) if options.inspect else ([], [])
-    folders += logs
-    problems = [*problems, *left_out, *failed, *unread]
-    rows = {
-        role: {kind: size.rows for kind, size in files.items()} for role, files in sizes.items()
-    }
-    summary = {"run": facts.name, "folders": folders, "rows": rows, "not_exported": problems}
-    write_summary(out, summary)
-    for folder in folders:
-        say(f"wrote {out / folder}")
-    for problem in problems:
-        say(f"not exported: {problem}")
-    return folders
-
-
-def say(text: str) -> None:
-    print(printable(text), flush=True)
+    export_run(
+        options.run,
+        options.out or options.run / "export",
+        merged=options.merged,
+        inspect=options.inspect,
+        hub_name=options.push_to_hub,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

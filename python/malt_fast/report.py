@@ -20,14 +20,13 @@ from pydantic import field_validator
 from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.sections import Section, setting
-from malt_fast.results.write_report import COMPARISON, NAME, write_comparison, write_report
 from malt_fast.utils.errors import printable
 
 
 class Options(Section):
     run: list[Path] = setting(..., "the run directory; several are compared", min_length=1)
     out: Path | None = setting(
-        None, f"file to write; unset: {NAME} in the run, or {COMPARISON} here for several"
+        None, "file to write; unset: report.html in the run, or comparison.html here for several"
     )
 
     @field_validator("run", mode="before")
@@ -46,6 +45,9 @@ PROGRAM = Program(
 
 
 def report(options: Options) -> None:
+    # Imported here, after the first words: this takes longer than reading the command.
+    from malt_fast.results.write_report import write_comparison, write_report
+
     runs = list(dict.fromkeys(options.run))
     several = len(runs) > 1
     made = write_comparison(runs, options.out) if several else write_report(runs[0], options.out)

@@ -23,12 +23,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from malt_fast.config.arguments import Program
+from malt_fast.config.changeable import SERVING_SETTINGS
 from malt_fast.config.command import run_command
 from malt_fast.config.schema import Config
-from malt_fast.sampling.engine_choice import choose
 from malt_fast.serving.address import check_host, listen, take_token, url_of
-from malt_fast.serving.engine_thread import EngineThread
-from malt_fast.serving.pipeline import SERVING_SETTINGS, Pipeline
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.installing import install_command
@@ -59,8 +57,12 @@ def serve(config: Config) -> None:
     """Serve the run that a config names, until SIGINT or SIGTERM."""
     assert config.run is not None
     check_packages()
+    # Imported here, after the first words: this takes longer than reading the command.
+    from malt_fast.sampling.engine_choice import choose
     from malt_fast.serving.connections import Server, room_for_connections
     from malt_fast.serving.endpoint import Endpoint
+    from malt_fast.serving.engine_thread import EngineThread
+    from malt_fast.serving.pipeline import Pipeline
 
     # vLLM would fork its process off this one, whose server runs in a thread.
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")

@@ -70,9 +70,12 @@ def passed(*_: Any, **__: Any) -> NoReturn:
 
 # Heavy work that is not started, by how far a case goes.
 HEAVY: dict[Depth, tuple[str, ...]] = {
-    "checks": ("train.train_round", "evaluate.evaluate_run", "sweep.train", "serve.Pipeline.open"),
-    "sampling": ("train.train_role",),
-    "all": ("serve.EngineThread",),
+    "checks": (
+        *("method.train_round", "evaluation.run.evaluate_run", "sweep_runs.train"),
+        "serving.pipeline.Pipeline.open",
+    ),
+    "sampling": ("method.train_role",),
+    "all": ("serving.engine_thread.EngineThread",),
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from malt_fast import report, train
+from malt_fast import method
 from malt_fast.config.load import load_config_file, make_config
 from malt_fast.planning import plan, probe
 from malt_fast.planning.plan import forests_of, trie_size
@@ -18,6 +18,7 @@ from malt_fast.planning.plan_facts import facts_of
 from malt_fast.planning.plan_file import Row, read_plan, summary
 from malt_fast.planning.probe import steady_speed
 from malt_fast.planning.schedule import schedule, stage_names
+from malt_fast.results.write_report import write_report
 from malt_fast.runs import live_view
 from malt_fast.runs.live_view import Place
 from malt_fast.runs.run import Run
@@ -106,7 +107,7 @@ def test_a_plan_of_some_questions_is_near(made: tuple[Path, Path], tmp_path: Pat
 
 
 def test_a_long_run_begins_with_its_plan(made, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     monkeypatch.setattr(plan, "LONG", 10)
     assert run(*made, tmp_path / "long") == 0
     assert read_plan(tmp_path / "long")[1]
@@ -206,7 +207,7 @@ def test_stages_log_the_memory_of_a_gpu(tmp_path: Path, monkeypatch) -> None:
         pass
     assert figures["peak_gpu_memory_mb"] == 1
     (tmp_path / "config.yaml").write_text("{}")
-    page = report.write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()
     assert "peak GPU memory, MB" in page
 
 
@@ -215,7 +216,6 @@ def test_a_damaged_plan_is_none(tmp_path: Path) -> None:
         (tmp_path / "plan.json").write_text(text)
         assert read_plan(tmp_path)[1] == []
     assert facts_of([{"stage": "yield", "roles": []}]) == {}
-    assert report.NAME == "report.html"
 
 
 def test_a_schedule_is_what_the_run_goes_through(made, tmp_path: Path, monkeypatch) -> None:

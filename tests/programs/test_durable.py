@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from malt_fast import train
+from malt_fast import method
 from malt_fast.config.load import make_config
 from malt_fast.forest.role_data import RoleData
 from malt_fast.models.saving import saving
@@ -64,7 +64,7 @@ def base(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     """A run that was trained and not evaluated, to make copies of."""
     folder = tmp_path_factory.mktemp("base") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "evaluate_run", lambda *_: None)
+        patch.setattr(method, "evaluate_run", lambda *_: None)
         assert run(*made, folder, "--store.batch", "10") == 0
     return folder
 
@@ -88,7 +88,7 @@ def test_a_changed_setting_does_again_what_depends_on_it(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(base, folder)
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     before, opened = len(lines(folder)), store.open_store(folder / "samples", writable=False)
     assert run(*made, folder, *options, *(["--overwrite"] if again else [])) == 0
     done = stages(folder, before)
@@ -132,7 +132,7 @@ def test_more_questions_sample_what_is_new(made: tuple[Path, Path], tmp_path: Pa
 
 
 def test_samples_of_another_run(made, base: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(sample, "open_engine", None)
         assert run(*made, tmp_path / "b", "--reuse", str(base), "--seed", "0") == 0
@@ -151,7 +151,7 @@ def test_a_run_to_take_from_has_to_be_there(
 def test_damage_is_sampled_again(
     made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     folder = tmp_path / "run"
     shutil.copytree(base, folder)
     opened = store.open_store(folder / "samples", writable=False)
@@ -172,7 +172,7 @@ def test_damage_is_sampled_again(
 def test_a_damaged_adapter_is_trained_again(
     made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch, stage, what
 ) -> None:
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     folder = tmp_path / "run"
     shutil.copytree(base, folder)
     file = folder / "round-0" / "refiner" / stage / "adapter_model.safetensors"
@@ -207,7 +207,7 @@ def test_a_damaged_evaluation_is_made_again(
 def test_rows_for_other_trainers_are_made_again(
     made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     folder = tmp_path / "run"
     shutil.copytree(base, folder)
     shutil.rmtree(folder / "round-0" / "data")
@@ -220,7 +220,7 @@ def test_rows_of_other_settings_do_not_stay(
     made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """A run with other settings was killed when it had written its rows, but no adapter."""
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     folder = tmp_path / "run"
     shutil.copytree(base, folder)
     data = {file: file.read_bytes() for file in folder.glob("round-0/data/*/*")}
@@ -244,7 +244,7 @@ def test_rows_do_not_stay_where_a_stage_has_none(
     made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Other settings gave the verifier pairs."""
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     folder = tmp_path / "run"
     shutil.copytree(base, folder)
     real = train_role.role_data
@@ -272,7 +272,7 @@ def test_one_ctrl_c_saves_what_was_sampled_and_tells_the_command(
     made: tuple[Path, Path], base: Path, tmp_path: Path, monkeypatch, capsys, number
 ) -> None:
     folder = tmp_path / "run"
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     options = ["--engine.batch_size", "8", "--store.interval", "3600"]
     real = sample.grow
 
@@ -299,7 +299,7 @@ def test_one_ctrl_c_while_a_role_trains_leaves_a_checkpoint(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch
 ) -> None:
     folder, whole = tmp_path / "run", tmp_path / "whole"
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     options = ["--train.sft.max_steps", "6", "--train.dpo.max_steps", "6"]
     assert run(*made, whole, *options) == 0
     step, steps = StageTrainer.training_step, []
@@ -437,7 +437,7 @@ def test_a_failing_disk_is_one_sentence_and_the_run_goes_on(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch, capsys, number, call
 ) -> None:
     folder = tmp_path / "run"
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     real, calls = getattr(os, call), 0
 
     def fails(*arguments: Any) -> Any:
@@ -493,7 +493,7 @@ def test_a_clock_that_jumps_changes_nothing(
 ) -> None:
     """A year forwards or back, whenever it is read."""
     real, jumps = time.time, itertools.cycle([3e7, -3e7, 0])
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
     assert run(*made, tmp_path / "run", "--store.batch", "10") == 0
     for threshold in ("0.3", "0.5"):

@@ -14,11 +14,13 @@ from malt_fast.engines import (
 )
 from malt_fast.evaluation import design
 from malt_fast.evaluation.result import EvaluationResult, read_result
+from malt_fast.evaluation.run import evaluate_run
 from malt_fast.evaluation.shape import build_shape
 from malt_fast.evaluation.systems import (
     systems_of,
 )
 from malt_fast.runs.run import Run
+from malt_fast.runs.saved import saved_policies
 from malt_fast.sampling import sample
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.task import Task
@@ -71,7 +73,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def test_saved_adapters_stand_for_their_role(run: Run) -> None:
     base = {role: Policy("m") for role in CHAIN}
-    sft, final = evaluate.saved_policies(run.folder, base)
+    sft, final = saved_policies(run.folder, base)
     adapters = run.folder / "adapters"
     assert sft == {
         "generator": Policy("m", str(adapters / "generator" / "sft")),
@@ -80,7 +82,7 @@ def test_saved_adapters_stand_for_their_role(run: Run) -> None:
     }
     assert final == sft | {"generator": Policy("m", str(adapters / "generator" / "final"))}
     with pytest.raises(MaltError, match=r"malt_fast\.train"):
-        evaluate.saved_policies(run.folder / "adapters", base)
+        saved_policies(run.folder / "adapters", base)
 
 
 def test_main_evaluates_a_finished_run_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,24 +159,24 @@ def test_trained_roles_are_not_asked_with_other_prompts(
 
 def policies(run: Run) -> list[dict[str, Policy]]:
     base = {role: Policy(run.config.base_model(role)) for role in CHAIN}
-    return [base, *evaluate.saved_policies(run.folder, base)]
+    return [base, *saved_policies(run.folder, base)]
 
 
 def test_a_finished_evaluation_is_not_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("jsonl", [], questions_of(5), {}, False, "number")
     setup = Setup(run.config, task, prompts_of(CHAIN).prompts)
-    result = evaluate.evaluate_run(run, setup, *policies(run))
+    result = evaluate_run(run, setup, *policies(run))
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("sampled again")
 
     monkeypatch.setattr(design, "sample", never)
-    assert evaluate.evaluate_run(run, setup, *policies(run)) == result
+    assert evaluate_run(run, setup, *policies(run)) == result
     with pytest.raises(AssertionError):
-        evaluate.evaluate_run(run, setup, *policies(run), again=True)
+        evaluate_run(run, setup, *policies(run), again=True)
     empty = Setup(run.config, Task("jsonl", [], [], {}, False, "number"), setup.prompts)
     with pytest.raises(MaltError, match="test_path"):
-        evaluate.evaluate_run(run, empty, *policies(run), again=True)
+        evaluate_run(run, empty, *policies(run), again=True)
 
 
 @pytest.mark.parametrize(

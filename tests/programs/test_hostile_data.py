@@ -13,7 +13,7 @@ from malt_fast.evaluation.tables import Column, Table, as_terminal
 from malt_fast.runs.console import Terminal
 from malt_fast.runs.run import Run, open_run
 from malt_fast.serving.answer import Answer
-from malt_fast.sweep import with_value
+from malt_fast.sweep_runs import with_value
 from malt_fast.tasks.checks import warn
 from malt_fast.utils.errors import CONTROL, MaltError, printable
 from malt_fast.utils.exit_status import exit_status

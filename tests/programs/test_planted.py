@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from malt_fast import evaluate, export, report, sweep, train
+from malt_fast import evaluate, export, method, report, sweep, train
 from malt_fast.training.trainer import StageTrainer
 from malt_fast.utils.seals import seal, seal_of
 from tests.small_run import run
@@ -46,7 +46,7 @@ def stopped(
         return step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "evaluate_run", lambda *_: None)
+        patch.setattr(method, "evaluate_run", lambda *_: None)
         assert run(*made, home / "whole", *OPTIONS) == 0
         patch.setattr(StageTrainer, "training_step", killed)
         assert run(*made, home / "run", *OPTIONS) == 130
@@ -74,7 +74,7 @@ def test_no_pickle_of_a_checkpoint_runs(made, stopped, tmp_path, monkeypatch, ca
         torch.save(Planted(mark), checkpoint / name)
     files = [path.name for path in checkpoint.iterdir() if path.name != "stage.txt"]
     seal(checkpoint, note, files)
-    monkeypatch.setattr(train, "evaluate_run", lambda *_: None)
+    monkeypatch.setattr(method, "evaluate_run", lambda *_: None)
     assert run(*made, folder, *OPTIONS) == 0
     assert not mark.exists() and adapters(folder) == expected
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from malt_fast import sweep
+from malt_fast import sweep, sweep_runs
 from malt_fast.config import requirements
 from malt_fast.config.load import make_config
 from malt_fast.config.yaml_files import read_yaml
@@ -114,7 +114,7 @@ def test_mistakes_stop_before_any_work(
 
 
 def test_values_are_read_as_yaml_and_written_as_folders(tmp_path: Path) -> None:
-    assert sweep.parse_sweep("a.b=1,0.5,1e-5,one,true,null,[2,2]") == (
+    assert sweep_runs.parse_sweep("a.b=1,0.5,1e-5,one,true,null,[2,2]") == (
         "a.b",
         {
             "1": 1,
@@ -126,14 +126,14 @@ def test_values_are_read_as_yaml_and_written_as_folders(tmp_path: Path) -> None:
             "2,2": [2, 2],
         },
     )
-    assert list(sweep.parse_sweep("x=0.3,0.3")[1]) == ["0.3"]
+    assert list(sweep_runs.parse_sweep("x=0.3,0.3")[1]) == ["0.3"]
     for text in ("x", "x=", "=1", "x=[1"):
         with pytest.raises(MaltError, match="names no values"):
-            sweep.parse_sweep(text)
+            sweep_runs.parse_sweep(text)
     config = make_config({"run": str(tmp_path)})
-    one = sweep.with_value(config, "lora.target_modules", "a/b", "a/b")
+    one = sweep_runs.with_value(config, "lora.target_modules", "a/b", "a/b")
     assert one.run == tmp_path / "sweeps" / "lora.target_modules=a%2Fb"
-    deep = sweep.with_value(config, "sampling.roles.refiner.temperature", "0.7", 0.7)
+    deep = sweep_runs.with_value(config, "sampling.roles.refiner.temperature", "0.7", 0.7)
     assert deep.sampling_for("refiner").temperature == 0.7
 
 
@@ -144,8 +144,8 @@ def test_one_vote_makes_one_line() -> None:
     result = EvaluationResult.model_validate(
         {"task": "t", "seed": 0, "malt": "MALT", "systems": [row], **empty}
     )
-    one = sweep.Point(result, {})
-    table = sweep.sweep_table("t", "k", {"1": one, "2": one})
+    one = sweep_runs.Point(result, {})
+    table = sweep_runs.sweep_table("t", "k", {"1": one, "2": one})
     names = ["k", "questions", "MALT acc. %", "95 %"]
     assert [column.name for column in table.columns] == names
     assert table.rows == [["1", 20, 0.5, (0.4, 0.6)], ["2", 20, 0.5, (0.4, 0.6)]]
@@ -159,7 +159,7 @@ def test_rows_of_rounds_and_stages_that_a_run_no_longer_has_do_not_count(tmp_pat
                 file = tmp_path / f"round-{index}" / "data" / role / f"{stage}.parquet"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(b"")
-    found = sweep.datasets_of(Run(tmp_path, config))
+    found = sweep_runs.datasets_of(Run(tmp_path, config))
     assert {str(file.relative_to(tmp_path / "round-0" / "data")) for file in found} == {
         *(f"{role}/sft.parquet" for role in config.chain),
         "refiner/dpo.parquet",

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load
 
-from malt_fast import train
+from malt_fast import method, train
 from malt_fast.config import requirements
 from malt_fast.config.load import make_config
 from malt_fast.engines import Policy
@@ -98,7 +98,7 @@ def test_a_run_goes_on_where_it_stopped(data, model, finished_run, tmp_path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "evaluate_run", stop)
+        patch.setattr(method, "evaluate_run", stop)
         assert run(data, model, folder) == 130
     with monkeypatch.context() as patch:  # finished stages are not repeated
         patch.setattr("malt_fast.sampling.round_forest.sample", stop)

@@ -724,7 +724,7 @@ def test_an_export_that_was_stopped_says_so(home, copy, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("malt_fast.export.export_data", stop)
+    monkeypatch.setattr("malt_fast.results.export_run.export_data", stop)
     export.main(["--run", str(copy)])
     written = json.loads((copy / "export" / "export.json").read_text())
     assert written["folders"] == [] and "give the same command again" in written["not_exported"][0]
@@ -933,7 +933,7 @@ def test_inspect_is_asked_for_before_any_work(evaluated: Path, tmp_path, monkeyp
 def test_inspect_of_a_run_without_evaluation_is_named(
     evaluated: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr("malt_fast.export.check_inspect", lambda: None)
+    monkeypatch.setattr("malt_fast.results.export_run.check_inspect", lambda: None)
     copy = Path(shutil.copytree(evaluated, tmp_path / "run"))
     (copy / "evaluation.jsonl").unlink()
     assert export.main(["--run", str(copy), "--inspect"]) == 0

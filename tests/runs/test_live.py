@@ -189,7 +189,7 @@ def test_the_last_view_is_what_the_forest_yields(
 ) -> None:
     """All of its trees are counted here, so nothing is estimated."""
     told: list[SamplingFacts] = []
-    monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
+    monkeypatch.setattr("malt_fast.method.evaluate_run", lambda *_: None)
 
     def keep(*given: Any) -> SamplingFacts:
         told.append(SamplingFacts(*given))

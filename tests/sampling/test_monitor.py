@@ -200,7 +200,7 @@ def warned(folder: Path) -> list[str]:
 def test_what_a_run_warns_of(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch, options: list[str], kinds: set[str]
 ) -> None:
-    monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
+    monkeypatch.setattr("malt_fast.method.evaluate_run", lambda *_: None)
     monkeypatch.setattr(signs, "BLOCKS", 30)
     if kinds == {"collapsing"}:
         always = lambda role, line, beta: "x" if "rewards/margins" in line else ""  # noqa: E731
@@ -215,7 +215,7 @@ def test_what_a_run_warns_of(
 
 
 def test_outputs_that_are_cut_off_or_say_nothing(made, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("malt_fast.train.evaluate_run", lambda *_: None)
+    monkeypatch.setattr("malt_fast.method.evaluate_run", lambda *_: None)
     monkeypatch.setattr(signs, "ENOUGH", 20)
     rows = [{"question": f"a or b? {i}", "answer": "A"} for i in range(20)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malt_fast.config.changeable import EVALUATION_SETTINGS
 from malt_fast.config.load import dump, saved_config
 from malt_fast.config.schema import Config
-from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.tasks import contamination
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError

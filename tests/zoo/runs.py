@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from malt_fast import train
+from malt_fast import method, train
 from malt_fast.config.command import read_command
 from malt_fast.config.load import plain_config
 from malt_fast.config.schema import Config
@@ -46,5 +46,5 @@ def tiny_config(entry: Entry, checkpoint: Path, folder: Path) -> Config:
 
 def tiny_run(entry: Entry, checkpoint: Path, folder: Path) -> Path:
     """The folder of a finished run. Raises MaltError as training does."""
-    train.train(tiny_config(entry, checkpoint, folder))
+    method.train(tiny_config(entry, checkpoint, folder))
     return folder

@@ -3,6 +3,7 @@
 from typing import Any
 
 from malt_fast._core.forest import Forest
+from malt_fast.config.changeable import EVALUATION_SETTINGS
 from malt_fast.config.load import flat
 from malt_fast.engines import Completion, Engine, Policies
 from malt_fast.evaluation.design import (
@@ -29,7 +30,6 @@ from malt_fast.evaluation.tables import (
 from malt_fast.forest.file import save_forest
 from malt_fast.grading.custom import CustomGrader
 from malt_fast.runs.run import Run
-from malt_fast.runs.saved import EVALUATION_SETTINGS
 from malt_fast.sampling.expand import answered
 from malt_fast.sampling.grade import custom_grader, warn_of_failures
 from malt_fast.sampling.progress import SamplingFacts

@@ -1,1 +1,3 @@
 """What a run will take: hours, tokens, examples, memory and disk, extrapolated from a probe."""
+
+PROBE = 250  # questions

@@ -22,6 +22,7 @@ from malt_fast.evaluation.design import design_evaluation
 from malt_fast.forest.role_data import Stage, segments_above
 from malt_fast.forest.yields import unlimited, yield_rows
 from malt_fast.models.plain_text import Tokens
+from malt_fast.planning import PROBE
 from malt_fast.planning.plan_file import (
     MEMORIES,
     Peaks,
@@ -36,7 +37,6 @@ from malt_fast.planning.probe import STEPS, Probe, epochs, take_probe, time_step
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
 
-PROBE = 250  # questions
 LONG = 2000  # questions; a run with more begins with its plan
 CALLS, GRADING = "calls of the grader", "time of the grader"
 KINDS: dict[Stage, str] = {"sft": "examples", "dpo": "pairs"}  # what a stage learns from

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 
 from malt_fast._core.forest import Credit, Forest
+from malt_fast.config.changeable import IRRELEVANT
 from malt_fast.config.load import differences, load_config_file
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policy
@@ -26,7 +27,6 @@ from malt_fast.forest.role_data import role_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.runs.directory import mend
 from malt_fast.runs.saved import (
-    EVALUATION_SETTINGS,
     PublishedRole,
     check_trained,
     published_adapters,
@@ -45,8 +45,6 @@ from malt_fast.utils.seals import seal_of
 
 Array = npt.NDArray[Any]
 Logps = npt.NDArray[np.float32]
-# Beginnings of the settings that training does not depend on.
-IRRELEVANT = (*EVALUATION_SETTINGS, "serve.", "store.", "report_to", "reuse")
 
 
 @dataclass(frozen=True)

@@ -31,23 +31,13 @@ import sys
 import time
 from pathlib import Path
 
+from malt_fast.config.changeable import HARMLESS, HARMLESS_ENDS, QUESTIONS
 from malt_fast.config.load import differences, flat, load_config_file
 from malt_fast.config.schema import Config
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import check_files
 
-# Beginnings and ends of settings that no trained weight depends on, or that only add to them.
-HARMLESS = (
-    *("evaluate.", "engine.", "serve.", "store.", "report_to", "reuse", "model.device"),
-    *("model.trust_remote_code", "train.rounds", "train.packing", "train.pack_tokens"),
-    *("train.side_by_side", "train.use_liger_kernel", "task.grader_"),
-)
-HARMLESS_ENDS = (".logging_steps", ".save_steps", ".gradient_checkpointing")
-QUESTIONS = (  # what samples are of
-    *("task.name", "task.path", "task.subset", "task.split"),
-    *("model.", "chain"),
-)
 WITH_OWN_WRITERS = ("sweeps", "export")  # folders that other programs may be writing to
 
 

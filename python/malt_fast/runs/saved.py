@@ -20,11 +20,6 @@ from malt_fast.utils.files import replacing_folder, write_text
 from malt_fast.utils.seals import check_seal
 
 STAGES = ("sft", "dpo")
-EVALUATION_SETTINGS = (
-    *("evaluate.", "engine.", "model.device"),
-    *("task.test_path", "task.test_split", "task.test_limit"),
-    "task.grader_",
-)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from malt_fast.config.changeable import SERVING_SETTINGS
 from malt_fast.config.load import saved_config
 from malt_fast.config.schema import Config
 from malt_fast.config.values import nested
@@ -37,7 +38,6 @@ from malt_fast.serving.reading import Reader, ReadQuestion
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
 
-SERVING_SETTINGS = ("serve.", "evaluate.", "engine.", "model.device", "sampling.max_tokens")
 PATIENCE = 0.05  # seconds that `poll` waits for a vote
 
 

@@ -8,8 +8,6 @@ import os
 import sys
 from functools import cache
 
-import httpx
-
 PATIENCE = 5  # seconds to connect
 NO_HUB = "the hub cannot be reached"
 
@@ -18,6 +16,7 @@ NO_HUB = "the hub cannot be reached"
 def offline() -> bool:
     """Whether only what is in the cache can be used: HF_HUB_OFFLINE is set, or there is no way to
     the hub, for which it is set then."""
+    import httpx
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
