@@ -19,6 +19,7 @@ from malt_fast.__main__ import COMMANDS
 from malt_fast.completion import SHELLS
 from malt_fast.config.arguments import parse_arguments
 from malt_fast.config.load import make, with_task_defaults
+from tests.docs.settings_page import PAGE, settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -235,6 +236,11 @@ def test_files_are_as_described(finished: Path) -> None:
     text = page.read_text().split("## samples")[0]
     for path in folder.iterdir():
         assert f"`{path.name}" in text or path.name in ("round-0",), path.name
+
+
+def test_the_page_of_settings_is_that_of_the_settings() -> None:
+    made = "`python -m tests.docs.settings_page` makes it again"
+    assert PAGE.read_text(encoding="utf-8") == settings_page(), made
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_what_the_pages_say_can_be_done(tmp_path: Path, monkeypatch, capsys) -> 
     home = write_home(tmp_path)
     monkeypatch.chdir(home)
     run_programs(home, capsys)
-    for page in ("docs/serve.md", "docs/grading.md"):
+    for page in ("docs/serve.md", "docs/grading.md", "docs/own-grader.md"):
         run_python(home, page)
     if shutil.which("curl") is not None:
         ask_the_server(home)
