@@ -152,7 +152,7 @@ def ask_the_server(home: Path) -> None:
 
 def open_tensorboard(home: Path) -> None:
     program = Path(sys.executable).with_name("tensorboard")
-    words = [str(program), *command("README.md", "tensorboard")[1:], "--port", "0"]
+    words = [str(program), *command("docs/watching.md", "tensorboard")[1:], "--port", "0"]
     with subprocess.Popen(
         words, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
