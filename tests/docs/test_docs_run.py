@@ -78,6 +78,13 @@ def ours() -> Iterator[tuple[str, list[str]]]:
                 yield found[1], words[3:]
 
 
+def continues(home: Path, words: list[str]) -> bool:
+    """Whether task and model are those of a run that is there."""
+    if "--run" not in words or {"--task.name", "--config"} & {*words}:
+        return False
+    return (home / words[words.index("--run") + 1] / "config.yaml").is_file()
+
+
 def run_programs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Training in the order of the pages, then what is made of runs."""
     every = sorted(ours(), key=lambda one: list(PROGRAMS).index(one[0]))
@@ -86,12 +93,12 @@ def run_programs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         words = [word.replace("/shared/", "shared/") for word in words]  # below home
         given = words
         if name == "train":
-            task = words[words.index("--task.name") + 1] if "--task.name" in words else "gsm8k"
-            where = words if "--run" in words else [*words, "--run", "runs/gsm8k"]
-            given = [*where, "--task.name", task, *SMALL, "--model.name_or_path", "model"]
-            given += ["--task.path", PATHS[task], "--sampling.max_tokens", "1"]
-        if name == "report" and not (home / "runs" / "other").exists():
-            shutil.copytree(home / "runs" / "gsm8k", home / "runs" / "other")
+            given = [*words, *SMALL, "--sampling.max_tokens", "1"]
+            if not continues(home, words):
+                task = words[words.index("--task.name") + 1] if "--task.name" in words else "gsm8k"
+                given += [] if "--run" in words else ["--run", "runs/gsm8k"]
+                given += ["--task.name", task, "--task.path", PATHS[task]]
+                given += ["--model.name_or_path", "model"]
         code = PROGRAMS[name].main(given)
         printed = capsys.readouterr()
         assert code == 0, f"{name} {shlex.join(words)}\n{printed.out[-500:]}\n{printed.err}"
