@@ -29,7 +29,7 @@ test-real: .venv/.real
 
 # The site, into build/site; every warning is an error.
 docs: .venv/.test
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Tests of the core in a Python without a GIL, with the newest packages built for it. polars and safetensors have no
 # such build yet, so models cannot be loaded there.

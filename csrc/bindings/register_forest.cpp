@@ -152,7 +152,7 @@ void define_changes(py::class_<Forest>& forest) {
         .def("lend", &lend, "arena"_a, "ids"_a, "begin"_a, "length"_a, "finish"_a,
              "Give reserved nodes outputs that lie in `arena` (int32), which is kept, not copied.\n"
              "\n"
-             "ids[i] gets arena[begin[i]:][:length[i]] and finish[i]. The forest must have no\n"
+             "ids[i] gets `arena[begin[i]:][:length[i]]` and finish[i]. The forest must have no\n"
              "tokens yet, and takes no others afterwards.");
 }
 

@@ -98,7 +98,7 @@ void register_packing(py::module_& m) {
           "completion_begin"_a, "completion_len"_a, "pairs"_a, "capacity"_a,
           "Lay sequences out as prefix trees, in packs of at most `capacity` tokens.\n"
           "\n"
-          "Sequence i is the prompt tokens[prompt_begin[i]:][:prompt_len[i]] and its\n"
+          "Sequence i is the prompt `tokens[prompt_begin[i]:][:prompt_len[i]]` and its\n"
           "completion, given likewise; equal prompts are best given as the same slice. pairs [2\n"
           "L]: two sequences each, which then share a pack. The last token of a sequence is no\n"
           "input; every token of a completion is a target. A sequence is in one pack, or in\n"

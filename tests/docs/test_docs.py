@@ -246,7 +246,7 @@ def test_the_page_of_settings_is_that_of_the_settings() -> None:
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     site = tmp_path / "site"
-    command = [sys.executable, "-m", "mkdocs", "build", "-q", "--strict", "-d", str(site)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(site)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     pages = [path.stem for path in ROOT.glob("docs/*.md")]

@@ -80,7 +80,7 @@ class Forest:
         """
         Give reserved nodes outputs that lie in `arena` (int32), which is kept, not copied.
 
-        ids[i] gets arena[begin[i]:][:length[i]] and finish[i]. The forest must have no
+        ids[i] gets `arena[begin[i]:][:length[i]]` and finish[i]. The forest must have no
         tokens yet, and takes no others afterwards.
         """
     def reserve(

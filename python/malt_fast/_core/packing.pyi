@@ -104,7 +104,7 @@ def lay_out(
     """
     Lay sequences out as prefix trees, in packs of at most `capacity` tokens.
 
-    Sequence i is the prompt tokens[prompt_begin[i]:][:prompt_len[i]] and its
+    Sequence i is the prompt `tokens[prompt_begin[i]:][:prompt_len[i]]` and its
     completion, given likewise; equal prompts are best given as the same slice. pairs [2
     L]: two sequences each, which then share a pack. The last token of a sequence is no
     input; every token of a completion is a target. A sequence is in one pack, or in
