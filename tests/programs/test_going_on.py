@@ -1,7 +1,9 @@
 """A run is its settings: what `train --run DIR` takes from DIR, and what it may replace there."""
 
-import io
+import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,11 +66,19 @@ def test_samples_of_other_questions_are_not_replaced_unasked(folder: Path, capsy
     assert "would replace the samples in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("\n", 2), ("", 2), ("no\n", 2)])
+@pytest.mark.parametrize(
+    ("answer", "status"), [("y\n", 0), ("\n", 2), ("", 2), ("no\n", 2), ("Ctrl-C", 130)]
+)
 def test_a_terminal_is_asked(folder: Path, monkeypatch, capsys, answer, status) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    reading, writing = os.pipe()
+    monkeypatch.setattr("sys.stdin", os.fdopen(reading))
     for stream in ("stdin", "stderr"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    if answer == "Ctrl-C":
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        os.write(writing, answer.encode())
+        os.close(writing)
     words = ["--run", str(folder), "--train.dpo.max_steps", "1"]
     assert train.main(words) == status
     assert "trained adapters in" in (error := capsys.readouterr().err) and "go on? [y/N]" in error

@@ -26,6 +26,7 @@ program that is given the directory again goes on where the last one stopped, an
 a change of settings or data affects; no output is sampled twice.
 """
 
+import select
 import shlex
 import sys
 import time
@@ -34,7 +35,7 @@ from pathlib import Path
 from malt_fast.config.changeable import HARMLESS, HARMLESS_ENDS, QUESTIONS
 from malt_fast.config.load import differences, flat, load_config_file
 from malt_fast.config.schema import Config
-from malt_fast.utils import distributed
+from malt_fast.utils import distributed, interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import check_files
 
@@ -105,6 +106,8 @@ def check_changes(config: Config, overwrite: bool) -> None:
     what = f"{', '.join(harmful)} would replace {lost} in {folder}"
     if sys.stdin.isatty() and sys.stderr.isatty() and distributed.process_count() == 1:
         print(f"{what}: go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        while not select.select([sys.stdin], [], [], 0.2)[0]:
+            interrupt.check()
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return
     raise MaltError(f"{what}: add --overwrite, or give another --run DIR")
