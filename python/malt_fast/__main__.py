@@ -24,7 +24,7 @@ COMMANDS = {
 
 EXAMPLES = """\
 examples:
-  malt-fast train --run runs/demo
+  malt-fast train --task.name arithmetic --run runs/demo
   malt-fast evaluate --run runs/demo --suite paper
   malt-fast serve --run runs/demo""".splitlines()
 

@@ -21,6 +21,7 @@ from malt_fast.config.arguments import Program
 from malt_fast.config.command import run_command
 from malt_fast.config.sections import Section, setting
 from malt_fast.utils.errors import printable
+from malt_fast.utils.exit_status import show
 
 
 class Options(Section):
@@ -40,7 +41,7 @@ PROGRAM = Program(
     Options,
     "Writes one HTML page with a run's results, transcripts and trees, or a comparison of several "
     "runs. A run need not be finished.",
-    ("--run runs/gsm8k", "--run runs/gsm8k --run runs/mine --out comparison.html"),
+    ("runs/gsm8k", "runs/gsm8k runs/mine --out comparison.html"),
 )
 
 
@@ -51,7 +52,7 @@ def report(options: Options) -> None:
     runs = list(dict.fromkeys(options.run))
     several = len(runs) > 1
     made = write_comparison(runs, options.out) if several else write_report(runs[0], options.out)
-    print(printable(f"wrote {made}"), flush=True)
+    show(printable(f"wrote {made}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

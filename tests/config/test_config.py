@@ -163,7 +163,7 @@ def test_dump_reads_back(tmp_path: Path) -> None:
 
 
 def test_differences_name_dotted_keys() -> None:
-    a = load("--run a")
+    a = load("--run a --seed 0")
     b = load("--run b --seed 1 --tree.branching 3,3,4 --sampling.roles.verifier.top_k 3")
     assert differences(a, b) == ["seed", "tree.branching", "sampling.roles.verifier.top_k"]
 
@@ -401,7 +401,7 @@ def test_nearest() -> None:
 
 
 def test_a_mistake_in_the_settings_of_a_run_names_their_file(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("seed: 0\nfoo: 3\n")
+    (tmp_path / "config.yaml").write_text(f"seed: 0\nfoo: 3\n{dump(load()).replace('seed: 0', '')}")
     with pytest.raises(MaltError, match=r"config\.yaml:2: 'foo' is not a setting"):
         saved_config(Config, {"run": tmp_path}, ())
     with pytest.raises(MaltError, match=r"config\.yaml:2: 'foo' is not a setting"):

@@ -88,3 +88,22 @@ def test_another_task_begins_with_its_own_settings(folder: Path) -> None:
     config = read_command(PROGRAM, ["--run", str(folder), "--task.name", "gsm8k"])
     fresh = read_command(PROGRAM, ["--run", str(folder / "new"), "--task.name", "gsm8k"])
     assert config.model_dump(exclude={"run"}) == fresh.model_dump(exclude={"run"})
+
+
+@pytest.mark.parametrize("text", ["", "seed: 42\n", "lr: 1\n"])
+def test_settings_that_are_not_whole_are_not_those_of_a_run(folder: Path, capsys, text) -> None:
+    """An empty file would stand for the demonstration, which would replace everything."""
+    (folder / "config.yaml").write_text(text)
+    before = files(folder)
+    for words in ([], ["--seed", "3"], ["--plan"]):
+        assert train.main(["--run", str(folder), *words]) == 2
+        assert "which the settings of a run have" in capsys.readouterr().err
+    assert files(folder) == before
+
+
+def test_a_run_that_is_not_there_is_no_demonstration(tmp_path: Path, capsys) -> None:
+    for words in ([], ["--plan"], ["--overwrite"]):
+        assert train.main(["--run", str(tmp_path / "typo"), *words]) == 2
+        assert "typo does not exist, and no settings" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+    read_command(PROGRAM, ["--run", str(tmp_path / "typo"), "--task.name", "arithmetic"])

@@ -631,7 +631,7 @@ def test_one_export_writes_at_a_time(copy, capsys):
 
 def test_the_base_model_that_an_adapter_names_is_not_merged_into(copy, capsys):
     """It could be anybody's: only the settings of the run say which it is."""
-    (copy / "config.yaml").write_text("no: setting\n")
+    (copy / "config.yaml").write_text("seed: none\n")
     assert export.main(["--run", str(copy), "--merged"]) == 0
     told = "not exported: merged/refiner: without the run's settings its base model is not known"
     assert told in capsys.readouterr().out and not (copy / "export" / "merged").exists()

@@ -241,6 +241,9 @@ def test_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:
         (b'{"question": ["q"], "answer": "a"}', "q.jsonl:2 has an empty or non-text question"),
         (b'{"question": "\\ud800", "answer": "a"}', "q.jsonl:2 has half a Unicode character"),
         (b'{"question": "q", "answer": "a", "id": "x"}', "has the id 'x' of"),
+        (b'{"problem": "q", "solution": "a"}', "'question' (did you mean 'problem'?)"),
+        (b'{"question": "q", "solution": "a"}', "'answer' (did you mean 'solution'?)"),
+        (b'{"q": "q", "solution": "a"}', "'question' (known are q, solution)"),
     ],
 )
 def test_bad_rows(tmp_path: Path, line: bytes, part: str) -> None:

@@ -126,10 +126,12 @@ def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
 
 def _write_instead(word: str) -> str:
     """What to write for `key=value`, and for a word that is nothing."""
-    key, equals, text = word.partition("=")
+    key, equals, text = word.lstrip("+").partition("=")
     if word == "help":
         return "write `--help`"
     if not equals or not all(part.isidentifier() for part in key.split(".")):
+        if word.isdigit():
+            return "write a list with commas, as in 3,3,3"
         return "write `--section.field value`, or `--run DIR`"
     return f"write `--{HABITS.get(key, key)} {shlex.quote(text)}`"
 

@@ -1,14 +1,16 @@
 """One command line for every program: options, YAML files, help and mistakes."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from malt_fast.config.arguments import Program, Taken, parse_arguments
 from malt_fast.config.help import help_text
 from malt_fast.config.load import make, over_saved, saved_config
 from malt_fast.config.schema import Config
 from malt_fast.utils import distributed
-from malt_fast.utils.errors import printable
+from malt_fast.utils.errors import MaltError, printable
 from malt_fast.utils.exit_status import exit_status, show
 
 
@@ -25,6 +27,20 @@ def run_command(
         action(taken)
 
     return exit_status(work)
+
+
+def check_given(program: Program[Any], values: Mapping[str, Any]) -> None:
+    """Raises MaltError for a run directory that is not there, without any setting of a new run.
+
+    It is a mistyped one more often than a demonstration that was given a name.
+    """
+    own = {name for name, info, _ in program.options() if info.exclude}  # such as `plan`
+    run = values.get("run")
+    if isinstance(run, str) and not values.keys() - own - {"run"} and not Path(str(run)).exists():
+        raise MaltError(
+            f"{run} does not exist, and no settings of a new run are given: check the path, or add "
+            "`--task.name arithmetic` for the demonstration"
+        )
 
 
 def first_words(program: Program[Taken], taken: Taken) -> str:
@@ -44,6 +60,8 @@ def read_command(program: Program[Taken], argv: Sequence[str]) -> Taken:
     """
     values, topic = parse_arguments(program, argv)
     defaults = over_saved(values) if issubclass(program.takes, Config) else values
+    if topic is None and program.may_change is None and issubclass(program.takes, Config):
+        check_given(program, values)
     if topic is not None:
         show(help_text(program, defaults, topic))
         raise SystemExit(0)

@@ -57,8 +57,8 @@ def saved_config(takes: type[S], values: Mapping[str, Any], may_change: tuple[st
     if not file.is_file():
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
     check_files(file.parent)
-    before = load_config_file(file)
     config = make(takes, over_saved(values))
+    before = load_config_file(file)
     fixed = [key for key in differences(before, config) if not key.startswith(may_change)]
     if fixed:
         were, them = ("were", "them") if len(fixed) > 1 else ("was", "it")
@@ -78,9 +78,21 @@ def over_saved(values: Mapping[str, Any]) -> dict[str, Any]:
     file = Path(str(values.get("run"))) / "config.yaml"
     if values.get("run") is None or not file.is_file():
         return with_task_defaults(values)
+    check_whole(file)
     task = load_config_file(file).task.name
     same = lookup(values, ("task", "name"), task) == task
     return with_task_defaults(merge(read_yaml(file), values) if same else values)
+
+
+def check_whole(file: Path) -> None:
+    """Raises MaltError unless a YAML file has every section, as the config of a run does."""
+    values = read_yaml(file)
+    lost = [name for name in Config.model_fields if name != "run" and name not in values]
+    if lost:
+        raise MaltError(
+            f"{file} lacks '{lost[0]}', which the settings of a run have: it is another program's "
+            "or damaged, so restore it, or give another --run DIR"
+        )
 
 
 def plain_config(command: Config) -> Config:

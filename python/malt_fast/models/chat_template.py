@@ -31,8 +31,8 @@ class ChatTemplate:
         source = str(getattr(self.tokenizer, "chat_template", None) or "")
         if not source:
             raise MaltError(
-                f"{tokenizer_name(self.tokenizer)} has no chat template: give one by "
-                "--model.chat_template FILE, or an instruction-tuned model"
+                f"{tokenizer_name(self.tokenizer)} has no chat template: give an instruction-tuned "
+                "model by --model.name_or_path, or a template by --model.chat_template FILE"
             )
         for name in self.arguments:
             if name in RESERVED:

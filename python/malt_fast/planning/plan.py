@@ -34,6 +34,7 @@ from malt_fast.planning.plan_file import (
     write_plan,
 )
 from malt_fast.planning.probe import STEPS, Probe, epochs, take_probe, time_steps, training_tokens
+from malt_fast.runs.directory import resume_command
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
 
@@ -57,7 +58,8 @@ def make_plan(run: Run, setup: Setup, questions: int = PROBE) -> list[Row]:
     speed = {"tokens_per_second": probe.speed, "start_seconds": probe.start}
     write_plan(run.folder, {"made_from": settings_checksum(run.config), "speed": speed}, rows)
     run.say(summary(rows))
-    run.console.print(plan_table(rows))
+    run.console.print(plan_table(rows, run.console.width))
+    run.say(f"go on with it: {resume_command(run.folder)}")
     return rows
 
 

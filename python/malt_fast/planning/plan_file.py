@@ -14,6 +14,7 @@ from malt_fast.config.schema import Config
 from malt_fast.runs.run import Run
 from malt_fast.utils.files import checksum, write_text
 
+WIDE = 120  # columns that have room for the sources
 STAGES = ("sft", "dpo")
 MEMORIES = {"peak_memory_mb": "peak memory", "peak_gpu_memory_mb": "peak GPU memory"}
 Peaks = Mapping[str, int]  # MB, by a key of MEMORIES, as Run.stage logs them
@@ -85,19 +86,21 @@ def summary(rows: Sequence[Row]) -> str:
     return f"the run will take about {', '.join(facts)}"
 
 
-def plan_table(rows: Sequence[Row]) -> Table:
-    """For the terminal; of the forests, which are expected to be alike, the first."""
+def plan_table(rows: Sequence[Row], width: int) -> Table:
+    """For a terminal of `width` columns; of the forests, which are all alike, the first."""
     table = Table(title="what the run will take", box=SIMPLE, padding=0)
     for name in ("stage", "role", "what"):
         table.add_column(name, no_wrap=True)
     table.add_column("plan", justify="right", no_wrap=True)
-    table.add_column(" from")
+    if width >= WIDE:
+        table.add_column(" from")
     first = next((row.stage for row in rows if row.stage.startswith("round ")), "")
     for row in rows:
         if row.stage.startswith("round ") and row.stage != first:
             continue
         stage = "a forest" if row.stage == first else row.stage.removesuffix(f" {row.role}")
-        table.add_row(stage, row.role, row.quantity, amount(row), f" {row.source}")
+        source = [f" {row.source}"] if width >= WIDE else []
+        table.add_row(stage, row.role, row.quantity, amount(row), *source)
     return table
 
 

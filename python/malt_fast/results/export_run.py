@@ -29,6 +29,7 @@ from malt_fast.runs.directory import resume_command
 from malt_fast.runs.lock import locked
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, Problems, printable
+from malt_fast.utils.exit_status import show
 from malt_fast.utils.files import remove_leftovers
 
 
@@ -96,4 +97,4 @@ def write_export(
 
 
 def say(text: str) -> None:
-    print(printable(text), flush=True)
+    show(printable(text))

@@ -19,6 +19,7 @@ from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.changeable import IRRELEVANT
 from malt_fast.config.load import differences, load_config_file
 from malt_fast.config.schema import Config
+from malt_fast.config.yaml_files import read_yaml
 from malt_fast.engines import Policy
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest
@@ -88,7 +89,12 @@ class RoleForest:
 
 def check_is_run(folder: Path) -> None:
     """Raises MaltError for a folder that is not a run directory, or holds pipes or devices."""
-    if not (folder / "config.yaml").is_file():
+    file = folder / "config.yaml"
+    try:
+        keys = {*read_yaml(file)} if file.is_file() else {""}
+    except MaltError:
+        keys = set()  # a damaged one is a problem among others
+    if keys and not keys & Config.model_fields.keys():  # none, or another program's
         raise MaltError(f"{folder} holds no run: give a directory that malt_fast.train made")
     check_files(folder)
 

@@ -107,8 +107,12 @@ def saved_policies(folder: Path, base: Policies) -> tuple[Policies, Policies]:
 
 def check_trained(folder: Path) -> None:
     """Raises MaltError if RUN/*/ROLE/STAGE holds no adapter, or one that changed since training."""
-    check_adapter(folder)
-    check_seal(folder, mend(folder.parents[2]))
+    run = folder.parents[2]
+    try:
+        check_adapter(folder)
+    except MaltError as error:
+        raise MaltError(f"{error}; {mend(run)}") from None
+    check_seal(folder, mend(run))
 
 
 def _adapter(folder: Path, base: Policy) -> Policy:

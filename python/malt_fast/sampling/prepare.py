@@ -23,6 +23,7 @@ from malt_fast.sampling.setup import Setup, base_configs, questions_file
 from malt_fast.sampling.warm_data import warm_data
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.rows import check_paths
 from malt_fast.tasks.task import Task
 from malt_fast.utils import distributed
 from malt_fast.utils.environment import environment
@@ -53,6 +54,7 @@ def start_run(setup: Setup) -> Iterator[Run]:
         run.note("prompts.txt", prompt_texts(setup).encode())
         sizes = {"train": len(setup.task.train), "held_out": len(setup.task.test)}
         run.log("questions", **sizes, odd=setup.task.report)
+        run.say(f"questions: {sizes['train']:,} to train on, {sizes['held_out']:,} held out")
         run.note("environment.json", f"{json.dumps(environment(), indent=2)}\n".encode())
         run.say("engine: {} ({})".format(*choose(setup.config)))
         for join in setup.evaluation_prompts.joined():
@@ -66,6 +68,8 @@ def load_setup(config: Config, *, questions: bool = True, task: Task | None = No
     questions: whether to read the task's questions. task: used instead of the config's task.
     """
     check_installed(config)
+    if questions and task is None:
+        check_paths(config.task)
     for base in dict.fromkeys(map(config.base_model, config.chain)):
         check_base(base)
     side_by_side = len(config.chain) if config.train.side_by_side else 1

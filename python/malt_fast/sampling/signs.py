@@ -123,7 +123,8 @@ class Signs:
         """Keep the end of an output for the warning of a kind."""
         if len(self.ends[kind]) < SHOWN:
             text = self.trees.text(one).strip()
-            self.ends[kind].append(f"  {'...' * (len(text) > END)}{one_line(text[-END:])}")
+            end = one_line(text[-END:]) or "(nothing)"
+            self.ends[kind].append(f"  {'...' * (len(text) > END)}{end}")
 
     def _grade(self, leaves: Sequence[Completion]) -> None:
         answered, outcomes = self.trees.grade(leaves)

@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 
 from malt_fast.config.schema import TaskConfig
@@ -16,15 +17,29 @@ from malt_fast.grading.custom import is_custom
 from malt_fast.tasks.files import Row, file_rows
 from malt_fast.tasks.hub import is_hub_id, load_hub
 from malt_fast.tasks.task import Question
-from malt_fast.utils.errors import MaltError, nearest
+from malt_fast.utils.errors import MaltError
 
 log = logging.getLogger(__name__)
 
 SPACE = " \r\n"  # around a text; a tab or form feed may be a damaged \text or \frac
 HELD_OUT = ("test", "validation")  # splits of the hub with held-out questions, by preference
 Rows = Iterable[tuple[str, Row]]  # each with its place
+NAMES = {  # of columns in other data sets
+    "question": ("problem", "prompt", "instruction", "input", "query"),
+    "answer": ("solution", "final_answer", "target", "label", "output", "gold"),
+}
 Reader = Callable[[Row, str, str], tuple[str, str] | None]
 """(row, where, id) -> (text, gold); None to leave the row out."""
+
+
+def check_paths(task: TaskConfig) -> None:
+    """Raises MaltError for a file of questions that is not there."""
+    for source in filter(None, (task.path, task.test_path)):
+        if not is_hub_id(source) and not os.path.exists(source):
+            raise MaltError(
+                f"{source} does not exist: check the path, or name a data set of the hub as "
+                "OWNER/NAME"
+            )
 
 
 def split_questions(
@@ -41,13 +56,8 @@ def split_questions(
     questions, else from a split of the hub's data set, `task.test_split` or the first it has of
     `held_out`, else they are a tenth of the training questions. read: the rows of a local path.
     """
+    check_paths(task)
     path, other = task.path or "", task.test_path or beside
-    for source in filter(None, (path, task.test_path)):
-        if not is_hub_id(source) and not os.path.exists(source):
-            raise MaltError(
-                f"{source} does not exist: check the path, or name a data set of the hub as "
-                "OWNER/NAME"
-            )
     hub = {s: load_hub(s, task.subset) for s in filter(None, (path, other)) if is_hub_id(s)}
     wanted = [task.test_split] if task.test_split else [n for n in held_out if n != task.split]
 
@@ -140,10 +150,17 @@ def by_columns(task: TaskConfig, gold: Callable[[str], str], *, may_lack: bool =
     return read
 
 
+def likely(column: str, row: Row) -> str:
+    """`did you mean 'x'?` for a column that often has this name elsewhere, else what there is."""
+    close = get_close_matches(column, map(str, row), 1, 0.8)
+    named = [*close, *(name for name in NAMES.get(column, ()) if name in row)]
+    return f"did you mean '{named[0]}'?" if named else f"known are {', '.join(map(str, row))}"
+
+
 def text_of(row: Row, column: str, where: str, fix: str, what: str = "value") -> str:
     """The stripped text of a column; a number as plain decimals. fix: for a missing column."""
     if column not in row:
-        raise MaltError(f"{where} has no column '{column}' ({nearest(column, row)}): {fix}")
+        raise MaltError(f"{where} has no column '{column}' ({likely(column, row)}): {fix}")
     value = row[column]
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         number = Decimal(str(value))
