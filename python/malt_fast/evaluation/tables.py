@@ -18,6 +18,7 @@ from rich.table import Table as TerminalTable
 from malt_fast.evaluation.paper import SIZE, SUBSETS
 from malt_fast.evaluation.result import FLIPS, EvaluationResult
 from malt_fast.grading.grade_report import sentence
+from malt_fast.grading.verdicts import NOTHING, VERDICTS
 from malt_fast.utils.files import write_text
 
 Kind = Literal["text", "share", "gain", "number", "percent", "p"]
@@ -286,5 +287,7 @@ def describe(result: EvaluationResult) -> list[str]:
         steps = " -> ".join(f"{turn.role} {100 * turn.accuracy:.1f}" for turn in turns)
         line = f"{name}: wrong to right {mended:.1f} %, right to wrong {spoilt:.1f} %"
         lines.append(line + (f"; accuracy after each turn, %: {steps}" if steps else ""))
-    lines += [f"{role}, {sentence(figures)}" for role, figures in result.grading.items()]
+    for role, figures in result.grading.items():
+        if any(n for verdict, n in figures["verdicts"].items() if verdict != VERDICTS[NOTHING]):
+            lines.append(f"{role}, {sentence(figures)}")  # a verifier states no answer
     return lines

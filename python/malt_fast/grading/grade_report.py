@@ -146,11 +146,12 @@ def second_opinion(pairs: dict[tuple[str, str], bool]) -> tuple[int, list[dict[s
 
 
 def sentence(figures: dict[str, Any]) -> str:
-    """The figures of a report in one line, without zeros."""
+    """The figures of a report in one line, without zeros and what is the same either way."""
     parts = [f"{n:,} {verdict}" for verdict, n in figures["verdicts"].items() if n]
     if figures.get("decided_by_core", 1) < 1:
         parts.append(f"{100 * figures['decided_by_core']:.1f} % decided by the core")
-    if figures["outputs"] and (right := figures.get("right_if")):
+    right = figures.get("right_if") or {"strict": 0, "lenient": 0}
+    if 0 < right["strict"] < right["lenient"]:
         parts.append(f"right if strict {right['strict']:,}, if lenient {right['lenient']:,}")
     if figures.get("disagreements"):
         n, of = len(figures["disagreements"]), figures["checked_by_math_verify"]
