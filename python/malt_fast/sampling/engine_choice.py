@@ -24,7 +24,7 @@ def choose(config: Config) -> tuple[Name, str]:
     if config.model.roles:
         return "hf", "roles have base models of their own, and vLLM holds one"
     if find_spec("vllm") is None:
-        return "hf", f"vLLM is not installed ({install_command('vllm')})"
+        return "hf", f"vLLM is not installed: {install_command('vllm')}"
     from malt_fast.engines.vllm import runs_on_cpu
 
     if runs_on_cpu() or not _has_gpu(config):
