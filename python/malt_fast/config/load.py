@@ -78,15 +78,16 @@ def over_saved(values: Mapping[str, Any]) -> dict[str, Any]:
     file = Path(str(values.get("run"))) / "config.yaml"
     if values.get("run") is None or not file.is_file():
         return with_task_defaults(values)
-    check_whole(file)
-    task = load_config_file(file).task.name
+    saved = read_yaml(file)
+    check_whole(file, saved)
+    check_file(Config, file, saved)
+    task = lookup(saved, ("task", "name"), None)
     same = lookup(values, ("task", "name"), task) == task
-    return with_task_defaults(merge(read_yaml(file), values) if same else values)
+    return with_task_defaults(merge(saved, values) if same else values)
 
 
-def check_whole(file: Path) -> None:
-    """Raises MaltError unless a YAML file has every section, as the config of a run does."""
-    values = read_yaml(file)
+def check_whole(file: Path, values: Mapping[str, Any]) -> None:
+    """Raises MaltError unless a file gives every section, as the config of a run does."""
     lost = [name for name in Config.model_fields if name != "run" and name not in values]
     if lost:
         raise MaltError(

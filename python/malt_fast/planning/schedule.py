@@ -3,6 +3,7 @@
 from malt_fast.config.schema import Config
 from malt_fast.planning.plan_file import has_current_plan, read_plan
 from malt_fast.runs.run import Run, Schedule, stage_label
+from malt_fast.sampling.round_forest import forest_name, grading_stage, sampling_stage
 
 
 def schedule(run: Run) -> Schedule:
@@ -29,11 +30,10 @@ def stage_names(config: Config) -> list[tuple[int | None, str]]:
     names: list[tuple[int | None, str]] = []
     for index in range(config.train.rounds):
         for role in config.chain:
-            sequential = config.train.regenerate == "sequential"
-            if sequential or role == config.chain[0]:
-                forest = f"forest-{role}" if sequential else "forest"
-                for kind in ("sample", "grade"):
-                    names.append((index, stage_label(f"{kind} round {index}", forest)))
+            forest = forest_name(config, role)
+            if config.train.regenerate == "sequential" or role == config.chain[0]:
+                for stage in (sampling_stage(index), grading_stage(index)):
+                    names.append((index, stage_label(stage, forest)))
             names += [(index, f"sft {role}"), (index, f"dpo {role}")][
                 : 1 + (role in config.dpo_roles)
             ]
