@@ -1,5 +1,6 @@
 // Credit of a forest, and the examples and pairs that follow from it.
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "bindings/arrays.hpp"
@@ -60,6 +61,22 @@ py::array_t<NodeId> examples(Forest& forest, const Credit& credit, std::int64_t 
         locked(forest, [&] { return find_examples(forest.nodes(), credit, at, source, dedup); }));
 }
 
+std::tuple<py::array_t<NodeId>, py::array_t<std::int8_t>, py::array_t<double>> labelled(
+    Forest& forest, const Credit& credit, std::int64_t level, bool dedup) {
+    const Level at = checked_level(level);
+    std::vector<NodeId> ids;
+    std::vector<std::int8_t> labels;
+    std::vector<double> values;
+    locked(forest, [&] {
+        for (const Labelled& one : find_labelled(forest.nodes(), credit, at, dedup)) {
+            ids.push_back(one.id);
+            labels.push_back(static_cast<std::int8_t>(one.positive));
+            values.push_back(one.value);
+        }
+    });
+    return {hand_over(std::move(ids)), hand_over(std::move(labels)), hand_over(std::move(values))};
+}
+
 std::pair<py::array_t<NodeId>, py::array_t<NodeId>> pairs(Forest& forest, const Credit& credit,
                                                           std::int64_t level, Policy policy,
                                                           std::uint64_t seed,
@@ -108,12 +125,17 @@ void register_credit(py::module_& m) {
           "dedup"_a = false,
           "Ids of the positive nodes of a level, ascending.\n"
           "\n"
-          "source=\"paired\" keeps those with a negative sibling. dedup: siblings with the same\n"
-          "tokens count once, as the first of them, with the mean of their values.");
+          "source=\"paired\" keeps those with a negative sibling. dedup: outputs with the same\n"
+          "tokens below the same prompt, of siblings or of cousins whose paths have the same\n"
+          "tokens, count once, as the first of them, with the mean of their values.");
+    m.def("labelled", &labelled, "forest"_a, "credit"_a, "level"_a, "dedup"_a = false,
+          "(ids, labels, values) of the nodes of a level that have a value, by ascending id.\n"
+          "\n"
+          "Labels are 1 or 0. dedup as in examples().");
     m.def("pairs", &pairs, "forest"_a, "credit"_a, "level"_a, "policy"_a = "all", "seed"_a = 0,
           "max_per_question"_a = 0, "min_margin"_a = Ratio{0, 1}, "dedup"_a = false,
           "Pairs (chosen, rejected) of a positive and a negative sibling of a level, in node\n"
-          "order.\n"
+          "order; with dedup also of cousins whose prompts have the same tokens.\n"
           "\n"
           "policy: \"all\" pairs of a parent's children; \"one\" at random per parent;\n"
           "\"best_worst\", the highest chosen value and then the lowest rejected one, the first\n"

@@ -1,10 +1,12 @@
-// Chosen and rejected siblings, in one loop over sibling blocks; every policy is a choice among the
-// pairs a block allows.
+// Chosen and rejected outputs, in one loop over blocks; every policy is a choice among the pairs
+// that a block allows.
 #include "forest/pairs.hpp"
 
 #include <algorithm>
 #include <numeric>
 #include <stdexcept>
+
+#include "forest/twins.hpp"
 
 namespace malt {
 namespace {
@@ -25,26 +27,10 @@ bool same_text(const Nodes& nodes, NodeId a, NodeId b) {
            std::ranges::equal(nodes.tokens_of(a), nodes.tokens_of(b));
 }
 
-// Calls visit(candidates) for every block of siblings at `level`, in ascending order.
+// Calls visit(candidates) for the valued children of every node above `level`, in ascending order.
 template <class Visit>
-void for_each_block(const Nodes& nodes, const Credit& credit, Level level, bool dedup,
-                    Visit visit) {
+void for_each_parent(const Nodes& nodes, const Credit& credit, Level level, Visit visit) {
     std::vector<Candidate> candidates;
-    std::vector<Fraction> group;
-    const auto known = [&](NodeId v) {
-        return dedup && std::ranges::any_of(candidates, [&](const Candidate& candidate) {
-                   return same_text(nodes, candidate.id, v);
-               });
-    };
-    const auto value_of = [&](NodeId v, NodeId end) {
-        if (!dedup) return credit.exact[v];
-        group.clear();
-        for (NodeId twin = v; twin < end; ++twin) {
-            if (same_text(nodes, v, twin)) group.push_back(credit.exact[twin]);
-        }
-        return group.size() == 1 ? group.front() : mean_of(group);
-    };
-
     for (std::size_t next = 0; next < nodes.size();) {
         const auto first = static_cast<NodeId>(next);
         if (nodes.parent[first] == kNoNode) {
@@ -54,14 +40,48 @@ void for_each_block(const Nodes& nodes, const Credit& credit, Level level, bool 
         next += nodes.n_children[nodes.parent[first]];
         if (nodes.level[first] != level) continue;
         candidates.clear();
-        const auto end = static_cast<NodeId>(next);
-        for (NodeId v = first; v < end; ++v) {
-            if (!credit.exact[v].exists() || known(v)) continue;
-            const Fraction value = value_of(v, end);
-            candidates.push_back({v, value, credit.rule.positive(value)});
+        for (NodeId v = first; v < static_cast<NodeId>(next); ++v) {
+            if (const Fraction value = credit.exact[v]; value.exists())
+                candidates.push_back({v, value, credit.rule.positive(value)});
         }
         visit(std::span<const Candidate>{candidates});
     }
+}
+
+// The same for the children of twins together: outputs with the same tokens are one candidate, the
+// first of them, with the mean of their values. In ascending order of the first twins.
+template <class Visit>
+void for_each_prompt(const Nodes& nodes, const Credit& credit, Level level, Visit visit) {
+    const Twins twins = find_twins(nodes, credit, level);
+    std::vector<Candidate> candidates;
+    std::vector<Fraction> values;
+    const auto add = [&](NodeId v) {
+        values.clear();
+        for (NodeId twin = v; twin != kNoNode; twin = twins.next[twin])
+            values.push_back(credit.exact[twin]);
+        const Fraction value = values.size() == 1 ? values.front() : mean_of(values);
+        candidates.push_back({v, value, credit.rule.positive(value)});
+    };
+    for (NodeId first = 0; first < nodes.size(); ++first) {
+        if (nodes.level[first] + 1 != level || twins.first[first] != first) continue;
+        candidates.clear();
+        for (NodeId parent = first; parent != kNoNode; parent = twins.next[parent]) {
+            for (NodeId v = nodes.first_child[parent], i = 0; i < nodes.n_children[parent];
+                 ++v, ++i) {
+                if (twins.first[v] == v) add(v);
+            }
+        }
+        visit(std::span<const Candidate>{candidates});
+    }
+}
+
+template <class Visit>
+void for_each_block(const Nodes& nodes, const Credit& credit, Level level, bool dedup,
+                    Visit visit) {
+    if (dedup)
+        for_each_prompt(nodes, credit, level, visit);
+    else
+        for_each_parent(nodes, credit, level, visit);
 }
 
 Wide product(Wide a, Wide b) {
@@ -178,6 +198,19 @@ std::vector<NodeId> find_examples(const Nodes& nodes, const Credit& credit, Leve
             if (candidate.positive) found.push_back(candidate.id);
         }
     });
+    std::ranges::sort(found);  // cousins of a block may have smaller ids than the next block
+    return found;
+}
+
+std::vector<Labelled> find_labelled(const Nodes& nodes, const Credit& credit, Level level,
+                                    bool dedup) {
+    check(nodes, credit, level);
+    std::vector<Labelled> found;
+    for_each_block(nodes, credit, level, dedup, [&](std::span<const Candidate> candidates) {
+        for (const Candidate& candidate : candidates)
+            found.push_back({candidate.id, candidate.positive, candidate.value.number()});
+    });
+    std::ranges::sort(found, {}, &Labelled::id);
     return found;
 }
 

@@ -1,9 +1,10 @@
-// Training data from credit: examples (positive nodes) and pairs (a positive and a negative
-// sibling).
+// Training data from credit: examples (positive nodes), labelled nodes, and pairs (a positive and a
+// negative node with the same prompt).
 //
-// Both work block by block on the valued siblings of one level. With `dedup`, siblings with the
-// same tokens are one candidate: the first stands for all, with the mean of their values and the
-// label of that mean. A pair never joins two equal texts, with or without dedup.
+// All work block by block on the valued siblings of one level. With `dedup`, the children of twins
+// (twins.hpp) are one block, and those with the same tokens one candidate: the first by path stands
+// for all, with the mean of their values and the label of that mean. A pair never joins two equal
+// texts, with or without dedup.
 // Random choices depend on the seed and on the nodes' paths (question, child, child),
 // not on their ids, so the order in which an engine answered does not matter.
 #pragma once
@@ -37,10 +38,20 @@ struct Pair {
     NodeId rejected;
 };
 
+struct Labelled {
+    NodeId id;
+    bool positive;
+    double value;
+};
+
 // Ids in ascending order.
 [[nodiscard]] std::vector<NodeId> find_examples(const Nodes& nodes, const Credit& credit,
                                                 Level level, Source source, bool dedup);
-// Ordered by (chosen, rejected) within a block, blocks in ascending order.
+// Ids in ascending order.
+[[nodiscard]] std::vector<Labelled> find_labelled(const Nodes& nodes, const Credit& credit,
+                                                  Level level, bool dedup);
+// Ordered by the paths of (chosen, rejected) within a block, blocks in ascending order (of the
+// first parents with dedup).
 [[nodiscard]] std::vector<Pair> find_pairs(const Nodes& nodes, const Credit& credit, Level level,
                                            const PairRule& rule);
 

@@ -1,7 +1,9 @@
 """Examples and pairs against plain Python loops over the tree."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_fast._core.forest import Credit, Forest, credit, examples, pairs
+from malt_fast._core.forest import Credit, Forest, credit, examples, labelled, pairs
 from tests.core.forests import Node, Path, grow, trees
 from tests.core.test_credit import average, tree_with_leaves, value_of
 
@@ -24,18 +26,33 @@ class Candidate:
 
 
 def blocks_at(questions: list[Node], level: int, dedup: bool) -> list[list[Candidate]]:
-    """The valued siblings of a level, block by block; as groups of equal texts if dedup."""
-    parents = [v for q in questions for v in q.walk() if len(v.path) == level and v.children]
-    return [candidates_of(parent, dedup) for parent in parents]
+    """The valued nodes of a level: those of a parent, or if dedup groups of equal texts below
+    parents whose paths have the same tokens."""
+    blocks: dict[object, list[Candidate]] = {}
+    for path, texts, parent in (row for q in questions for row in with_texts(q)):
+        if len(path) == level and parent.children:
+            own = blocks.setdefault((path[0], texts) if dedup else path, [])
+            own += [
+                Candidate(child.path, child.tokens, value)
+                for child in parent.children
+                if (value := value_of(child)) is not None
+            ]
+    return [merged(block) if dedup else block for block in blocks.values()]
 
 
-def candidates_of(parent: Node, dedup: bool) -> list[Candidate]:
-    valued = [(v, value) for v in parent.children if (value := value_of(v)) is not None]
-    alone = [Candidate(v.path, v.tokens, value) for v, value in valued]
-    if not dedup:
-        return alone
+def with_texts(
+    node: Node, above: tuple[tuple[int, ...], ...] = ()
+) -> Iterator[tuple[Path, tuple[tuple[int, ...], ...], Node]]:
+    """(path, tokens of each output on it, node) of every node, in the order of paths."""
+    texts = (*above, tuple(node.tokens))
+    yield node.path, texts, node
+    for child in node.children:
+        yield from with_texts(child, texts)
+
+
+def merged(block: list[Candidate]) -> list[Candidate]:
     groups: dict[tuple[int, ...], list[Candidate]] = {}
-    for candidate in alone:
+    for candidate in block:
         groups.setdefault(tuple(candidate.tokens), []).append(candidate)
     means = [(group[0], average([c.value for c in group])) for group in groups.values()]
     return [Candidate(first.path, first.tokens, mean) for first, mean in means if mean is not None]
@@ -83,11 +100,47 @@ def test_all_pairs(questions: list[Node], level: int, dedup: bool, margin: Fract
     chosen, rejected = pairs(
         forest, credit(forest), level, min_margin=margin.as_integer_ratio(), dedup=dedup
     )
-    blocks = blocks_at(questions, level, dedup)
-    expected = [(c.path, r.path) for block in blocks for c, r in allowed(block, margin)]
-    assert sorted(paths(node_of, chosen, rejected)) == sorted(expected)
-    order = list(zip(forest.first_child[forest.parent[chosen]], chosen, rejected, strict=True))
-    assert order == sorted(order)
+    blocks = [
+        [(c.path, r.path) for c, r in allowed(block, margin)]
+        for block in blocks_at(questions, level, dedup)
+    ]
+    block_of = {pair: i for i, block in enumerate(blocks) for pair in block}
+    found = paths(node_of, chosen, rejected)
+    together = [list(own) for _, own in groupby(found, lambda pair: block_of.get(pair))]
+    assert sorted(together) == sorted(filter(None, blocks)), "whole blocks, in the order of paths"
+    first = forest.first_child[forest.parent[chosen]].tolist()
+    assert dedup or first == sorted(first)
+
+
+@given(trees(), LEVELS, st.booleans())
+def test_labelled_are_all_with_a_value(questions: list[Node], level: int, dedup: bool) -> None:
+    forest, node_of = grow(questions)
+    ids, labels, values = labelled(forest, credit(forest), level, dedup)
+    assert ids.tolist() == sorted(ids.tolist())
+    rows = zip(ids.tolist(), labels, values, strict=True)
+    found = {node_of[i].path: (label, value) for i, label, value in rows}
+    assert found == {
+        c.path: (int(c.value > HALF), float(c.value))
+        for block in blocks_at(questions, level, dedup)
+        for c in block
+    }
+
+
+def test_cousins_with_the_same_prompt_are_one_block() -> None:
+    """Two equal drafts: a critique of the one is paired with a critique of the other."""
+    question = Node((0,))
+    for i, outcomes in enumerate(([1, 1], [0, 1], [0, 0])):
+        draft = Node((0, i), tokens=[7] if i < 2 else [8])
+        draft.children = [Node((0, i, k), tokens=[k], outcome=o) for k, o in enumerate(outcomes)]
+        question.children.append(draft)
+    forest, node_of = grow([question], 3)
+    scores = credit(forest)
+    assert paths(node_of, *pairs(forest, scores, 2)) == [((0, 1, 1), (0, 1, 0))]
+    assert paths(node_of, *pairs(forest, scores, 2, dedup=True)) == [((0, 0, 1), (0, 0, 0))]
+    ids, labels, values = labelled(forest, scores, 2, dedup=True)
+    found = {node_of[int(i)].path: v for i, v in zip(ids, values, strict=True)}
+    assert found == {(0, 0, 0): 0.5, (0, 0, 1): 1.0, (0, 2, 0): 0.0, (0, 2, 1): 0.0}
+    assert labels.sum() == 1
 
 
 @given(trees(), LEVELS, st.booleans(), MARGINS)
@@ -117,8 +170,9 @@ def test_one_pair_per_parent(questions: list[Node], level: int, dedup: bool, see
     found = paths(node_of, *pairs(forest, credit(forest), level, "one", seed, dedup=dedup))
     options = [allowed(block, Fraction(0)) for block in blocks_at(questions, level, dedup)]
     assert len(found) == sum(1 for block in options if block)
-    assert set(found) <= {(c.path, r.path) for block in options for c, r in block}
-    assert len({chosen[:-1] for chosen, _ in found}) == len(found)
+    assert all(
+        len(set(found) & {(c.path, r.path) for c, r in block}) == bool(block) for block in options
+    )
 
 
 @given(trees(), LEVELS, st.integers(1, 5), st.integers(0, 99))
@@ -148,7 +202,9 @@ def test_the_order_of_arrival_changes_nothing(
     for order in (1, 2):
         forest, node_of = grow(questions, order)
         found = pairs(forest, credit(forest), level, policy, 5, limit, dedup=dedup)
-        results.append(sorted(paths(node_of, *found)))
+        ids, _, values = labelled(forest, credit(forest), level, dedup)
+        scores = dict(zip((node_of[int(i)].path for i in ids), values.tolist(), strict=True))
+        results.append((sorted(paths(node_of, *found)), scores))
     assert results[0] == results[1]
 
 
@@ -207,7 +263,7 @@ def test_groups_empty_levels() -> None:
 def test_credit_of_a_forest_that_grew_is_refused() -> None:
     forest, scores = contrasts(2)
     forest.add_questions(1)
-    for find in (examples, pairs):
+    for find in (examples, labelled, pairs):
         with pytest.raises(ValueError, match="grown"):
             find(forest, scores, 1)
 

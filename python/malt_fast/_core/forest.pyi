@@ -23,6 +23,7 @@ __all__: list[str] = [
     "Forest",
     "credit",
     "examples",
+    "labelled",
     "map_files",
     "pairs",
 ]
@@ -206,8 +207,25 @@ def examples(
     """
     Ids of the positive nodes of a level, ascending.
 
-    source="paired" keeps those with a negative sibling. dedup: siblings with the same
-    tokens count once, as the first of them, with the mean of their values.
+    source="paired" keeps those with a negative sibling. dedup: outputs with the same
+    tokens below the same prompt, of siblings or of cousins whose paths have the same
+    tokens, count once, as the first of them, with the mean of their values.
+    """
+
+def labelled(
+    forest: Forest,
+    credit: Credit,
+    level: typing.SupportsInt | typing.SupportsIndex,
+    dedup: bool = False,
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint32],
+    numpy.typing.NDArray[numpy.int8],
+    numpy.typing.NDArray[numpy.float64],
+]:
+    """
+    (ids, labels, values) of the nodes of a level that have a value, by ascending id.
+
+    Labels are 1 or 0. dedup as in examples().
     """
 
 def map_files(
@@ -236,7 +254,7 @@ def pairs(
 ) -> tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.uint32]]:
     """
     Pairs (chosen, rejected) of a positive and a negative sibling of a level, in node
-    order.
+    order; with dedup also of cousins whose prompts have the same tokens.
 
     policy: "all" pairs of a parent's children; "one" at random per parent;
     "best_worst", the highest chosen value and then the lowest rejected one, the first

@@ -236,7 +236,9 @@ class PreferencesConfig(Section):
     )
     max_per_question: int | None = setting(None, "most pairs per question", ge=1, le=MAX)
     min_margin: float = setting(0.0, "least difference in value within a pair", ge=0, le=1)
-    dedup: bool = setting(False, "count siblings with identical tokens as one")
+    dedup: bool = setting(
+        False, "count outputs with identical tokens after identical prompts as one, cousins too"
+    )
     max_examples: int | None = setting(None, "most SFT examples per role", ge=1, le=MAX)
     max_pairs: int | None = setting(None, "most DPO pairs per role", ge=1, le=MAX)
 
