@@ -74,10 +74,14 @@ def scripted_pipeline(run: Path) -> Pipeline:
 
 def serve_scripted(run: Path, port: "Queue[int]") -> None:
     """Our server, without a model."""
+    serve_pipeline(scripted_pipeline(run), port)
+
+
+def serve_pipeline(pipeline: Pipeline, port: "Queue[int]") -> None:
+    """Our server on a pipeline."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    endpoint = Endpoint("scripted", max_waiting=1024)
-    pipeline = scripted_pipeline(run)
+    endpoint = Endpoint("measured", max_waiting=1024)
     gc.collect()
     gc.freeze()
     with (
@@ -89,6 +93,7 @@ def serve_scripted(run: Path, port: "Queue[int]") -> None:
         while not stop.wait(0.1):
             pass
         finish(endpoint, 5, [])
+    endpoint.thread.closed.wait(10)
 
 
 def serve_plain(body: bytes, port: "Queue[int]") -> None:
