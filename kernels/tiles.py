@@ -47,7 +47,7 @@ def slices(n: int, step: int, start: int = 0) -> list[slice]:
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which tiles are multiplied: low precision where that is fast."""
-    low = x.is_cuda or (x.dtype == torch.bfloat16 and _core.kernels.has_bf16_products())
+    low = x.is_cuda or (x.dtype == torch.bfloat16 and bool(_core.kernels.bf16_levels()))
     return x.dtype if low else sums_dtype(x.dtype)
 
 

@@ -1,6 +1,8 @@
 // bf16_product on NumPy arrays, used where they lie, with any strides.
 #include "kernels/bf16_product.hpp"
 
+#include <pybind11/stl.h>
+
 #include "bindings/arrays.hpp"
 #include "bindings/signatures.hpp"
 
@@ -23,8 +25,8 @@ Bfloat16Matrix matrix_of(const Bits& array) {
     };
 }
 
-void multiply(const ArrayOf<float>& out, const Bits& a, const Bits& b, bool add) {
-    require(has_bf16_products(), "this machine has no AVX512-BF16: multiply float32");
+void multiply(const ArrayOf<float>& out, const Bits& a, const Bits& b, bool add,
+              std::string_view simd) {
     const Bfloat16Matrix left = matrix_of(a), right = matrix_of(b);
     constexpr auto kSize = static_cast<py::ssize_t>(sizeof(float));
     require(py::isinstance<py::array_t<float>>(out) && out.ndim() == 2 && out.writeable() &&
@@ -36,18 +38,25 @@ void multiply(const ArrayOf<float>& out, const Bits& a, const Bits& b, bool add)
     auto* sums = static_cast<float*>(const_cast<void*>(out.data()));
     const auto stride = static_cast<std::size_t>(out.strides(0) / kSize);
     const py::gil_scoped_release release;
-    bf16_product(left, right, sums, stride, add);
+    bf16_product(left, right, sums, stride, add, simd);
+}
+
+std::vector<std::string> level_names() {
+    const auto levels = bf16_levels();
+    return {levels.begin(), levels.end()};
 }
 
 }  // namespace
 
 void register_bf16_product(py::module_& m) {
-    m.def("has_bf16_products", &has_bf16_products,
-          "Whether this machine multiplies bfloat16 (AVX512-BF16).");
+    m.def("bf16_levels", &level_names,
+          "Instruction sets that multiply bfloat16 on this machine, best first, of \"amx\" and\n"
+          "\"avx512bf16\"; none on most machines.");
     m.def("bf16_product", &multiply, "out"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(),
-          py::kw_only(), "add"_a,
+          py::kw_only(), "add"_a, "simd"_a = "",
           "out = a b, or out += a b: a [m, k] and b [k, n] are the bits of bfloat16, with any\n"
-          "strides, and out [m, n] is float32, in which products are summed.");
+          "strides, and out [m, n] is float32, in which products are summed.\n"
+          "simd: one of bf16_levels(), by default the best.");
 }
 
 }  // namespace malt::bindings

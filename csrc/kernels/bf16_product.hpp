@@ -1,8 +1,10 @@
-// Products of bfloat16 matrices with float32 sums, by AVX512-BF16.
+// Products of bfloat16 matrices with float32 sums, by AMX or AVX512-BF16.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <string_view>
 
 namespace malt {
 
@@ -13,13 +15,13 @@ struct Bfloat16Matrix {
     std::size_t rows, columns;
 };
 
-// Whether this machine has the instructions.
-[[nodiscard]] bool has_bf16_products();
+// The instruction sets that multiply bfloat16 on this machine, best first; none on most.
+[[nodiscard]] std::span<const std::string_view> bf16_levels();
 
 // out = a b, or out += a b if `add`; out [a.rows, b.columns], rows out_stride apart. Results do not
-// depend on the number of threads. The caller validates, also that the machine has the
-// instructions.
+// depend on the number of threads. `simd`: one of bf16_levels(), or empty for the best; throws
+// std::invalid_argument if there is none. The caller validates.
 void bf16_product(const Bfloat16Matrix& a, const Bfloat16Matrix& b, float* out,
-                  std::size_t out_stride, bool add);
+                  std::size_t out_stride, bool add, std::string_view simd);
 
 }  // namespace malt

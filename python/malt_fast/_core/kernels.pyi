@@ -12,6 +12,7 @@ import numpy.typing
 
 __all__: list[str] = [
     "add_adapters",
+    "bf16_levels",
     "bf16_product",
     "cached_attention",
     "dpo_gradient",
@@ -19,7 +20,6 @@ __all__: list[str] = [
     "draw_rows",
     "fold_rows",
     "gradient_rows",
-    "has_bf16_products",
     "simd_levels",
 ]
 
@@ -39,16 +39,24 @@ def add_adapters(
     floats are given as their bits, uint16. Arithmetic is float32.
     """
 
+def bf16_levels() -> list[str]:
+    """
+    Instruction sets that multiply bfloat16 on this machine, best first, of "amx" and
+    "avx512bf16"; none on most machines.
+    """
+
 def bf16_product(
     out: numpy.typing.NDArray[numpy.float32],
     a: numpy.typing.NDArray[numpy.uint16],
     b: numpy.typing.NDArray[numpy.uint16],
     *,
     add: bool,
+    simd: str = "",
 ) -> None:
     """
     out = a b, or out += a b: a [m, k] and b [k, n] are the bits of bfloat16, with any
     strides, and out [m, n] is float32, in which products are summed.
+    simd: one of bf16_levels(), by default the best.
     """
 
 def cached_attention(
@@ -173,11 +181,6 @@ def gradient_rows(
     Turn a tile of raw logits into d(sum g logp) / d raw; `out` may be the tile itself.
 
     Otherwise as fold_rows().
-    """
-
-def has_bf16_products() -> bool:
-    """
-    Whether this machine multiplies bfloat16 (AVX512-BF16).
     """
 
 def simd_levels() -> list[str]:
