@@ -47,6 +47,11 @@ def _check_branching(config: Config) -> None:
             f"tree.branching = {branching} has {numbers} for a chain of {roles}: "
             f"give one per role, for example --tree.branching {','.join('3' * roles)}"
         )
+    if config.tree.allocation == "adaptive" and max(branching) == 1:
+        raise MaltError(
+            f"tree.allocation is adaptive, but tree.branching = {branching} leaves nothing to "
+            f"choose: give more outputs per node, for example {','.join('3' * roles)}"
+        )
 
 
 def _check_roles(config: Config) -> None:

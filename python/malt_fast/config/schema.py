@@ -216,6 +216,18 @@ class EvalSampling(SamplingPatch):
 
 class TreeConfig(Section):
     branching: Branching = setting([3, 3, 3], "outputs per node, for each level of the chain")
+    allocation: Literal["full", "adaptive"] = setting(
+        "full",
+        "full: every node gets all of its outputs; adaptive: trees begin narrow and grow where "
+        "more outputs make most pairs",
+    )
+    max_outputs: int | None = setting(
+        None,
+        "most outputs of a forest; unset: all of full trees, or if adaptive half of them",
+        ge=1,
+        le=MAX,
+    )
+    max_tokens: int | None = setting(None, "most tokens sampled for a forest", ge=1, le=2**53)
     threshold: float = setting(0.5, "an output is positive if its value is above this", ge=0, le=1)
     inclusive: bool = setting(False, "an output is positive at the threshold too")
     mean: Literal["children", "leaves"] = setting(

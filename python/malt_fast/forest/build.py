@@ -8,9 +8,12 @@ from malt_fast._core.forest import PAGE, RESERVED, Forest, map_files
 from malt_fast.store.segments import LOST
 from malt_fast.store.store import Ints, Store
 
+UNASKED = -2  # the row of a node that is not to be sampled; -1: of one that failed
+
 
 def build_forest(parents: Sequence[int], trees: int, rows: Ints, store: Store) -> Forest | None:
-    """Trees of one shape, whose node v is row rows[v] of the store, or failed if that is -1.
+    """Trees of one shape, whose node v is row rows[v] of the store, failed if that is -1, or
+    RESERVED if it is UNASKED.
 
     parents: by slot, the slot of its parent, -1 for the question. Tokens stay in the store's files,
     which are mapped. Returns None if a row can no longer be read.
@@ -33,6 +36,6 @@ def build_forest(parents: Sequence[int], trees: int, rows: Ints, store: Store) -
         table.length[mine],
         table.finish[mine],
     )
-    failed = np.flatnonzero((rows < 0) & (forest.state == RESERVED))
+    failed = np.flatnonzero((rows == -1) & (forest.state == RESERVED))
     forest.fail(failed.astype(np.uint32))
     return forest

@@ -7,7 +7,7 @@ import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
-from malt_fast._core.forest import DONE, FAILED, Credit, Forest
+from malt_fast._core.forest import DONE, FAILED, RESERVED, Credit, Forest
 from malt_fast.config.schema import Config
 from malt_fast.forest.preferences import select_examples, select_pairs
 
@@ -53,7 +53,7 @@ def tree_yield(forest: Forest, credit: Credit, config: Config) -> dict[str, int]
 
 
 def role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Config) -> RoleYield:
-    ids = np.flatnonzero(forest.level == level)
+    ids = np.flatnonzero((forest.level == level) & (forest.state != RESERVED))
     done = ids[forest.state[ids] == DONE]
     good, bad = ids[credit.label[ids] == 1], ids[credit.label[ids] == 0]
     blocks = np.unique(forest.parent[done])

@@ -17,6 +17,8 @@ and a slot is requested once everything it reads is there.
 Slot s of tree t is node t * (1 + S) + 1 + s, in whatever order the engine answers. A node's seed is
 a hash of the run's seed, its question and its path. Only open trees are held in memory; finished
 outputs go to a forest or to the store.
+
+A wave samples some nodes only, below outputs of the waves before (allocation.py).
 """
 
 import hashlib
@@ -95,9 +97,36 @@ class OpenTree:
     """A question with outputs still to come."""
 
     question: Tokens
-    left: int  # slots that are not settled
+    wanted: frozenset[int]  # slots to sample
+    left: int  # of these, not settled
     outputs: list[Tokens | None]  # by slot; None: failed, or still to come
     failed: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, eq=False)
+class Wave:
+    """Some nodes to sample, below outputs that a forest holds."""
+
+    nodes: npt.NDArray[np.int64]  # ascending; what they read is known, or among them
+    known: Forest
+
+    @cached_property
+    def wanted(self) -> dict[int, frozenset[int]]:
+        """The slots to sample, by tree."""
+        trees, slots = np.divmod(self.nodes, self.known.tree_size)
+        found, begins = np.unique(trees, return_index=True)
+        parts = np.split(slots - 1, begins[1:])
+        return {t: frozenset(part.tolist()) for t, part in zip(found.tolist(), parts, strict=True)}
+
+    def outputs(self, tree: int) -> list[Tokens | None]:
+        """By slot of a tree, the outputs that are known."""
+        size = self.known.tree_size
+        nodes = range(tree * size + 1, (tree + 1) * size)
+        done = (self.known.state[nodes.start : nodes.stop] == DONE).tolist()
+        return [
+            self.known.tokens_of(node) if there else None
+            for node, there in zip(nodes, done, strict=True)
+        ]
 
 
 @dataclass
@@ -109,7 +138,12 @@ class Expansion:
     prompts: Prompts | EvaluationPrompts
     params: Sequence[SamplingParams]  # by prompt number - 1
     seed: int | str
+    wave: Wave | None = None  # None: all nodes
     open: dict[int, OpenTree] = field(default_factory=dict)
+
+    @cached_property
+    def every(self) -> frozenset[int]:
+        return frozenset(range(len(self.shape)))
 
     @cached_property
     def readers(self) -> list[list[Siblings]]:
@@ -144,13 +178,19 @@ class Expansion:
 
     def begin(self, tree: int, question: Tokens | None = None) -> list[Request]:
         """Open a tree; its first requests. question: its tokens, if they are known."""
-        slots = len(self.shape)
-        if not slots:
+        wanted = self.every if self.wave is None else self.wave.wanted[tree]
+        if not wanted:
             return []
         if question is None:
             question = self.prompts.encode_question(self.questions[tree].text)
-        self.open[tree] = OpenTree(question, slots, [None] * slots)
-        return [request for group in self.readers[-1] for request in self.requests(tree, group)]
+        outputs: list[Tokens | None] = [None] * len(self.shape)
+        if self.wave is not None:
+            outputs = self.wave.outputs(tree)
+        self.open[tree] = OpenTree(question, wanted, len(wanted), outputs)
+        known = [slot for slot, output in enumerate(outputs) if output is not None]
+        below = dict.fromkeys(group for slot in known for group in self.ready(tree, slot))
+        groups = [*self.readers[-1], *below]
+        return [request for group in groups for request in self.requests(tree, group)]
 
     def ready(self, tree: int, slot: int) -> list[Siblings]:
         """The groups that can be requested now that `slot` is done."""
@@ -162,12 +202,15 @@ class Expansion:
         ]
 
     def requests(self, tree: int, group: Siblings) -> Iterator[Request]:
-        """One request per slot of a group; they share their prompt."""
+        """One request per wanted slot of a group; they share their prompt."""
         known = self.open[tree]
+        slots = [s for s in group.slots if s in known.wanted]
+        if not slots:
+            return
         segments = [tokens for s in group.reads if (tokens := known.outputs[s]) is not None]
         prompt = self.prompts.build(group.role, known.question, segments)
         question = self.questions[tree].id
-        for s in group.slots:
+        for s in slots:
             slot = self.shape[s]
             yield Request(
                 id=self.node(tree, s),
@@ -214,7 +257,7 @@ class Expansion:
     def _fail(self, tree: int, slot: int) -> list[int]:
         """Give up on a slot and all that depend on it; returns those that had not failed before."""
         known = self.open[tree]
-        lost = sorted(self.lost(slot) - known.failed)
+        lost = sorted((self.lost(slot) & known.wanted) - known.failed)
         known.failed.update(lost)
         return [self.node(tree, s) for s in lost]
 
@@ -244,14 +287,17 @@ def grow(
     params: Sequence[SamplingParams],
     engine: Engine,
     seed: int | str,
+    wave: Wave | None = None,
 ) -> Iterator[tuple[list[Completion], list[int]]]:
     """Sample `shape` under every question; yields (completions, failed nodes) as they come.
+
+    wave: sample only these nodes.
 
     A completion's id is its node. Where the engine could not answer, the completion says why, and
     the node fails with everything below it. Raises MaltError if no request could be answered.
     """
-    expansion = Expansion(questions, shape, prompts, params, seed)
-    trees = iter(range(len(questions)))
+    expansion = Expansion(questions, shape, prompts, params, seed, wave)
+    trees = iter(range(len(questions)) if wave is None else wave.wanted)
     requests: list[Request] = []
     error, answers = "", 0
     while True:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from malt_fast import __version__
-from malt_fast._core.forest import DONE, Forest
+from malt_fast._core.forest import DONE, UNGRADED, Forest
 from malt_fast.grading.calls import Limits
 from malt_fast.grading.custom import CustomGrader, code_of, is_custom
 from malt_fast.grading.grade_report import GradeReport, report
@@ -57,11 +57,13 @@ def grade_leaves(
     questions: Sequence[Question],
     custom: CustomGrader | None = None,
 ) -> dict[str, Any]:
-    """Set the outcome of every finished output of the last role; returns a report of verdicts.
+    """Set the outcome of every finished output of the last role that has none yet; returns a report
+    of verdicts.
 
     custom: how a custom grader is called. An output on which it fails has no outcome.
     """
-    leaves = np.flatnonzero((forest.level == len(setup.config.chain)) & (forest.state == DONE))
+    finished = (forest.level == len(setup.config.chain)) & (forest.state == DONE)
+    leaves = np.flatnonzero(finished & (forest.outcome == UNGRADED))
     trees = forest.roots()[leaves] // forest.tree_size
     grader, settings = setup.task.grader, setup.config.task
     total, custom = GradeReport(grader), custom or custom_grader(setup)

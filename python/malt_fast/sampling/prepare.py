@@ -21,6 +21,7 @@ from malt_fast.sampling.engine_choice import check_engine, check_installed, choo
 from malt_fast.sampling.prompt_texts import prompt_texts
 from malt_fast.sampling.setup import Setup, base_configs, questions_file
 from malt_fast.sampling.warm_data import warm_data
+from malt_fast.sampling.waves import check_budget
 from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.rows import check_paths
@@ -37,6 +38,7 @@ def prepare(config: Config) -> Setup:
     if config.run is not None and distributed.is_leader():
         check_folder(config.run)
     setup = load_setup(config)
+    check_budget(config, len(setup.task.train))
     if config.train.use_liger_kernel:
         from malt_fast.models.liger import check_liger  # imports torch
 

@@ -12,8 +12,8 @@ from malt_fast.sampling.signs import Warn
 class SamplingFacts:
     """Counts outputs and trees as they come; a call gives the status lines."""
 
-    def __init__(self, outputs: int, warn: Warn, monitor: TreeMonitor | None = None) -> None:
-        """outputs: of one tree."""
+    def __init__(self, outputs: int | None, warn: Warn, monitor: TreeMonitor | None = None) -> None:
+        """outputs: of one tree; None: nobody knows when a tree ends."""
         self.outputs, self.monitor = outputs, monitor
         self.failures = Failures(warn)
         self.engine: Engine | None = None
@@ -30,16 +30,20 @@ class SamplingFacts:
         self.failures.see(completions, failed)
         if self.monitor is not None:
             self.monitor.see(completions)
-        for node in [*(one.id for one in good), *failed]:
-            tree = node // (self.outputs + 1)
-            self.left[tree] = self.left.get(tree, self.outputs) - 1
-            if not self.left[tree]:
-                self._end(tree)
-        self.open = len(self.left)
+        if self.outputs is not None:
+            self._count_trees([*(one.id for one in good), *failed], self.outputs)
         self.tokens += sum(len(one.tokens) for one in good)
         before, known = self.sampled, int(engine.figures().get("reused_tokens", 0))
         self.sampled = max(before, self.tokens - known)  # known outputs may be still to come
         shown.advance(len(good) + len(failed), tokens=self.sampled - before)
+
+    def _count_trees(self, nodes: Sequence[int], outputs: int) -> None:
+        for node in nodes:
+            tree = node // (outputs + 1)
+            self.left[tree] = self.left.get(tree, outputs) - 1
+            if not self.left[tree]:
+                self._end(tree)
+        self.open = len(self.left)
 
     def _end(self, tree: int) -> None:
         del self.left[tree]
@@ -49,7 +53,7 @@ class SamplingFacts:
 
     def __call__(self) -> list[str]:
         figures = {} if self.engine is None else self.engine.figures()
-        facts = [f"trees: {self.open:,} open, {self.done:,} done"]
+        facts = [f"trees: {self.open:,} open, {self.done:,} done"] if self.outputs else []
         hits = figures.get("prefix_cache_hits")
         if hits is not None:
             facts.insert(0, f"{100 * hits:.0f} % of prompt tokens cached")

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from malt_fast._core.forest import Credit, Forest
+import numpy as np
+
+from malt_fast._core.forest import DONE, UNGRADED, Credit, Forest
 from malt_fast.config.schema import Config
 from malt_fast.engines import Policies
 from malt_fast.forest.credit import assign_credit
@@ -12,6 +14,7 @@ from malt_fast.forest.file import forest_of, read_forest, save_forest
 from malt_fast.forest.yields import tree_yield, yield_rows, yield_table
 from malt_fast.grading.grade_report import sentence
 from malt_fast.runs.run import Run
+from malt_fast.sampling.allocation import Floats
 from malt_fast.sampling.expand import Slot, answered, shape_from_branching
 from malt_fast.sampling.grade import (
     custom_grader,
@@ -25,6 +28,7 @@ from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import fingerprint, sample
 from malt_fast.sampling.sampled_trees import SampledTrees
 from malt_fast.sampling.setup import Setup, questions_file
+from malt_fast.sampling.waves import Waves, allocation_of, identity, most_outputs
 from malt_fast.store.store import Ints, Store
 from malt_fast.utils import distributed
 from malt_fast.utils.errors import MaltError
@@ -36,14 +40,23 @@ def forest_name(config: Config, role: str) -> str:
     return f"forest-{role}" if config.train.regenerate == "sequential" else "forest"
 
 
+def learners(config: Config, name: str) -> list[str]:
+    """The roles that learn from a forest."""
+    return [role for role in config.chain if forest_name(config, role) == name]
+
+
 def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Policies) -> Forest:
     """The graded trees of all training questions, loaded where the saved ones are still current."""
     config, questions = setup.config, setup.task.train
     shape = shape_from_branching(config.tree.branching, [policies[role] for role in config.chain])
     seed = f"{config.seed}/round-{index}"
     path = run.path(f"round-{index}", f"{name}.arrows")
-    sampled = fingerprint(setup, questions, shape, seed)
     graded = grading_fingerprint(setup, questions)
+    custom = custom_grader(setup, run.folder)
+    right = right_before(run, setup, index, name)
+    how = allocation_of(config, len(questions), learners(config, name), right=right)
+    chosen_by = identity(config, how, graded) if how else ""
+    sampled = fingerprint(setup, questions, shape, seed, chosen_by=chosen_by)
     if not run.leads:
         distributed.wait_for(run.path("samples"))
         distributed.wait_for(path)
@@ -56,11 +69,12 @@ def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Polici
         run.say(f"sample: {path.name} of round {index} is there already")
         return forest
     make_folder(path.parent)
+    waves = Waves(setup, questions, how, custom) if how else None
     forest, rows = trees_to_regrade(path, store, sampled) or sample_trees(
-        run, setup, index, name, shape, seed
+        run, setup, index, name, shape, seed, waves
     )
-    custom = custom_grader(setup, run.folder)
-    leaves = int((forest.level == len(config.chain)).sum()) if custom else None
+    last = forest.level == len(config.chain)
+    leaves = int(np.count_nonzero(last & (forest.state == DONE))) if custom else None
     stage = run.stage(grading_stage(index), leaves, round=index, forest=name)
     with stage as (shown, figures):
         if custom:
@@ -100,6 +114,19 @@ def report_yield(
         )
 
 
+def right_before(run: Run, setup: Setup, index: int, name: str) -> Floats | None:
+    """By question, the share of right leaves in the same forest of the round before."""
+    if index == 0:
+        return None
+    file = read_forest(run.path(f"round-{index - 1}", f"{name}.arrows"), run.read_samples())
+    if file is None or file.trees != len(setup.task.train):
+        return None
+    outcome = file.outcome.reshape(file.trees, -1)
+    graded = (outcome != UNGRADED).sum(1)
+    share = (outcome == 1).sum(1) / np.maximum(graded, 1)
+    return np.where(graded > 0, share, np.nan)
+
+
 def grading_stage(index: int) -> str:
     return f"grade round {index}"
 
@@ -109,22 +136,32 @@ def sampling_stage(index: int) -> str:
 
 
 def sample_trees(
-    run: Run, setup: Setup, index: int, name: str, shape: Sequence[Slot], seed: str
+    run: Run,
+    setup: Setup,
+    index: int,
+    name: str,
+    shape: Sequence[Slot],
+    seed: str,
+    waves: Waves | None,
 ) -> tuple[Forest, Ints]:
     """The trees of all training questions, and the store's row of every node."""
-    questions, config, outputs = setup.task.train, setup.config, len(shape)
+    questions, config = setup.task.train, setup.config
     graded = (setup.task.grader, config.task.strict)
     trees = SampledTrees(questions, shape, config.chain, setup.prompts, *graded)
     count = lambda forest: tree_yield(forest, assign_credit(config.tree, forest), config)  # noqa: E731
-    facts = SamplingFacts(outputs, run.warn, TreeMonitor(trees, run.warn, count))
+    facts = SamplingFacts(
+        None if waves else len(shape), run.warn, TreeMonitor(trees, run.warn, count)
+    )
     where = {"round": index, "forest": name}
-    stage = run.stage(sampling_stage(index), len(questions) * outputs, facts, **where)
+    most = most_outputs(config, len(questions))
+    stage = run.stage(sampling_stage(index), most, facts, **where)
     with stage as (shown, figures):
         on_done = partial(facts.see, shown)
         forest, rows, engine_figures = sample(
-            setup, run.samples, questions, shape, seed, on_done=on_done
+            setup, run.samples, questions, shape, seed, on_done=on_done, next_wave=waves
         )
         figures |= {"trees": len(questions), "outputs": answered(forest)}
+        figures |= waves.figures() if waves else {}
         figures |= {"tokens": int(forest.token_len.sum())}
         figures |= {"failed": 0, **engine_figures, **facts.failures.figures()}
     return forest, rows

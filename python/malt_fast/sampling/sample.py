@@ -15,10 +15,10 @@ from malt_fast._core.forest import Forest
 from malt_fast.config.schema import Config
 from malt_fast.engines import Completion, Engine, Policy
 from malt_fast.engines.stored import StoredEngine
-from malt_fast.forest.build import build_forest
+from malt_fast.forest.build import UNASKED, build_forest
 from malt_fast.models.identity import adapter_identity, content, model_identity
 from malt_fast.sampling.engine_choice import open_engine
-from malt_fast.sampling.expand import Slot, grow
+from malt_fast.sampling.expand import Slot, Wave, grow
 from malt_fast.sampling.setup import Setup
 from malt_fast.store.store import Ints, Samples, Store
 from malt_fast.tasks.task import Question
@@ -27,6 +27,8 @@ from malt_fast.utils.errors import MaltError
 
 # Called with what was settled since the last call: completions, and all nodes that failed.
 OnDone = Callable[[list[Completion], list[int], Engine], None]
+# The nodes to sample next, ascending, from the forest as it stands; none: that is all.
+NextWave = Callable[[Forest], Ints]
 
 
 def sample(
@@ -38,8 +40,11 @@ def sample(
     *,
     evaluating: bool = False,
     on_done: OnDone | None = None,
+    next_wave: NextWave | None = None,
 ) -> tuple[Forest, Ints, dict[str, float]]:
     """Sample a shape under every question; outputs that the store holds are not sampled again.
+
+    next_wave: chooses what of the shape is sampled, as it goes; else all of it is.
 
     Returns the forest, the store's row of every node (-1: none), and the engine's figures. However
     it is stopped, the same call goes on from the outputs that are in the store. Raises MaltError if
@@ -48,6 +53,16 @@ def sample(
     params, store = setup.params(evaluating=evaluating), samples.store
     prompts = setup.evaluation_prompts
     policies = {slot.policy: slot.role for slot in shape}
+    parents = [slot.parent for slot in shape]
+
+    def forest_so_far() -> Forest:
+        forest = build_forest(parents, len(questions), rows, store)
+        if forest is None:
+            raise MaltError(
+                f"{store.folder} does not give back what was written to it: check the disk"
+            )
+        return forest
+
     with row_map(store, len(questions) * (1 + len(shape))) as rows:
         engine = StoredEngine(
             store,
@@ -59,23 +74,32 @@ def sample(
         )
         try:
             with closing(engine):
-                for settled in grow(questions, shape, prompts, params, engine, seed):
-                    if any(settled) and on_done is not None:
-                        on_done(*settled, engine)
-                    interrupt.check()
+                for wave in waves(rows, forest_so_far, next_wave):
+                    for settled in grow(questions, shape, prompts, params, engine, seed, wave):
+                        if any(settled) and on_done is not None:
+                            on_done(*settled, engine)
+                        interrupt.check()
+                    store.commit_all()
                 figures = engine.figures()
         except MaltError:
             interrupt.check()  # engines in other processes hear of it first
             raise
         finally:
             store.commit_all()
-        parents = [slot.parent for slot in shape]
-        forest = build_forest(parents, len(questions), rows, store)
-        if forest is None:
-            raise MaltError(
-                f"{store.folder} does not give back what was written to it: check the disk"
-            )
-        return forest, np.array(rows), figures
+        return forest_so_far(), np.array(rows), figures
+
+
+def waves(
+    rows: Ints, forest_so_far: Callable[[], Forest], next_wave: NextWave | None
+) -> Iterator[Wave | None]:
+    """What to sample: everything (None), or wave after wave, marked in `rows` as it is asked."""
+    if next_wave is None:
+        yield None
+        return
+    rows[:] = UNASKED
+    while len(nodes := next_wave(forest := forest_so_far())):
+        rows[nodes] = -1
+        yield Wave(nodes, forest)
 
 
 @contextmanager
@@ -112,11 +136,13 @@ def fingerprint(
     seed: str,
     *,
     evaluating: bool = False,
+    chosen_by: str = "",
 ) -> str:
-    """Hash of everything the sampled tokens depend on."""
+    """Hash of everything the sampled tokens depend on. chosen_by: identifies `next_wave`."""
     weights = identify(setup.config)
     prompts = setup.evaluation_prompts if evaluating else setup.prompts
     parts = [
+        chosen_by,
         prompts.as_json(),
         setup.prompts.fingerprint,
         seed,

@@ -1,0 +1,201 @@
+"""Which outputs are sampled next, where a budget does not allow for all of full trees.
+
+`tree.allocation: full` takes whole trees until the budget is used. `adaptive` begins every tree
+narrow: with two siblings of each role that learns from the forest, and one of the others. Waves of
+further outputs follow, each where it makes most pairs per token. A candidate is one more child of
+an output, with a narrow tree below it:
+
+    gain = sum over the learning roles k of  E[new pairs of k] / (1 + pairs of k)
+
+    E[new pairs] = p N + (1 - p) P     in its own block of P positive and N negative outputs
+                   m (m - 1) p (1 - p) in each block of m below it
+
+p is the share of right leaves below the parent, shrunk by PRIOR leaves towards that of its own
+parent, and of a question towards that of the forest: the mean of a Beta posterior (empirical Bayes,
+level by level). The divisor, the slope of the sum of log(1 + pairs), lets roles that lack pairs go
+first (proportional fairness, Kelly 1997). To take the best, look again, and take the best of what
+is left is successive elimination (Even-Dar et al. 2006) with gains for the means of arms.
+
+A wave is decided when all outputs before it are there, from their values alone, so the order in
+which an engine answers changes nothing. Its size does not depend on the budget, which only cuts the
+last one short: a larger budget keeps every output of a smaller one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+from malt_fast._core.forest import DONE, RESERVED, UNGRADED, Credit, Forest
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Places = tuple[npt.NDArray[np.intp], ...]  # nodes of a level: their trees, and their child numbers
+
+PRIOR = 4.0  # leaves
+WAVE = 4  # a wave takes as many outputs as begin one tree in so many
+FIRST = 8  # trees, of which one begins before the lengths of outputs are known
+ENOUGH = -1  # for the pairs of a level that needs no more
+NONE: Ints = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """How the outputs of a forest are chosen."""
+
+    branching: Sequence[int]  # most children per node, for each level
+    start: Sequence[int]  # children with which a node begins, for each level
+    learns: Sequence[int]  # levels of the roles that learn from the forest
+    order: Ints  # trees, in the order in which they begin
+    most_outputs: float = np.inf
+    most_tokens: float = np.inf
+    right: Floats | float = np.nan  # by tree: the share of right leaves that is known before
+
+
+def narrow(branching: Sequence[int], learns: Sequence[int]) -> list[int]:
+    """Two siblings of each role that learns, one of the others."""
+    return [min(n, 2 if level in learns else 1) for level, n in enumerate(branching, 1)]
+
+
+def next_nodes(how: Allocation, forest: Forest, credit: Credit, pairs: Sequence[int]) -> Ints:
+    """The nodes of the next wave, ascending; none when nothing more is to be sampled.
+
+    forest: trees of the full branching, graded; nodes that were not sampled are RESERVED. pairs: of
+    each level so far, or ENOUGH.
+    """
+    trees = Trees(how, forest, credit)
+    waiting = how.order[~trees.begun[how.order]]
+    if len(waiting):
+        return trees.begin(waiting if trees.tokens else waiting[: -(-len(how.order) // FIRST)])
+    if list(how.start) == list(how.branching) or all(pairs[k - 1] == ENOUGH for k in how.learns):
+        return NONE
+    return trees.extend(pairs)
+
+
+class Trees:
+    """A forest of full trees, by level k: arrays [trees, branching[0], ... branching[k - 1]]."""
+
+    def __init__(self, how: Allocation, forest: Forest, credit: Credit) -> None:
+        self.how, self.depth, self.size = how, len(how.branching), forest.tree_size
+        self.ends = list(accumulate(accumulate(how.branching, int.__mul__, initial=1)))
+        levels = range(1, self.depth + 1)
+        self.state = [self._level(forest.state, k) for k in levels]
+        self.label = [self._level(credit.label, k) for k in levels]
+        outcome = self._level(forest.outcome, self.depth)
+        self.right, self.graded = self._sums(outcome == 1), self._sums(outcome != UNGRADED)
+        done = (forest.state == DONE) & (forest.level > 0)
+        self.tokens = int(forest.token_len[done].sum())
+        self.outputs = int(np.count_nonzero((forest.state != RESERVED) & (forest.level > 0)))
+        self.length = [_mean(forest.token_len[done & (forest.level == k)]) for k in levels]
+        self.begun = (self.state[0] != RESERVED).any(-1)
+
+    def _level(self, column: npt.NDArray[np.generic], k: int) -> npt.NDArray[np.generic]:
+        """The nodes of level k >= 1 of a column."""
+        part = column.reshape(-1, self.size)[:, self.ends[k - 1] : self.ends[k]]
+        return part.reshape(-1, *self.how.branching[:k])
+
+    def _sums(self, leaves: npt.NDArray[np.bool_]) -> list[Floats]:
+        """Of each node of the levels 0 to depth - 1: the sum over the leaves below it."""
+        sums = [leaves.sum(-1, dtype=np.float64)]
+        while len(sums) < self.depth:
+            sums.append(sums[-1].sum(-1))
+        return sums[::-1]
+
+    def begin(self, trees: Ints) -> Ints:
+        """Begin as many trees as the budget allows; with one path where all was right or wrong."""
+        settled = np.broadcast_to(np.isin(self.how.right, (0.0, 1.0)), len(self.begun))
+        trees = trees[np.argsort(settled[trees], kind="stable")]
+        path = [1] * self.depth
+        starts = [(~settled, self.how.start), (settled, path)]
+        costs = np.array([self._cost(0, start) for _, start in starts])[settled[trees].astype(int)]
+        trees = trees[: self._fitting(*costs.T)]
+        some = [self._nodes(0, (trees[part[trees]],), start) for part, start in starts]
+        return np.sort(np.concatenate(some))
+
+    def extend(self, pairs: Sequence[int]) -> Ints:
+        """Further children where they gain most per token."""
+        weight = {k: 1 / (1 + pairs[k - 1]) for k in self.how.learns if pairs[k - 1] != ENOUGH}
+        share = self._shares()
+        found = [self._candidates(k, share[k - 1], weight) for k in range(1, self.depth + 1)]
+        columns = zip(*(columns for _, columns in found), strict=True)
+        gain, tree, level, outputs, tokens = map(np.concatenate, columns)
+        turn = np.argsort(self.how.order)[tree]  # chance decides between equal gains
+        best = np.lexsort((turn, -gain / tokens))
+        most = len(self.how.order) * self._cost(0, self.how.start)[0] / WAVE
+        best = best[: max(1, np.count_nonzero(np.cumsum(outputs[best]) <= most))]
+        best = best[: self._fitting(outputs[best], tokens[best])]
+        begins = np.cumsum([0, *(len(columns[0]) for _, columns in found)])
+        nodes = [
+            self._nodes(
+                k,
+                tuple(place[best[level[best] == k] - begins[k - 1]] for place in places),
+                self.how.start,
+            )
+            for k, (places, _) in enumerate(found, 1)
+        ]
+        return np.sort(np.concatenate(nodes))
+
+    def _shares(self) -> list[Floats]:
+        """p of every node of the levels 0 to depth - 1."""
+        every = self.right[0].sum() / max(1.0, self.graded[0].sum())
+        known = np.where(np.isnan(self.how.right), every, self.how.right)
+        shares = [(self.right[0] + PRIOR * known) / (self.graded[0] + PRIOR)]
+        for right, graded in zip(self.right[1:], self.graded[1:], strict=True):
+            shares.append((right + PRIOR * shares[-1][..., None]) / (graded + PRIOR))
+        return shares
+
+    def _candidates(
+        self, k: int, share: Floats, weight: dict[int, float]
+    ) -> tuple[Places, list[npt.NDArray[np.generic]]]:
+        """Places of the next children of level k, and of each its gain, tree, level and cost."""
+        state, label = self.state[k - 1], self.label[k - 1]
+        asked = (state != RESERVED).sum(-1)
+        room = (asked > 0) & (asked < state.shape[-1])
+        positive, negative = (label == 1).sum(-1), (label == 0).sum(-1)
+        gain = weight.get(k, 0.0) * (share * negative + (1 - share) * positive)
+        width = 1
+        for j in range(k + 1, self.depth + 1):
+            m = self.how.start[j - 1]
+            gain = gain + weight.get(j, 0.0) * width * m * (m - 1) * share * (1 - share)
+            width *= m
+        parents = np.nonzero(room & (gain > 0))
+        outputs, tokens = self._cost(k, self.how.start)
+        n = len(parents[0])
+        columns = [gain[parents], parents[0], *(np.full(n, x) for x in (k, outputs, tokens))]
+        return (*parents, asked[parents]), columns
+
+    def _cost(self, k: int, start: Sequence[int]) -> tuple[int, float]:
+        """(outputs, tokens) of a node of level k with its narrow tree."""
+        outputs, tokens, width = (0, 0.0, 1) if k == 0 else (1, self.length[k - 1], 1)
+        for length, m in zip(self.length[k:], start[k:], strict=True):
+            width *= m
+            outputs, tokens = outputs + width, tokens + width * length
+        return outputs, tokens
+
+    def _fitting(self, outputs: npt.NDArray[np.generic], tokens: npt.NDArray[np.generic]) -> int:
+        """How many candidates, one after the other, fit into what is left of the budget."""
+        within = np.cumsum(outputs) + self.outputs <= self.how.most_outputs
+        within &= np.cumsum(tokens) + self.tokens <= self.how.most_tokens
+        return int(np.count_nonzero(within))
+
+    def _nodes(self, k: int, places: Places, start: Sequence[int]) -> Ints:
+        """The nodes at places of level k with their narrow trees; for k = 0, only the trees."""
+        nodes = [NONE]
+        while True:
+            if k > 0:
+                shape = (len(self.begun), *self.how.branching[:k])
+                within = np.ravel_multi_index(places, shape) % int(np.prod(shape[1:]))
+                nodes.append(places[0] * self.size + self.ends[k - 1] + within)
+            if k == self.depth:
+                return np.sort(np.concatenate(nodes)).astype(np.int64)
+            m = int(start[k])
+            places = tuple(np.repeat(place, m) for place in places)
+            places = (*places, np.tile(np.arange(m), len(places[0]) // m))
+            k += 1
+
+
+def _mean(lengths: npt.NDArray[np.generic]) -> float:
+    """The mean number of tokens; 1 where none is known."""
+    return max(1.0, float(lengths.mean())) if len(lengths) else 1.0
