@@ -30,7 +30,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from malt_fast._core import forest as core
-from malt_fast._core.forest import DONE, Credit
+from malt_fast._core.forest import DONE, RESERVED, Credit
 from malt_fast.config.load import make_config, with_task_defaults
 from malt_fast.config.values import nested
 from malt_fast.engines import Policies, Policy
@@ -46,6 +46,7 @@ from malt_fast.sampling.grade import grade_leaves
 from malt_fast.sampling.prepare import load_setup
 from malt_fast.sampling.sample import sample
 from malt_fast.sampling.setup import Setup
+from malt_fast.sampling.waves import Waves, allocation_of
 from malt_fast.serving.pipeline import Pipeline
 from malt_fast.store.store import Samples, open_store
 from malt_fast.tasks.make_task import make_task
@@ -137,25 +138,29 @@ class Forest:
         return self.setup.prompts.decode(self.nodes.tokens_of(node))
 
     def to_table(self, values: Credit | None = None) -> pa.Table:
-        """One row per node; with `values` also `value` and `label` (1 positive, 0 negative)."""
-        nodes, ids = self.nodes, np.arange(len(self.nodes))
+        """One row per node that was sampled; with `values` also `value` and `label` (1 positive, 0
+        negative)."""
+        nodes, ids = self.nodes, np.flatnonzero(self.nodes.state != RESERVED)
         names = np.array(["question", *self.setup.config.chain])
         questions = np.array([question.id for question in self.setup.task.train], object)
-        done = (nodes.state == DONE) & (nodes.level > 0)
+        level, outcome = nodes.level[ids], nodes.outcome[ids]
+        done = (nodes.state[ids] == DONE) | (level == 0)
         columns: dict[str, Any] = {
             "node": ids,
             "question": pa.array(questions[ids // self.nodes.tree_size], pa.string()),
-            "role": names[nodes.level],
-            "parent": pa.array(nodes.parent, mask=nodes.level == 0),
+            "role": names[level],
+            "parent": pa.array(nodes.parent[ids], mask=level == 0),
             "text": [
-                self.text(i) if nodes.level[i] == 0 or done[i] else None for i in ids.tolist()
+                self.text(i) if there else None
+                for i, there in zip(ids.tolist(), done.tolist(), strict=True)
             ],
-            "tokens": nodes.token_len,
-            "outcome": pa.array(nodes.outcome, mask=nodes.outcome == core.UNGRADED),
+            "tokens": nodes.token_len[ids],
+            "outcome": pa.array(outcome, mask=outcome == core.UNGRADED),
         }
         if values is not None:
-            columns["value"] = pa.array(values.value, mask=np.isnan(values.value))
-            columns["label"] = pa.array(values.label, mask=values.label < 0)
+            value, label = values.value[ids], values.label[ids]
+            columns["value"] = pa.array(value, mask=np.isnan(value))
+            columns["label"] = pa.array(label, mask=label < 0)
         return pa.table(columns)
 
     def to_pandas(self, values: Credit | None = None) -> Any:
@@ -168,6 +173,8 @@ class Forest:
         waiting = [begin]
         while waiting:
             node = waiting.pop()
+            if self.nodes.state[node] == RESERVED:  # it was not sampled
+                continue
             first, n = int(self.nodes.first_child[node]), int(self.nodes.n_children[node])
             waiting += range(first + n - 1, first - 1, -1)
             value = "" if values is None else f"{values.value[node]:.2f}"
@@ -197,8 +204,12 @@ def expand(
     config = setup.config
     policies = [_policies(setup, trained, "final")[role] for role in config.chain]
     shape = shape_from_branching(config.tree.branching, policies)
+    questions = setup.task.train
+    how = allocation_of(config, len(questions), config.chain)
+    waves = Waves(setup, questions, how) if how else None
     with open_samples(samples) as store:
-        nodes, _, _ = sample(setup, store, setup.task.train, shape, f"{config.seed}/round-0")
+        seed = f"{config.seed}/round-0"
+        nodes, _, _ = sample(setup, store, questions, shape, seed, next_wave=waves)
     return Forest(setup, nodes)
 
 

@@ -82,9 +82,10 @@ def sampling_rows(probe: Probe) -> list[Row]:
     forests, rows, sampled = list(forests_of(config)), list[Row](), 0.0
     for name, own in forests:
         for level, role in enumerate(config.chain, 1):
-            tokens = float(probe.forest.token_len[probe.nodes(level)].sum()) * probe.scale
-            outputs = float(np.count_nonzero(probe.forest.level == level)) * probe.scale
-            rows.append(Row(name, role, "outputs", "outputs", outputs, "of the settings"))
+            nodes = probe.nodes(level)
+            tokens = float(probe.forest.token_len[nodes].sum()) * probe.scale
+            outputs, chosen = len(nodes) * probe.scale, source if probe.waves else "of the settings"
+            rows.append(Row(name, role, "outputs", "outputs", outputs, chosen))
             rows.append(Row(name, role, "tokens", "tokens", tokens, source))
             sampled += tokens if level >= own else 0.0
     rows.append(Row("sampling", "", "tokens to sample", "tokens", sampled, source))
@@ -120,15 +121,14 @@ def _judging(stage: str, outputs: float, probe: Probe) -> list[Row]:
 def prompt_tokens(probe: Probe, level: int) -> tuple[float, float]:
     """Tokens of all prompts of a role: as they are sent, and with shared prefixes counted once."""
     forest = probe.forest
-    parents = np.unique(forest.parent[probe.nodes(level)])
+    parents, children = np.unique(forest.parent[probe.nodes(level)], return_counts=True)
     prompts = [
         probe.setup.prompts.build(
             level, probe.tokens[p // forest.tree_size], segments_above(forest, p)
         )
         for p in parents.tolist()
     ]
-    children = forest.n_children[parents].tolist()
-    asked = sum(len(prompt) * n for prompt, n in zip(prompts, children, strict=True))
+    asked = sum(len(prompt) * n for prompt, n in zip(prompts, children.tolist(), strict=True))
     return asked * probe.scale, trie_size(prompts) * probe.scale
 
 

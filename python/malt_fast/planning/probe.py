@@ -26,6 +26,7 @@ from malt_fast.sampling.grade import custom_grader, grade_leaves
 from malt_fast.sampling.progress import SamplingFacts
 from malt_fast.sampling.sample import sample
 from malt_fast.sampling.setup import Setup
+from malt_fast.sampling.waves import Waves, allocation_of, most_outputs
 from malt_fast.tasks.task import Question
 from malt_fast.training.stage import Choice, StageSpec
 from malt_fast.utils.errors import MaltError
@@ -45,6 +46,7 @@ class Probe:
     start: float  # s, until the engine had loaded and was at work
     grading: float  # s
     custom: CustomGrader | None  # as it was called
+    waves: bool  # whether less than full trees were sampled
     peaks: Peaks
     row_bytes: float  # of an output in the store
     scale: float  # questions of the run per question here
@@ -78,8 +80,12 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
     some = [setup.task.train[i] for i in drawn]
     shape = shape_from_branching(config.tree.branching, [setup.base()[r] for r in config.chain])
     clock: list[tuple[float, int]] = []
-    facts, begun = SamplingFacts(len(shape), run.warn), time.monotonic()
-    with run.stage("probe", len(some) * len(shape), facts) as (shown, figures):
+    custom = custom_grader(setup, run.folder)
+    how = allocation_of(config, len(some), config.chain, share=len(some) / n)
+    waves = Waves(setup, some, how, custom) if how else None
+    facts, begun = SamplingFacts(None if waves else len(shape), run.warn), time.monotonic()
+    most = round(most_outputs(config, n) * len(some) / n)
+    with run.stage("probe", most, facts) as (shown, figures):
 
         def on_done(completions: Sequence[Completion], *more: Any) -> None:
             before = facts.sampled
@@ -88,11 +94,12 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
                 clock.append((time.monotonic(), facts.sampled - before))
 
         seed = f"{config.seed}/round-0"
-        forest, _, _ = sample(setup, run.samples, some, shape, seed, on_done=on_done)
+        forest, _, _ = sample(
+            setup, run.samples, some, shape, seed, on_done=on_done, next_wave=waves
+        )
         figures |= {"trees": len(some), "tokens": int(forest.token_len.sum())}
         figures |= facts.failures.figures()
     sampled = time.monotonic()
-    custom = custom_grader(setup, run.folder)
     grade_leaves(setup, forest, some, custom)
     grading = time.monotonic() - sampled
     speed = steady_speed(clock)
@@ -110,6 +117,7 @@ def take_probe(run: Run, setup: Setup, questions: int) -> Probe:
         start=start,
         grading=grading,
         custom=custom,
+        waves=waves is not None,
         peaks=peaks_of(figures),
         row_bytes=size / max(1, store.next_row),
         scale=n / len(some),

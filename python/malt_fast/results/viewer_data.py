@@ -50,7 +50,7 @@ def extracted(config: Config, task: Task, texts: list[str], asked: str) -> Seque
 
 
 def states(state: Array, finish: Array) -> list[str]:
-    """`failed`, `cut` (by max_tokens), `open` (not sampled yet) or nothing for each output."""
+    """`failed`, `cut` (by max_tokens), `open` (not sampled) or nothing for each output."""
     done = np.where(finish == FINISH_LENGTH, "cut", "")
     return np.select([state == FAILED, state == DONE], ["failed", done], "open").tolist()
 

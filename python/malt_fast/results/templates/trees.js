@@ -8,7 +8,8 @@
   const at = { forest: 0, index: null, question: -1, tree: null, node: -1, pair: null };
 
   const forest = () => forests[at.forest];
-  const childrenOf = (node) => forest().parents.flatMap((p, i) => (p === node ? [i] : []));
+  const sampled = (node) => at.tree.state[node] !== "open";
+  const childrenOf = (node) => forest().parents.flatMap((p, i) => (p === node && sampled(i) ? [i] : []));
   const siblings = (node) => childrenOf(forest().parents[node]);
   const roleOf = (node) => forest().chain[forest().level[node] - 1];
   function path(node) {
@@ -81,7 +82,8 @@
   // The first leaf that is correct, or else the first: its path shows the whole chain.
   function firstLeaf(one) {
     const right = one.outcome.indexOf(1);
-    return right >= 0 ? right : forest().level.indexOf(forest().chain.length);
+    const isLeaf = (level, n) => level === forest().chain.length && one.state[n] !== "open";
+    return right >= 0 ? right : Math.max(0, forest().level.findIndex(isLeaf));
   }
 
   // Grid rows: a node spans the rows of the leaves below it.
@@ -101,7 +103,7 @@
 
   function draw() {
     const f = forest(), one = at.tree, { span, first } = places(), above = new Set(path(at.node));
-    const nodes = f.parents.map((_, n) => make("button", {
+    const nodes = f.parents.map((_, n) => n).filter(sampled).map((n) => make("button", {
       type: "button", role: "treeitem", "data-node": n, "aria-level": f.level[n], "aria-selected": n === at.node,
       tabindex: n === at.node ? 0 : -1, class: `node ${one.state[n]}${above.has(n) ? " path" : ""}`,
       style: `grid-column: ${f.level[n]}; grid-row: ${first[n]} / span ${span[n]}; ${tint(one.value[n]) || ""}`,
@@ -174,7 +176,7 @@
   $("tree").addEventListener("keydown", (event) => {
     const n = at.node, f = forest();
     if (n < 0) return;
-    const level = f.parents.map((_, i) => i).filter((i) => f.level[i] === f.level[n]);
+    const level = f.parents.map((_, i) => i).filter((i) => f.level[i] === f.level[n] && sampled(i));
     const next = {
       ArrowLeft: f.parents[n], ArrowRight: childrenOf(n)[0] ?? -1,
       ArrowUp: level[level.indexOf(n) - 1] ?? -1, ArrowDown: level[level.indexOf(n) + 1] ?? -1,

@@ -106,5 +106,5 @@
     const [word, shown] = MARKS[sign];
     return make("span", { class: `mark ${word}`, role: "img", "aria-label": word === "none" ? "no answer" : word }, shown);
   };
-  Malt.state = (state) => (state === "cut" ? "cut off at max_tokens" : { failed: "failed", open: "not sampled yet" }[state] || "");
+  Malt.state = (state) => (state === "cut" ? "cut off at max_tokens" : state === "failed" ? "failed" : "");
 })();
