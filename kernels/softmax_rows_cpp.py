@@ -5,6 +5,7 @@ They are csrc/kernels/logprob.hpp.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from malt_fast import _core
@@ -21,7 +22,8 @@ def fold(
     state: RunningSoftmax,
     weights: Tensor | None,
 ) -> None:
-    """As in softmax_rows_torch.py; weights overwrite the tile, and are copied if they lie apart."""
+    """As in softmax_rows_torch.py; weights are float32 or bfloat16."""
+    assert weights is None or weights.dtype != torch.float16
     _core.kernels.fold_rows(
         *bits(tile),
         first,
@@ -31,10 +33,8 @@ def fold(
         weighted=_array(state.weighted),
         target_logit=state.target_logit.numpy(),
         residual=_array(state.residual),
-        weights=weights is not None,
+        weights=None if weights is None else bits(weights)[0],
     )
-    if weights is not None and weights is not tile:
-        weights.copy_(tile)
 
 
 def gradient(

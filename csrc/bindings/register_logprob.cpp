@@ -102,10 +102,16 @@ void fold_rows(const TileArray& tile_array, Scalar type, std::int64_t first,
                const OptionalFloats& bias, const OptionalFloats& temperature, float softcap,
                const Integers& start, const Integers& token, const Floats& offset,
                const Floats& total, const OptionalFloats& weighted, const Floats& target_logit,
-               const OptionalFloats& residual, bool weights, std::string_view simd) {
+               const OptionalFloats& residual, const std::optional<TileArray>& weights,
+               std::string_view simd) {
     const Tile tile = tile_of(tile_array, type, first);
-    if (weights && (tile.type != Scalar::kFloat32 || !tile_array.writeable()))
-        refuse("tile", "writable float32 to be replaced by weights");
+    Tile to;
+    if (weights) {
+        const bool wide = py::isinstance<py::array_t<float>>(*weights);
+        to = tile_of(*weights, wide ? Scalar::kFloat32 : Scalar::kBfloat16, first);
+        if (!weights->writeable() || to.rows != tile.rows || to.cols != tile.cols)
+            refuse("weights", "writable and of the tile's shape");
+    }
     const Transform transform = transform_of(tile, bias, temperature, softcap);
     const Targets targets = targets_of(tile, start, token);
     Running running{
@@ -122,7 +128,7 @@ void fold_rows(const TileArray& tile_array, Scalar type, std::int64_t first,
         if (running.width * tile.rows != size) refuse("residual", "[rows, width]");
     }
     const py::gil_scoped_release release;
-    fold(tile, transform, targets, running, weights, simd);
+    fold(tile, transform, targets, running, weights ? &to : nullptr, simd);
 }
 
 void gradient_rows(const TileArray& tile_array, const TileArray& out_array, Scalar type,
@@ -176,16 +182,18 @@ std::vector<std::string> simd_names() {
 }  // namespace
 
 void register_logprob(py::module_& m) {
-    m.def("fold_rows", &fold_rows, "tile"_a.noconvert(), "type"_a, "first"_a, py::kw_only(),
-          "bias"_a.none(true), "temperature"_a.none(true), "softcap"_a, "start"_a, "token"_a,
-          "offset"_a, "total"_a, "weighted"_a.none(true), "target_logit"_a, "residual"_a.none(true),
-          "weights"_a, "simd"_a = "",
-          "Fold a tile [rows, n] of raw logits into the running softmax of its rows, in "
-          "place.\n"
-          "\n"
-          "16-bit floats are given as their bits, uint16. Arrays are used where they lie:\n"
-          "another dtype or a gap in one raises ValueError. simd: one of simd_levels(), by\n"
-          "default the best. Formulas: csrc/kernels/logprob.hpp.");
+    m.def(
+        "fold_rows", &fold_rows, "tile"_a.noconvert(), "type"_a, "first"_a, py::kw_only(),
+        "bias"_a.none(true), "temperature"_a.none(true), "softcap"_a, "start"_a, "token"_a,
+        "offset"_a, "total"_a, "weighted"_a.none(true), "target_logit"_a, "residual"_a.none(true),
+        "weights"_a.none(true), "simd"_a = "",
+        "Fold a tile [rows, n] of raw logits into the running softmax of its rows, in "
+        "place.\n"
+        "\n"
+        "16-bit floats are given as their bits, uint16. Arrays are used where they lie:\n"
+        "another dtype or a gap in one raises ValueError. simd: one of simd_levels(), by\n"
+        "default the best. Formulas: csrc/kernels/logprob.hpp. weights [rows, n]: float32, maybe\n"
+        "the tile itself, or bits of bfloat16.");
     m.def("gradient_rows", &gradient_rows, "tile"_a.noconvert(), "out"_a.noconvert(), "type"_a,
           "first"_a, py::kw_only(), "bias"_a.none(true), "temperature"_a.none(true), "softcap"_a,
           "start"_a, "token"_a, "log_total"_a, "grad_target"_a, "grad_row"_a, "simd"_a = "",

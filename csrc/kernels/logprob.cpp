@@ -41,11 +41,14 @@ Row make_row(const Tile& tile, const Transform& transform, const Targets& target
 }  // namespace
 
 void fold(const Tile& tile, const Transform& transform, const Targets& targets,
-          const Running& running, bool weights, std::string_view simd) {
+          const Running& running, const Tile* weights, std::string_view simd) {
     const RowKernels& kernels = MALT_OF_LEVEL(simd, kRowKernels);
     for_rows(tile, [&](std::size_t r) {
         Row row = make_row(tile, transform, targets, r);
-        if (weights) row.out = row_of(tile, r);
+        if (weights != nullptr) {
+            row.out = row_of(*weights, r);
+            row.out_type = weights->type;
+        }
         RowSums sums{
             .offset = running.offset[r],
             .total = running.total[r],

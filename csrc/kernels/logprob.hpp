@@ -63,9 +63,10 @@ struct Running {
     std::size_t width = 0;
 };
 
-// With `weights`, a float32 tile is replaced by exp(z - offset) d cap/d raw, 0 at targets.
+// `weights`: none, or of the tile's shape, float32 (maybe the tile itself) or bfloat16; becomes
+// exp(z - offset) d cap/d raw, 0 at targets.
 void fold(const Tile& tile, const Transform& transform, const Targets& targets,
-          const Running& running, bool weights, std::string_view simd);
+          const Running& running, const Tile* weights, std::string_view simd);
 
 struct Upstream {
     const float* log_total = nullptr;  // [rows]: log sum exp z

@@ -91,7 +91,8 @@ template <class T>
 void fold_row(const Row& row, RowSums& sums) {
     // Weights share one offset across the tile, so the whole row of the tile is read first.
     const std::size_t width = row.out != nullptr ? row.cols : std::min(row.cols, kSegment);
-    float* z = row.out != nullptr ? static_cast<float*>(row.out) : scratch(width);
+    const bool over = row.out != nullptr && row.out_type == Scalar::kFloat32;
+    float* z = over ? static_cast<float*>(row.out) : scratch(width);
     for (std::size_t from = 0; from < row.cols; from += width) {
         const std::size_t n = std::min(width, row.cols - from);
         const float top = read_logits<T>(row, from, n, z);
@@ -111,6 +112,11 @@ void fold_row(const Row& row, RowSums& sums) {
         entropy ? add_up<true, true>(row, z, n, sums) : add_up<true, false>(row, z, n, sums);
         for (std::size_t k = 0; k < row.tokens.size(); ++k)
             if (float* at = mine(k)) *at = 0.0F;
+        if (over) continue;
+        auto* out = static_cast<Bfloat16::Stored*>(row.out);
+        in_fours(n, [&](std::size_t i, std::size_t, std::size_t count) {
+            Bfloat16::write(out + i, count, load<Vec>(z + i, count, 0.0F));
+        });
     }
 }
 

@@ -13,6 +13,7 @@ struct Row {
     const void* in = nullptr;
     void* out = nullptr;  // fold: where weights go, or none; gradient: the result
     Scalar type = Scalar::kFloat32;
+    Scalar out_type = Scalar::kFloat32;  // of weights
     std::size_t cols = 0;
     const float* bias = nullptr;  // of the first column
     float temperature = 1.0F;

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from malt_fast.kernels import logprob_from_logits
 
 from malt_fast import _core
+from malt_fast.utils.tensors import bits
 from tests.kernels.heads import DTYPES
 from tests.volume import volume
 
@@ -82,6 +83,34 @@ def test_every_instruction_set_gives_the_same(simd, dtype, monkeypatch):
         torch.testing.assert_close(ours, expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("simd", _core.kernels.simd_levels())
+@pytest.mark.parametrize("columns", [1, 17, 1100])
+def test_weights_go_over_the_tile_or_apart(simd, columns):
+    """In float32 or rounded to bfloat16; nothing is written beside them."""
+    raw, start = 5 * torch.randn(3, columns), torch.tensor([0, 1, 1, 2])
+
+    def fold(tile, weights):
+        _core.kernels.fold_rows(
+            tile.numpy(), "float32", 0, bias=None, temperature=None, softcap=3.0,
+            start=start.numpy(), token=torch.tensor([0, columns - 1]).numpy(),
+            offset=torch.full((3,), -torch.inf).numpy(), total=torch.zeros(3).numpy(),
+            weighted=None, target_logit=torch.zeros(2).numpy(), residual=None,
+            weights=bits(weights)[0], simd=simd,
+        )  # fmt: skip
+        return weights
+
+    expected = fold(raw.clone(), torch.empty(3, columns))
+    assert (expected[0, 0], expected[2, -1]) == (0, 0)
+    z = 3 * torch.tanh(raw.double() / 3)
+    truth = torch.exp(z - z.amax(1, keepdim=True)) * (1 - (z / 3) ** 2)
+    torch.testing.assert_close(expected[1].double(), truth[1], rtol=1e-4, atol=1e-6)
+    tile = raw.clone()
+    assert torch.equal(fold(tile, tile), expected)
+    whole = torch.full((3, columns + 3), 7.0, dtype=torch.bfloat16)
+    assert torch.equal(fold(raw, whole[:, 1:-2]), expected.bfloat16())
+    assert (whole[:, [0, -2, -1]] == 7).all()
+
+
 def test_an_unknown_instruction_set_is_refused():
     one = torch.zeros(1).numpy()
     with pytest.raises(ValueError, match="simd 'mmx' cannot run"):
@@ -89,7 +118,7 @@ def test_an_unknown_instruction_set_is_refused():
             one.reshape(1, 1), "float32", 0, bias=None, temperature=None, softcap=0.0,
             start=torch.tensor([0, 0]).numpy(), token=torch.zeros(0, dtype=torch.long).numpy(),
             offset=one, total=one.copy(), weighted=None,
-            target_logit=torch.zeros(0).numpy(), residual=None, weights=False, simd="mmx",
+            target_logit=torch.zeros(0).numpy(), residual=None, weights=None, simd="mmx",
         )  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def fold_rows(
     weighted: numpy.typing.NDArray[numpy.float32] | None,
     target_logit: numpy.typing.NDArray[numpy.float32],
     residual: numpy.typing.NDArray[numpy.float32] | None,
-    weights: bool,
+    weights: numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.uint16] | None,
     simd: str = "",
 ) -> None:
     """
@@ -158,7 +158,8 @@ def fold_rows(
 
     16-bit floats are given as their bits, uint16. Arrays are used where they lie:
     another dtype or a gap in one raises ValueError. simd: one of simd_levels(), by
-    default the best. Formulas: csrc/kernels/logprob.hpp.
+    default the best. Formulas: csrc/kernels/logprob.hpp. weights [rows, n]: float32, maybe
+    the tile itself, or bits of bfloat16.
     """
 
 def gradient_rows(
