@@ -1,14 +1,14 @@
 """Which outputs are sampled next, where a budget does not allow for all of full trees.
 
 `tree.allocation: full` takes whole trees until the budget is used. `adaptive` begins every tree
-narrow: with two siblings of each role that learns from the forest, and one of the others. Waves of
-further outputs follow, each where it makes most pairs per token. A candidate is one more child of
-an output, with a narrow tree below it:
+with one path. Waves of further outputs follow, each where it makes most pairs per token. A
+candidate is one more child of an output, with a narrow tree below it, of two siblings for each role
+that learns from the forest and one for the others:
 
     gain = sum over the learning roles k of  E[new pairs of k] / (1 + pairs of k)
 
-    E[new pairs] = p N + (1 - p) P     in its own block of P positive and N negative outputs
-                   m (m - 1) p (1 - p) in each block of m below it
+    E[new pairs] = p N + (1 - p) P      in its own block of P positive and N negative outputs
+                   m (m - 1) p (1 - p)  in each block of m below it
 
 p is the share of right leaves below the parent, shrunk by PRIOR leaves towards that of its own
 parent, and of a question towards that of the forest: the mean of a Beta posterior (empirical Bayes,
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 Places = tuple[npt.NDArray[np.intp], ...]  # nodes of a level: their trees, and their child numbers
 
 PRIOR = 4.0  # leaves
-WAVE = 4  # a wave takes as many outputs as begin one tree in so many
+WAVE = 2  # a wave takes as many outputs as the paths of one tree in so many
 FIRST = 8  # trees, of which one begins before the lengths of outputs are known
 ENOUGH = -1  # for the pairs of a level that needs no more
 NONE: Ints = np.zeros(0, np.int64)
@@ -46,17 +46,22 @@ class Allocation:
     """How the outputs of a forest are chosen."""
 
     branching: Sequence[int]  # most children per node, for each level
-    start: Sequence[int]  # children with which a node begins, for each level
-    learns: Sequence[int]  # levels of the roles that learn from the forest
+    learns: Sequence[int]  # levels of the roles that learn from the forest; none: full trees
     order: Ints  # trees, in the order in which they begin
     most_outputs: float = np.inf
     most_tokens: float = np.inf
     right: Floats | float = np.nan  # by tree: the share of right leaves that is known before
 
+    @property
+    def start(self) -> Sequence[int]:
+        """Children per node with which a tree begins, for each level."""
+        return [1] * len(self.branching) if self.learns else self.branching
 
-def narrow(branching: Sequence[int], learns: Sequence[int]) -> list[int]:
-    """Two siblings of each role that learns, one of the others."""
-    return [min(n, 2 if level in learns else 1) for level, n in enumerate(branching, 1)]
+    @property
+    def narrow(self) -> Sequence[int]:
+        """Children per node of what is added: two of each role that learns, one of the others."""
+        levels = enumerate(self.branching, 1)
+        return [min(n, 2 if level in self.learns else 1) for level, n in levels]
 
 
 def next_nodes(how: Allocation, forest: Forest, credit: Credit, pairs: Sequence[int]) -> Ints:
@@ -69,7 +74,7 @@ def next_nodes(how: Allocation, forest: Forest, credit: Credit, pairs: Sequence[
     waiting = how.order[~trees.begun[how.order]]
     if len(waiting):
         return trees.begin(waiting if trees.tokens else waiting[: -(-len(how.order) // FIRST)])
-    if list(how.start) == list(how.branching) or all(pairs[k - 1] == ENOUGH for k in how.learns):
+    if all(pairs[k - 1] == ENOUGH for k in how.learns):
         return NONE
     return trees.extend(pairs)
 
@@ -104,15 +109,10 @@ class Trees:
         return sums[::-1]
 
     def begin(self, trees: Ints) -> Ints:
-        """Begin as many trees as the budget allows; with one path where all was right or wrong."""
-        settled = np.broadcast_to(np.isin(self.how.right, (0.0, 1.0)), len(self.begun))
-        trees = trees[np.argsort(settled[trees], kind="stable")]
-        path = [1] * self.depth
-        starts = [(~settled, self.how.start), (settled, path)]
-        costs = np.array([self._cost(0, start) for _, start in starts])[settled[trees].astype(int)]
-        trees = trees[: self._fitting(*costs.T)]
-        some = [self._nodes(0, (trees[part[trees]],), start) for part, start in starts]
-        return np.sort(np.concatenate(some))
+        """Begin as many trees as the budget allows."""
+        outputs, tokens = self._cost(0, self.how.start)
+        count = self._fitting(np.full(len(trees), outputs), np.full(len(trees), tokens))
+        return self._nodes(0, (trees[:count],), self.how.start)
 
     def extend(self, pairs: Sequence[int]) -> Ints:
         """Further children where they gain most per token."""
@@ -123,7 +123,7 @@ class Trees:
         gain, tree, level, outputs, tokens = map(np.concatenate, columns)
         turn = np.argsort(self.how.order)[tree]  # chance decides between equal gains
         best = np.lexsort((turn, -gain / tokens))
-        most = len(self.how.order) * self._cost(0, self.how.start)[0] / WAVE
+        most = len(self.how.order) * self.depth / WAVE
         best = best[: max(1, np.count_nonzero(np.cumsum(outputs[best]) <= most))]
         best = best[: self._fitting(outputs[best], tokens[best])]
         begins = np.cumsum([0, *(len(columns[0]) for _, columns in found)])
@@ -131,7 +131,7 @@ class Trees:
             self._nodes(
                 k,
                 tuple(place[best[level[best] == k] - begins[k - 1]] for place in places),
-                self.how.start,
+                self.how.narrow,
             )
             for k, (places, _) in enumerate(found, 1)
         ]
@@ -157,17 +157,17 @@ class Trees:
         gain = weight.get(k, 0.0) * (share * negative + (1 - share) * positive)
         width = 1
         for j in range(k + 1, self.depth + 1):
-            m = self.how.start[j - 1]
+            m = self.how.narrow[j - 1]
             gain = gain + weight.get(j, 0.0) * width * m * (m - 1) * share * (1 - share)
             width *= m
         parents = np.nonzero(room & (gain > 0))
-        outputs, tokens = self._cost(k, self.how.start)
+        outputs, tokens = self._cost(k, self.how.narrow)
         n = len(parents[0])
         columns = [gain[parents], parents[0], *(np.full(n, x) for x in (k, outputs, tokens))]
         return (*parents, asked[parents]), columns
 
     def _cost(self, k: int, start: Sequence[int]) -> tuple[int, float]:
-        """(outputs, tokens) of a node of level k with its narrow tree."""
+        """(outputs, tokens) of a node of level k, and `start` children per node below it."""
         outputs, tokens, width = (0, 0.0, 1) if k == 0 else (1, self.length[k - 1], 1)
         for length, m in zip(self.length[k:], start[k:], strict=True):
             width *= m
@@ -181,7 +181,7 @@ class Trees:
         return int(np.count_nonzero(within))
 
     def _nodes(self, k: int, places: Places, start: Sequence[int]) -> Ints:
-        """The nodes at places of level k with their narrow trees; for k = 0, only the trees."""
+        """The nodes at places of level k (0: trees) and those below, `start` children per node."""
         nodes = [NONE]
         while True:
             if k > 0:

@@ -12,7 +12,7 @@ from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.yields import unlimited
 from malt_fast.grading.custom import CustomGrader
-from malt_fast.sampling.allocation import ENOUGH, Allocation, Floats, Ints, narrow, next_nodes
+from malt_fast.sampling.allocation import ENOUGH, Allocation, Floats, Ints, next_nodes
 from malt_fast.sampling.grade import grade_leaves
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.task import Question
@@ -98,8 +98,7 @@ def allocation_of(
     adaptive = tree.allocation == "adaptive"
     return Allocation(
         branching=tree.branching,
-        start=narrow(tree.branching, levels) if adaptive else tree.branching,
-        learns=levels,
+        learns=levels if adaptive else [],
         order=np.random.default_rng(config.seed).permutation(trees),
         most_outputs=most_outputs(config, round(trees / share)) * share,
         most_tokens=np.inf if tree.max_tokens is None else tree.max_tokens * share,
