@@ -159,6 +159,7 @@ faults: .venv/.test
 	$(BIN)/python -m tests.faults.kills --runs 300 --json benchmarks/results/faults_kills.json
 	$(BIN)/python -m tests.faults.kills --changes --runs 100 --json benchmarks/results/faults_changes.json
 	$(BIN)/python -m tests.faults.commands --cases 140
+	$(BIN)/python -m tests.faults.network --json benchmarks/results/faults_network.json
 	$(BIN)/python -m tests.faults.disk --cases 10000 --json benchmarks/results/faults_disk.json
 	$(BIN)/python -m tests.faults.soak --trees 250000 --json benchmarks/results/faults_soak.json
 	$(BIN)/python -m tests.faults.soak --trees 1000 --prompt 30000 --kills 0 --json benchmarks/results/faults_long_prompts.json

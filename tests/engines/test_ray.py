@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from malt_fast._core.forest import DONE, Forest
 from malt_fast.config.schema import EngineConfig
 from malt_fast.engines import Policy, Request, SamplingParams
-from malt_fast.engines.ray import RayEngine, check_room
+from malt_fast.engines import ray as ray_engine
+from malt_fast.engines.ray import RayEngine, check_room, room_for
 from malt_fast.engines.router import Router
 from malt_fast.engines.spec import EngineSpec
 from malt_fast.grading.verdicts import (
@@ -271,6 +273,63 @@ def test_a_new_engine_that_dies_while_it_loads_is_replaced_too(ray_cluster, tmp_
     while caplog.text.count("a new one takes its place") < 2:
         assert engine.poll() == []
     assert engine.poll() == [] and engine.pending == 1
+    engine.close()
+
+
+def kill_one(engine: RayEngine) -> None:
+    import ray
+
+    os.kill(ray.get(engine.replicas[0].actor.pid.remote()), signal.SIGKILL)
+
+
+def test_a_replica_without_room_for_another_is_done_without(
+    ray_cluster, tmp_path, caplog, monkeypatch
+):
+    """As when its machine is lost; if none is left, the run ends."""
+    base = str(tiny_llama(tmp_path / "model"))
+    engine = RayEngine(SPEC, 2)
+    monkeypatch.setattr(ray_engine, "describe_cluster", lambda: Cluster([1], [0]))
+    kill_one(engine)
+    same(grow(SPEC.open(), base), grow(engine, base))
+    assert "has no room for another: 1 of 2 go on" in caplog.text
+    monkeypatch.setattr(ray_engine, "describe_cluster", lambda: Cluster([], []))
+    engine = RayEngine(odd_spec(list), 1)
+    kill_one(engine)
+    engine.submit([request(0, 0)])
+    for _ in range(2):  # it is told again
+        with pytest.raises(MaltError, match=r"replica 0 is lost .*no room for another: add a mach"):
+            while True:
+                assert engine.poll() == []
+    engine.close()
+
+
+def test_room_is_for_replicas_as_large_as_at_the_start():
+    """Two of two cores each: the machine that is left has room for one, not for two of one core."""
+    assert room_for(Cluster([2], [0]), SPEC, 2) == 1
+
+
+def test_the_others_go_on_while_a_replica_loads(ray_cluster, tmp_path, caplog):
+    slow, go = tmp_path / "slow", tmp_path / "go"
+
+    class Slow(EngineSpec):
+        def open(self):
+            while slow.exists() and not go.exists():
+                time.sleep(0.01)
+            return odd_spec(list).open()
+
+    engine = RayEngine(Slow("hf", EngineConfig(), "float32", "cpu", ()), 2)
+    slow.touch()
+    kill_one(engine)
+    engine.submit([request(i, i) for i in range(2)])
+    while "a new one takes its place" not in caplog.text:
+        assert engine.poll() == []
+    engine.replicas[1].figures = {}
+    while not engine.replicas[1].figures:  # of a turn that ended meanwhile
+        assert engine.poll() == []
+    assert not engine.replicas[0].wants
+    go.touch()
+    while not engine.replicas[0].wants:
+        assert engine.poll() == []
     engine.close()
 
 

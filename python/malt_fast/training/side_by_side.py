@@ -21,7 +21,7 @@ from malt_fast.sampling.prepare import load_setup
 from malt_fast.training.train_role import train_role
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError, first_line
-from malt_fast.utils.ray_cluster import Cluster, connected
+from malt_fast.utils.ray_cluster import Cluster, connected, wait_for_head
 
 Stages = tuple[Policy, Policy]  # of a role: after SFT, after DPO
 
@@ -64,6 +64,8 @@ def _gather(run: Run, tasks: list[Any]) -> list[Stages]:
                 for task in waiting:
                     ray.cancel(task)  # raises KeyboardInterrupt in the worker
             done, waiting = ray.wait(waiting, timeout=1)
+            if not done:
+                wait_for_head()
             for line in lines.read():
                 run.loggers.log(line)
             for task in done:

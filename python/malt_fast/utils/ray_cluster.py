@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from importlib.util import find_spec
 
 from malt_fast.utils.errors import MaltError, first_line
 from malt_fast.utils.installing import install_command
+
+PATIENCE = 30.0  # seconds for a head that does not answer; Ray ends this process after 60
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,27 @@ def _knock(address: str | None) -> None:
     host, _, port = (address or "").rpartition("//")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def wait_for_head() -> None:
+    """Return once the head of the connected cluster can be reached: usually at once.
+
+    Raises MaltError if that takes too long. Whatever asks the head of Ray would wait with it.
+    """
+    import ray
+
+    address, end = ray.get_runtime_context().gcs_address, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return _knock(address)
+        except OSError as error:
+            if time.monotonic() > end:
+                raise MaltError(
+                    f"the head of the Ray cluster, {address}, has not answered for "
+                    f"{PATIENCE:.0f} seconds ({first_line(error)}): check it and the network, and "
+                    "give the same command; what was sampled is kept"
+                ) from None
+        time.sleep(0.5)
 
 
 def describe_cluster() -> Cluster:
