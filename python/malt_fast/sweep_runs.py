@@ -16,7 +16,7 @@ from malt_fast.config.yaml_files import read_value
 from malt_fast.evaluation.plots import plot_sweep
 from malt_fast.evaluation.result import EvaluationResult, read_result
 from malt_fast.evaluation.statistics import Interval
-from malt_fast.evaluation.tables import INTERVAL, Column, Table, as_terminal, write_tables
+from malt_fast.evaluation.tables import INTERVAL, SPENT, Column, Table, as_terminal, write_tables
 from malt_fast.method import train
 from malt_fast.runs.directory import mend
 from malt_fast.runs.run import Run, reading
@@ -136,14 +136,16 @@ def lines(points: dict[str, Point]) -> dict[str, list[tuple[float, Interval]]]:
 
 
 def sweep_table(task: str, key: str, points: dict[str, Point]) -> Table:
-    """One row per value: accuracies, and the roles' training data over all rounds."""
+    """One row per value: accuracies, what training took, and the roles' data over all rounds."""
     data, accuracies = sorted({name for one in points.values() for name in one.data}), lines(points)
     columns = [Column(key, "text"), Column("questions", "number")]
     columns += [c for name in accuracies for c in (Column(f"{name} acc. %"), INTERVAL)]
-    columns += [Column(name, "number") for name in data]
+    columns += [*SPENT, *(Column(name, "number") for name in data)]
     rows = []
     for i, (word, point) in enumerate(points.items()):
         cells = [cell for line in accuracies.values() for cell in line[i]]
+        malt = point.result.system(point.result.malt)
+        cells += [malt.training_sampled, malt.training_tokens]
         counts = [point.data.get(name, 0) for name in data]
-        rows.append([word, point.result.systems[0].n, *cells, *counts])
+        rows.append([word, malt.n, *cells, *counts])
     return Table(f"sweep-{key}", f"{task}: {key}", columns, rows)

@@ -19,6 +19,7 @@ from malt_fast.evaluation.paper import paper_figures
 from malt_fast.evaluation.plots import plot_curves
 from malt_fast.evaluation.result import EvaluationResult, read_result, write_result
 from malt_fast.evaluation.scores import summarise
+from malt_fast.evaluation.spent import tokens_spent, with_spent
 from malt_fast.evaluation.tables import (
     SUITE_TABLES,
     as_terminal,
@@ -94,6 +95,8 @@ def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> Eval
         judged = judge_outputs(setup, design, forest, custom)
         outputs = write_outputs(run.path(OUTPUTS), judged, design, setup.config)
         result = measure(setup, design, judged).model_copy(update={"outputs": outputs})
+        systems = (system for system, _ in design.systems.values())
+        result = with_spent(result, systems, tokens_spent(run.folder))
         figures |= {"questions": len(design.questions), "systems": len(design.systems)}
         figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}
         figures |= {"failed": 0, **of_engine, **facts.failures.figures()}

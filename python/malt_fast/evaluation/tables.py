@@ -47,6 +47,7 @@ class Table:
 
 
 INTERVAL = Column("95 %", interval=True)
+SPENT = (Column("training: sampled", "number"), Column("trained on", "number"))  # tokens
 GAIN = (Column("gain", "gain"), Column("95 %", "gain", interval=True), Column("p", "p"))
 
 
@@ -187,12 +188,14 @@ def _gain(result: EvaluationResult, name: str) -> list[Any]:
 def paper_table(result: EvaluationResult) -> Table:
     """The main table with the figures of the paper's protocol, and the published ones."""
     table, known = main_table(result), result.published
+    table.columns.extend(SPENT)
     names = [f"{SUBSETS}x{SIZE} {figure}" for figure in ("mean", "population std", "sample std")]
     table.columns.extend(Column(name) for name in names)
     if known:
         table.columns.extend([Column("paper", "percent"), Column("paper std", "percent")])
     for system, cells in zip(result.systems, table.rows, strict=True):
         subsets = system.subsets
+        cells += [system.training_sampled, system.training_tokens]
         if subsets:
             cells += [subsets.mean, subsets.population_std, subsets.sample_std]
         else:
@@ -281,6 +284,9 @@ def describe(result: EvaluationResult) -> list[str]:
     lines = []
     if result.relative_gain is not None:
         lines.append(f"{result.malt} against SA: {100 * result.relative_gain:+.2f} % relative")
+    if malt := result.system(result.malt).training_tokens:
+        sampled = result.system(result.malt).training_sampled
+        lines.append(f"training took {sampled:,} sampled tokens, and {malt:,} in training steps")
     for name, shares in result.flips.items():
         mended, spoilt = 100 * shares["wrong_to_right"], 100 * shares["right_to_wrong"]
         turns = [turn for turn in result.turns.get(name, ()) if turn.answered > 0.5]

@@ -74,6 +74,8 @@ def system_rows(result: EvaluationResult, chain: Sequence[str]) -> list[dict[str
             "bar": [round(100 * share, 2) for share in (system.accuracy, low, high)],
             "calls": show(system.calls_per_question, "number"),
             "tokens": show(system.tokens_per_question, "number"),
+            "sampled": thousands(system.training_sampled),
+            "trained": thousands(system.training_tokens),
             **dict.fromkeys(("gain", "gain_interval", "p"), ""),
         }
         if other := paired.get(system.name):
@@ -82,6 +84,11 @@ def system_rows(result: EvaluationResult, chain: Sequence[str]) -> list[dict[str
         rows.append(row)
         before = group
     return rows
+
+
+def thousands(tokens: int) -> str:
+    """Tokens in thousands; nothing for none."""
+    return f"{tokens / 1000:,.0f}k" if tokens else ""
 
 
 def summary(result: EvaluationResult) -> str:
