@@ -107,6 +107,8 @@ def test_figures_are_those_of_systems_answering_alone(n: int, suite: str) -> Non
             "n": 30,
             "calls_per_question": system.votes * len(system.steps),
             "tokens_per_question": pytest.approx(np.mean([tokens for _, tokens, _ in said])),
+            "training_sampled": 0,
+            "training_tokens": 0,
         }
         assert found.turns == [step.prompt for step in system.steps]
         assert np.shape(found.passes) == (system.votes, len(system.steps))

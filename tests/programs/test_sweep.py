@@ -140,15 +140,16 @@ def test_values_are_read_as_yaml_and_written_as_folders(tmp_path: Path) -> None:
 def test_one_vote_makes_one_line() -> None:
     row = {"name": "MALT", "accuracy": 0.5, "ci95": (0.4, 0.6), "n": 20}
     row |= {"calls_per_question": 3, "tokens_per_question": 30}
+    row |= {"training_sampled": 900, "training_tokens": 300}
     empty = {"relative_gain": None, "paired": [], "flips": {}, "flips_ci95": {}, "turns": {}}
     result = EvaluationResult.model_validate(
         {"task": "t", "seed": 0, "malt": "MALT", "systems": [row], **empty}
     )
     one = sweep_runs.Point(result, {})
     table = sweep_runs.sweep_table("t", "k", {"1": one, "2": one})
-    names = ["k", "questions", "MALT acc. %", "95 %"]
+    names = ["k", "questions", "MALT acc. %", "95 %", "training: sampled", "trained on"]
     assert [column.name for column in table.columns] == names
-    assert table.rows == [["1", 20, 0.5, (0.4, 0.6)], ["2", 20, 0.5, (0.4, 0.6)]]
+    assert table.rows == [[k, 20, 0.5, (0.4, 0.6), 900, 300] for k in ("1", "2")]
 
 
 def test_rows_of_rounds_and_stages_that_a_run_no_longer_has_do_not_count(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""What the training of a run took, counted from its files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from malt_fast._core.forest import Forest
+from malt_fast.evaluation.result import EvaluationResult
+from malt_fast.evaluation.spent import Spent, tokens_spent, trained_tokens, with_spent
+from malt_fast.evaluation.systems import systems_of
+from malt_fast.forest.build import UNASKED, build_forest
+from malt_fast.forest.file import save_forest
+from malt_fast.store.segments import Sample
+from malt_fast.store.store import open_store
+
+CHAIN = ["generator", "verifier"]
+
+
+def sample(i: int, length: int) -> Sample:
+    tokens = np.arange(length, dtype=np.int32)
+    key = i.to_bytes(16, "little")
+    return Sample(key, "q", (0,), 0, tokens, np.zeros(length, np.float32))
+
+
+def test_an_output_that_two_forests_share_counts_once(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "samples")
+    rows = np.array(store.append([sample(i, i + 1) for i in range(4)]))
+    store.commit_all()
+    parents = [-1, 0]
+    for name, nodes in (("a", [-1, rows[0], rows[1]]), ("b", [-1, rows[1], UNASKED])):
+        path = tmp_path / "round-0" / f"forest-{name}.arrows"
+        path.parent.mkdir(exist_ok=True)
+        forest: Forest | None = build_forest(parents, 1, np.array(nodes), store)
+        assert forest is not None
+        save_forest(path, forest, store, "s", "g", parents, np.array(nodes), "")
+    spent = tokens_spent(tmp_path)
+    assert spent.forests == {"round-0/forest-a": 3, "round-0/forest-b": 2}
+    assert spent.sampled == 3
+
+
+def test_a_stage_counts_its_last_step_once_and_rounds_add_up(tmp_path: Path) -> None:
+    lines = [
+        {"stage": "sft/generator", "round": 0, "num_tokens": 5.0, "step": 1, "max_steps": 2},
+        {"stage": "sft/generator", "round": 0, "num_tokens": 9.0, "step": 2, "max_steps": 2},
+        {"stage": "sft/generator", "round": 0, "num_tokens": 10.0, "step": 2, "max_steps": 2},
+        {"stage": "sft/generator", "round": 1, "num_tokens": 7.0, "step": 3, "max_steps": 3},
+        {"stage": "dpo/verifier", "round": 0, "num_tokens": 4.0, "step": 1, "max_steps": 1},
+        {"stage": "grading", "round": 0},
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert trained_tokens(tmp_path) == {"sft/generator": 17, "dpo/verifier": 4}
+    assert tokens_spent(tmp_path) == Spent(0, {}, {"sft/generator": 17, "dpo/verifier": 4})
+
+
+def test_systems_have_what_their_roles_took() -> None:
+    systems = systems_of(CHAIN, 3)
+    row = {"accuracy": 0.5, "ci95": (0.4, 0.6), "n": 2}
+    row |= {"calls_per_question": 1, "tokens_per_question": 1}
+    empty = {"relative_gain": None, "paired": [], "flips": {}, "flips_ci95": {}, "turns": {}}
+    rows = [row | {"name": system.name} for system in systems]
+    result = EvaluationResult.model_validate(
+        {"task": "t", "seed": 0, "malt": "MALT+MV@3", "systems": rows, **empty}
+    )
+    trained = {"warm sft/generator": 1, "sft/generator": 10, "sft/verifier": 100}
+    trained["dpo/verifier"] = 1000
+    found = {
+        one.name: (one.training_sampled, one.training_tokens)
+        for one in with_spent(result, systems, Spent(7, {}, trained)).systems
+    }
+    assert found["SA"] == found["MA"] == (0, 1)
+    assert found["STaR SA"] == (7, 11)
+    assert found["STaR MA+MV@3"] == (7, 111)
+    assert found["MALT"] == (7, 1111)
+    assert found["MALT+MV@3 -verifier"] == (7, 11)
+    assert found["MALT+MV@3 -generator"] == (7, 1101)
