@@ -1,4 +1,4 @@
-"""The nodes each role learns from: positive outputs (SFT) and sibling pairs (DPO).
+"""The nodes each role learns from: positive outputs (SFT), pairs (DPO), labelled outputs (KTO).
 
 forest, credit --examples/pairs--> node ids --role_data--> prompts and completions as tokens
                                         `--yield_rows--> their counts
@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast._core.forest import Credit, Forest, examples, pairs
+from malt_fast._core.forest import Credit, Forest, examples, labelled, pairs
 from malt_fast.config.schema import PreferencesConfig
 
 Ids = npt.NDArray[np.uint32]
@@ -43,6 +43,29 @@ def select_pairs(
     keys = path_keys(forest, seed)
     kept = _subset(_mix(keys[chosen], keys[rejected]), prefs.max_pairs)
     return chosen[kept], rejected[kept]
+
+
+def select_labelled(
+    forest: Forest, credit: Credit, level: int, prefs: PreferencesConfig
+) -> tuple[Ids, npt.NDArray[np.int8]]:
+    """Every output of a role that has a label and a token, ascending, and its label, 1 or 0."""
+    ids, labels, _ = labelled(forest, credit, level, prefs.dedup)
+    spoken = forest.token_len[ids] > 0
+    return ids[spoken], labels[spoken]
+
+
+def pair_weights(
+    forest: Forest, credit: Credit, level: int, prefs: PreferencesConfig, nodes: Ids
+) -> npt.NDArray[np.float64] | None:
+    """[P]: the weight of each pair's loss, 1 in the mean; None where all are 1.
+
+    nodes [P, 2]: those that select_pairs gave.
+    """
+    if prefs.weighting == "equal" or not len(nodes):
+        return None
+    ids, _, values = labelled(forest, credit, level, prefs.dedup)
+    chosen, rejected = values[np.searchsorted(ids, nodes.T)]
+    return (chosen - rejected) / np.mean(chosen - rejected)
 
 
 def path_keys(forest: Forest, seed: int) -> npt.NDArray[np.uint64]:

@@ -12,13 +12,17 @@ import numpy.typing as npt
 
 from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.schema import Config
-from malt_fast.forest.preferences import Ids, select_examples, select_pairs
+from malt_fast.forest.preferences import Ids, pair_weights, select_examples, select_pairs
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
 
 Stage = Literal["sft", "dpo"]
 Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
+
+
+Floats = npt.NDArray[np.float64]
+NO_PAIRS: Ints = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class RoleData:
     pairs: Ints  # [P, 2]: indices of chosen and rejected completions; [0, 2] for SFT
     trees: Ints  # [M]: the question of each completion, counted from 0; a tree shares prefixes
     nodes: Ints  # [M]: the node of each completion, for messages
+    weights: Floats | None = None  # [P]: of each pair's loss; None: 1
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -53,12 +58,13 @@ def role_data(
     SFT: one completion per example; an output sampled twice counts twice unless preferences.dedup.
     DPO: every (prompt, completion) once, however many pairs share it.
     """
-    prefs, seed = config.preferences, config.seed
+    prefs, seed, weights = config.preferences, config.seed, None
     if stage == "sft":
         ids = select_examples(forest, credit, level, prefs, seed)
-        index = np.zeros((0, 2), np.int64)
+        index = NO_PAIRS
     else:
         nodes = np.stack(select_pairs(forest, credit, level, prefs, seed), axis=1)
+        weights = pair_weights(forest, credit, level, prefs, nodes)
         ids, inverse = np.unique(nodes, return_inverse=True)
         index = inverse.reshape(-1, 2).astype(np.int64)
     roots = np.flatnonzero(forest.level == 0)
@@ -73,6 +79,7 @@ def role_data(
         pairs=index,
         trees=trees.astype(np.int64),
         nodes=ids.astype(np.int64),
+        weights=weights,
     )
 
 

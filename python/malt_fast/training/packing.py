@@ -12,7 +12,7 @@ An optimiser step is cut into as many batches as it needs. Their losses are divi
 the whole step, so the gradient depends neither on the cut nor on the number of processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class Batch:
     lengths: Tensor  # int64 [K]: targets of each completion
     completions: Tensor  # int64 [K]: indices into the data's completions
     pairs: Tensor  # int64 [P, 2]: indices into the batch's completions; SFT: [0, 2]
+    weights: Tensor  # float32 [P]: of the losses of pairs
     num_tokens: int  # without padding
     position_ids: Tensor | None = None  # trees: int64 [1, N], counted from the root
     tree: Tree | None = None
@@ -94,6 +95,8 @@ class Packer:
         self.stage, self.data, self.packing = stage, data, packing
         self.lengths = np.array([len(c) for c in data.completions], dtype=np.int64)
         self.arena = _Arena(data)
+        equal = np.ones(len(data.pairs))
+        self.weights = equal if data.weights is None else data.weights
         self.row_lengths = self.arena.prompt_len + self.lengths - 1  # without the last token
         if packing.layout == "trees":
             self._check_capacity()
@@ -107,7 +110,7 @@ class Packer:
             items = [int(self.lengths[completions].sum())]
         else:
             items = [len(pairs), int(self.lengths[completions[pairs[:, 0]]].sum())]
-        batches, num_tokens = self.cut(completions, pairs)
+        batches, num_tokens = self.cut(completions, pairs, np.asarray(indices))
         return Step(batches, torch.tensor(items), num_tokens)
 
     def longest(self, indices: Sequence[int]) -> int:
@@ -116,7 +119,7 @@ class Packer:
         if self.packing.layout == "trees":
             tokens = int(np.diff(self._shared_layout(completions, pairs).begin).max())
             return tokens + padding(tokens, self.packing.device)
-        lengths = [self.row_lengths[part] for part, _ in self._parts(completions, pairs)]
+        lengths = [self.row_lengths[part] for part, *_ in self._parts(completions, pairs)]
         return max(len(part) * int(part.max()) for part in lengths)
 
     def _chosen(self, indices: Sequence[int]) -> tuple[Ints, Ints]:
@@ -127,44 +130,58 @@ class Packer:
         completions, local = np.unique(self.data.pairs[chosen], return_inverse=True)
         return completions, local.reshape(-1, 2)
 
-    def cut(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+    def cut(
+        self, completions: Ints, pairs: Ints, rows: Ints | None = None
+    ) -> tuple[list[Batch], int]:
         """The batches of this process, and the number of tokens in the batches of all.
 
-        pairs [P, 2]: indices into `completions`. Every process gets equally many batches.
+        pairs [P, 2]: indices into `completions`; rows [P]: those of the data that they are, by
+        default all. Every process gets equally many batches.
         """
+        if rows is None:
+            rows = np.arange(len(pairs))
         if self.packing.layout == "trees":
-            return self._packs(completions, pairs)
-        return self._padded(completions, pairs)
+            return self._packs(completions, pairs, rows)
+        return self._padded(completions, pairs, rows)
 
-    def _parts(self, completions: Ints, pairs: Ints) -> list[tuple[Ints, Ints]]:
-        """(completions, pairs) of each batch of rows."""
+    def _parts(self, completions: Ints, pairs: Ints) -> list[tuple[Ints, Ints, slice]]:
+        """(completions, pairs, which pairs these are) of each batch of rows."""
         size, parts = self.packing.batch_size, []
         for start in range(0, len(pairs) or len(completions), size):
             part, linked = np.arange(start, min(start + size, len(completions))), pairs[:0]
             if len(pairs):
                 part, local = np.unique(pairs[start : start + size], return_inverse=True)
                 linked = local.reshape(-1, 2)
-            parts.append((completions[part], linked))
+            parts.append((completions[part], linked, slice(start, start + size)))
         return parts
 
-    def _padded(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+    def _padded(self, completions: Ints, pairs: Ints, rows: Ints) -> tuple[list[Batch], int]:
         parts = self._parts(completions, pairs)
-        sizes = [int(self.row_lengths[part].sum()) for part, _ in parts]
-        mine = [
-            right_padded(self.arena, *parts[i], counts=counts)
-            for i, counts in share(sizes, self.packing.rank, self.packing.world)
-        ]
+        sizes = [int(self.row_lengths[part].sum()) for part, *_ in parts]
+        mine = []
+        for i, counts in share(sizes, self.packing.rank, self.packing.world):
+            part, linked, which = parts[i]
+            learned = self._learned(linked, rows[which][: len(linked)])
+            mine.append(right_padded(self.arena, part, learned, counts))
         return mine, sum(sizes)
 
-    def _packs(self, completions: Ints, pairs: Ints) -> tuple[list[Batch], int]:
+    def _packs(self, completions: Ints, pairs: Ints, rows: Ints) -> tuple[list[Batch], int]:
         layout = self._shared_layout(completions, pairs)
-        mine = [
-            to_batch(layout, i, completions, pairs, self.lengths, self.packing.device, counts)
-            for i, counts in share(
-                np.diff(layout.begin).tolist(), self.packing.rank, self.packing.world
+        sizes, mine = np.diff(layout.begin).tolist(), []
+        for i, counts in share(sizes, self.packing.rank, self.packing.world):
+            link = layout.link[slice(*layout.link_begin[i : i + 2].tolist())]
+            member = layout.member[slice(*layout.member_begin[i : i + 2].tolist())]
+            learned = self._learned(np.searchsorted(member, pairs[link]), rows[link])
+            own = completions[member]
+            mine.append(
+                to_batch(layout, i, own, self.lengths[own], learned, self.packing.device, counts)
             )
-        ]
         return mine, len(layout.token)
+
+    def _learned(self, pairs: Ints, rows: Ints) -> dict[str, Tensor]:
+        """The pairs of a batch, which are `rows` of the data, with their weights."""
+        weights = torch.from_numpy(self.weights[rows].astype(np.float32))
+        return {"pairs": _long(pairs), "weights": weights}
 
     def _shared_layout(self, completions: Ints, pairs: Ints) -> _core.packing.Packs:
         """Packs of at most `pack_tokens`, as many as processes can share evenly."""
@@ -232,15 +249,17 @@ def to_batch(
     layout: _core.packing.Packs,
     pack: int,
     completions: Ints,
-    pairs: Ints,
     lengths: Ints,
+    learned: Mapping[str, Any],
     device: str,
     counts: bool = True,
 ) -> Batch:
-    """Pack number `pack` of a layout of `completions`, padded on a GPU by trees of one token."""
-    columns = (layout.begin, layout.target_begin, layout.member_begin, layout.link_begin)
-    tokens, targets, members, links = (slice(*x[pack : pack + 2].tolist()) for x in columns)
-    member, link = layout.member[members], layout.link[links]
+    """Pack number `pack` of a layout, padded on a GPU by trees of one token.
+
+    completions, lengths [K]: the pack's own; learned: Batch's fields on what is learned from them.
+    """
+    columns = (layout.begin, layout.target_begin, layout.member_begin)
+    tokens, targets, members = (slice(*x[pack : pack + 2].tolist()) for x in columns)
     n = tokens.stop - tokens.start
     more = padding(n, device)
     position = layout.position[tokens]
@@ -251,12 +270,12 @@ def to_batch(
         tree=make_tree(end, int(position.max(initial=-1)) + 1, device),
         rows=_long(layout.row[targets]),
         targets=_long(layout.target[targets]),
-        owner=_long(np.searchsorted(member, layout.owner[targets])),
-        lengths=_long(lengths[completions[member]]),
-        completions=_long(completions[member]),
-        pairs=_long(np.searchsorted(member, pairs[link])),
+        owner=_long(np.searchsorted(layout.member[members], layout.owner[targets])),
+        lengths=_long(lengths),
+        completions=_long(completions),
         num_tokens=n,
         counts=counts,
+        **learned,
     )
 
 
@@ -265,10 +284,13 @@ def padding(tokens: int, device: str) -> int:
     return -tokens % LENGTHS if device == "cuda" else 0
 
 
-def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool = True) -> Batch:
+def right_padded(
+    arena: _Arena, completions: Ints, learned: Mapping[str, Any], counts: bool = True
+) -> Batch:
     """One completion per row, without its last token, which predicts nothing.
 
-    Padding may be any token, since causal attention never looks right.
+    learned: Batch's fields on what is learned from the completions. Padding may be any token, since
+    causal attention never looks right.
     """
     rows = [arena.row(i) for i in completions]
     lengths = arena.completion_len[completions].astype(np.int64)
@@ -288,9 +310,9 @@ def right_padded(arena: _Arena, completions: Ints, pairs: Ints, *, counts: bool 
         owner=_long(owner),
         lengths=_long(lengths),
         completions=_long(completions),
-        pairs=_long(pairs),
         num_tokens=int((sizes - 1).sum()),
         counts=counts,
+        **learned,
     )
 
 

@@ -74,6 +74,7 @@ class StageSpec:
         settings = (self.stage, weights, method, reference, self.seed, len(data.prompts))
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
         arrays: list[npt.NDArray[Any]] = [*data.prompts, *data.completions, data.pairs, data.trees]
+        arrays += [] if data.weights is None else [data.weights]
         for array in arrays:
             digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

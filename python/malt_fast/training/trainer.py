@@ -109,10 +109,13 @@ class StageTrainer(transformers.Trainer):
     def training_step(
         self, model: nn.Module, inputs: "Future[Step]", num_items_in_batch: Any = None
     ) -> Tensor:
-        """A whole optimiser step; processes exchange gradients in its last batch only."""
         if not model.training:
             model.train()  # visits every module
-        batches, items, num_tokens = inputs.result()
+        return self.step_loss(model, inputs.result())
+
+    def step_loss(self, model: nn.Module, step: Step) -> Tensor:
+        """A whole optimiser step; processes exchange gradients in its last batch only."""
+        batches, items, num_tokens = step
         items, total = items.to(self.args.device), torch.zeros((), device=self.args.device)
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
@@ -156,7 +159,7 @@ class StageTrainer(transformers.Trainer):
         metrics = dpo_metrics(out, logp, batch.pairs) | {"pairs": torch.ones_like(out.losses)}
         for name, values in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + values.sum() * batch.counts
-        return out.losses.sum() / items[0]
+        return (out.losses * batch.weights).sum() / items[0]
 
     def _refuse(self, loss: Tensor, batch: Batch) -> None:
         """Write the nodes of a batch whose loss is not finite to a file, and raise MaltError."""
