@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models
 from training_workload import VOCABULARY
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from malt_fast.config.schema import DPOStageConfig, LoraConfig, StageConfig
+from malt_fast.config.schema import LoraConfig
+from malt_fast.config.stages import DPOStageConfig, StageConfig
 from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.models.liger import exchange_layers
 from malt_fast.training.adapters import load_model

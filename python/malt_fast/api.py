@@ -238,11 +238,16 @@ class Preferences:
 
     def __repr__(self) -> str:
         examples, pairs = len(self.sft.completions), len(self.dpo.pairs)
-        return f"Preferences({self.role}, {examples:,} examples, {pairs:,} pairs)"
+        labelled = f", {len(self.dpo.labelled):,} labelled" if len(self.dpo.labelled) else ""
+        return f"Preferences({self.role}, {examples:,} examples, {pairs:,} pairs{labelled})"
 
-    def to_dataset(self, stage: Literal["sft", "dpo"]) -> Any:
-        """A datasets.Dataset in TRL's columns, as forest/datasets.py describes them."""
-        return as_dataset(getattr(self, stage), self.setup.prompts, stage)
+    def to_dataset(self, kind: Literal["sft", "dpo", "kto"]) -> Any:
+        """A datasets.Dataset in TRL's columns, as forest/datasets.py describes them.
+
+        The rows are those that the role learns from: no pairs under the kto loss, no labelled
+        outputs under another.
+        """
+        return as_dataset(self.sft if kind == "sft" else self.dpo, self.setup.prompts, kind)
 
 
 def preferences(forest: Forest, values: Credit, role: str) -> Preferences:

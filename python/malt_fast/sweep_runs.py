@@ -17,6 +17,7 @@ from malt_fast.evaluation.plots import plot_sweep
 from malt_fast.evaluation.result import EvaluationResult, read_result
 from malt_fast.evaluation.statistics import Interval
 from malt_fast.evaluation.tables import INTERVAL, SPENT, Column, Table, as_terminal, write_tables
+from malt_fast.forest.datasets import NAMES, Kind
 from malt_fast.method import train
 from malt_fast.runs.directory import mend
 from malt_fast.runs.run import Run, reading
@@ -107,7 +108,7 @@ def read_point(run: Run) -> Point:
     data: dict[str, int] = Counter()
     for file in datasets_of(run):
         check_seal(file.parent, mend(run.folder), "training data")
-        rows = "examples" if file.stem == "sft" else "pairs"
+        rows = next(name for kind, name in NAMES.items() if kind == file.stem)
         with reading(file, run.folder), file.open("rb") as source:
             data[f"{file.parent.name} {rows}"] += pq.read_metadata(source).num_rows
     return Point(result, data)
@@ -116,12 +117,16 @@ def read_point(run: Run) -> Point:
 def datasets_of(run: Run) -> list[Path]:
     """The training data of a run; settings that it had before may have made more."""
     config = run.config
-    stages = {role: ("sft", "dpo")[: 1 + (role in config.dpo_roles)] for role in config.chain}
+    kinds: dict[str, list[Kind]] = {role: ["sft"] for role in config.chain}
+    for role in config.dpo_roles:
+        loss = config.train.dpo.for_role(role)
+        kinds[role] += ["dpo"] if loss.on_pairs else []
+        kinds[role] += ["kto"] if loss.on_labels else []
     files = [
-        run.path(f"round-{index}", "data", role, f"{stage}.parquet")
+        run.path(f"round-{index}", "data", role, f"{kind}.parquet")
         for index in range(config.train.rounds)
         for role in config.chain
-        for stage in stages[role]
+        for kind in kinds[role]
     ]
     return [file for file in files if file.is_file()]
 

@@ -196,7 +196,26 @@ def test_settings_do_not_change_later() -> None:
         ("--lora.r 1.5", ["lora.r = '1.5'", "a whole number"]),
         ("--seed x", ["seed = 'x'", "a whole number"]),
         ("--preferences.dedup maybe", ["preferences.dedup", "true or false"]),
-        ("--train.dpo.loss_type x", ["train.dpo.loss_type", "sigmoid, ipo or hinge"]),
+        ("--train.dpo.loss_type x", ["train.dpo.loss_type", "ipo, hinge, kto or sigmoid+kto"]),
+        ("--train.dpo.loss_type kto --train.dpo.label_smoothing 0.1", ["label_smoothing", "kto"]),
+        ("--train.dpo.desirable_weight 2", ["desirable_weight", "sigmoid", "to kto"]),
+        (
+            "--train.dpo.roles.verifier.undesirable_weight 2",
+            ["undesirable_weight", "sigmoid", "to kto"],
+        ),
+        (
+            "--train.dpo.loss_type kto --train.dpo.desirable_weight 0 "
+            "--train.dpo.undesirable_weight 0",
+            ["both 0", "raise one"],
+        ),
+        (
+            "--train.dpo.loss_type sigmoid+kto --train.dpo.per_device_train_batch_size 1",
+            ["sigmoid+kto", "per_device_train_batch_size to 2"],
+        ),
+        (
+            "--train.dpo.loss_type kto --preferences.weighting value",
+            ["preferences.weighting", "no pairs", "sigmoid+kto"],
+        ),
         ("--train.dpo.loss_type ipo --train.dpo.label_smoothing 0.1", ["label_smoothing", "ipo"]),
         (
             "--train.dpo.label_smoothing 0.1 --train.dpo.roles.verifier.loss_type ipo",

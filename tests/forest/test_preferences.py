@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from malt_fast._core.forest import (
     DONE,
     FAILED,
+    RESERVED,
     Credit,
     Forest,
     credit,
@@ -25,7 +26,7 @@ from malt_fast._core.forest import (
 )
 from malt_fast.config.load import make_config
 from malt_fast.config.schema import Config, PreferencesConfig
-from malt_fast.forest.datasets import has_dataset, write_datasets
+from malt_fast.forest.datasets import has_datasets, write_datasets
 from malt_fast.forest.preferences import path_keys, select_examples, select_pairs
 from malt_fast.forest.role_data import role_data
 from malt_fast.forest.yields import RoleYield, yield_rows, yield_table
@@ -83,13 +84,17 @@ def row(node_of: dict[int, Node], node: int) -> Key:
 def test_rows_are_what_the_trees_hold(questions: list[Node], level: int, dedup: bool) -> None:
     forest, node_of = grow(questions)
     values, prefs = credit(forest), PreferencesConfig(dedup=dedup, sft_source="all")
-    sft = role_data(forest, values, level, QUESTIONS, PROMPTS, Config(preferences=prefs), "sft")
+    sft = role_data(
+        forest, values, level, QUESTIONS, PROMPTS, Config(chain=CHAIN, preferences=prefs), "sft"
+    )
     rows = [(p.tobytes(), c.tobytes()) for p, c in zip(sft.prompts, sft.completions, strict=True)]
     ids = examples(forest, values, level, "all", dedup).tolist()
     assert rows == [row(node_of, i) for i in ids if node_of[i].tokens]
     assert sft.pairs.shape == (0, 2)
 
-    dpo = role_data(forest, values, level, QUESTIONS, PROMPTS, Config(preferences=prefs), "dpo")
+    dpo = role_data(
+        forest, values, level, QUESTIONS, PROMPTS, Config(chain=CHAIN, preferences=prefs), "dpo"
+    )
     rows = [(p.tobytes(), c.tobytes()) for p, c in zip(dpo.prompts, dpo.completions, strict=True)]
     assert len(set(rows)) == len(rows)
     assert set(dpo.pairs.ravel().tolist()) == set(range(len(rows)))
@@ -118,7 +123,7 @@ def test_equal_prompts_are_one_array_and_duplicates_count_in_sft() -> None:
     dpo = role_data(forest, values, 1, QUESTIONS, PROMPTS, Config(), "dpo")
     assert [c.tolist() for c in dpo.completions] == [[40], [41]]
     assert dpo.pairs.tolist() == [[0, 1], [0, 1]]
-    once = Config(preferences=PreferencesConfig(dedup=True))
+    once = Config(chain=CHAIN, preferences=PreferencesConfig(dedup=True))
     assert len(role_data(forest, values, 1, QUESTIONS, PROMPTS, once, "sft").completions) == 1
     dpo = role_data(forest, values, 1, QUESTIONS, PROMPTS, once, "dpo")
     assert dpo.pairs.tolist() == [[0, 1]]
@@ -130,7 +135,9 @@ def test_weights_are_differences_of_values(questions: list[Node], level: int, de
     forest, node_of = grow(questions)
     values = credit(forest)
     prefs = PreferencesConfig(dedup=dedup, weighting="value")
-    dpo = role_data(forest, values, level, QUESTIONS, PROMPTS, Config(preferences=prefs), "dpo")
+    dpo = role_data(
+        forest, values, level, QUESTIONS, PROMPTS, Config(chain=CHAIN, preferences=prefs), "dpo"
+    )
     chosen, rejected = select_pairs(forest, values, level, prefs, 0)
     copies: dict[
         tuple[object, ...], list[Fraction]
@@ -234,7 +241,7 @@ def twin_yield(
     same = sum(len(b) - len({tuple(nodes[i].tokens) for i in b}) for b in blocks.values())
     return {
         "role": role,
-        "nodes": len(nodes),
+        "nodes": sum(node.state != RESERVED for node in nodes.values()),
         "failed": sum(node.state == FAILED for node in nodes.values()),
         "positives": sum(values.label[i] == 1 for i in nodes),
         "negatives": sum(values.label[i] == 0 for i in nodes),
@@ -254,7 +261,7 @@ def test_yield_counts_what_is_there(questions: list[Node]) -> None:
     for level, found in enumerate(rows, 1):
         expected = twin_yield(node_of, values, level, found.role)
         assert vars(found) == pytest.approx(
-            expected | {"examples": found.examples, "pairs": found.pairs}
+            expected | {"examples": found.examples, "pairs": found.pairs, "labelled": 0}
         )
         sft = role_data(forest, values, level, QUESTIONS, PROMPTS, config, "sft")
         dpo = role_data(forest, values, level, QUESTIONS, PROMPTS, config, "dpo")
@@ -285,8 +292,10 @@ def test_yield_table_names_every_role() -> None:
 def test_datasets_are_trl_rows(tmp_path: Path, stage: Literal["sft", "dpo"]) -> None:
     forest, values, _ = forest_of(5, [4, 4], lost=0)
     prefs = PreferencesConfig()
-    data = role_data(forest, values, 2, QUESTIONS, PROMPTS, Config(preferences=prefs), stage)
-    path = write_datasets(data, PROMPTS, tmp_path / "data" / "b", stage)
+    data = role_data(
+        forest, values, 2, QUESTIONS, PROMPTS, Config(chain=CHAIN, preferences=prefs), stage
+    )
+    (path,) = write_datasets(data, PROMPTS, tmp_path / "data" / "b", stage)
     assert {file.name for file in path.parent.iterdir()} == {f"{stage}.parquet", "stage.txt"}
     rows = pq.read_table(path).to_pylist()
     if stage == "sft":
@@ -304,6 +313,44 @@ def test_datasets_are_trl_rows(tmp_path: Path, stage: Literal["sft", "dpo"]) -> 
         assert PROMPTS.tokenizer(found["prompt"])["input_ids"] == data.prompts[first].tolist()
 
 
+@pytest.mark.parametrize("loss_type", ["kto", "sigmoid+kto"])
+def test_labelled_outputs_are_rows_of_their_own(tmp_path: Path, loss_type: str) -> None:
+    forest, values, node_of = forest_of(5, [4, 4], lost=0.1)
+    config = make_config(
+        {
+            "chain": CHAIN,
+            "tree": {"branching": [4, 4, 1, 1]},
+            "train": {"dpo": {"loss_type": loss_type}},
+        }
+    )
+    data = role_data(forest, values, 2, QUESTIONS, PROMPTS, config, "dpo")
+    plain = role_data(forest, values, 2, QUESTIONS, PROMPTS, Config(chain=CHAIN), "dpo")
+    assert len(data.pairs) == (0 if loss_type == "kto" else len(plain.pairs)) < data.rows("dpo")
+    expected = [
+        (*row(node_of, i), int(values.label[i]))
+        for i, node in node_of.items()
+        if len(node.path) == 3 and node.tokens and values.label[i] >= 0
+    ]
+    rows = [(data.prompts[i], data.completions[i], label) for i, label in data.labelled]
+    assert [(p.tobytes(), c.tobytes(), label) for p, c, label in rows] == expected
+    both = [(data.completions[c].tolist(), data.completions[r].tolist()) for c, r in data.pairs]
+    assert not both or both == [
+        (plain.completions[c].tolist(), plain.completions[r].tolist()) for c, r in plain.pairs
+    ]
+    yields = yield_rows(forest, values, config)[1]
+    assert yields.labelled == len(rows)
+
+    (tmp_path / "dpo.parquet").touch()  # of other settings
+    paths = write_datasets(data, PROMPTS, tmp_path, "dpo")
+    assert [path.stem for path in paths] == (["kto"] if loss_type == "kto" else ["dpo", "kto"])
+    assert {file.stem for file in tmp_path.glob("*.parquet")} == {path.stem for path in paths}
+    found = pq.read_table(paths[-1]).to_pylist()
+    assert [(row["completion"], row["label"]) for row in found] == [
+        (PROMPTS.decode(c), label == 1) for _, c, label in rows
+    ]
+    assert set(found[0]) == {"prompt", "completion", "label"}
+
+
 def test_flipped_bits_in_datasets_are_noticed(tmp_path: Path) -> None:
     """By the seal, and in pages by everybody who verifies their checksums."""
     forest, values, _ = forest_of(5, [4, 4], lost=0)
@@ -312,19 +359,19 @@ def test_flipped_bits_in_datasets_are_noticed(tmp_path: Path) -> None:
         for stage in ("sft", "dpo")
     }
     for stage, own in data.items():
-        path = write_datasets(own, PROMPTS, tmp_path, stage)
+        (path,) = write_datasets(own, PROMPTS, tmp_path, stage)
     whole, true = path.read_bytes(), pq.read_table(path)
-    assert has_dataset(tmp_path, "sft") and has_dataset(tmp_path, "dpo")
+    assert has_datasets(tmp_path, ["sft"]) and has_datasets(tmp_path, ["dpo"])
     pages = pq.read_metadata(path).serialized_size
     for at in range(4, len(whole) - pages - 8, 7):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
-        assert not has_dataset(tmp_path, "dpo")
+        assert not has_datasets(tmp_path, ["dpo"])
         with contextlib.suppress(OSError, pa.ArrowException):
             assert pq.read_table(path, page_checksum_verification=True) == true
     write_datasets(data["sft"], PROMPTS, tmp_path, "sft")  # seals no damage of the other
-    assert has_dataset(tmp_path, "sft") and not has_dataset(tmp_path, "dpo")
+    assert has_datasets(tmp_path, ["sft"]) and not has_datasets(tmp_path, ["dpo"])
     write_datasets(data["dpo"], PROMPTS, tmp_path, "dpo")
-    assert has_dataset(tmp_path, "sft") and pq.read_table(path) == true
+    assert has_datasets(tmp_path, ["sft"]) and pq.read_table(path) == true
 
 
 def test_a_begin_token_that_the_tokenizer_adds_is_not_in_the_text(tmp_path: Path) -> None:
@@ -336,10 +383,10 @@ def test_a_begin_token_that_the_tokenizer_adds_is_not_in_the_text(tmp_path: Path
     )
     prompts = Prompts(CHAIN, WORDING, tokenizer, chat=False)
     forest, values, _ = forest_of(5, [4, 4], lost=0)
-    config = Config(preferences=PreferencesConfig(sft_source="all"))
+    config = Config(chain=CHAIN, preferences=PreferencesConfig(sft_source="all"))
     data = role_data(forest, values, 1, QUESTIONS, prompts, config, "sft")
     assert data.prompts[0][0] == tokenizer.bos_token_id
-    rows = pq.read_table(write_datasets(data, prompts, tmp_path, "sft")).to_pylist()
+    rows = pq.read_table(write_datasets(data, prompts, tmp_path, "sft")[0]).to_pylist()
     assert rows
     for found, prompt in zip(rows, data.prompts, strict=True):
         assert tokenizer(found["prompt"])["input_ids"] == prompt.tolist()

@@ -18,7 +18,7 @@ from malt_fast.sampling.monitor import TreeMonitor
 from malt_fast.sampling.sampled_trees import SampledTrees
 from malt_fast.sampling.signs import BLOCKS, ENOUGH, Signs, empty, truncated, unanswered, unmixed
 from malt_fast.tasks.task import Question
-from malt_fast.training.alarms import collapsing
+from malt_fast.training.alarms import collapsing, unbalanced
 from tests.small_run import run
 
 
@@ -47,6 +47,34 @@ def test_a_collapse_is_a_fall_with_a_growing_margin(
     elif fall > 10.001 and fall > -before / 2 + 0.001:
         assert "verifier lose probability" in told
     assert not collapsing("verifier", {"loss": 0.5}, beta)
+
+
+@given(
+    st.integers(0, 500), st.integers(0, 500), st.floats(0.1, 5), st.floats(0.1, 5), st.booleans()
+)
+def test_the_advice_on_unbalanced_labels_balances_them(
+    positive: int, negative: int, desirable: float, undesirable: float, even: bool
+) -> None:
+    weights = {"desirable": desirable, "undesirable": undesirable}
+    told = unbalanced("verifier", positive, negative, (desirable, undesirable))
+    if not positive or not negative:
+        assert ("harder" if positive else "easier") in told
+        return
+    share = positive * desirable / (negative * undesirable)
+    assert bool(told) == (not 1 <= share <= 4 / 3)
+    if told:
+        *_, option, value = told.split()
+        kind = option.removeprefix("--train.dpo.roles.verifier.").removesuffix("_weight")
+        weights[kind] = float(value)
+        again = (weights["desirable"], weights["undesirable"])
+        assert not unbalanced("verifier", positive, negative, again)
+
+
+def test_the_advice_for_labels_alone_names_no_setting_of_pairs() -> None:
+    line = {"logps/chosen": -60.0, "rewards/chosen": -10.0, "rewards/margins": 0.2}
+    assert "rpo_alpha" in collapsing("verifier", line, 0.2)
+    told = collapsing("verifier", line, 0.2, on_pairs=False)
+    assert "train.dpo.beta, or" in told and "rpo_alpha" not in told
 
 
 def test_other_outputs_are_no_collapse() -> None:
@@ -203,7 +231,7 @@ def test_what_a_run_warns_of(
     monkeypatch.setattr("malt_fast.method.evaluate_run", lambda *_: None)
     monkeypatch.setattr(signs, "BLOCKS", 30)
     if kinds == {"collapsing"}:
-        always = lambda role, line, beta: "x" if "rewards/margins" in line else ""  # noqa: E731
+        always = lambda role, line, *_: "x" if "rewards/margins" in line else ""  # noqa: E731
         monkeypatch.setattr("malt_fast.training.alarms.collapsing", always)
     more = ["--train.dpo.max_steps", "20", "--preferences.sft_source", "all"]
     run(*made, tmp_path / "run", *more, *options)

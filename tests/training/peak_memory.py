@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import transformers as hf
 
-from malt_fast.config.schema import LoraConfig, StageConfig
+from malt_fast.config.schema import LoraConfig
+from malt_fast.config.stages import StageConfig
 from malt_fast.forest.role_data import RoleData
 from malt_fast.training.activations import precision_of, shape_of, training_bytes
 from malt_fast.training.adapters import load_model

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from malt_fast.config.schema import StageConfig
+from malt_fast.config.stages import StageConfig
 from malt_fast.training import arguments
 from malt_fast.training.arguments import training_arguments
 

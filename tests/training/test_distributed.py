@@ -11,7 +11,14 @@ import pytest
 from malt_fast.config.schema import PACKAGE
 from malt_fast.train import main
 from tests.programs import test_train
-from tests.training.test_trainer import assert_same, base, role_data, train, weights  # noqa: F401
+from tests.training.test_trainer import (  # noqa: F401
+    assert_same,
+    base,
+    labels,
+    role_data,
+    train,
+    weights,
+)
 
 PROFILES = PACKAGE / "profiles"
 
@@ -39,6 +46,13 @@ def test_two_processes_train_as_one(mode, base, tmp_path):  # noqa: F811
         "one pack": {"stage": "dpo", "gradient_checkpointing": "full"},
         "selective": {"stage": "dpo", "gradient_checkpointing": "selective"},
         "stopped": {"stage": "dpo", "lr_scheduler_type": "cosine"},
+        "kto": {"stage": "dpo", "loss_type": "kto", "data": labels(role_data(questions=4))},
+        "both": {
+            "stage": "dpo",
+            "loss_type": "sigmoid+kto",
+            "pack_tokens": 40,
+            "data": labels(role_data(questions=4), pairs=True, again=[2]),
+        },
     }
     steps, alone = [], {}
     for name, job in jobs.items():
@@ -68,7 +82,7 @@ def test_two_processes_train_as_one(mode, base, tmp_path):  # noqa: F811
         assert [line["step"] for line in found][:-1] == [
             line["step"] for line in expected[2 * first : -1]
         ]
-        for key in ("loss", "grad_norm", "num_tokens", "rewards/margins", "logps/chosen"):
+        for key in ("loss", "grad_norm", "num_tokens", "rewards/margins", "logps/chosen", "kl"):
             if key in expected[0]:
                 ours, theirs = found[0][key], expected[2 * first][key]
                 assert ours == pytest.approx(theirs, rel=rel, abs=apart), (name, key)

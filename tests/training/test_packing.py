@@ -106,19 +106,18 @@ def whole_step(packers, model):
     logps, total = {}, 0.0
     device = next(model.parameters()).device
     for each in packers:
-        batches, items, _ = each(range(len(each)))
-        items = items.to(device)
-        for batch in (batch.to(device) for batch in batches):
+        step = each(range(len(each)))
+        for batch in (batch.to(device) for batch in step.batches):
             token_logp = model(batch)
             logp = completion_logps(token_logp, batch)
             if each.stage == "sft":
-                loss = -token_logp.sum() / items[0]
+                loss = -token_logp.sum() / step.items.targets
             else:
                 reference = -batch.completions.float()
                 loss = dpo_loss(
                     logp, reference, batch.pairs, batch.lengths, beta=0.1, rpo_alpha=0.5,
-                    mean_chosen_length=items[1] / items[0],
-                ).losses.sum() / items[0]  # fmt: skip
+                    mean_chosen_length=step.items.chosen,
+                ).losses.sum() / step.items.pairs  # fmt: skip
             if batch.counts:
                 loss.backward()
                 total += loss.item()

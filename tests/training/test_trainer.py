@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from malt_fast.config.schema import DPOStageConfig, LoraConfig, StageConfig
+from malt_fast.config.schema import LoraConfig
+from malt_fast.config.stages import DPOStageConfig, StageConfig
 from malt_fast.forest.role_data import RoleData
 from malt_fast.training import trainer
 from malt_fast.training.adapters import load_model
@@ -50,10 +51,17 @@ def role_data(questions=3, n=3, seed=0):
     return RoleData(
         prompts,
         completions,
-        np.array(pairs, dtype=np.int64),
+        np.array(pairs, dtype=np.int64).reshape(-1, 2),
         np.array(trees, dtype=np.int64),
         np.arange(len(prompts)),
     )
+
+
+def labels(data, pairs=False, again=()):
+    """The data with labels for all completions, one in three desirable, for some `again`."""
+    some = np.append(np.arange(len(data)), np.array(again, np.int64))
+    labelled = np.stack([some, some % 3 == 0], 1).astype(np.int64)
+    return replace(data, labelled=labelled, pairs=data.pairs if pairs else data.pairs[:0])
 
 
 def train(

@@ -3,6 +3,7 @@
 import math
 
 from malt_fast.config.schema import Config
+from malt_fast.config.stages import DPOStageConfig
 from malt_fast.utils.errors import MaltError, nearest
 
 LONGEST = 64  # bytes of the name of a role, which names folders and files
@@ -16,11 +17,37 @@ def check(config: Config) -> None:
     _check_sources(config)
     _check_secrets(config)
     for dpo in (config.train.dpo, *map(config.train.dpo.for_role, config.chain)):
-        if dpo.loss_type != "sigmoid" and dpo.label_smoothing > 0:
-            raise MaltError(
-                f"train.dpo.label_smoothing has no meaning for the {dpo.loss_type} loss: set it to "
-                "0 or train.dpo.loss_type to sigmoid"
-            )
+        _check_dpo(dpo)
+    losses = {config.train.dpo.for_role(role).on_pairs for role in config.dpo_roles}
+    if config.preferences.weighting != "equal" and losses == {None}:
+        raise MaltError(
+            "preferences.weighting has no meaning for the kto loss, which has no pairs: set it to "
+            "equal or train.dpo.loss_type to sigmoid+kto"
+        )
+
+
+def _check_dpo(dpo: DPOStageConfig) -> None:
+    if dpo.on_pairs != "sigmoid" and dpo.label_smoothing > 0:
+        raise MaltError(
+            f"train.dpo.label_smoothing has no meaning for the {dpo.loss_type} loss: set it to "
+            "0 or train.dpo.loss_type to sigmoid"
+        )
+    weights = (dpo.desirable_weight, dpo.undesirable_weight)
+    if not dpo.on_labels and weights != (1, 1):
+        raise MaltError(
+            f"train.dpo.desirable_weight and undesirable_weight have no meaning for the "
+            f"{dpo.loss_type} loss: set them to 1 or train.dpo.loss_type to kto"
+        )
+    if dpo.on_labels and not any(weights):
+        raise MaltError(
+            "train.dpo.desirable_weight and undesirable_weight are both 0, so that nothing is "
+            "learned from labelled outputs: raise one of them"
+        )
+    if dpo.on_labels and dpo.per_device_train_batch_size * dpo.gradient_accumulation_steps == 1:
+        raise MaltError(
+            f"the {dpo.loss_type} loss compares the outputs of a step with each other: set "
+            "train.dpo.per_device_train_batch_size to 2 or more"
+        )
 
 
 def _check_chain(chain: list[str]) -> None:

@@ -4,7 +4,8 @@ Prompts are built from the sampled segments: the tokens trained on are the token
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -12,22 +13,29 @@ import numpy.typing as npt
 
 from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.schema import Config
-from malt_fast.forest.preferences import Ids, pair_weights, select_examples, select_pairs
+from malt_fast.forest.preferences import (
+    Ids,
+    pair_weights,
+    select_examples,
+    select_labelled,
+    select_pairs,
+)
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
 
 Stage = Literal["sft", "dpo"]
 Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
-
-
 Floats = npt.NDArray[np.float64]
 NO_PAIRS: Ints = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
 class RoleData:
-    """The data of one stage of one role: M completions and, for DPO, P pairs of them."""
+    """The data of one stage of one role: M completions, and for DPO what it learns from them.
+
+    Its rows are P pairs of completions, then L labelled completions.
+    """
 
     prompts: list[Tokens]  # one per completion; equal prompts may be one array
     completions: list[Tokens]  # with the end token
@@ -35,13 +43,20 @@ class RoleData:
     trees: Ints  # [M]: the question of each completion, counted from 0; a tree shares prefixes
     nodes: Ints  # [M]: the node of each completion, for messages
     weights: Floats | None = None  # [P]: of each pair's loss; None: 1
+    labelled: Ints = field(default_factory=lambda: NO_PAIRS)
+    """[L, 2]: a completion, and 1 if it is desirable, 0 if not"""
 
     def __len__(self) -> int:
         return len(self.completions)
 
     def rows(self, stage: Stage) -> int:
-        """How many rows the stage trains on: examples in SFT, pairs in DPO."""
-        return len(self.completions if stage == "sft" else self.pairs)
+        """How many rows the stage trains on: examples in SFT, pairs and labelled ones in DPO."""
+        return len(self.completions if stage == "sft" else self.links)
+
+    @cached_property
+    def links(self) -> Ints:
+        """[P + L, 2]: the two completions of each row of DPO; of a labelled one itself, twice."""
+        return np.concatenate([self.pairs, self.labelled[:, [0, 0]]])
 
 
 def role_data(
@@ -56,31 +71,58 @@ def role_data(
     """The training data of one stage for the role of `level`; `questions`: one per tree.
 
     SFT: one completion per example; an output sampled twice counts twice unless preferences.dedup.
-    DPO: every (prompt, completion) once, however many pairs share it.
+    DPO: every (prompt, completion) once, however many pairs and labels share it.
     """
-    prefs, seed, weights = config.preferences, config.seed, None
-    if stage == "sft":
-        ids = select_examples(forest, credit, level, prefs, seed)
-        index = NO_PAIRS
-    else:
-        nodes = np.stack(select_pairs(forest, credit, level, prefs, seed), axis=1)
-        weights = pair_weights(forest, credit, level, prefs, nodes)
-        ids, inverse = np.unique(nodes, return_inverse=True)
-        index = inverse.reshape(-1, 2).astype(np.int64)
-    roots = np.flatnonzero(forest.level == 0)
-    trees = np.searchsorted(roots, forest.roots()[ids])
-    rows = prompted(forest, level, questions, prompts, ids, trees)
     if stage == "dpo":
-        first, place = _unique(rows)
-        ids, trees, rows, index = ids[first], trees[first], [rows[i] for i in first], place[index]
+        loss = config.train.dpo.for_role(config.chain[level - 1])
+        given = (forest, credit, level, questions, prompts, config)
+        return preference_data(*given, pairs=loss.on_pairs is not None, labels=loss.on_labels)
+    ids = select_examples(forest, credit, level, config.preferences, config.seed)
+    trees = trees_of(forest, ids)
+    rows = prompted(forest, level, questions, prompts, ids, trees)
+    asked, said = [prompt for prompt, _ in rows], [completion for _, completion in rows]
+    return RoleData(asked, said, NO_PAIRS, trees, ids.astype(np.int64))
+
+
+def preference_data(
+    forest: Forest,
+    credit: Credit,
+    level: int,
+    questions: Sequence[Question],
+    prompts: Prompts,
+    config: Config,
+    *,
+    pairs: bool,
+    labels: bool,
+) -> RoleData:
+    """The data of a role's DPO stage: its pairs, its labelled outputs, or both."""
+    prefs, nodes, weights = config.preferences, NO_PAIRS.astype(np.uint32), None
+    if pairs:
+        nodes = np.stack(select_pairs(forest, credit, level, prefs, config.seed), axis=1)
+        weights = pair_weights(forest, credit, level, prefs, nodes)
+    named, label = select_labelled(forest, credit, level, prefs)
+    if not labels:
+        named, label = named[:0], label[:0]
+    ids, index = np.unique(np.concatenate([nodes.ravel(), named]), return_inverse=True)
+    trees = trees_of(forest, ids)
+    rows = prompted(forest, level, questions, prompts, ids, trees)
+    first, place = _unique(rows)
+    index = place[index]
     return RoleData(
-        prompts=[prompt for prompt, _ in rows],
-        completions=[completion for _, completion in rows],
-        pairs=index,
-        trees=trees.astype(np.int64),
-        nodes=ids.astype(np.int64),
+        prompts=[rows[i][0] for i in first],
+        completions=[rows[i][1] for i in first],
+        pairs=index[: nodes.size].reshape(-1, 2),
+        trees=trees[first],
+        nodes=ids[first].astype(np.int64),
         weights=weights,
+        labelled=np.stack([index[nodes.size :], label.astype(np.int64)], axis=1),
     )
+
+
+def trees_of(forest: Forest, ids: Ids) -> Ints:
+    """The question of each node, counted from 0."""
+    roots = np.flatnonzero(forest.level == 0)
+    return np.searchsorted(roots, forest.roots()[ids]).astype(np.int64)
 
 
 def prompted(
@@ -89,7 +131,7 @@ def prompted(
     questions: Sequence[Question],
     prompts: Prompts,
     ids: Ids,
-    trees: npt.NDArray[np.intp],
+    trees: Ints,
 ) -> list[tuple[Tokens, Tokens]]:
     """(prompt, completion) of each node of `ids`; equal prompts are one array."""
     parents, asked = forest.parent[ids], np.unique(trees).tolist()

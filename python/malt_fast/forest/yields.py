@@ -1,4 +1,4 @@
-"""The yield of a forest: how many examples and pairs each role gets."""
+"""The yield of a forest: how many examples, pairs and labelled outputs each role gets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from malt_fast._core.forest import DONE, FAILED, RESERVED, Credit, Forest
 from malt_fast.config.schema import Config
-from malt_fast.forest.preferences import select_examples, select_pairs
+from malt_fast.forest.preferences import select_examples, select_labelled, select_pairs
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class RoleYield:
     identical: float  # share of outputs whose tokens equal those of an earlier sibling
     examples: int
     pairs: int
+    labelled: int = 0  # for KTO: 0 for a role that does not learn from them
 
 
 def yield_rows(forest: Forest, credit: Credit, config: Config) -> list[RoleYield]:
@@ -42,14 +43,16 @@ def unlimited(config: Config) -> Config:
 
 
 def tree_yield(forest: Forest, credit: Credit, config: Config) -> dict[str, int]:
-    """Pairs of each role in a few trees, or examples for a role without DPO."""
-    rows = yield_rows(forest, credit, unlimited(config))
-    return dict(
-        (f"{row.role} pairs", row.pairs)
-        if row.role in config.dpo_roles
-        else (f"{row.role} examples", row.examples)
-        for row in rows
-    )
+    """Pairs (or labelled outputs) of each role in a few trees, or examples for one without DPO."""
+    found = {}
+    for row in yield_rows(forest, credit, unlimited(config)):
+        if row.role not in config.dpo_roles:
+            found[f"{row.role} examples"] = row.examples
+        elif config.train.dpo.for_role(row.role).on_pairs:
+            found[f"{row.role} pairs"] = row.pairs
+        else:
+            found[f"{row.role} labelled"] = row.labelled
+    return found
 
 
 def role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Config) -> RoleYield:
@@ -60,6 +63,7 @@ def role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Co
     mixed = np.intersect1d(forest.parent[good], forest.parent[bad])
     outputs = {(int(forest.parent[i]), forest.tokens_of(int(i)).tobytes()) for i in done}
     prefs, seed = config.preferences, config.seed
+    on_labels = role in config.dpo_roles and config.train.dpo.for_role(role).on_labels
     return RoleYield(
         role=role,
         nodes=len(ids),
@@ -70,6 +74,7 @@ def role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Co
         identical=1 - len(outputs) / len(done) if len(done) else 0.0,
         examples=len(select_examples(forest, credit, level, prefs, seed)),
         pairs=len(select_pairs(forest, credit, level, prefs, seed)[0]),
+        labelled=len(select_labelled(forest, credit, level, prefs)[0]) if on_labels else 0,
     )
 
 

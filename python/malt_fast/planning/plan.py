@@ -40,7 +40,10 @@ from malt_fast.sampling.setup import Setup
 
 LONG = 2000  # questions; a run with more begins with its plan
 CALLS, GRADING = "calls of the grader", "time of the grader"
-KINDS: dict[Stage, str] = {"sft": "examples", "dpo": "pairs"}  # what a stage learns from
+KINDS: dict[Stage, tuple[str, ...]] = {  # what a stage learns from
+    "sft": ("examples",),
+    "dpo": ("pairs", "labelled"),
+}
 
 
 def plan_long_run(run: Run, setup: Setup) -> None:
@@ -165,13 +168,16 @@ def _memory(stage: str, peaks: Peaks, source: str) -> list[Row]:
 
 
 def yield_figures(probe: Probe) -> list[Row]:
-    """Examples and pairs of each role: selected as in the run, scaled, then limited."""
+    """Examples, pairs and labelled outputs of each role: as in the run, scaled, then limited."""
     config, rows = probe.setup.config, list[Row]()
     prefs = config.preferences
     for found in yield_rows(probe.forest, probe.credit, unlimited(config)):
         kinds = [("examples", found.examples, prefs.max_examples)]
-        if found.role in config.dpo_roles:
+        dpo = config.train.dpo.for_role(found.role)
+        if found.role in config.dpo_roles and dpo.on_pairs:
             kinds.append(("pairs", found.pairs, prefs.max_pairs))
+        if found.role in config.dpo_roles and dpo.on_labels:
+            kinds.append(("labelled", found.labelled, None))
         for kind, count, most in kinds:
             planned = count * probe.scale
             source = f"{probe.source}, {_spread(count, probe.scale)}"
@@ -194,8 +200,8 @@ def training_rows(run: Run, probe: Probe) -> list[Row]:
     counts = {(row.role, row.quantity): row.plan for row in yield_figures(probe)}
     trained: dict[tuple[Stage, str], float] = {}  # tokens per round
     for level, role in enumerate(config.chain, 1):
-        for stage, kind in KINDS.items():
-            planned = counts.get((role, kind), 0.0)
+        for stage, kinds in KINDS.items():
+            planned = sum(counts.get((role, kind), 0.0) for kind in kinds)
             if not planned:
                 continue
             as_rows, as_packs, found = training_tokens(probe, level, stage)
@@ -234,7 +240,7 @@ def evaluation_rows(probe: Probe, rows: Sequence[Row]) -> list[Row]:
     for role, policy in base.items():
         if (role, "examples") in learns:
             sft[role] = final[role] = Policy(policy.base, f"sft {role}")
-        if (role, "pairs") in learns:
+        if learns & {(role, kind) for kind in KINDS["dpo"]}:
             final[role] = Policy(policy.base, f"final {role}")
     design = design_evaluation(setup, {"base": base, "sft": sft, "final": final})
     levels = range(1, len(setup.config.chain) + 1)

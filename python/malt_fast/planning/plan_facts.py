@@ -69,7 +69,7 @@ def _yields(line: Line) -> Facts:
         role = one["role"]
         facts[stage, role, "outputs"], facts[stage, role, "tokens"] = one["nodes"], one["tokens"]
         if line["forest"] in ("forest", f"forest-{role}"):
-            facts |= {("data", role, kind): one[kind] for kind in ("examples", "pairs")}
+            facts |= {("data", role, kind): one[kind] for kind in ("examples", "pairs", "labelled")}
     return facts
 
 
@@ -88,6 +88,6 @@ def _has_figures(line: Line) -> bool:
         roles = line.get("roles")
         if not isinstance(roles, list) or not all(isinstance(one, dict) for one in roles):
             return False
-        needed = ("nodes", "tokens", "examples", "pairs")
+        needed = ("nodes", "tokens", "examples", "pairs", "labelled")
         numbers += [line.get("round"), *(one.get(key) for one in roles for key in needed)]
     return all(map(is_number, numbers))

@@ -185,7 +185,7 @@ def time_steps(run: Run, probe: Probe) -> TimedSteps | None:
 
 def training_tokens(probe: Probe, level: int, stage: Stage) -> tuple[int, int, int]:
     """(tokens as rows, tokens as packs, examples or pairs) of one pass over the probe's data."""
-    from malt_fast.training.batches import TreeSampler, examples_of
+    from malt_fast.training.batches import sampler_of
     from malt_fast.training.packing import Packer, Packing
 
     config, data = probe.setup.config, probe.role_data(level, stage)
@@ -193,10 +193,11 @@ def training_tokens(probe: Probe, level: int, stage: Stage) -> tuple[int, int, i
     step = args.per_device_train_batch_size * args.gradient_accumulation_steps
     parts = zip(data.prompts, data.completions, strict=True)
     lengths = np.array([len(prompt) + len(completion) for prompt, completion in parts])
-    rows = int(lengths.sum() if stage == "sft" else lengths[data.pairs].sum())
+    rows = int((lengths if stage == "sft" else lengths[data.pairs]).sum())
+    rows += int(lengths[data.labelled[:, 0]].sum())
     batch, pack_tokens = args.per_device_train_batch_size, config.train.pack_tokens
     packer = Packer(stage, data, Packing("trees", pack_tokens, batch, "cpu"))
-    order = list(TreeSampler(*examples_of(stage, data), step, config.seed))
+    order = list(sampler_of(stage, data, step, config.seed))
     steps = [order[i : i + step] for i in range(0, len(order), step)]
     return rows, sum(packer(one).num_tokens for one in steps), len(order)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from malt_fast.config.schema import Config, DPOStageConfig
+from malt_fast.config.schema import Config
+from malt_fast.config.stages import DPOStageConfig
 from malt_fast.engines.vllm import RANKS
 from malt_fast.evaluation.result import read_result
 from malt_fast.evaluation.tables import as_markdown, main_table

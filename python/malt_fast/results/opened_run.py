@@ -24,7 +24,7 @@ from malt_fast.engines import Policy
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest
 from malt_fast.forest.preferences import select_examples, select_pairs
-from malt_fast.forest.role_data import role_data
+from malt_fast.forest.role_data import preference_data
 from malt_fast.models.adapter_files import is_untrained, no_adapter, rank_of
 from malt_fast.runs.directory import mend
 from malt_fast.runs.saved import (
@@ -273,7 +273,7 @@ def reference_logps(run: Path, source: RoleForest) -> Logps:
     if not file.is_file():
         raise MaltError(f"the role had no DPO in round {source.round}")
     parts = (source.forest, source.credit, source.level, source.questions, source.prompts)
-    data = role_data(*parts, config, "dpo")
+    data = preference_data(*parts, config, pairs=True, labels=False)  # whatever it was trained on
     start = Policy(config.base_model(role), _before_dpo(run, role, source.round))
     model = StageSpec.of(config, role, "dpo", start).reference_model
     references = References(file, data, model)

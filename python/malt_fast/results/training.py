@@ -14,6 +14,7 @@ CURVES = {  # key of the log lines: what it is, its axis
     "loss": ("loss", "loss"),
     "rewards/margins": ("reward of the chosen minus the rejected output", "difference of rewards"),
     "rewards/accuracies": ("pairs whose chosen output has the higher reward", "share of pairs"),
+    "kl": ("KTO's estimate of the divergence from the reference", "KL divergence, nats"),
     "logps/chosen": ("log-prob of chosen outputs", "log-prob of an output, nats"),
 }
 STAGES = {"sft": "SFT", "dpo": "DPO"}

@@ -7,7 +7,7 @@
     samples/               every output ever sampled here, by key (store/)
     scores.txt             scores of a custom grader (grading/kept_scores.py)
     round-0/forest.arrows  the trees (one file per role under `regenerate: sequential`)
-    round-0/data/ROLE/     sft.parquet, dpo.parquet, as TRL reads them, and their seal
+    round-0/data/ROLE/     {sft,dpo,kto}.parquet, as TRL reads them, and their seal
     round-0/ROLE/          sft, dpo: adapters; sft.data.txt: what the rows were made from
     adapters/ROLE/         sft, final: the adapters of the last round, ready to serve
     evaluation.arrows      the trees of the evaluation

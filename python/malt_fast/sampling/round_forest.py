@@ -108,7 +108,7 @@ def report_yield(
     figures = [vars(row) | {"tokens": n} for row, n in zip(rows, tokens, strict=True)]
     run.log("yield", round=index, forest=name, roles=figures)
     first = index == 0 and name == forest_name(config, config.chain[0])
-    if first and not any(row.examples or row.pairs for row in rows):
+    if first and not any(row.examples or row.pairs or row.labelled for row in rows):
         raise MaltError(
             nothing_to_learn(run, setup, (sampling_stage(index), grading_stage(index)), forest)
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from malt_fast.config.schema import DPOStageConfig, StageConfig
+from malt_fast.config.stages import DPOStageConfig, StageConfig
 from malt_fast.utils.errors import MaltError
 
 TRAINER_FIELDS = {  # fields of StageConfig that TrainingArguments has under the same name

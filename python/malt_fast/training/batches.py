@@ -14,17 +14,20 @@ from malt_fast.utils.errors import MaltError
 class TreeSampler(torch.utils.data.Sampler[int]):
     """Shuffles examples such that trees stay together and the examples of a step are alike long.
 
-    length, tree [n]: tokens and tree of each example. Shuffled trees are sorted by their longest
-    example within windows of WINDOW steps; the steps are then shuffled again. The order depends on
-    seed and epoch alone.
+    length, tree [n]: tokens and tree of each example; place [n]: their order within a tree, by
+    default as they come. Shuffled trees are sorted by their longest example within windows of
+    WINDOW steps; the steps are then shuffled again. The order depends on seed and epoch alone.
     """
 
     WINDOW = 8  # steps
 
-    def __init__(self, length: Ints, tree: Ints, step_size: int, seed: int) -> None:
+    def __init__(
+        self, length: Ints, tree: Ints, step_size: int, seed: int, place: Ints | None = None
+    ) -> None:
         longest = np.zeros(tree.max(initial=-1) + 1, dtype=np.int64)
         np.maximum.at(longest, tree, length)
         self.lengths, self.trees = longest[tree], tree
+        self.place = np.zeros(len(tree), np.int64) if place is None else place
         self.step_size, self.seed, self.epoch = step_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -35,7 +38,7 @@ class TreeSampler(torch.utils.data.Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = np.argsort(rng.permutation(self.trees.max() + 1)[self.trees], kind="stable")
+        order = np.lexsort((self.place, rng.permutation(self.trees.max() + 1)[self.trees]))
         width = self.WINDOW * self.step_size
         for start in range(0, len(order), width):
             window = order[start : start + width]
@@ -46,13 +49,25 @@ class TreeSampler(torch.utils.data.Sampler[int]):
 
 
 def examples_of(stage: Stage, data: RoleData) -> tuple[Ints, Ints]:
-    """(tokens, tree) of every row, [n] each; a row is a completion in SFT and a pair in DPO."""
+    """(tokens, tree) of every row, [n] each; a row is a completion in SFT, or one of DPO's rows."""
     length = np.array(
         [len(p) + len(c) for p, c in zip(data.prompts, data.completions, strict=True)]
     )
     if stage == "sft":
         return length, data.trees
-    return length[data.pairs].max(1), data.trees[data.pairs[:, 0]]
+    return length[data.links].max(1), data.trees[data.links[:, 0]]
+
+
+def sampler_of(stage: Stage, data: RoleData, step_size: int, seed: int) -> TreeSampler:
+    """The order of a stage's rows.
+
+    Where DPO learns from pairs and labelled completions, those that share completions follow each
+    other, so that a step forwards them once.
+    """
+    both = stage == "dpo" and len(data.pairs) and len(data.labelled)
+    return TreeSampler(
+        *examples_of(stage, data), step_size, seed, data.links.min(1) if both else None
+    )
 
 
 def check_data(stage: Stage, data: RoleData) -> None:
@@ -61,7 +76,7 @@ def check_data(stage: Stage, data: RoleData) -> None:
     if len(lengths) != 1:
         raise ValueError(f"prompts, completions, trees and nodes differ in length: {lengths}")
     if not data.rows(stage):
-        what = "examples" if stage == "sft" else "pairs"
+        what = "examples" if stage == "sft" else "pairs or labelled outputs"
         raise MaltError(f"there are no {what} for {stage} to train on: sample more questions")
     for node, prompt, completion in zip(data.nodes, data.prompts, data.completions, strict=True):
         if not len(prompt) or not len(completion):
@@ -78,10 +93,10 @@ def check_data(stage: Stage, data: RoleData) -> None:
             )
 
 
-def check_lengths(data: RoleData, config: Any, max_length: int | None) -> None:
-    """Raises MaltError for sequences over max_length or the context, and for unknown tokens.
+def check_lengths(data: RoleData, config: Any, max_length: int | None) -> int:
+    """The longest sequence that is allowed, in tokens; config: of the base model.
 
-    config: of the base model.
+    Raises MaltError for sequences over max_length or the context, and for unknown tokens.
     """
     context, known = context_length(config), config.get_text_config().vocab_size
     limit = context if max_length is None else min(max_length, context)
@@ -98,3 +113,4 @@ def check_lengths(data: RoleData, config: Any, max_length: int | None) -> None:
                 f"node {node} holds token {top}, but the model knows {known}: "
                 "use the tokenizer that belongs to the base model"
             )
+    return limit

@@ -8,8 +8,9 @@ only, so both layouts train to the same weights:
             predicts the first token of several completions (csrc/packing/tree_layout.hpp)
     rows    one completion per row, padded on the right
 
-An optimiser step is cut into as many batches as it needs. Their losses are divided by `items` of
-the whole step, so the gradient depends neither on the cut nor on the number of processes.
+An optimiser step is cut into as many batches as it needs. A pair of DPO stays together; a link is a
+pair, or a labelled completion as a pair with itself. Losses are divided by `items` of the whole
+step, so the gradient depends neither on the cut nor on the number of processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,11 @@ import torch
 from torch import Tensor
 
 from malt_fast import _core
-from malt_fast.forest.role_data import Ints, RoleData, Stage
+from malt_fast.forest.role_data import NO_PAIRS, Ints, RoleData, Stage
 from malt_fast.kernels.linear_dpo import per_completion
 from malt_fast.kernels.row_plan import Plan, make_plan
 from malt_fast.models.tree_attention import BLOCK, Tree, make_tree
+from malt_fast.training.mismatches import Mismatches
 from malt_fast.training.stage import Layout
 from malt_fast.utils.errors import MaltError
 
@@ -32,6 +34,7 @@ from malt_fast.utils.errors import MaltError
 # of one pack then serves the next, and kernels that are chosen by size are chosen once. On average
 # half of it is wasted: 3 % of a pack of 16,384.
 LENGTHS = 8 * BLOCK
+NOTHING: Ints = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Batch:
     completions: Tensor  # int64 [K]: indices into the data's completions
     pairs: Tensor  # int64 [P, 2]: indices into the batch's completions; SFT: [0, 2]
     weights: Tensor  # float32 [P]: of the losses of pairs
+    labelled: Tensor  # int64 [L]: indices into the batch's completions
+    desirable: Tensor  # bool [L]
     num_tokens: int  # without padding
     position_ids: Tensor | None = None  # trees: int64 [1, N], counted from the root
     tree: Tree | None = None
@@ -68,12 +73,23 @@ class Batch:
         return replace(self, **moved, plan=plan, tree=tree)
 
 
+class Items(NamedTuple):
+    """What the sums of a step are divided by, in all its batches."""
+
+    targets: float = 0.0  # SFT
+    pairs: float = 0.0
+    chosen: float = 0.0  # tokens of the chosen completion of a pair, in the mean
+    labelled: float = 0.0
+
+
 class Step(NamedTuple):
     """An optimiser step: the batches of this process, and the divisors of the loss."""
 
     batches: list[Batch]
-    items: Tensor  # int64: [targets] for SFT, [pairs, chosen tokens] for DPO
+    items: Items
     num_tokens: int  # of all processes' batches, without padding
+    mismatched: list[Batch]  # KTO: what the KL divergence is estimated from (mismatches.py)
+    mismatches: int  # completions in these batches of all processes
 
 
 @dataclass(frozen=True)
@@ -89,10 +105,24 @@ class Packing:
 
 
 class Packer:
-    """Makes a Step of indices of examples (SFT) or pairs (DPO), equal in all processes."""
+    """Makes a Step of indices of examples (SFT) or rows (DPO), equal in all processes.
 
-    def __init__(self, stage: Stage, data: RoleData, packing: Packing) -> None:
-        self.stage, self.data, self.packing = stage, data, packing
+    DPO's divisors: n rows of a stage with P pairs and L labelled completions hold n P/(P + L) pairs
+    and n L/(P + L) labelled ones on average, and that is what sums over a step are divided by. So a
+    pair weighs the same in whichever step it falls, a labelled completion too, and an epoch is the
+    mean over all pairs plus the mean over all labelled ones. With one kind of rows it is n.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        data: RoleData,
+        packing: Packing,
+        mismatches: Mismatches | None = None,
+    ) -> None:
+        """mismatches: of `data`, where it has labelled completions to learn from."""
+        self.stage, self.mismatches, self.packing = stage, mismatches, packing
+        self.data = data = data if mismatches is None else mismatches.data
         self.lengths = np.array([len(c) for c in data.completions], dtype=np.int64)
         self.arena = _Arena(data)
         equal = np.ones(len(data.pairs))
@@ -105,58 +135,66 @@ class Packer:
         return self.data.rows(self.stage)
 
     def __call__(self, indices: Sequence[int]) -> Step:
-        completions, pairs = self._chosen(indices)
+        rows, (completions, links) = np.asarray(indices), self._chosen(indices)
+        batches, num_tokens = self.cut(completions, links, rows)
+        other = NOTHING if self.mismatches is None else self.mismatches.of(rows)
+        mismatched = self.cut(other, NO_PAIRS)[0] if len(other) else []
+        return Step(batches, self._items(rows), num_tokens, mismatched, len(other))
+
+    def _items(self, rows: Ints) -> Items:
         if self.stage == "sft":
-            items = [int(self.lengths[completions].sum())]
-        else:
-            items = [len(pairs), int(self.lengths[completions[pairs[:, 0]]].sum())]
-        batches, num_tokens = self.cut(completions, pairs, np.asarray(indices))
-        return Step(batches, torch.tensor(items), num_tokens)
+            return Items(targets=float(self.lengths[rows].sum()))
+        pairs = self.data.pairs
+        chosen = self.lengths[pairs[rows[rows < len(pairs)], 0]]
+        share = len(pairs) / len(self)
+        mean = float(chosen.mean()) if len(chosen) else 0.0
+        n = len(rows)
+        return Items(pairs=n * share, chosen=mean, labelled=n * (1 - share))
 
     def longest(self, indices: Sequence[int]) -> int:
         """Tokens of the largest batch of a step, with padding."""
-        completions, pairs = self._chosen(indices)
+        completions, links = self._chosen(indices)
         if self.packing.layout == "trees":
-            tokens = int(np.diff(self._shared_layout(completions, pairs).begin).max())
+            tokens = int(np.diff(self._shared_layout(completions, links).begin).max())
             return tokens + padding(tokens, self.packing.device)
-        lengths = [self.row_lengths[part] for part, *_ in self._parts(completions, pairs)]
+        lengths = [self.row_lengths[part] for part, *_ in self._parts(completions, links)]
         return max(len(part) * int(part.max()) for part in lengths)
 
     def _chosen(self, indices: Sequence[int]) -> tuple[Ints, Ints]:
-        """(completions, pairs of indices into them) of a step's examples or pairs."""
+        """(completions, links of indices into them) of a step's rows."""
         chosen = np.asarray(indices)
         if self.stage == "sft":
-            return chosen, np.zeros((0, 2), np.int64)
-        completions, local = np.unique(self.data.pairs[chosen], return_inverse=True)
+            return chosen, NO_PAIRS
+        completions, local = np.unique(self.data.links[chosen], return_inverse=True)
         return completions, local.reshape(-1, 2)
 
     def cut(
-        self, completions: Ints, pairs: Ints, rows: Ints | None = None
+        self, completions: Ints, links: Ints, rows: Ints | None = None
     ) -> tuple[list[Batch], int]:
         """The batches of this process, and the number of tokens in the batches of all.
 
-        pairs [P, 2]: indices into `completions`; rows [P]: those of the data that they are, by
+        links [P, 2]: indices into `completions`; rows [P]: those of the data that they are, by
         default all. Every process gets equally many batches.
         """
         if rows is None:
-            rows = np.arange(len(pairs))
+            rows = np.arange(len(links))
         if self.packing.layout == "trees":
-            return self._packs(completions, pairs, rows)
-        return self._padded(completions, pairs, rows)
+            return self._packs(completions, links, rows)
+        return self._padded(completions, links, rows)
 
-    def _parts(self, completions: Ints, pairs: Ints) -> list[tuple[Ints, Ints, slice]]:
-        """(completions, pairs, which pairs these are) of each batch of rows."""
+    def _parts(self, completions: Ints, links: Ints) -> list[tuple[Ints, Ints, slice]]:
+        """(completions, links, which links these are) of each batch of rows."""
         size, parts = self.packing.batch_size, []
-        for start in range(0, len(pairs) or len(completions), size):
-            part, linked = np.arange(start, min(start + size, len(completions))), pairs[:0]
-            if len(pairs):
-                part, local = np.unique(pairs[start : start + size], return_inverse=True)
+        for start in range(0, len(links) or len(completions), size):
+            part, linked = np.arange(start, min(start + size, len(completions))), links[:0]
+            if len(links):
+                part, local = np.unique(links[start : start + size], return_inverse=True)
                 linked = local.reshape(-1, 2)
             parts.append((completions[part], linked, slice(start, start + size)))
         return parts
 
-    def _padded(self, completions: Ints, pairs: Ints, rows: Ints) -> tuple[list[Batch], int]:
-        parts = self._parts(completions, pairs)
+    def _padded(self, completions: Ints, links: Ints, rows: Ints) -> tuple[list[Batch], int]:
+        parts = self._parts(completions, links)
         sizes = [int(self.row_lengths[part].sum()) for part, *_ in parts]
         mine = []
         for i, counts in share(sizes, self.packing.rank, self.packing.world):
@@ -165,37 +203,43 @@ class Packer:
             mine.append(right_padded(self.arena, part, learned, counts))
         return mine, sum(sizes)
 
-    def _packs(self, completions: Ints, pairs: Ints, rows: Ints) -> tuple[list[Batch], int]:
-        layout = self._shared_layout(completions, pairs)
+    def _packs(self, completions: Ints, links: Ints, rows: Ints) -> tuple[list[Batch], int]:
+        layout = self._shared_layout(completions, links)
         sizes, mine = np.diff(layout.begin).tolist(), []
         for i, counts in share(sizes, self.packing.rank, self.packing.world):
             link = layout.link[slice(*layout.link_begin[i : i + 2].tolist())]
             member = layout.member[slice(*layout.member_begin[i : i + 2].tolist())]
-            learned = self._learned(np.searchsorted(member, pairs[link]), rows[link])
+            learned = self._learned(np.searchsorted(member, links[link]), rows[link])
             own = completions[member]
             mine.append(
                 to_batch(layout, i, own, self.lengths[own], learned, self.packing.device, counts)
             )
         return mine, len(layout.token)
 
-    def _learned(self, pairs: Ints, rows: Ints) -> dict[str, Tensor]:
-        """The pairs of a batch, which are `rows` of the data, with their weights."""
-        weights = torch.from_numpy(self.weights[rows].astype(np.float32))
-        return {"pairs": _long(pairs), "weights": weights}
+    def _learned(self, links: Ints, rows: Ints) -> dict[str, Tensor]:
+        """What a batch learns from: rows of the data, given with links to its completions."""
+        paired = rows < len(self.data.pairs)
+        label = self.data.labelled[rows[~paired] - len(self.data.pairs), 1]
+        return {
+            "pairs": _long(links[paired]),
+            "weights": torch.from_numpy(self.weights[rows[paired]].astype(np.float32)),
+            "labelled": _long(links[~paired, 0]),
+            "desirable": torch.from_numpy(label == 1),
+        }
 
-    def _shared_layout(self, completions: Ints, pairs: Ints) -> _core.packing.Packs:
+    def _shared_layout(self, completions: Ints, links: Ints) -> _core.packing.Packs:
         """Packs of at most `pack_tokens`, as many as processes can share evenly."""
-        layout = self._layout(completions, pairs, self.packing.pack_tokens)
+        layout = self._layout(completions, links, self.packing.pack_tokens)
         packs, world = len(layout.begin) - 1, self.packing.world
         if packs % world:  # smaller packs may divide evenly
             even = -(-packs // world) * world
-            need = int(self.needs(completions, pairs).max())
+            need = int(self.needs(completions, links).max())
             even_size = max(need, int(1.05 * len(layout.token) / even))
-            finer = self._layout(completions, pairs, min(even_size, self.packing.pack_tokens))
+            finer = self._layout(completions, links, min(even_size, self.packing.pack_tokens))
             layout = finer if len(finer.begin) - 1 <= even else layout
         return layout
 
-    def _layout(self, completions: Ints, pairs: Ints, capacity: int) -> _core.packing.Packs:
+    def _layout(self, completions: Ints, links: Ints, capacity: int) -> _core.packing.Packs:
         arena = self.arena
         return _core.packing.lay_out(
             arena.tokens,
@@ -203,21 +247,25 @@ class Packer:
             arena.prompt_len[completions],
             arena.completion_begin[completions],
             arena.completion_len[completions],
-            pairs.ravel(),
+            links.ravel(),
             capacity,
         )
 
-    def needs(self, completions: Ints, pairs: Ints) -> Ints:
-        """Most tokens that each pair takes in a pack, or each completion if there are no pairs."""
+    def needs(self, completions: Ints, links: Ints) -> Ints:
+        """Most tokens that each link takes in a pack, or each completion if there are no links."""
         own = (self.arena.completion_len - 1)[completions].astype(np.int64)
         prompt = self.arena.prompt_len[completions].astype(np.int64)
-        return prompt[pairs[:, 0]] + own[pairs].sum(1) if len(pairs) else prompt + own
+        if not len(links):
+            return prompt + own
+        one, other = links.T
+        return prompt[one] + own[one] + np.where(one == other, 0, own[other])
 
     def _check_capacity(self) -> None:
-        needs = self.needs(np.arange(len(self.data)), self.data.pairs)
+        links = self.data.links
+        needs = self.needs(np.arange(len(self.data)), links)
         worst, capacity = int(needs.argmax()), self.packing.pack_tokens
         if needs[worst] > capacity:
-            which = self.data.pairs[worst] if self.stage == "dpo" else [worst]
+            which = dict.fromkeys(links[worst].tolist()) if self.stage == "dpo" else [worst]
             nodes = " with ".join(str(self.data.nodes[i]) for i in which)
             raise MaltError(
                 f"node {nodes} has {needs[worst]} tokens with its prompt, more than "
@@ -226,19 +274,20 @@ class Packer:
 
 
 class _Arena:
-    """All prompts, each once, and all completions in one array, and their places in it."""
+    """All prompts and completions in one array, each object once, and their places in it."""
 
     def __init__(self, data: RoleData) -> None:
-        prompts = {id(prompt): prompt for prompt in data.prompts}  # equal ones mostly are one
-        place = {key: i for i, key in enumerate(prompts)}
-        which = np.array([place[id(prompt)] for prompt in data.prompts], np.int64)
-        pieces = [*prompts.values(), *data.completions]
-        length = np.array([len(piece) for piece in pieces], np.int32)
+        pieces = {id(one): one for one in (*data.prompts, *data.completions)}
+        place = {key: i for i, key in enumerate(pieces)}
+        length = np.array([len(piece) for piece in pieces.values()], np.int32)
         begin = np.cumsum(length, dtype=np.int64) - length
-        self.tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
-        self.prompt_begin, self.prompt_len = begin[which], length[which]
-        self.completion_begin = begin[len(prompts) :]
-        self.completion_len = length[len(prompts) :]
+        self.tokens = np.concatenate([*pieces.values(), np.zeros(0, np.int32)])
+        prompt, completion = (
+            np.array([place[id(one)] for one in some], np.int64)
+            for some in (data.prompts, data.completions)
+        )
+        self.prompt_begin, self.prompt_len = begin[prompt], length[prompt]
+        self.completion_begin, self.completion_len = begin[completion], length[completion]
 
     def row(self, i: int) -> np.ndarray:
         parts = ((self.prompt_begin, self.prompt_len), (self.completion_begin, self.completion_len))

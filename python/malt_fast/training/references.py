@@ -1,4 +1,4 @@
-"""Reference log-probs of DPO: computed once per distinct completion and kept on disk.
+"""Reference log-probs of DPO and KTO: computed once per distinct completion and kept on disk.
 
 The key of a log-prob hashes the reference model, the prompt and the completion, so a stage that was
 stopped, or that gets more pairs, computes only the missing ones.
@@ -18,12 +18,14 @@ Source = tuple[str, Path | None, tuple[object, ...]]  # base, adapter, precision
 
 
 class References:
-    """`logp` float32 [M]: of a stage's completions; NaN if not yet computed, or in no pair."""
+    """`logp` float32 [M]: of a stage's completions; NaN if not yet computed, or not used."""
 
-    def __init__(self, path: Path, data: RoleData, source: Source) -> None:
+    def __init__(self, path: Path, data: RoleData, source: Source, mismatched: int = 0) -> None:
+        """mismatched: how many of the last completions are KTO's mismatches."""
         self.path = path
         self.bare = source[1] is None  # the reference is the model without an adapter
-        self.used: Ints = np.unique(data.pairs)
+        others = np.arange(len(data) - mismatched, len(data))
+        self.used: Ints = np.union1d(data.links, others)
         model = model_digest(source)
         self.keys = [_key(model, data.prompts[i], data.completions[i]) for i in self.used.tolist()]
         self.known = load(path)

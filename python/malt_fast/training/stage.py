@@ -9,7 +9,8 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from malt_fast.config.schema import Config, DPOStageConfig, LoraConfig, StageConfig
+from malt_fast.config.schema import Config, LoraConfig
+from malt_fast.config.stages import DPOStageConfig, StageConfig
 from malt_fast.engines import Policy
 from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.models.identity import adapter_identity, model_identity
@@ -73,8 +74,8 @@ class StageSpec:
         reference = self.reference if self.stage == "dpo" else None
         settings = (self.stage, weights, method, reference, self.seed, len(data.prompts))
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-        arrays: list[npt.NDArray[Any]] = [*data.prompts, *data.completions, data.pairs, data.trees]
-        arrays += [] if data.weights is None else [data.weights]
+        arrays: list[npt.NDArray[Any]] = [*data.prompts, *data.completions, data.links, data.trees]
+        arrays += [data.labelled[:, 1], *([] if data.weights is None else [data.weights])]
         for array in arrays:
             digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

@@ -4,9 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from malt_fast._core.forest import Credit, Forest
-from malt_fast.config.schema import DPOStageConfig
+from malt_fast.config.stages import DPOStageConfig
 from malt_fast.engines import Policy
-from malt_fast.forest.datasets import has_dataset, write_datasets
+from malt_fast.forest.datasets import (
+    NAMES,
+    counts_of,
+    has_datasets,
+    remove_datasets,
+    write_datasets,
+)
 from malt_fast.forest.role_data import RoleData, Stage, role_data
 from malt_fast.models.adapter_files import is_untrained
 from malt_fast.runs.live_view import View
@@ -15,7 +21,6 @@ from malt_fast.sampling.setup import Setup
 from malt_fast.training import alarms
 from malt_fast.training.stage import Choice, StageSpec
 from malt_fast.utils.files import make_folder, write_text
-from malt_fast.utils.seals import seal, seal_of
 
 
 def train_role(
@@ -31,10 +36,11 @@ def train_role(
         questions, prompts = setup.task.train, setup.prompts
         data = role_data(forest, values, level, questions, prompts, config, name)
         if not data.rows(name):
-            what = "example" if name == "sft" else "pair"
+            on_pairs = config.train.dpo.for_role(role).on_pairs
+            what = "example" if name == "sft" else "pair" if on_pairs else "labelled output"
             run.warn(f"{name} {role} is skipped: the forest holds no {what} for it")
             if run.leads:
-                _remove_dataset(run.path(f"round-{index}", "data", role), name)
+                remove_datasets(run.path(f"round-{index}", "data", role), name)
             return start
         spec = StageSpec.of(config, role, name, start)
         return train_in_run(run, setup, f"round-{index}", spec, data, round=index)
@@ -43,7 +49,7 @@ def train_role(
     if role in config.dpo_roles:
         return sft, stage("dpo", sft)
     if run.leads:
-        _remove_dataset(run.path(f"round-{index}", "data", role), "dpo")
+        remove_datasets(run.path(f"round-{index}", "data", role), "dpo")
     return sft, sft
 
 
@@ -57,7 +63,7 @@ def train_in_run(
     from malt_fast.training.train_stage import train_stage  # imports torch and peft
 
     warm = "" if where else "warm "
-    name, rows = f"{warm}{spec.stage} {spec.role}", data.rows(spec.stage)
+    name, counts = f"{warm}{spec.stage} {spec.role}", counts_of(data, spec.stage)
     out = run.path(folder, spec.role, spec.stage)
     policy = Policy(spec.base, str(out.absolute()))
     done, datasets = spec.is_done(data, out), run.path(folder, "data", spec.role)
@@ -66,6 +72,11 @@ def train_in_run(
     if done:
         run.say(f"{name}: {out.relative_to(run.folder)} is there already")
         return policy
+    if "kto" in counts and isinstance(spec.args, DPOStageConfig):
+        good = int(data.labelled[:, 1].sum())
+        balance = (spec.args.desirable_weight, spec.args.undesirable_weight)
+        if warning := alarms.unbalanced(spec.role, good, counts["kto"] - good, balance):
+            run.warn(warning, "unbalanced")
     progress = Progress(run, f"{warm}{spec.stage}/{spec.role}", spec, where)
     with run.stage(name, facts=progress.facts, **where) as (view, figures):
         metrics = train_stage(
@@ -73,7 +84,7 @@ def train_in_run(
         ).metrics
         if run.leads and is_untrained(str(out)):
             run.warn(alarms.ineffective(spec.stage, spec.role), "ineffective")
-        figures["examples" if spec.stage == "sft" else "pairs"] = rows
+        figures |= {NAMES[kind]: n for kind, n in counts.items()}
         figures |= {key: metrics[key] for key in ("first_loss", "train_loss") if key in metrics}
     return policy
 
@@ -85,20 +96,11 @@ def _keep_datasets(setup: Setup, spec: StageSpec, data: RoleData, folder: Path, 
     """
     made_from = spec.fingerprint(data)
     noted = note.is_file() and note.read_bytes() == made_from.encode()
-    if not (noted and has_dataset(folder, spec.stage)):
+    if not (noted and has_datasets(folder, counts_of(data, spec.stage))):
         make_folder(note.parent)
         write_text(note, "")
         write_datasets(data, setup.prompts, folder, spec.stage)
         write_text(note, made_from)
-
-
-def _remove_dataset(folder: Path, stage: Stage) -> None:
-    """Remove the rows that other settings gave a stage, if there are any."""
-    if (folder / f"{stage}.parquet").is_file():
-        whole = seal_of(folder) is not None
-        (folder / f"{stage}.parquet").unlink()
-        if whole:  # what is damaged is written again
-            seal(folder, "", [file.name for file in folder.glob("*.parquet")])
 
 
 class Progress:
@@ -107,7 +109,9 @@ class Progress:
     def __init__(self, run: Run, name: str, spec: StageSpec, where: Mapping[str, int]) -> None:
         """name, where: of the log lines."""
         self.run, self.name, self.role, self.where = run, name, spec.role, where
-        self.beta = spec.args.beta if isinstance(spec.args, DPOStageConfig) else 1.0
+        dpo = spec.args if isinstance(spec.args, DPOStageConfig) else None
+        self.beta = dpo.beta if dpo else 1.0
+        self.on_pairs = dpo is None or dpo.on_pairs is not None
         self.last: dict[str, float] = {}
         self.warned = False
 
@@ -122,7 +126,7 @@ class Progress:
         steps = {"at": int(line["step"]), "total": int(line["max_steps"])}
         view.advance(**steps, tokens=max(0, int(tokens)))
         self.run.log(self.name, **self.where, **line)
-        warning = alarms.collapsing(self.role, line, self.beta)
+        warning = alarms.collapsing(self.role, line, self.beta, self.on_pairs)
         if warning and not self.warned:
             self.run.warn(warning, "collapsing")
             self.warned = True

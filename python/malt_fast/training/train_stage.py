@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import safe_globals
 
 from malt_fast.forest.role_data import RoleData
@@ -14,7 +15,8 @@ from malt_fast.models.liger import check_liger
 from malt_fast.models.loading import load_model_config
 from malt_fast.training.adapters import load_model, replace_adapter
 from malt_fast.training.arguments import training_arguments
-from malt_fast.training.batches import check_data, check_lengths
+from malt_fast.training.batches import check_data, check_lengths, sampler_of
+from malt_fast.training.mismatches import Mismatches, all_steps
 from malt_fast.training.packing import Packer, Packing
 from malt_fast.training.references import References
 from malt_fast.training.stage import Layout, StageSpec
@@ -54,7 +56,9 @@ def train_stage(
         trainer = _make_trainer(spec, data, checkpoints, fingerprint, on_log, on_start)
         references = None
         if spec.stage == "dpo":
-            references = References(out.with_name("references.npz"), data, spec.reference_model)
+            mismatched = len(trainer.packer.data) - len(data)
+            file, source = out.with_name("references.npz"), spec.reference_model
+            references = References(file, trainer.packer.data, source, mismatched)
             trainer.references = references
         with trainer.args.main_process_first(local=False):
             whole = references is None or not len(references.missing())
@@ -78,7 +82,7 @@ def _make_trainer(
     on_start: OnStart | None,
 ) -> StageTrainer:
     base_config = load_model_config(spec.base, spec.trust_remote_code)
-    check_lengths(data, base_config, spec.args.max_length)
+    longest = check_lengths(data, base_config, spec.args.max_length)
     arguments = training_arguments(spec.args, checkpoints, spec.device, spec.seed)
     if spec.use_liger_kernel:
         check_liger(spec.base, base_config, arguments.device.type)
@@ -100,11 +104,23 @@ def _make_trainer(
         arguments.process_index,
         arguments.world_size,
     )
-    packer = Packer(spec.stage, data, packing)
+    fits = min(longest, spec.pack_tokens, window_of(base_config) or longest)
+    packer = Packer(spec.stage, data, packing, _mismatches(spec, data, arguments, fits))
     note = f"{fingerprint} {model.layout} {arguments.world_size}"
     trainer = StageTrainer(packer, model, spec.args, arguments, on_log, note, on_start)
     trainer.use_liger_kernel = spec.use_liger_kernel
     return trainer
+
+
+def _mismatches(
+    spec: StageSpec, data: RoleData, arguments: TrainingArguments, longest: int
+) -> Mismatches | None:
+    """What KTO needs; None where a stage does not learn from labelled completions."""
+    if spec.stage == "sft" or not len(data.labelled):
+        return None
+    size = arguments.train_batch_size * arguments.world_size
+    sampler = sampler_of(spec.stage, data, size, arguments.seed)
+    return Mismatches(data, all_steps(sampler, arguments), longest)
 
 
 def _layout(spec: StageSpec, data: RoleData, window: int | None) -> Layout:

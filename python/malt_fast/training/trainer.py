@@ -1,11 +1,12 @@
-"""The training loop: LoRA by SFT on completions, or by DPO on pairs of completions.
+"""The training loop: LoRA by SFT on completions, or by DPO and KTO on pairs and labelled ones.
 
     RoleData --Packer--> steps of batches --LogProbModel--> log-probs --losses--> loss
 
 `StageTrainer` is a `transformers.Trainer` whose model returns log-probs of target tokens and
 nothing else. A batch forwards each of its completions once, however many pairs share it, and
 reference log-probs are computed once per completion (references.py). A thread lays out the next
-step while one runs.
+step while one runs. KTO's KL divergence is estimated once per step, before its batches
+(mismatches.py).
 
 Under `accelerate launch` or `torchrun` all processes share every step, with whole copies of the
 model (DDP) or shards of it (FSDP2).
@@ -34,9 +35,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from malt_fast.config.schema import DPOStageConfig, StageConfig
-from malt_fast.forest.role_data import Ints
-from malt_fast.kernels import dpo_loss
+from malt_fast.config.stages import DPOStageConfig, StageConfig
+from malt_fast.forest.role_data import NO_PAIRS, Ints
 from malt_fast.models.liger import apply_liger
 from malt_fast.models.saving import saving
 from malt_fast.training.activations import precision_of, shape_of, training_bytes
@@ -47,14 +47,14 @@ from malt_fast.training.adapters import (
     save_adapter,
     speed_up_lora,
 )
-from malt_fast.training.batches import TreeSampler, examples_of
+from malt_fast.training.batches import TreeSampler, sampler_of
 from malt_fast.training.checkpointing import (
     checkpoint,
     first_that_fits,
     free_memory,
 )
-from malt_fast.training.losses import dpo_metrics, sft_loss
-from malt_fast.training.packing import Batch, Packer, Step, completion_logps
+from malt_fast.training.losses import Metrics, metric_names, preference_loss, sft_loss
+from malt_fast.training.packing import Batch, Items, Packer, Step, completion_logps
 from malt_fast.training.references import References
 from malt_fast.training.stage import METHODS, Choice
 from malt_fast.utils import interrupt
@@ -104,7 +104,9 @@ class StageTrainer(transformers.Trainer):
         self.references: References | None = None  # DPO: set before training
         self._ref_logp = torch.empty(0)  # [completions] on the device
         self._thread = ThreadPoolExecutor(1)  # lays out the next step
-        self._sums: dict[str, Tensor] = {}  # per-pair metrics since the last log line
+        self._sums: dict[str, Tensor] = {}  # sum and count of metrics since the last log line
+        pairs, labelled = len(packer.data.pairs) > 0, len(packer.data.labelled) > 0
+        self._metrics = metric_names(pairs=pairs, labelled=labelled)
 
     def training_step(
         self, model: nn.Module, inputs: "Future[Step]", num_items_in_batch: Any = None
@@ -115,51 +117,61 @@ class StageTrainer(transformers.Trainer):
 
     def step_loss(self, model: nn.Module, step: Step) -> Tensor:
         """A whole optimiser step; processes exchange gradients in its last batch only."""
-        batches, items, num_tokens = step
-        items, total = items.to(self.args.device), torch.zeros((), device=self.args.device)
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
+        total, kl = torch.zeros((), device=self.args.device), self._kl(model, step)
+        for i, batch in enumerate(step.batches):
+            last = i == len(step.batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    loss = self.batch_loss(model, batch.to(self.args.device), items)
+                    loss = self._batch_loss(model, batch.to(self.args.device), step.items, kl)
                 self.accelerator.backward(loss)
             total += loss.detach()
-        self.state.num_input_tokens_seen += num_tokens
+        self.state.num_input_tokens_seen += step.num_tokens
         return total
 
-    def batch_loss(self, model: nn.Module, batch: Batch, items: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _kl(self, model: nn.Module, step: Step) -> Tensor:
+        """The mean log-ratio of policy and reference over a step's mismatches, at least 0 as TRL's.
+
+        0 where a step has none.
+        """
+        total = torch.zeros((), device=self.args.device)
+        for batch in step.mismatched:
+            batch = batch.to(self.args.device)
+            with self.compute_loss_context_manager():
+                logp = completion_logps(model(batch), batch)
+            total += (logp - self._ref_logp[batch.completions]).sum() * batch.counts
+        if not step.mismatches:
+            return total
+        kl = (self.accelerator.reduce(total, "sum") / step.mismatches).clamp(min=0)
+        self._add({"kl": (kl, torch.ones_like(kl))}, counts=True)
+        return kl
+
+    def _batch_loss(self, model: nn.Module, batch: Batch, items: Items, kl: Tensor) -> Tensor:
         """The batch's share of the step's loss, a scalar.
 
         It is multiplied by the number of processes, since gradients are averaged over them.
         """
         token_logp = model(batch)
         if self.packer.stage == "sft":
-            loss = sft_loss(token_logp, items[0])
+            loss = sft_loss(token_logp, items.targets)
         else:
-            loss = self._dpo_loss(token_logp, batch, items)
+            assert isinstance(self.settings, DPOStageConfig)
+            logp = completion_logps(token_logp, batch)
+            ref_logp = self._ref_logp[batch.completions]
+            loss, metrics = preference_loss(logp, ref_logp, kl, batch, items, self.settings)
+            self._add(metrics, counts=batch.counts)
         if not torch.isfinite(loss):
             self._refuse(loss, batch)
         return loss * self.accelerator.num_processes * batch.counts
 
-    def _dpo_loss(self, token_logp: Tensor, batch: Batch, items: Tensor) -> Tensor:
-        assert isinstance(self.settings, DPOStageConfig)
-        logp = completion_logps(token_logp, batch)
-        out = dpo_loss(
-            logp,
-            self._ref_logp[batch.completions],
-            batch.pairs,
-            batch.lengths,
-            beta=self.settings.beta,
-            loss_type=self.settings.loss_type,
-            label_smoothing=self.settings.label_smoothing,
-            rpo_alpha=self.settings.rpo_alpha,
-            mean_chosen_length=items[1] / items[0],
-            check=False,
-        )
-        metrics = dpo_metrics(out, logp, batch.pairs) | {"pairs": torch.ones_like(out.losses)}
-        for name, values in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + values.sum() * batch.counts
-        return (out.losses * batch.weights).sum() / items[0]
+    def _add(self, metrics: Metrics, *, counts: bool) -> None:
+        """Add to the sums of the log line; every process has all of them, to be exchanged."""
+        if not self._sums:
+            self._sums = {name: torch.zeros(2, device=self.args.device) for name in self._metrics}
+        for name, (values, which) in metrics.items():
+            if name in self._sums:
+                both = torch.stack([(values * which).sum(), which.sum()])
+                self._sums[name] += both * counts
 
     def _refuse(self, loss: Tensor, batch: Batch) -> None:
         """Write the nodes of a batch whose loss is not finite to a file, and raise MaltError."""
@@ -207,11 +219,10 @@ class StageTrainer(transformers.Trainer):
         return int(self.args.train_batch_size * self.args.world_size)
 
     def _sampler(self) -> TreeSampler:
-        length, tree = examples_of(self.packer.stage, self.packer.data)
-        return TreeSampler(length, tree, self._step_size, self.args.seed)
+        return sampler_of(self.packer.stage, self.packer.data, self._step_size, self.args.seed)
 
     def set_references(self, model: nn.Module) -> None:
-        """Load the reference log-probs of all completions in pairs, and compute the missing ones.
+        """Load the reference log-probs of all completions, and compute the missing ones.
 
         With the precision and the code of training, so that margins are 0 at step 0. Draws no
         random number.
@@ -234,7 +245,7 @@ class StageTrainer(transformers.Trainer):
         bare = peft_model.disable_adapter() if bare_model else nullcontext()
         model.eval()
         with bare, self.accelerator.autocast():
-            for batch in self.packer.cut(completions, np.zeros((0, 2), np.int64))[0]:
+            for batch in self.packer.cut(completions, NO_PAIRS)[0]:
                 batch = batch.to(self.args.device)
                 logp = completion_logps(model(batch), batch)
                 if batch.counts:
@@ -263,9 +274,11 @@ class StageTrainer(transformers.Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._sums:
-            sums = {k: v.item() for k, v in self.accelerator.reduce(self._sums, "sum").items()}
-            pairs = sums.pop("pairs")
-            logs |= {name: value / pairs for name, value in sums.items()}
+            sums = self.accelerator.reduce(self._sums, "sum")
+            found = {name: both.tolist() for name, both in sums.items()}
+            logs |= {name: total / count for name, (total, count) in found.items() if count}
+            if {"rewards/chosen", "rewards/rejected"} <= logs.keys():
+                logs["rewards/margins"] = logs["rewards/chosen"] - logs["rewards/rejected"]
             self._sums = {}
         logs["num_tokens"] = float(self.state.num_input_tokens_seen)
         super().log(logs, start_time)
