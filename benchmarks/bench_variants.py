@@ -55,7 +55,8 @@ def measure(folder: Path, seed: int, options: list[str]) -> dict[str, Any]:
     result = run_seed(seed, folder, options)
     contents, _ = read_run(folder)
     outputs, _ = read_answers(folder, contents.evaluation)
-    spent = tokens_spent(folder)
+    assert contents.config is not None
+    spent = tokens_spent(folder, contents.config)
     return {
         "seed": seed,
         "accuracy": {one["name"]: one["accuracy"] for one in result["systems"]},

@@ -1,11 +1,11 @@
 """What the training of a run took, counted from its files."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from malt_fast._core.forest import Forest
+from malt_fast.config.load import make_config
 from malt_fast.evaluation.result import EvaluationResult
 from malt_fast.evaluation.spent import Spent, tokens_spent, trained_tokens, with_spent
 from malt_fast.evaluation.systems import systems_of
@@ -15,6 +15,7 @@ from malt_fast.store.segments import Sample
 from malt_fast.store.store import open_store
 
 CHAIN = ["generator", "verifier"]
+CONFIG = make_config({"chain": CHAIN, "tree": {"branching": [2, 2]}, "train": {"rounds": 2}})
 
 
 def sample(i: int, length: int) -> Sample:
@@ -34,24 +35,31 @@ def test_an_output_that_two_forests_share_counts_once(tmp_path: Path) -> None:
         forest: Forest | None = build_forest(parents, 1, np.array(nodes), store)
         assert forest is not None
         save_forest(path, forest, store, "s", "g", parents, np.array(nodes), "")
-    spent = tokens_spent(tmp_path)
+    spent = tokens_spent(tmp_path, CONFIG)
     assert spent.forests == {"round-0/forest-a": 3, "round-0/forest-b": 2}
     assert spent.sampled == 3
 
 
-def test_a_stage_counts_its_last_step_once_and_rounds_add_up(tmp_path: Path) -> None:
-    lines = [
-        {"stage": "sft/generator", "round": 0, "num_tokens": 5.0, "step": 1, "max_steps": 2},
-        {"stage": "sft/generator", "round": 0, "num_tokens": 9.0, "step": 2, "max_steps": 2},
-        {"stage": "sft/generator", "round": 0, "num_tokens": 10.0, "step": 2, "max_steps": 2},
-        {"stage": "sft/generator", "round": 1, "num_tokens": 7.0, "step": 3, "max_steps": 3},
-        {"stage": "dpo/verifier", "round": 0, "num_tokens": 4.0, "step": 1, "max_steps": 1},
-        {"stage": "grading", "round": 0},
-    ]
-    text = "".join(f"{json.dumps(line)}\n" for line in lines)
-    (tmp_path / "metrics.jsonl").write_text(text)
-    assert trained_tokens(tmp_path) == {"sft/generator": 17, "dpo/verifier": 4}
-    assert tokens_spent(tmp_path) == Spent(0, {}, {"sft/generator": 17, "dpo/verifier": 4})
+def test_stages_count_where_their_data_is_and_rounds_add_up(tmp_path: Path) -> None:
+    notes = {
+        ("round-0", "generator", "sft"): "hash\n9 tokens\n",
+        ("round-1", "generator", "sft"): "hash\n7 tokens\n",
+        ("round-0", "generator", "dpo"): "hash\n5 tokens\n",  # not a role with DPO
+        ("round-0", "verifier", "dpo"): "hash\n4 tokens\n",
+        ("round-1", "verifier", "dpo"): "hash",  # torn
+        ("round-2", "verifier", "dpo"): "hash\n3 tokens\n",  # not a round of the run
+    }
+    for (index, role, stage), text in notes.items():
+        note = tmp_path / index / role / f"{stage}.data.txt"
+        data = tmp_path / index / "data" / role / ("kto" if stage == "dpo" else "sft")
+        for path in (note, data):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(text)
+        data.with_suffix(".parquet").write_bytes(b"")
+    skipped = tmp_path / "round-0" / "verifier" / "sft.data.txt"
+    skipped.write_text("hash\n100 tokens\n")
+    assert trained_tokens(tmp_path, CONFIG) == {"sft/generator": 16, "dpo/verifier": 4}
+    assert tokens_spent(tmp_path, CONFIG).sampled == 0
 
 
 def test_systems_have_what_their_roles_took() -> None:

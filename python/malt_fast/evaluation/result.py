@@ -37,7 +37,7 @@ class SystemResult(Figures):
     calls_per_question: float
     tokens_per_question: float  # sampled, without prompts
     training_sampled: int = 0  # tokens of the trees that its roles learned from
-    training_tokens: int = 0  # in the training steps of its roles
+    training_tokens: int = 0  # that its roles were trained on, with prompts, in all passes
     turns: list[str] = []  # names of the prompts of a pass
     passes: list[list[int]] = []  # by pass and turn: a slot of outputs.py
     subsets: Subsets | None = None

@@ -96,7 +96,7 @@ def sample_and_measure(run: Run, setup: Setup, design: EvaluationDesign) -> Eval
         outputs = write_outputs(run.path(OUTPUTS), judged, design, setup.config)
         result = measure(setup, design, judged).model_copy(update={"outputs": outputs})
         systems = (system for system, _ in design.systems.values())
-        result = with_spent(result, systems, tokens_spent(run.folder))
+        result = with_spent(result, systems, tokens_spent(run.folder, run.config))
         figures |= {"questions": len(design.questions), "systems": len(design.systems)}
         figures |= {"outputs": answered(forest), "tokens": int(forest.token_len.sum())}
         figures |= {"failed": 0, **of_engine, **facts.failures.figures()}

@@ -1,15 +1,17 @@
-"""What the training of a run took: tokens sampled for its forests, tokens in its training steps."""
+"""What the training of a run took: tokens sampled for its forests, and tokens trained on."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from malt_fast.config.schema import Config
 from malt_fast.evaluation.result import EvaluationResult
 from malt_fast.evaluation.systems import System
+from malt_fast.forest.datasets import KINDS
 from malt_fast.forest.file import read_forest
-from malt_fast.runs.metrics import is_number, read_lines
 from malt_fast.store.store import open_store
 
 
@@ -19,10 +21,10 @@ class Spent:
 
     sampled: int
     forests: Mapping[str, int]  # by file, without its suffix: round-0/forest
-    trained: Mapping[str, int]  # by stage, `sft/ROLE` or `dpo/ROLE`: over all rounds
+    trained: Mapping[str, int]  # by stage, as `sft/ROLE`: over all rounds
 
 
-def tokens_spent(folder: Path) -> Spent:
+def tokens_spent(folder: Path, config: Config) -> Spent:
     """Counts what the files of a run say; what is missing or damaged counts as nothing."""
     forests, used = {}, [np.zeros(0, np.int64)]
     paths = sorted(folder.glob("round-*/forest*.arrows"))
@@ -36,19 +38,30 @@ def tokens_spent(folder: Path) -> Spent:
             used.append(rows)
     rows = np.unique(np.concatenate(used))
     sampled = int(store.rows().length[rows].sum()) if store is not None else 0
-    return Spent(sampled, forests, trained_tokens(folder))
+    return Spent(sampled, forests, trained_tokens(folder, config))
 
 
-def trained_tokens(folder: Path) -> dict[str, int]:
-    """Tokens in the training steps of each stage: a packed prefix once, and each epoch anew."""
-    last: dict[tuple[object, str], float] = {}  # by round and stage: the run of it that ended
-    for line in read_lines(folder / "metrics.jsonl")[0]:
-        if is_number(line.get("num_tokens")) and line.get("step") == line.get("max_steps"):
-            last[line.get("round"), line["stage"]] = line["num_tokens"]
+def trained_tokens(folder: Path, config: Config) -> dict[str, int]:
+    """Tokens of each stage that a run trained, by the notes beside its training data."""
     totals: dict[str, int] = {}
-    for (_, stage), tokens in last.items():
-        totals[stage] = totals.get(stage, 0) + int(tokens)
+    rounds = product([f"round-{i}" for i in range(config.train.rounds)], KINDS)
+    places = [(name, stage, str(stage)) for name, stage in rounds]
+    places += [("warm", "sft", "warm sft")] if config.train.warm_start else []
+    for (name, stage, label), role in product(places, config.chain):
+        files = [folder / name / "data" / role / f"{kind}.parquet" for kind in KINDS[stage]]
+        learns = stage == "sft" or role in config.dpo_roles
+        if learns and any(file.is_file() for file in files):
+            key = f"{label}/{role}"
+            totals[key] = totals.get(key, 0) + _noted(folder / name / role / f"{stage}.data.txt")
     return totals
+
+
+def _noted(file: Path) -> int:
+    """The tokens that a note of train_role.py says; 0 if it cannot be read."""
+    try:
+        return int(file.read_text(encoding="utf-8").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def with_spent(

@@ -286,7 +286,7 @@ def describe(result: EvaluationResult) -> list[str]:
         lines.append(f"{result.malt} against SA: {100 * result.relative_gain:+.2f} % relative")
     if malt := result.system(result.malt).training_tokens:
         sampled = result.system(result.malt).training_sampled
-        lines.append(f"training took {sampled:,} sampled tokens, and {malt:,} in training steps")
+        lines.append(f"training took {sampled:,} sampled tokens, and trained on {malt:,}")
     for name, shares in result.flips.items():
         mended, spoilt = 100 * shares["wrong_to_right"], 100 * shares["right_to_wrong"]
         turns = [turn for turn in result.turns.get(name, ()) if turn.answered > 0.5]

@@ -53,6 +53,14 @@ class RoleData:
         """How many rows the stage trains on: examples in SFT, pairs and labelled ones in DPO."""
         return len(self.completions if stage == "sft" else self.links)
 
+    def tokens(self, stage: Stage) -> int:
+        """Tokens of all rows, each with its whole prompts."""
+        parts = zip(self.prompts, self.completions, strict=True)
+        lengths = np.array([len(prompt) + len(completion) for prompt, completion in parts], int)
+        if stage == "sft":
+            return int(lengths.sum())
+        return int(lengths[self.pairs].sum() + lengths[self.labelled[:, 0]].sum())
+
     @cached_property
     def links(self) -> Ints:
         """[P + L, 2]: the two completions of each row of DPO; of a labelled one itself, twice."""

@@ -33,10 +33,11 @@ from malt_fast.planning.plan_file import (
     summary,
     write_plan,
 )
-from malt_fast.planning.probe import STEPS, Probe, epochs, take_probe, time_steps, training_tokens
+from malt_fast.planning.probe import STEPS, Probe, take_probe, time_steps, training_tokens
 from malt_fast.runs.directory import resume_command
 from malt_fast.runs.run import Run
 from malt_fast.sampling.setup import Setup
+from malt_fast.training.stage import passes
 
 LONG = 2000  # questions; a run with more begins with its plan
 CALLS, GRADING = "calls of the grader", "time of the grader"
@@ -205,7 +206,8 @@ def training_rows(run: Run, probe: Probe) -> list[Row]:
             if not planned:
                 continue
             as_rows, as_packs, found = training_tokens(probe, level, stage)
-            share = epochs(config, stage, role, planned) * planned / found
+            args = getattr(config.train, stage).for_role(role)
+            share = passes(args, planned) * planned / found
             name = f"{stage} {role}"
             rows.append(Row(name, role, "tokens as rows", "tokens", as_rows * share, source))
             rows.append(Row(name, role, "tokens as packs", "tokens", as_packs * share, source))

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_fast._core.forest import DONE, Credit, Forest
-from malt_fast.config.schema import Config
 from malt_fast.engines import Completion
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.role_data import RoleData, Stage, role_data
@@ -200,12 +199,3 @@ def training_tokens(probe: Probe, level: int, stage: Stage) -> tuple[int, int, i
     order = list(sampler_of(stage, data, step, config.seed))
     steps = [order[i : i + step] for i in range(0, len(order), step)]
     return rows, sum(packer(one).num_tokens for one in steps), len(order)
-
-
-def epochs(config: Config, stage: Stage, role: str, examples: float) -> float:
-    """How many times a stage passes over `examples` examples or pairs."""
-    args = getattr(config.train, stage).for_role(role)
-    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    if args.max_steps > 0:
-        return float(args.max_steps * step / examples)
-    return float(args.num_train_epochs)

@@ -80,6 +80,10 @@ class StageSpec:
             digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
+    def tokens(self, data: RoleData) -> int:
+        """Tokens in all passes over the rows, each with its whole prompts."""
+        return round(passes(self.args, data.rows(self.stage)) * data.tokens(self.stage))
+
     def is_done(self, data: RoleData, out: Path) -> bool:
         """Whether `out` holds the undamaged adapter that this stage makes of `data`."""
         return seal_of(out) == self.fingerprint(data)
@@ -89,6 +93,12 @@ class StageSpec:
         """The model whose log-probs DPO compares with."""
         adapter = self.init_adapter if self.reference == "sft" else None
         return self.base, adapter, (self.dtype, self.args.bf16, self.load_in_4bit)
+
+
+def passes(args: StageConfig | DPOStageConfig, rows: float) -> float:
+    """How many times a stage passes over its rows."""
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return args.max_steps * step / rows if args.max_steps > 0 else args.num_train_epochs
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,10 @@ def train_in_run(
 def _keep_datasets(setup: Setup, spec: StageSpec, data: RoleData, folder: Path, note: Path) -> None:
     """Write the rows of a stage as datasets, unless `note` says that they are there.
 
-    A run with other settings may have written its own, and been killed before it trained.
+    A run with other settings may have written its own, and been killed before it trained. The note
+    also says how many tokens the stage trains on.
     """
-    made_from = spec.fingerprint(data)
+    made_from = f"{spec.fingerprint(data)}\n{spec.tokens(data)} tokens\n"
     noted = note.is_file() and note.read_bytes() == made_from.encode()
     if not (noted and has_datasets(folder, counts_of(data, spec.stage))):
         make_folder(note.parent)
