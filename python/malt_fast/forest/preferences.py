@@ -21,6 +21,8 @@ def select_examples(
     """Nodes for the SFT of a role, ascending. Outputs without a token are left out."""
     ids = examples(forest, credit, level, prefs.sft_source, prefs.dedup)
     ids = ids[forest.token_len[ids] > 0]
+    if prefs.max_examples is None:
+        return ids
     return ids[_subset(path_keys(forest, seed)[ids], prefs.max_examples)]
 
 
@@ -40,6 +42,8 @@ def select_pairs(
     )
     spoken = (forest.token_len[chosen] > 0) & (forest.token_len[rejected] > 0)
     chosen, rejected = chosen[spoken], rejected[spoken]
+    if prefs.max_pairs is None:
+        return chosen, rejected
     keys = path_keys(forest, seed)
     kept = _subset(_mix(keys[chosen], keys[rejected]), prefs.max_pairs)
     return chosen[kept], rejected[kept]
@@ -92,6 +96,6 @@ def _mix(
         return x ^ (x >> np.uint64(31))
 
 
-def _subset(keys: npt.NDArray[np.uint64], limit: int | None) -> npt.NDArray[np.intp]:
-    """Indices of the `limit` smallest keys, ascending; of all keys if there is no limit."""
+def _subset(keys: npt.NDArray[np.uint64], limit: int) -> npt.NDArray[np.intp]:
+    """Indices of the `limit` smallest keys, ascending."""
     return np.sort(np.argsort(keys, kind="stable")[:limit])

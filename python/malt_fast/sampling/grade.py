@@ -1,11 +1,13 @@
 """Grades the leaves of a forest by the task's grader (grading/verdicts.py)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from malt_fast import __version__
 from malt_fast._core.forest import DONE, UNGRADED, Forest
@@ -57,8 +59,37 @@ def grade_leaves(
     questions: Sequence[Question],
     custom: CustomGrader | None = None,
 ) -> dict[str, Any]:
-    """Set the outcome of every finished output of the last role that has none yet; returns a report
-    of verdicts.
+    """Set the outcome of every leaf, as set_outcomes does; returns a report of verdicts."""
+    total = GradeReport(setup.task.grader)
+    for part in set_outcomes(setup, forest, questions, custom):
+        total += report(
+            setup.task.grader,
+            part.texts,
+            part.golds,
+            part.verdicts,
+            strict=setup.config.task.strict,
+            questions=part.questions,
+        )
+    return total.figures()
+
+
+@dataclass(frozen=True)
+class GradedPart:
+    """Some graded outputs, with what they were graded by."""
+
+    texts: list[str]
+    golds: list[str]
+    questions: list[str]
+    verdicts: npt.NDArray[np.uint8]
+
+
+def set_outcomes(
+    setup: Setup,
+    forest: Forest,
+    questions: Sequence[Question],
+    custom: CustomGrader | None = None,
+) -> Iterator[GradedPart]:
+    """Set the outcome of every finished output of the last role that has none yet, part by part.
 
     custom: how a custom grader is called. An output on which it fails has no outcome.
     """
@@ -66,7 +97,7 @@ def grade_leaves(
     leaves = np.flatnonzero(finished & (forest.outcome == UNGRADED))
     trees = forest.roots()[leaves] // forest.tree_size
     grader, settings = setup.task.grader, setup.config.task
-    total, custom = GradeReport(grader), custom or custom_grader(setup)
+    custom = custom or custom_grader(setup)
     for begin in range(0, len(leaves), GRADED):
         some = leaves[begin : begin + GRADED]
         texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in some]
@@ -86,6 +117,5 @@ def grade_leaves(
         graded = verdicts != FAILED
         outcomes = (verdicts[graded] == RIGHT).astype(np.uint8)
         forest.set_outcomes(some[graded].astype(np.uint32), outcomes)
-        total += report(grader, texts, golds, verdicts, strict=settings.strict, questions=told)
+        yield GradedPart(texts, golds, told, verdicts)
         interrupt.check()
-    return total.figures()

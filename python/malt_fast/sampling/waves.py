@@ -13,7 +13,7 @@ from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.yields import unlimited
 from malt_fast.grading.custom import CustomGrader
 from malt_fast.sampling.allocation import ENOUGH, Allocation, Floats, Ints, next_nodes
-from malt_fast.sampling.grade import grade_leaves
+from malt_fast.sampling.grade import set_outcomes
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
@@ -38,11 +38,12 @@ class Waves:
         begun = time.monotonic()
         known = np.flatnonzero(self.outcome != UNGRADED)
         forest.set_outcomes(known.astype(np.uint32), self.outcome[known])
-        grade_leaves(self.setup, forest, self.questions, self.custom)
+        for _ in set_outcomes(self.setup, forest, self.questions, self.custom):
+            pass
         self.outcome = np.array(forest.outcome)
         credit = assign_credit(self.setup.config.tree, forest)
         counts = [
-            enough(self.setup.config, forest, credit, level)
+            count_pairs(self.setup.config, forest, credit, level) if level in self.how.learns else 0
             for level in range(1, len(self.how.branching) + 1)
         ]
         nodes = next_nodes(self.how, forest, credit, counts)
@@ -54,7 +55,7 @@ class Waves:
         return {"waves": self.count, "deciding_seconds": round(self.seconds, 3)}
 
 
-def enough(config: Config, forest: Forest, credit: Credit, level: int) -> int:
+def count_pairs(config: Config, forest: Forest, credit: Credit, level: int) -> int:
     """The pairs of a level, or its examples if its role gets no DPO; ENOUGH if no more are used."""
     prefs, seed = unlimited(config).preferences, config.seed
     examples = len(select_examples(forest, credit, level, prefs, seed))
