@@ -120,7 +120,7 @@ def main() -> None:
     for seed in args.seeds:
         first = args.runs / f"full-{seed}"  # of either kind
         base = measure(first, seed, options)
-        variants = allocations(max(base["forest_tokens"])) if args.what == "allocation" else LABELS
+        variants = allocations(max(base["forest_tokens"].values())) if args.what == "allocation" else LABELS
         for i, (name, own) in enumerate(variants.items()):
             if i == 0:
                 runs.setdefault(name, []).append(base)

@@ -8,6 +8,7 @@ import pytest
 
 from malt_fast import evaluate, export, report
 from malt_fast._core.forest import DONE, RESERVED
+from malt_fast.planning.plan_file import read_plan
 from malt_fast.sampling import expand
 from tests.programs.test_train import results
 from tests.small_run import load_forest, run
@@ -121,3 +122,19 @@ def test_a_chain_of_one_role_and_a_grader_with_scores(data, model, tmp_path):
     own = tmp_path / "rows.jsonl"
     own.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run(own, model, tmp_path / "scored", *scored) == 0
+
+
+def test_the_plan_of_all_questions_is_what_comes(data, model, tmp_path):
+    folder, two = tmp_path / "run", ("--train.rounds", "2")
+    assert run(data, model, folder, *ADAPTIVE, *two, "--plan", "18") == 0
+    _, rows = read_plan(folder)
+    assert run(data, model, folder, *ADAPTIVE, *two) == 0
+    first, *_ = stages(folder, "sample round 0")
+    planned = [
+        row.plan for row in rows if row.stage == "round 0 forest" and row.quantity == "outputs"
+    ]
+    assert sum(planned) == first["outputs"] == first["reused"]
+    outcome = load_forest(folder).outcome.reshape(TREES, -1)
+    settled = ((outcome == 1).any(1) != (outcome == 0).any(1)).sum()
+    (asked_less,) = (row.plan for row in rows if row.quantity.startswith("questions all right"))
+    assert asked_less == settled > 0

@@ -93,6 +93,8 @@ def sampling_rows(probe: Probe) -> list[Row]:
             rows.append(Row(name, role, "tokens", "tokens", tokens, source))
             sampled += tokens if level >= own else 0.0
     rows.append(Row("sampling", "", "tokens to sample", "tokens", sampled, source))
+    if probe.waves and config.train.rounds > 1:
+        rows.append(_settled_row(probe))
     for level, role in enumerate(config.chain, 1):
         asked, shared = prompt_tokens(probe, level)
         what = "prompt tokens per forest"
@@ -106,6 +108,15 @@ def sampling_rows(probe: Probe) -> list[Row]:
         return [*rows, Row("grading", "", "time", "hours", graded, source)]
     leaves = len(probe.nodes(len(config.chain))) * probe.scale * len(forests)
     return [*rows, *_judging("grading", leaves, probe)]
+
+
+def _settled_row(probe: Probe) -> Row:
+    """The questions that later rounds ask less."""
+    outcome = probe.forest.outcome.reshape(len(probe.questions), -1)
+    right, wrong = ((outcome == value).any(1) for value in (1, 0))
+    settled = float(np.count_nonzero(right != wrong)) * probe.scale
+    what = "questions all right or all wrong, asked less in later rounds"
+    return Row("sampling", "", what, "questions", settled, probe.source)
 
 
 def _judging(stage: str, outputs: float, probe: Probe) -> list[Row]:
