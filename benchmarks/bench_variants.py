@@ -5,7 +5,8 @@
     python benchmarks/bench_variants.py labels --seeds 0 1 2 3 --json benchmarks/results/labels.json
 
 allocation: full trees, and adaptive ones with a half and a third of the tokens; for comparison full
-trees with that many tokens, of fewer questions. labels: what the preference stage learns from.
+trees with that many tokens, of fewer questions. labels: what the preference stage learns from, with
+as many optimiser steps as on pairs alone.
 
 Every variant and seed is a run of the whole program in a process of its own; a finished run is only
 read. Variants take outputs that another one sampled, which changes no result: an output depends on
@@ -14,6 +15,8 @@ variant are paired by seed and question, with a 95 % bootstrap interval over the
 """
 
 import argparse
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +45,23 @@ def allocations(tokens: int) -> dict[str, tuple[str, ...]]:
     return variants
 
 
-LABELS = {
-    "dpo": (),
-    "dpo weighted": ("--preferences.weighting", "value"),
-    "kto": (LOSS, "kto"),
-    "dpo + kto": (LOSS, "sigmoid+kto"),
-}
+def losses(steps: dict[str, int]) -> dict[str, tuple[str, ...]]:
+    """Variants by name, with as many steps as pairs alone take; steps: of each role."""
+    equal = [f"--train.dpo.roles.{role}.max_steps {n}" for role, n in steps.items()]
+    same = tuple(word for text in equal for word in text.split())
+    return {
+        "dpo": (),
+        "dpo, weighted": (*same, "--preferences.weighting", "value"),
+        "kto": (*same, LOSS, "kto"),
+        "dpo + kto": (*same, LOSS, "sigmoid+kto"),
+    }
+
+
+def dpo_steps(folder: Path) -> dict[str, int]:
+    """Optimiser steps of each role's DPO."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    stages = ((line["stage"].partition("dpo/")[2], line) for line in lines if "max_steps" in line)
+    return {role: line["max_steps"] for role, line in stages if role}
 
 
 def measure(folder: Path, seed: int, options: list[str]) -> dict[str, Any]:
@@ -120,12 +134,15 @@ def main() -> None:
     for seed in args.seeds:
         first = args.runs / f"full-{seed}"  # of either kind
         base = measure(first, seed, options)
-        variants = allocations(max(base["forest_tokens"].values())) if args.what == "allocation" else LABELS
+        if args.what == "allocation":
+            variants = allocations(max(base["forest_tokens"].values()))
+        else:
+            variants = losses(dpo_steps(first))
         for i, (name, own) in enumerate(variants.items()):
             if i == 0:
                 runs.setdefault(name, []).append(base)
             elif not args.only or name in args.only:
-                folder = args.runs / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+                folder = args.runs / f"{'-'.join(re.findall(r'[a-z]+', name))}-{seed}"
                 more = [*options, *own, "--reuse", str(first)]
                 runs.setdefault(name, []).append(measure(folder, seed, more))
         rows = summary(runs)
