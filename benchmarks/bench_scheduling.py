@@ -14,7 +14,8 @@ Times are simulated and do not depend on the machine.
   as many questions at a time as fill all replicas with drafts; ideal: no row is ever idle.
 
 Driver: expand on an engine that answers at once with 300 tokens: completions per second, and the
-memory of an open tree beside the forest.
+memory of an open tree beside the forest. Also for adaptive trees with half of the outputs, right by
+chance, with the part of the time that choosing takes.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from typing import Any
 import numpy as np
 from common import Letters, environment, peak_bytes, print_table, resident_bytes, write_json
 
+from malt_fast._core.forest import pairs as find_pairs
+from malt_fast.config.schema import TreeConfig
 from malt_fast.engines import (
     Completion,
     Policy,
@@ -35,7 +38,18 @@ from malt_fast.engines import (
 )
 from malt_fast.engines.ray import SHARE
 from malt_fast.engines.router import Router
-from malt_fast.sampling.expand import Expansion, expand, shape_from_branching
+from malt_fast.forest.credit import assign_credit
+from malt_fast.sampling.allocation import Allocation, next_nodes
+from malt_fast.sampling.expand import (
+    Expansion,
+    Wave,
+    answered,
+    complete,
+    expand,
+    grow,
+    reserve,
+    shape_from_branching,
+)
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
 from malt_fast.tasks.wording import RolePrompt
@@ -232,6 +246,42 @@ def measure_driver(trees: int, repeats: int) -> dict[str, Any]:
     return {"completions_per_s": sorted(rates)[len(rates) // 2], "runs": rates}
 
 
+def measure_waves(trees: int, repeats: int) -> dict[str, Any]:
+    """The same for adaptive trees of three roles that learn."""
+    rates, parts = [], []
+    for _ in range(repeats):
+        how = Allocation([3] * 3, [1, 2, 3], np.arange(trees), most_outputs=trees * len(SHAPE) / 2)
+        forest, rng, choosing, start = (
+            reserve(trees, SHAPE),
+            np.random.default_rng(0),
+            0.0,
+            time.perf_counter(),
+        )
+        while True:
+            begun = time.perf_counter()
+            credit = assign_credit(TreeConfig(), forest)
+            pairs = [
+                len(find_pairs(forest, credit, k, "all", 0, 0, (0, 1), False)[0]) for k in (1, 2, 3)
+            ]
+            nodes = next_nodes(how, forest, credit, pairs)
+            choosing += time.perf_counter() - begun
+            if not len(nodes):
+                break
+            for done, _ in grow(
+                Questions(trees), SHAPE, PROMPTS, PARAMS, NoOp(4096), 0, Wave(nodes, forest)
+            ):
+                complete(forest, done)
+            leaves = nodes[forest.level[nodes] == 3].astype(np.uint32)
+            forest.set_outcomes(leaves, rng.integers(0, 2, len(leaves), np.uint8))
+        seconds = time.perf_counter() - start
+        rates.append(answered(forest) / seconds)
+        parts.append(choosing / seconds)
+    return {
+        "adaptive_completions_per_s": sorted(rates)[len(rates) // 2],
+        "choosing_part": sorted(parts)[len(parts) // 2],
+    }
+
+
 def measure_open_trees(trees: int) -> dict[str, Any]:
     """Memory of trees whose drafts are all finished and whose critiques are all requested."""
     growth = Expansion(Questions(trees), SHAPE, PROMPTS, PARAMS, 0)
@@ -251,15 +301,20 @@ def main() -> None:
     parser.add_argument(
         "--million", action="store_true", help="also simulate a million trees (an hour)"
     )
+    parser.add_argument("--driver", action="store_true", help="leave the simulation out")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     report: dict[str, Any] = {"environment": environment()}
     report["driver"] = measure_driver(2000, 5)
-    report["driver"] |= measure_open_trees(5000)
+    report["driver"] |= measure_open_trees(5000) | measure_waves(2000, 5)
     print(
         f"driver: {report['driver']['completions_per_s']:,.0f} completions/s, "
-        f"{report['driver']['bytes_per_open_tree']:,.0f} bytes per open tree"
+        f"{report['driver']['bytes_per_open_tree']:,.0f} bytes per open tree; adaptive "
+        f"{report['driver']['adaptive_completions_per_s']:,.0f} completions/s, of the time "
+        f"{report['driver']['choosing_part']:.1%} for choosing"
     )
+    if args.driver:
+        return
     every = ["ours", "levels", "batches"]
     rows = [simulate(1, 200, sigma, every) for sigma in (0.3, 0.5, 0.8, 1.0, 1.2)]
     rows += [simulate(n, 200 * n, 0.8, every) for n in (2, 4, 8, 64)]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -160,10 +160,13 @@ def print_plain_table(title: str, header: Sequence[str], rows: Sequence[Sequence
 class Letters:
     """A tokenizer for random questions: characters as numbers."""
 
-    bos_token_id, eos_token_id, name_or_path = None, 1, "letters"
+    bos_token_id, eos_token_id, unk_token_id, name_or_path = None, 1, None, "letters"
+    added_tokens_decoder: ClassVar[dict[int, str]] = {}
 
-    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        return {"input_ids": [2 + ord(c) % 94 for c in text]}
+    def __call__(self, text: str | list[str], **options: Any) -> dict[str, Any]:
+        one = isinstance(text, str)
+        found = [[2 + ord(c) % 94 for c in part] for part in ([text] if one else text)]
+        return {"input_ids": found[0] if one else found}
 
     def get_vocab(self) -> dict[str, int]:
         return {"letters": 0}

@@ -118,15 +118,17 @@ class Wave:
         parts = np.split(slots - 1, begins[1:])
         return {t: frozenset(part.tolist()) for t, part in zip(found.tolist(), parts, strict=True)}
 
-    def outputs(self, tree: int) -> list[Tokens | None]:
-        """By slot of a tree, the outputs that are known."""
-        size = self.known.tree_size
-        nodes = range(tree * size + 1, (tree + 1) * size)
-        done = (self.known.state[nodes.start : nodes.stop] == DONE).tolist()
-        return [
-            self.known.tokens_of(node) if there else None
-            for node, there in zip(nodes, done, strict=True)
-        ]
+    def outputs(self, tree: int, shape: Sequence[Slot]) -> list[Tokens | None]:
+        """By slot of a tree, the outputs that are known, of those that wanted ones read."""
+        first, wanted = tree * self.known.tree_size + 1, self.wanted[tree]
+        outputs: list[Tokens | None] = [None] * len(shape)
+        for slot in wanted:
+            above = shape[slot].parent
+            while above >= 0 and above not in wanted and outputs[above] is None:
+                assert self.known.state[first + above] == DONE
+                outputs[above] = self.known.tokens_of(first + above)
+                above = shape[above].parent
+        return outputs
 
 
 @dataclass
@@ -185,7 +187,7 @@ class Expansion:
             question = self.prompts.encode_question(self.questions[tree].text)
         outputs: list[Tokens | None] = [None] * len(self.shape)
         if self.wave is not None:
-            outputs = self.wave.outputs(tree)
+            outputs = self.wave.outputs(tree, self.shape)
         self.open[tree] = OpenTree(question, wanted, len(wanted), outputs)
         known = [slot for slot, output in enumerate(outputs) if output is not None]
         below = dict.fromkeys(group for slot in known for group in self.ready(tree, slot))
