@@ -5,8 +5,8 @@
     python benchmarks/bench_variants.py labels --seeds 0 1 2 3 --json benchmarks/results/labels.json
 
 allocation: full trees, and adaptive ones with a half and a third of the tokens; for comparison full
-trees with that many tokens, of fewer questions. labels: what the preference stage learns from, with
-as many optimiser steps as on pairs alone.
+trees with that many tokens, of fewer questions. labels: what the preference stage learns from. All
+variants train for as many optimiser steps as the first.
 
 Every variant and seed is a run of the whole program in a process of its own; a finished run is only
 read. Variants take outputs that another one sampled, which changes no result: an output depends on
@@ -17,6 +17,7 @@ variant are paired by seed and question, with a 95 % bootstrap interval over the
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +46,22 @@ def allocations(tokens: int) -> dict[str, tuple[str, ...]]:
     return variants
 
 
-def losses(steps: dict[str, int]) -> dict[str, tuple[str, ...]]:
-    """Variants by name, with as many steps as pairs alone take; steps: of each role."""
-    equal = [f"--train.dpo.roles.{role}.max_steps {n}" for role, n in steps.items()]
-    same = tuple(word for text in equal for word in text.split())
-    return {
-        "dpo": (),
-        "dpo, weighted": (*same, "--preferences.weighting", "value"),
-        "kto": (*same, LOSS, "kto"),
-        "dpo + kto": (*same, LOSS, "sigmoid+kto"),
-    }
+LABELS = {
+    "dpo": (),
+    "dpo, weighted": ("--preferences.weighting", "value"),
+    "kto": (LOSS, "kto"),
+    "dpo + kto": (LOSS, "sigmoid+kto"),
+}
 
 
-def dpo_steps(folder: Path) -> dict[str, int]:
-    """Optimiser steps of each role's DPO."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    stages = ((line["stage"].partition("dpo/")[2], line) for line in lines if "max_steps" in line)
-    return {role: line["max_steps"] for role, line in stages if role}
+def equal_steps(folder: Path, stages: Sequence[str]) -> list[str]:
+    """Options for as many optimiser steps as a run took in these stages."""
+    steps = {}
+    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        stage, _, role = line["stage"].partition("/")
+        if stage in stages and "max_steps" in line:
+            steps[f"--train.{stage}.roles.{role}.max_steps"] = str(line["max_steps"])
+    return [word for option in steps.items() for word in option]
 
 
 def measure(folder: Path, seed: int, options: list[str]) -> dict[str, Any]:
@@ -136,14 +136,15 @@ def main() -> None:
         base = measure(first, seed, options)
         if args.what == "allocation":
             variants = allocations(max(base["forest_tokens"].values()))
+            same = equal_steps(first, ("sft", "dpo"))
         else:
-            variants = losses(dpo_steps(first))
+            variants, same = LABELS, equal_steps(first, ("dpo",))
         for i, (name, own) in enumerate(variants.items()):
             if i == 0:
                 runs.setdefault(name, []).append(base)
             elif not args.only or name in args.only:
                 folder = args.runs / f"{'-'.join(re.findall(r'[a-z]+', name))}-{seed}"
-                more = [*options, *own, "--reuse", str(first)]
+                more = [*options, *same, *own, "--reuse", str(first)]
                 runs.setdefault(name, []).append(measure(folder, seed, more))
         rows = summary(runs)
         print_summary(rows, runs)
