@@ -129,17 +129,33 @@ def twin_candidates(
     weight = {k: 1 / (1 + pairs[k - 1]) for k in how.learns if pairs[k - 1] != ENOUGH}
     roots = np.flatnonzero(forest.level == 0).tolist()
     every = [leaf for root in roots for leaf in leaves(root)]
+    shares: dict[int, float] = {}
     found = []
 
-    def visit(node: int, above: float, tree: int) -> None:
+    def see(node: int, above: float) -> None:
         mine = leaves(node)
-        share = (sum(mine) + PRIOR * above) / (len(mine) + PRIOR)
-        level = int(forest.level[node]) + 1
+        shares[node] = (sum(mine) + PRIOR * above) / (len(mine) + PRIOR)
+        for child in children(node):
+            see(child, shares[node])
+
+    for root in roots:
+        see(root, sum(every) / max(1, len(every)))
+    for k in weight:
+        differ, expected = 1.0, 1.0
+        for parent in np.flatnonzero(forest.level == k - 1).tolist():
+            labels = [int(credit.label[child]) for child in children(parent)]
+            n = len(labels) - labels.count(-1)
+            differ += labels.count(0) * labels.count(1)
+            expected += n * (n - 1) * shares[parent] * (1 - shares[parent])
+        weight[k] *= differ / expected
+
+    def visit(node: int, tree: int) -> None:
+        share, level = shares[node], int(forest.level[node]) + 1
         if level > depth:
             return
         asked = [child for child in children(node) if forest.state[child] != RESERVED]
         for child in asked:
-            visit(child, share, tree)
+            visit(child, tree)
         if not asked or len(asked) == how.branching[level - 1]:
             return
         labels = [int(credit.label[child]) for child in children(node)]
@@ -153,7 +169,7 @@ def twin_candidates(
             found.append((gain / cost, tree, nodes))
 
     for tree, root in enumerate(roots):
-        visit(root, sum(every) / max(1, len(every)), tree)
+        visit(root, tree)
     return found
 
 
@@ -172,12 +188,9 @@ def test_a_wave_takes_the_best_candidates(world, data):
     candidates = twin_candidates(how, forest, credit, pairs)
     taken = [c for c in candidates if c[2] <= nodes]
     assert set().union(*(c[2] for c in taken)) == nodes  # a wave is made of candidates
-    left = [c for c in candidates if c not in taken]
     assert bool(taken) == bool(candidates)
-    if taken and left:
-        assert min(c[0] for c in taken) >= max(c[0] for c in left) * (1 - 1e-9) or any(
-            len(c[2]) > 1 for c in left
-        )
+    best = sorted((gain for gain, _, _ in candidates), reverse=True)[: len(taken)]
+    assert sorted((gain for gain, _, _ in taken), reverse=True) == pytest.approx(best)
     most = world.trees * len(world.branching) / WAVE
     assert len(nodes) <= max(most, max((len(c[2]) for c in taken), default=0))
 

@@ -5,15 +5,16 @@ with one path. Waves of further outputs follow, each where it makes most pairs p
 candidate is one more child of an output, with a narrow tree below it, of two siblings for each role
 that learns from the forest and one for the others:
 
-    gain = sum over the learning roles k of  E[new pairs of k] / (1 + pairs of k)
+    gain = sum over the learning roles k of  c_k E[new pairs of k] / (1 + pairs of k)
 
     E[new pairs] = p N + (1 - p) P      in its own block of P positive and N negative outputs
                    m (m - 1) p (1 - p)  in each block of m below it
 
 p is the share of right leaves below the parent, shrunk by PRIOR leaves towards that of its own
 parent, and of a question towards that of the forest: the mean of a Beta posterior (empirical Bayes,
-level by level). The divisor, the slope of the sum of log(1 + pairs), lets roles that lack pairs go
-first (proportional fairness, Kelly 1997). To take the best, look again, and take the best of what
+level by level). c_k corrects what p cannot know: the outputs of some roles hardly ever differ. The
+divisor, the slope of the sum of log(1 + pairs), lets roles that lack pairs go first (proportional
+fairness, Kelly 1997). To take the best, look again, and take the best of what
 is left is successive elimination (Even-Dar et al. 2006) with gains for the means of arms.
 
 A wave is decided when all outputs before it are there, from their values alone, so the order in
@@ -118,6 +119,7 @@ class Trees:
         """Further children where they gain most per token."""
         weight = {k: 1 / (1 + pairs[k - 1]) for k in self.how.learns if pairs[k - 1] != ENOUGH}
         share = self._shares()
+        weight = {k: w * self._contrast(k, share[k - 1]) for k, w in weight.items()}
         found = [self._candidates(k, share[k - 1], weight) for k in range(1, self.depth + 1)]
         columns = zip(*(columns for _, columns in found), strict=True)
         gain, tree, level, outputs, tokens = map(np.concatenate, columns)
@@ -145,6 +147,13 @@ class Trees:
         for right, graded in zip(self.right[1:], self.graded[1:], strict=True):
             shares.append((right + PRIOR * shares[-1][..., None]) / (graded + PRIOR))
         return shares
+
+    def _contrast(self, k: int, share: Floats) -> float:
+        """Sibling pairs of level k with different labels, over those that p leads one to expect."""
+        positive, negative = ((self.label[k - 1] == label).sum(-1) for label in (1, 0))
+        labelled = positive + negative
+        expected = labelled * (labelled - 1) * share * (1 - share)
+        return float((1 + (positive * negative).sum()) / (1 + expected.sum()))
 
     def _candidates(
         self, k: int, share: Floats, weight: dict[int, float]
