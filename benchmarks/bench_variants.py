@@ -48,7 +48,6 @@ def allocations(tokens: int) -> dict[str, tuple[str, ...]]:
 
 LABELS = {
     "dpo": (),
-    "dpo, weighted": ("--preferences.weighting", "value"),
     "kto": (LOSS, "kto"),
     "dpo + kto": (LOSS, "sigmoid+kto"),
 }

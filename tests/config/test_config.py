@@ -212,10 +212,6 @@ def test_settings_do_not_change_later() -> None:
             "--train.dpo.loss_type sigmoid+kto --train.dpo.per_device_train_batch_size 1",
             ["sigmoid+kto", "per_device_train_batch_size to 2"],
         ),
-        (
-            "--train.dpo.loss_type kto --preferences.weighting value",
-            ["preferences.weighting", "no pairs", "sigmoid+kto"],
-        ),
         ("--train.dpo.loss_type ipo --train.dpo.label_smoothing 0.1", ["label_smoothing", "ipo"]),
         (
             "--train.dpo.label_smoothing 0.1 --train.dpo.roles.verifier.loss_type ipo",

@@ -3,7 +3,6 @@
 import contextlib
 import random
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +33,6 @@ from malt_fast.tasks.prompts import Prompts
 from malt_fast.tasks.task import Question
 from malt_fast.tasks.wording import RolePrompt
 from tests.core.forests import Node, grow, random_tree, trees
-from tests.core.test_credit import value_of
 from tests.tiny import byte_tokenizer
 from tests.volume import volume
 
@@ -127,43 +125,6 @@ def test_equal_prompts_are_one_array_and_duplicates_count_in_sft() -> None:
     assert len(role_data(forest, values, 1, QUESTIONS, PROMPTS, once, "sft").completions) == 1
     dpo = role_data(forest, values, 1, QUESTIONS, PROMPTS, once, "dpo")
     assert dpo.pairs.tolist() == [[0, 1]]
-
-
-@settings(max_examples=volume(20), deadline=None)
-@given(trees(), st.integers(1, 3), st.booleans())
-def test_weights_are_differences_of_values(questions: list[Node], level: int, dedup: bool) -> None:
-    forest, node_of = grow(questions)
-    values = credit(forest)
-    prefs = PreferencesConfig(dedup=dedup, weighting="value")
-    dpo = role_data(
-        forest, values, level, QUESTIONS, PROMPTS, Config(chain=CHAIN, preferences=prefs), "dpo"
-    )
-    chosen, rejected = select_pairs(forest, values, level, prefs, 0)
-    copies: dict[
-        tuple[object, ...], list[Fraction]
-    ] = {}  # values of equal outputs: below one parent, or prompt
-    for i, node in node_of.items():
-        value = value_of(node)
-        if len(node.path) == level + 1 and value is not None:
-            copies.setdefault(copy_of(node_of, i, dedup), []).append(value)
-    mean = {key: sum(own, Fraction(0)) / len(own) for key, own in copies.items()}
-    gaps = [
-        mean[copy_of(node_of, int(c), dedup)] - mean[copy_of(node_of, int(r), dedup)]
-        for c, r in zip(chosen, rejected, strict=True)
-    ]
-    if not gaps:
-        assert dpo.weights is None
-        return
-    expected = [float(gap * len(gaps) / sum(gaps, Fraction(0))) for gap in gaps]
-    assert dpo.weights is not None and dpo.weights.tolist() == pytest.approx(expected)
-    assert np.mean(dpo.weights) == pytest.approx(1)
-
-
-def copy_of(node_of: dict[int, Node], node: int, dedup: bool) -> tuple[object, ...]:
-    """Equal for the outputs that count as one."""
-    path = node_of[node].path
-    texts = [tuple(find(node_of, path[:i]).tokens) for i in range(2, len(path) + 1)]
-    return (path[0], *texts) if dedup else path
 
 
 @pytest.mark.parametrize("limit", [1, 5, 1000])

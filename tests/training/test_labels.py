@@ -1,7 +1,6 @@
 """Every label in the loss of preferences: pairs weighted by their values, KTO, and both."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,25 +67,6 @@ def logps_of(found, data):
         out[batch.completions] = completion_logps(model(batch), batch)
     model.train()
     return out
-
-
-def test_a_weighted_pair_counts_as_often_as_its_weight_says(base, tmp_path):  # noqa: F811
-    """Against plain torch, and against the same pairs given that many times."""
-    data = role_data(questions=3)
-    weights = np.array([0.5, 2, 1, 0.25, 1.5, 0.75])
-    weighted = replace(data, weights=weights)
-    loss, grads, _, found = step(base, weighted, tmp_path / "trees", tokens=40)
-    logp = logps_of(found, data)
-    pairs = torch.from_numpy(data.pairs)
-    pairs = dpo_loss(logp, torch.full_like(logp, REFERENCE), pairs, beta=BETA).losses
-    assert loss.item() == pytest.approx((pairs * torch.tensor(weights)).mean().item(), rel=1e-5)
-    rows = step(base, weighted, tmp_path / "rows", layout="rows")
-    often = (4 * weights).astype(int)  # 24 pairs
-    repeated = replace(data, pairs=np.repeat(data.pairs, often, axis=0))
-    for other in (rows, step(base, repeated, tmp_path / "repeated")):
-        assert other[0].item() == pytest.approx(loss.item(), rel=1e-5)
-        for name, grad in grads.items():
-            torch.testing.assert_close(other[1][name], grad, rtol=1e-4, atol=1e-6)
 
 
 # ---- KTO ----

@@ -18,12 +18,6 @@ def check(config: Config) -> None:
     _check_secrets(config)
     for dpo in (config.train.dpo, *map(config.train.dpo.for_role, config.chain)):
         _check_dpo(dpo)
-    losses = {config.train.dpo.for_role(role).on_pairs for role in config.dpo_roles}
-    if config.preferences.weighting != "equal" and losses == {None}:
-        raise MaltError(
-            "preferences.weighting has no meaning for the kto loss, which has no pairs: set it to "
-            "equal or train.dpo.loss_type to sigmoid+kto"
-        )
 
 
 def _check_dpo(dpo: DPOStageConfig) -> None:

@@ -203,9 +203,6 @@ class PreferencesConfig(Section):
     )
     max_per_question: int | None = setting(None, "most pairs per question", ge=1, le=MAX)
     min_margin: float = setting(0.0, "least difference in value within a pair", ge=0, le=1)
-    weighting: Literal["equal", "value"] = setting(
-        "equal", "weight of a pair in DPO: 1, or the difference in value, 1 in the mean"
-    )
     dedup: bool = setting(
         False, "count outputs with identical tokens after identical prompts as one, cousins too"
     )

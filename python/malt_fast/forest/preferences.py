@@ -58,20 +58,6 @@ def select_labelled(
     return ids[spoken], labels[spoken]
 
 
-def pair_weights(
-    forest: Forest, credit: Credit, level: int, prefs: PreferencesConfig, nodes: Ids
-) -> npt.NDArray[np.float64] | None:
-    """[P]: the weight of each pair's loss, 1 in the mean; None where all are 1.
-
-    nodes [P, 2]: those that select_pairs gave.
-    """
-    if prefs.weighting == "equal" or not len(nodes):
-        return None
-    ids, _, values = labelled(forest, credit, level, prefs.dedup)
-    chosen, rejected = values[np.searchsorted(ids, nodes.T)]
-    return (chosen - rejected) / np.mean(chosen - rejected)
-
-
 def path_keys(forest: Forest, seed: int) -> npt.NDArray[np.uint64]:
     """uint64 [n]: a random number per node, from the seed and the node's path, not from its id."""
     parent, level = forest.parent, forest.level

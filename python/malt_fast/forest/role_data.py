@@ -15,7 +15,6 @@ from malt_fast._core.forest import Credit, Forest
 from malt_fast.config.schema import Config
 from malt_fast.forest.preferences import (
     Ids,
-    pair_weights,
     select_examples,
     select_labelled,
     select_pairs,
@@ -26,7 +25,6 @@ from malt_fast.tasks.task import Question
 Stage = Literal["sft", "dpo"]
 Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float64]
 NO_PAIRS: Ints = np.zeros((0, 2), np.int64)
 
 
@@ -42,7 +40,6 @@ class RoleData:
     pairs: Ints  # [P, 2]: indices of chosen and rejected completions; [0, 2] for SFT
     trees: Ints  # [M]: the question of each completion, counted from 0; a tree shares prefixes
     nodes: Ints  # [M]: the node of each completion, for messages
-    weights: Floats | None = None  # [P]: of each pair's loss; None: 1
     labelled: Ints = field(default_factory=lambda: NO_PAIRS)
     """[L, 2]: a completion, and 1 if it is desirable, 0 if not"""
 
@@ -104,10 +101,9 @@ def preference_data(
     labels: bool,
 ) -> RoleData:
     """The data of a role's DPO stage: its pairs, its labelled outputs, or both."""
-    prefs, nodes, weights = config.preferences, NO_PAIRS.astype(np.uint32), None
+    prefs, nodes = config.preferences, NO_PAIRS.astype(np.uint32)
     if pairs:
         nodes = np.stack(select_pairs(forest, credit, level, prefs, config.seed), axis=1)
-        weights = pair_weights(forest, credit, level, prefs, nodes)
     named, label = select_labelled(forest, credit, level, prefs)
     if not labels:
         named, label = named[:0], label[:0]
@@ -122,7 +118,6 @@ def preference_data(
         pairs=index[: nodes.size].reshape(-1, 2),
         trees=trees[first],
         nodes=ids[first].astype(np.int64),
-        weights=weights,
         labelled=np.stack([index[nodes.size :], label.astype(np.int64)], axis=1),
     )
 

@@ -111,7 +111,7 @@ def preference_loss(
             mean_chosen_length=items.chosen,
             check=False,
         )
-        losses = of_pairs.losses * batch.weights
+        losses = of_pairs.losses
         loss = loss + losses.sum() / items.pairs
         metrics |= dpo_metrics(of_pairs, logp, batch.pairs)
         metrics["loss/sigmoid"] = losses.detach(), torch.ones_like(losses)

@@ -48,7 +48,6 @@ class Batch:
     lengths: Tensor  # int64 [K]: targets of each completion
     completions: Tensor  # int64 [K]: indices into the data's completions
     pairs: Tensor  # int64 [P, 2]: indices into the batch's completions; SFT: [0, 2]
-    weights: Tensor  # float32 [P]: of the losses of pairs
     labelled: Tensor  # int64 [L]: indices into the batch's completions
     desirable: Tensor  # bool [L]
     num_tokens: int  # without padding
@@ -125,8 +124,6 @@ class Packer:
         self.data = data = data if mismatches is None else mismatches.data
         self.lengths = np.array([len(c) for c in data.completions], dtype=np.int64)
         self.arena = _Arena(data)
-        equal = np.ones(len(data.pairs))
-        self.weights = equal if data.weights is None else data.weights
         self.row_lengths = self.arena.prompt_len + self.lengths - 1  # without the last token
         if packing.layout == "trees":
             self._check_capacity()
@@ -222,7 +219,6 @@ class Packer:
         label = self.data.labelled[rows[~paired] - len(self.data.pairs), 1]
         return {
             "pairs": _long(links[paired]),
-            "weights": torch.from_numpy(self.weights[rows[paired]].astype(np.float32)),
             "labelled": _long(links[~paired, 0]),
             "desirable": torch.from_numpy(label == 1),
         }

@@ -75,7 +75,7 @@ class StageSpec:
         settings = (self.stage, weights, method, reference, self.seed, len(data.prompts))
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
         arrays: list[npt.NDArray[Any]] = [*data.prompts, *data.completions, data.links, data.trees]
-        arrays += [data.labelled[:, 1], *([] if data.weights is None else [data.weights])]
+        arrays.append(data.labelled[:, 1])
         for array in arrays:
             digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
