@@ -88,13 +88,16 @@ def set_outcomes(
     forest: Forest,
     questions: Sequence[Question],
     custom: CustomGrader | None = None,
+    *,
+    again: bool = True,
 ) -> Iterator[GradedPart]:
-    """Set the outcome of every finished output of the last role that has none yet, part by part.
+    """Set the outcome of every finished output of the last role, part by part.
 
-    custom: how a custom grader is called. An output on which it fails has no outcome.
+    again: of those that have one, too. custom: how a custom grader is called. An output on which it
+    fails has no outcome.
     """
     finished = (forest.level == len(setup.config.chain)) & (forest.state == DONE)
-    leaves = np.flatnonzero(finished & (forest.outcome == UNGRADED))
+    leaves = np.flatnonzero(finished if again else finished & (forest.outcome == UNGRADED))
     trees = forest.roots()[leaves] // forest.tree_size
     grader, settings = setup.task.grader, setup.config.task
     custom = custom or custom_grader(setup)

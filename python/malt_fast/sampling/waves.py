@@ -38,7 +38,8 @@ class Waves:
         begun = time.monotonic()
         known = np.flatnonzero(self.outcome != UNGRADED)
         forest.set_outcomes(known.astype(np.uint32), self.outcome[known])
-        for _ in set_outcomes(self.setup, forest, self.questions, self.custom):
+        given = (self.setup, forest, self.questions, self.custom)
+        for _ in set_outcomes(*given, again=False):
             pass
         self.outcome = np.array(forest.outcome)
         credit = assign_credit(self.setup.config.tree, forest)
