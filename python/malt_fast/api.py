@@ -199,7 +199,8 @@ def expand(
     """Sample a tree under every training question, by `tree.branching` and `sampling`.
 
     trained: roles that answer with their adapters; the others are base models. samples: a folder in
-    which outputs are kept and found again. The trees are those of round 0 of `malt_fast.train`.
+    which outputs are kept and found again. The trees are those of round 0 of `malt_fast.train`;
+    adaptive ones serve all roles.
     """
     config = setup.config
     policies = [_policies(setup, trained, "final")[role] for role in config.chain]

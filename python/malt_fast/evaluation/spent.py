@@ -26,19 +26,18 @@ class Spent:
 
 def tokens_spent(folder: Path, config: Config) -> Spent:
     """Counts what the files of a run say; what is missing or damaged counts as nothing."""
-    forests, used = {}, [np.zeros(0, np.int64)]
+    trained = trained_tokens(folder, config)
     paths = sorted(folder.glob("round-*/forest*.arrows"))
-    store = open_store(folder / "samples", writable=False) if paths else None
-    for path in paths if store is not None else ():
-        assert store is not None
-        file = read_forest(path, store)
-        if file is not None:
-            rows = file.rows[(file.rows >= 0) & (file.rows < store.next_row)]
-            forests[f"{path.parent.name}/{path.stem}"] = int(store.rows().length[rows].sum())
-            used.append(rows)
-    rows = np.unique(np.concatenate(used))
-    sampled = int(store.rows().length[rows].sum()) if store is not None else 0
-    return Spent(sampled, forests, trained_tokens(folder, config))
+    if not paths:
+        return Spent(0, {}, trained)
+    store = open_store(folder / "samples", writable=False)
+    length, used, forests = store.rows().length, np.zeros(store.next_row, np.bool_), {}
+    for path in paths:
+        if (file := read_forest(path, store)) is not None:
+            rows = file.rows[(file.rows >= 0) & (file.rows < len(length))]
+            forests[f"{path.parent.name}/{path.stem}"] = int(length[rows].sum())
+            used[rows] = True
+    return Spent(int(length[used].sum()), forests, trained)
 
 
 def trained_tokens(folder: Path, config: Config) -> dict[str, int]:

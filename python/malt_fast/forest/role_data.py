@@ -104,9 +104,9 @@ def preference_data(
     prefs, nodes = config.preferences, NO_PAIRS.astype(np.uint32)
     if pairs:
         nodes = np.stack(select_pairs(forest, credit, level, prefs, config.seed), axis=1)
-    named, label = select_labelled(forest, credit, level, prefs)
-    if not labels:
-        named, label = named[:0], label[:0]
+    named, label = nodes[:0, 0], np.zeros(0, np.int8)
+    if labels:
+        named, label = select_labelled(forest, credit, level, prefs)
     ids, index = np.unique(np.concatenate([nodes.ravel(), named]), return_inverse=True)
     trees = trees_of(forest, ids)
     rows = prompted(forest, level, questions, prompts, ids, trees)

@@ -52,8 +52,7 @@ def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Polici
     seed = f"{config.seed}/round-{index}"
     path = run.path(f"round-{index}", f"{name}.arrows")
     graded = grading_fingerprint(setup, questions)
-    custom = custom_grader(setup, run.folder)
-    right = right_before(run, setup, index, name)
+    right = right_before(run, setup, index, name) if index else None
     how = allocation_of(config, len(questions), learners(config, name), right=right)
     chosen_by = identity(config, how, graded) if how else ""
     sampled = fingerprint(setup, questions, shape, seed, chosen_by=chosen_by)
@@ -69,6 +68,7 @@ def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Polici
         run.say(f"sample: {path.name} of round {index} is there already")
         return forest
     make_folder(path.parent)
+    custom = custom_grader(setup, run.folder)
     waves = Waves(setup, questions, how, custom) if how else None
     forest, rows = trees_to_regrade(path, store, sampled) or sample_trees(
         run, setup, index, name, shape, seed, waves
@@ -115,8 +115,9 @@ def report_yield(
 
 
 def right_before(run: Run, setup: Setup, index: int, name: str) -> Floats | None:
-    """By question, the share of right leaves in the same forest of the round before."""
-    if index == 0:
+    """By question, the share of right leaves in the same forest of the round before; None if
+    nothing depends on it."""
+    if setup.config.tree.allocation == "full":
         return None
     file = read_forest(run.path(f"round-{index - 1}", f"{name}.arrows"), run.read_samples())
     if file is None or file.trees != len(setup.task.train):

@@ -104,7 +104,7 @@ def allocation_of(
         order=np.random.default_rng(config.seed).permutation(trees),
         most_outputs=most_outputs(config, round(trees / share)) * share,
         most_tokens=np.inf if tree.max_tokens is None else tree.max_tokens * share,
-        right=np.nan if right is None or not adaptive else right,
+        right=np.nan if right is None else right,
     )
 
 
@@ -119,6 +119,8 @@ def identity(config: Config, how: Allocation, graded: str) -> str:
 def check_budget(config: Config, trees: int) -> None:
     """Raises MaltError for a budget that is too small to begin, or larger than full trees."""
     tree, full = config.tree, full_outputs(config) * trees
+    if not trees:  # which is told elsewhere
+        return
     for name, most in (("max_outputs", tree.max_outputs), ("max_tokens", tree.max_tokens)):
         if most is not None and most < trees:
             raise MaltError(
