@@ -301,7 +301,6 @@ def main() -> None:
     parser.add_argument(
         "--million", action="store_true", help="also simulate a million trees (an hour)"
     )
-    parser.add_argument("--driver", action="store_true", help="leave the simulation out")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     report: dict[str, Any] = {"environment": environment()}
@@ -313,8 +312,6 @@ def main() -> None:
         f"{report['driver']['adaptive_completions_per_s']:,.0f} completions/s, of the time "
         f"{report['driver']['choosing_part']:.1%} for choosing"
     )
-    if args.driver:
-        return
     every = ["ours", "levels", "batches"]
     rows = [simulate(1, 200, sigma, every) for sigma in (0.3, 0.5, 0.8, 1.0, 1.2)]
     rows += [simulate(n, 200 * n, 0.8, every) for n in (2, 4, 8, 64)]

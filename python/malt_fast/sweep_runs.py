@@ -16,7 +16,15 @@ from malt_fast.config.yaml_files import read_value
 from malt_fast.evaluation.plots import plot_sweep
 from malt_fast.evaluation.result import EvaluationResult, read_result
 from malt_fast.evaluation.statistics import Interval
-from malt_fast.evaluation.tables import INTERVAL, SPENT, Column, Table, as_terminal, write_tables
+from malt_fast.evaluation.tables import (
+    INTERVAL,
+    SPENT,
+    SPENT_NOTE,
+    Column,
+    Table,
+    as_terminal,
+    write_tables,
+)
 from malt_fast.forest.datasets import NAMES, Kind
 from malt_fast.method import train
 from malt_fast.runs.directory import mend
@@ -153,4 +161,4 @@ def sweep_table(task: str, key: str, points: dict[str, Point]) -> Table:
         cells += [malt.training_sampled, malt.training_tokens]
         counts = [point.data.get(name, 0) for name in data]
         rows.append([word, malt.n, *cells, *counts])
-    return Table(f"sweep-{key}", f"{task}: {key}", columns, rows)
+    return Table(f"sweep-{key}", f"{task}: {key}", columns, rows, SPENT_NOTE)

@@ -147,7 +147,7 @@ def test_one_vote_makes_one_line() -> None:
     )
     one = sweep_runs.Point(result, {})
     table = sweep_runs.sweep_table("t", "k", {"1": one, "2": one})
-    names = ["k", "questions", "MALT acc. %", "95 %", "training: sampled", "trained on"]
+    names = ["k", "questions", "MALT acc. %", "95 %", "sampled", "trained on"]
     assert [column.name for column in table.columns] == names
     assert table.rows == [[k, 20, 0.5, (0.4, 0.6), 900, 300] for k in ("1", "2")]
 

@@ -7,7 +7,7 @@ interval belongs to the column before it; it takes one column, in CSV two: low a
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,8 @@ class Table:
 
 
 INTERVAL = Column("95 %", interval=True)
-SPENT = (Column("training: sampled", "number"), Column("trained on", "number"))  # tokens
+SPENT = (Column("sampled", "number"), Column("trained on", "number"))
+SPENT_NOTE = "sampled, trained on: tokens that training took"
 GAIN = (Column("gain", "gain"), Column("95 %", "gain", interval=True), Column("p", "p"))
 
 
@@ -188,6 +189,7 @@ def _gain(result: EvaluationResult, name: str) -> list[Any]:
 def paper_table(result: EvaluationResult) -> Table:
     """The main table with the figures of the paper's protocol, and the published ones."""
     table, known = main_table(result), result.published
+    table = replace(table, note=f"{table.note}; {SPENT_NOTE}")
     table.columns.extend(SPENT)
     names = [f"{SUBSETS}x{SIZE} {figure}" for figure in ("mean", "population std", "sample std")]
     table.columns.extend(Column(name) for name in names)
