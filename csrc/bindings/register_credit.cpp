@@ -1,6 +1,5 @@
 // Credit of a forest, and the examples and pairs that follow from it.
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "bindings/arrays.hpp"
@@ -61,20 +60,19 @@ py::array_t<NodeId> examples(Forest& forest, const Credit& credit, std::int64_t 
         locked(forest, [&] { return find_examples(forest.nodes(), credit, at, source, dedup); }));
 }
 
-std::tuple<py::array_t<NodeId>, py::array_t<std::int8_t>, py::array_t<double>> labelled(
-    Forest& forest, const Credit& credit, std::int64_t level, bool dedup) {
+std::pair<py::array_t<NodeId>, py::array_t<std::int8_t>> labelled(Forest& forest,
+                                                                  const Credit& credit,
+                                                                  std::int64_t level, bool dedup) {
     const Level at = checked_level(level);
     std::vector<NodeId> ids;
     std::vector<std::int8_t> labels;
-    std::vector<double> values;
     locked(forest, [&] {
         for (const Labelled& one : find_labelled(forest.nodes(), credit, at, dedup)) {
             ids.push_back(one.id);
             labels.push_back(static_cast<std::int8_t>(one.positive));
-            values.push_back(one.value);
         }
     });
-    return {hand_over(std::move(ids)), hand_over(std::move(labels)), hand_over(std::move(values))};
+    return {hand_over(std::move(ids)), hand_over(std::move(labels))};
 }
 
 std::pair<py::array_t<NodeId>, py::array_t<NodeId>> pairs(Forest& forest, const Credit& credit,
@@ -129,7 +127,7 @@ void register_credit(py::module_& m) {
           "tokens below the same prompt, of siblings or of cousins whose paths have the same\n"
           "tokens, count once, as the first of them, with the mean of their values.");
     m.def("labelled", &labelled, "forest"_a, "credit"_a, "level"_a, "dedup"_a = false,
-          "(ids, labels, values) of the nodes of a level that have a value, by ascending id.\n"
+          "(ids, labels) of the nodes of a level that have a value, by ascending id.\n"
           "\n"
           "Labels are 1 or 0. dedup as in examples().");
     m.def("pairs", &pairs, "forest"_a, "credit"_a, "level"_a, "policy"_a = "all", "seed"_a = 0,

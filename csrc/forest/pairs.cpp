@@ -208,7 +208,7 @@ std::vector<Labelled> find_labelled(const Nodes& nodes, const Credit& credit, Le
     std::vector<Labelled> found;
     for_each_block(nodes, credit, level, dedup, [&](std::span<const Candidate> candidates) {
         for (const Candidate& candidate : candidates)
-            found.push_back({candidate.id, candidate.positive, candidate.value.number()});
+            found.push_back({candidate.id, candidate.positive});
     });
     std::ranges::sort(found, {}, &Labelled::id);
     return found;

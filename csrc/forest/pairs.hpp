@@ -41,7 +41,6 @@ struct Pair {
 struct Labelled {
     NodeId id;
     bool positive;
-    double value;
 };
 
 // Ids in ascending order.

@@ -115,14 +115,11 @@ def test_all_pairs(questions: list[Node], level: int, dedup: bool, margin: Fract
 @given(trees(), LEVELS, st.booleans())
 def test_labelled_are_all_with_a_value(questions: list[Node], level: int, dedup: bool) -> None:
     forest, node_of = grow(questions)
-    ids, labels, values = labelled(forest, credit(forest), level, dedup)
+    ids, labels = labelled(forest, credit(forest), level, dedup)
     assert ids.tolist() == sorted(ids.tolist())
-    rows = zip(ids.tolist(), labels, values, strict=True)
-    found = {node_of[i].path: (label, value) for i, label, value in rows}
+    found = {node_of[i].path: label for i, label in zip(ids.tolist(), labels, strict=True)}
     assert found == {
-        c.path: (int(c.value > HALF), float(c.value))
-        for block in blocks_at(questions, level, dedup)
-        for c in block
+        c.path: int(c.value > HALF) for block in blocks_at(questions, level, dedup) for c in block
     }
 
 
@@ -137,10 +134,9 @@ def test_cousins_with_the_same_prompt_are_one_block() -> None:
     scores = credit(forest)
     assert paths(node_of, *pairs(forest, scores, 2)) == [((0, 1, 1), (0, 1, 0))]
     assert paths(node_of, *pairs(forest, scores, 2, dedup=True)) == [((0, 0, 1), (0, 0, 0))]
-    ids, labels, values = labelled(forest, scores, 2, dedup=True)
-    found = {node_of[int(i)].path: v for i, v in zip(ids, values, strict=True)}
-    assert found == {(0, 0, 0): 0.5, (0, 0, 1): 1.0, (0, 2, 0): 0.0, (0, 2, 1): 0.0}
-    assert labels.sum() == 1
+    ids, labels = labelled(forest, scores, 2, dedup=True)
+    found = {node_of[int(i)].path: label for i, label in zip(ids, labels, strict=True)}
+    assert found == {(0, 0, 0): 0, (0, 0, 1): 1, (0, 2, 0): 0, (0, 2, 1): 0}
 
 
 @given(trees(), LEVELS, st.booleans(), MARGINS)
@@ -202,8 +198,8 @@ def test_the_order_of_arrival_changes_nothing(
     for order in (1, 2):
         forest, node_of = grow(questions, order)
         found = pairs(forest, credit(forest), level, policy, 5, limit, dedup=dedup)
-        ids, _, values = labelled(forest, credit(forest), level, dedup)
-        scores = dict(zip((node_of[int(i)].path for i in ids), values.tolist(), strict=True))
+        ids, labels = labelled(forest, credit(forest), level, dedup)
+        scores = dict(zip((node_of[int(i)].path for i in ids), labels.tolist(), strict=True))
         results.append((sorted(paths(node_of, *found)), scores))
     assert results[0] == results[1]
 

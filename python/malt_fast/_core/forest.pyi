@@ -217,13 +217,9 @@ def labelled(
     credit: Credit,
     level: typing.SupportsInt | typing.SupportsIndex,
     dedup: bool = False,
-) -> tuple[
-    numpy.typing.NDArray[numpy.uint32],
-    numpy.typing.NDArray[numpy.int8],
-    numpy.typing.NDArray[numpy.float64],
-]:
+) -> tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.int8]]:
     """
-    (ids, labels, values) of the nodes of a level that have a value, by ascending id.
+    (ids, labels) of the nodes of a level that have a value, by ascending id.
 
     Labels are 1 or 0. dedup as in examples().
     """

@@ -53,7 +53,7 @@ def select_labelled(
     forest: Forest, credit: Credit, level: int, prefs: PreferencesConfig
 ) -> tuple[Ids, npt.NDArray[np.int8]]:
     """Every output of a role that has a label and a token, ascending, and its label, 1 or 0."""
-    ids, labels, _ = labelled(forest, credit, level, prefs.dedup)
+    ids, labels = labelled(forest, credit, level, prefs.dedup)
     spoken = forest.token_len[ids] > 0
     return ids[spoken], labels[spoken]
 
