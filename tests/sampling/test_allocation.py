@@ -317,6 +317,13 @@ def reachable(forest: Forest, node: int, there: set[int]) -> bool:
     return True
 
 
+def test_an_empty_wave_asks_for_nothing():
+    shape = shape_from_branching([2, 2], [BASE] * 2)
+    prompts = Prompts(CHAIN[:2], WORDING, TOKENIZER, chat=False)
+    wave = Wave(np.zeros(0, np.int64), reserve(1, shape))
+    assert not list(grow(questions(1), shape, prompts, PARAMS[:2], FakeEngine(), 5, wave))
+
+
 def test_a_refused_output_takes_only_what_the_wave_asked_for():
     shape = shape_from_branching([2, 2], [BASE] * 2)
     prompts = Prompts(CHAIN[:2], WORDING, TOKENIZER, chat=False)

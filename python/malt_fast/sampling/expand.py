@@ -115,7 +115,7 @@ class Wave:
         """The slots to sample, by tree."""
         trees, slots = np.divmod(self.nodes, self.known.tree_size)
         found, begins = np.unique(trees, return_index=True)
-        parts = np.split(slots - 1, begins[1:])
+        parts = np.split(slots - 1, begins)[1:]
         return {t: frozenset(part.tolist()) for t, part in zip(found.tolist(), parts, strict=True)}
 
     def outputs(self, tree: int, shape: Sequence[Slot]) -> list[Tokens | None]:
