@@ -52,6 +52,8 @@ def test_failures_are_counted_and_told_once() -> None:
     ((text, kind),) = told
     assert text.endswith(": no room") and kind == "failed"
     assert named_figure("first_failure", "no room") == "first failure: no room"
+    assert named_figure("reused_tokens", 1200) == "1,200 reused tokens"
+    assert named_figure("first_loss", 0.1449) == "first loss 0.145"
 
 
 def test_some_outputs_without_room(data: Path, tmp_path: Path, capsys) -> None:

@@ -5,14 +5,15 @@ the 8 to 64 rows of a decoding step takes 0.4 to 0.95 of the time. The copy doub
 these weights; the plain ones stay, since adapters and embeddings read them.
 """
 
-import os
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-SHARE = 1 / 4  # of the machine's memory, which the copies may take
+from malt_fast.utils.memory import total_memory
+
+SHARE = 1 / 4  # of all memory, which the copies may take
 ROWS = 64  # that the order is chosen for; any number may come
 
 
@@ -25,8 +26,7 @@ def reorder(model: Any) -> None:
         for layer in model.modules()
         if type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16
     ]
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if sum(layer.weight.nbytes for layer in layers) > SHARE * memory:
+    if sum(layer.weight.nbytes for layer in layers) > SHARE * total_memory():
         return
     for layer in layers:
         weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)

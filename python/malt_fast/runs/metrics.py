@@ -71,7 +71,8 @@ def format_figure(value: Any) -> str:
 
 
 def named_figure(name: str, value: Any) -> str:
-    """`12 outputs`; a text stands after its name: `first failure: no room`."""
-    if isinstance(value, str):
-        return f"{name.replace('_', ' ')}: {value}"
-    return f"{format_figure(value)} {name}"
+    """`12 outputs`, `first loss 0.145`, `first failure: no room`."""
+    words = name.replace("_", " ")
+    if isinstance(value, int):
+        return f"{format_figure(value)} {words}"
+    return f"{words}{':' * isinstance(value, str)} {format_figure(value)}"

@@ -21,12 +21,12 @@ from malt_fast.runs.directory import WITH_OWN_WRITERS, changes, check_folder, me
 from malt_fast.runs.live_view import Facts, Place, View, view
 from malt_fast.runs.lock import locked, unwritable
 from malt_fast.runs.loggers import Loggers
-from malt_fast.runs.memory import peak_memory, reset_gpu_peak
 from malt_fast.runs.metrics import append_line, named_figure
 from malt_fast.store.store import Samples, Store, open_store
 from malt_fast.utils import distributed, interrupt
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import make_folder, remove_leftovers, write_bytes, write_text
+from malt_fast.utils.memory import peak_memory, reset_gpu_peak
 
 Schedule = dict[tuple[int | None, str], float | None]  # planned s of a stage, by round and label
 

@@ -15,10 +15,10 @@ from torch._higher_order_ops import wrap
 from torch.utils import checkpoint as torch_checkpoint
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from malt_fast.runs.memory import available_memory
 from malt_fast.training.adapters import LogProbModel
 from malt_fast.training.stage import METHODS, Method
 from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.utils.memory import available_memory
 
 SHARE = 0.8  # of the free memory that an estimate may take
 
