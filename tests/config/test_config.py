@@ -234,7 +234,7 @@ def test_settings_do_not_change_later() -> None:
         ("a=b=c", ["write `--a b=c`"]),
         ("a-b=c", ["`--section.field value`"]),
         ("help", ["write `--help`"]),
-        ("-c nowhere.yaml", ["nowhere.yaml does not exist"]),
+        ("-c nowhere.yaml", ["nowhere.yaml does not exist in /"]),
         ("--run.x 3", ["run", "a path"]),
         ("--chain a,b,a", ["names a role twice"]),
         ("--chain a,b-c,d", ["'b-c'", "letters"]),
@@ -260,7 +260,7 @@ def test_settings_do_not_change_later() -> None:
         ("train", ["'train' is not an option"]),
         ("--seed", ["--seed needs a value"]),
         ("--seed --run x", ["--seed needs a value"]),
-        ("--config nowhere.yaml", ["nowhere.yaml does not exist"]),
+        ("--config /no/where.yaml", ["/no/where.yaml does not exist: check"]),
     ],
 )
 def test_mistakes(line: str, parts: list[str]) -> None:

@@ -190,7 +190,9 @@ def test_wrong_paths_are_told_before_anything_is_read(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text("{")
     for path in ("./tinny", "tinny", "data/tinny.csv", str(tmp_path / "none")):
-        said = f"{path} does not exist: check the path, or name a data set of the hub as OWNER/NAME"
+        where = "" if path.startswith("/") else f" in {Path.cwd()}"
+        advice = "check the path, or name a data set of the hub as OWNER/NAME"
+        said = f"{path} does not exist{where}: {advice}"
         assert mistake("jsonl", path, *EXACT) == said
         assert mistake("jsonl", bad, *EXACT, "--task.test_path", path) == said
 

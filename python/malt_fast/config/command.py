@@ -10,7 +10,7 @@ from malt_fast.config.help import help_text
 from malt_fast.config.load import make, over_saved, saved_config
 from malt_fast.config.schema import Config
 from malt_fast.utils import distributed
-from malt_fast.utils.errors import MaltError, printable
+from malt_fast.utils.errors import MaltError, not_there, printable
 from malt_fast.utils.exit_status import exit_status, show
 
 
@@ -38,7 +38,7 @@ def check_given(program: Program[Any], values: Mapping[str, Any]) -> None:
     run = values.get("run")
     if isinstance(run, str) and not values.keys() - own - {"run"} and not Path(str(run)).exists():
         raise MaltError(
-            f"{run} does not exist, and no settings of a new run are given: check the path, or add "
+            f"{not_there(run)}, and no settings of a new run are given: check the path, or add "
             "`--task.name arithmetic` for the demonstration"
         )
 

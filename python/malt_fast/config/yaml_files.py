@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.utils.errors import MaltError, first_line, not_there
 
 DEEPEST, MOST = 50, 100_000  # levels of nesting, and values, that a YAML text may have
 NESTED = "it is nested too deeply, or its aliases stand for too much"
@@ -98,7 +98,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise MaltError(f"{path} does not exist: check the path") from None
+        raise MaltError(f"{not_there(path)}: check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = first_line(error)
         raise MaltError(f"{path} cannot be read ({reason}): give a YAML text file") from None

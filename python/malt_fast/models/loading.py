@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_fast.models.supported import check_supported, check_weights
-from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.utils.errors import MaltError, first_line, not_there
 from malt_fast.utils.hub_access import NO_HUB, offline
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -21,7 +21,7 @@ def check_base(base: str) -> None:
     if base and os.path.isdir(base):  # also where a name is too long for a file
         return
     if os.path.exists(base) or not HUB_ID.fullmatch(base):
-        what = "it is no folder" if os.path.exists(base) else "it does not exist"
+        what = "it is no folder" if os.path.exists(base) else not_there(base)
         raise MaltError(
             f"the model '{base}' cannot be loaded ({what}): give --model.name_or_path a folder "
             "with config.json, a GGUF file, or a model of the hub as OWNER/NAME"

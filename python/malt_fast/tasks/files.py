@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from malt_fast.utils.errors import MaltError, first_line
+from malt_fast.utils.errors import MaltError, first_line, not_there
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
 SEPARATORS = ",;\t|"  # of CSV, by preference
@@ -32,7 +32,7 @@ def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
         with path.open("rb") as file:
             head = file.read(4)
     except FileNotFoundError:
-        raise MaltError(f"{path} does not exist: check the path") from None
+        raise MaltError(f"{not_there(path)}: check the path") from None
     except OSError as error:
         raise MaltError(f"{path} cannot be read ({error.strerror}): give a file of rows") from None
     for start, kind in PACKED.items():

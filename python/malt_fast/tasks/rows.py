@@ -17,7 +17,7 @@ from malt_fast.grading.custom import is_custom
 from malt_fast.tasks.files import Row, file_rows
 from malt_fast.tasks.hub import is_hub_id, load_hub
 from malt_fast.tasks.task import Question
-from malt_fast.utils.errors import MaltError
+from malt_fast.utils.errors import MaltError, not_there
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,7 @@ def check_paths(task: TaskConfig) -> None:
     for source in filter(None, (task.path, task.test_path)):
         if not is_hub_id(source) and not os.path.exists(source):
             raise MaltError(
-                f"{source} does not exist: check the path, or name a data set of the hub as "
-                "OWNER/NAME"
+                f"{not_there(source)}: check the path, or name a data set of the hub as OWNER/NAME"
             )
 
 

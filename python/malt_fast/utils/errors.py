@@ -1,8 +1,10 @@
 """MaltError, the error that users see as one sentence; nearest names and printable text for it."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 MANY = 30  # names are too many for a sentence
 LONGEST = 900  # characters of a line
@@ -30,6 +32,11 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line for line in lines if "validation error" not in line]  # pydantic's heading
     return (reasons or lines or [type(error).__name__])[0].rstrip(".:")
+
+
+def not_there(path: Path | str) -> str:
+    """Says that a file or folder does not exist, and where a relative path was looked for."""
+    return f"{path} does not exist" + ("" if os.path.isabs(path) else f" in {os.getcwd()}")
 
 
 def printable(text: str) -> str:
