@@ -28,7 +28,7 @@ from malt_fast.config.schema import Config
 from malt_fast.engines import Policy
 from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.file import forest_of, read_forest
-from malt_fast.sampling.allocation import Allocation, next_nodes
+from malt_fast.sampling.allocation import NONE, Allocation, next_nodes
 from malt_fast.sampling.expand import reserve, shape_from_branching
 from malt_fast.sampling.round_forest import learners
 from malt_fast.sampling.waves import count_pairs
@@ -57,14 +57,14 @@ def sampled(config: Config, full: Forest, nodes: np.ndarray) -> Forest:
 
 def replay(config: Config, full: Forest, how: Allocation) -> tuple[Forest, Credit, int, float]:
     """The forest at the end, its credit, and the number of waves and the seconds for choosing."""
-    nodes, waves, seconds = np.zeros(0, np.int64), 0, 0.0
+    nodes, waves, seconds, last = np.zeros(0, np.int64), 0, 0.0, False
     while True:
         forest = sampled(config, full, nodes)
         begun = time.perf_counter()
         credit = assign_credit(config.tree, forest)
         levels = range(1, len(config.chain) + 1)
         counts = [count_pairs(config, forest, credit, k) if k in how.learns else 0 for k in levels]
-        more = next_nodes(how, forest, credit, counts)
+        more, last = (NONE, True) if last else next_nodes(how, forest, credit, counts)
         seconds += time.perf_counter() - begun
         if not len(more):
             return forest, credit, waves, seconds

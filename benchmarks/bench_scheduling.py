@@ -251,22 +251,16 @@ def measure_waves(trees: int, repeats: int) -> dict[str, Any]:
     rates, parts = [], []
     for _ in range(repeats):
         how = Allocation([3] * 3, [1, 2, 3], np.arange(trees), most_outputs=trees * len(SHAPE) / 2)
-        forest, rng, choosing, start = (
-            reserve(trees, SHAPE),
-            np.random.default_rng(0),
-            0.0,
-            time.perf_counter(),
-        )
-        while True:
+        forest, rng, choosing, last = reserve(trees, SHAPE), np.random.default_rng(0), 0.0, False
+        start = time.perf_counter()
+        while not last:
             begun = time.perf_counter()
             credit = assign_credit(TreeConfig(), forest)
             pairs = [
                 len(find_pairs(forest, credit, k, "all", 0, 0, (0, 1), False)[0]) for k in (1, 2, 3)
             ]
-            nodes = next_nodes(how, forest, credit, pairs)
+            nodes, last = next_nodes(how, forest, credit, pairs)
             choosing += time.perf_counter() - begun
-            if not len(nodes):
-                break
             for done, _ in grow(
                 Questions(trees), SHAPE, PROMPTS, PARAMS, NoOp(4096), 0, Wave(nodes, forest)
             ):

@@ -59,6 +59,16 @@ def test_finished_work_is_not_replaced_unasked(folder: Path, words, said, capsys
     assert files(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [("--tree.allocation adaptive --sampling.temperature 0.7", 5), ("--lora.r 8", 6)],
+)
+def test_a_warm_start_does_not_depend_on_trees(folder: Path, words, count, capsys) -> None:
+    (folder / "warm" / "generator" / "sft").mkdir(parents=True)
+    assert train.main(["--run", str(folder), *words.split()]) == 2
+    assert f"would replace {count} trained adapters in" in capsys.readouterr().err
+
+
 def test_samples_of_other_questions_are_not_replaced_unasked(folder: Path, capsys) -> None:
     for name in ("round-0", "adapters"):
         shutil.rmtree(folder / name)

@@ -1,5 +1,6 @@
 """The choice of outputs against a plain twin, and its promises: budgets, prefixes, any order."""
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -8,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_fast._core.forest import FINISH_STOP, RESERVED, Credit, Forest
+from malt_fast._core.forest import DONE, FINISH_STOP, RESERVED, Credit, Forest
 from malt_fast.config.schema import Config, TreeConfig
 from malt_fast.forest.credit import assign_credit
-from malt_fast.sampling.allocation import ENOUGH, PRIOR, WAVE, Allocation, next_nodes
+from malt_fast.sampling.allocation import ENOUGH, PRIOR, SURE, WAVE, Allocation, next_nodes
 from malt_fast.sampling.expand import Wave, complete, grow, reserve, shape_from_branching
 from malt_fast.sampling.waves import allocation_of, check_budget, full_outputs
 from malt_fast.tasks.prompts import Prompts
@@ -59,13 +60,13 @@ class World:
 
     def sample(self, how: Allocation, waves: int = 10**6) -> list[set[int]]:
         """The nodes that are sampled after each wave."""
-        steps: list[set[int]] = [set()]
-        for _ in range(waves):
+        steps, last = [set[int]()], False
+        while not last and len(steps) <= waves:
             forest = self.forest(steps[-1])
             credit = assign_credit(TreeConfig(branching=self.branching), forest)
-            nodes = next_nodes(how, forest, credit, pair_counts(forest, credit, self.branching))
-            if not len(nodes):
-                break
+            counts = pair_counts(forest, credit, self.branching)
+            nodes, last = next_nodes(how, forest, credit, counts)
+            assert last or len(nodes)
             assert not steps[-1] & set(nodes.tolist())
             steps.append(steps[-1] | set(nodes.tolist()))
         return steps
@@ -98,101 +99,126 @@ worlds = st.builds(
 # ---- the twin ----
 
 
-def twin_candidates(
-    how: Allocation, forest: Forest, credit: Credit, pairs: Sequence[int]
-) -> list[tuple[float, int, set[int]]]:
-    """(gain per token, tree, nodes) of every candidate, by plain recursion."""
-    depth = len(how.branching)
+class Twin:
+    """The rule by plain recursion."""
 
-    def children(node: int) -> list[int]:
-        first, n = int(forest.first_child[node]), int(forest.n_children[node])
+    def __init__(self, how: Allocation, forest: Forest, credit: Credit) -> None:
+        self.how, self.forest, self.credit, self.depth = how, forest, credit, len(how.branching)
+        done, levels = forest.state == DONE, range(1, self.depth + 1)
+        lengths = [forest.token_len[done & (forest.level == k)] for k in levels]
+        self.length = [float(some.mean()) if len(some) else 1.0 for some in lengths]
+        self.roots = np.flatnonzero(forest.level == 0).tolist()
+        every = [leaf for root in self.roots for leaf in self.leaves(root)]
+        self.shares: dict[int, float] = {}
+        for root in self.roots:
+            self.see(root, sum(every) / max(1, len(every)))
+
+    def children(self, node: int) -> list[int]:
+        first, n = int(self.forest.first_child[node]), int(self.forest.n_children[node])
         return list(range(first, first + n)) if n else []
 
-    def leaves(node: int) -> list[int]:
-        if forest.level[node] == depth:
-            return [int(forest.outcome[node])] if forest.outcome[node] < 2 else []
-        return [leaf for child in children(node) for leaf in leaves(child)]
+    def asked(self, node: int) -> list[int]:
+        return [child for child in self.children(node) if self.forest.state[child] != RESERVED]
 
-    def below(node: int) -> set[int]:
-        start = children(node)[
-            : how.narrow[forest.level[node]] if forest.level[node] < depth else 0
-        ]
-        return {node}.union(*(below(child) for child in start))
+    def leaves(self, node: int) -> list[int]:
+        if self.forest.level[node] == self.depth:
+            return [int(self.forest.outcome[node])] if self.forest.outcome[node] < 2 else []
+        return [leaf for child in self.children(node) for leaf in self.leaves(child)]
 
-    done = forest.state == 1
-    length = [
-        float(forest.token_len[done & (forest.level == k)].mean())
-        if (done & (forest.level == k)).any()
-        else 1.0
-        for k in range(1, depth + 1)
-    ]
-    weight = {k: 1 / (1 + pairs[k - 1]) for k in how.learns if pairs[k - 1] != ENOUGH}
-    roots = np.flatnonzero(forest.level == 0).tolist()
-    every = [leaf for root in roots for leaf in leaves(root)]
-    shares: dict[int, float] = {}
-    found = []
+    def see(self, node: int, above: float) -> None:
+        mine = self.leaves(node)
+        self.shares[node] = (sum(mine) + PRIOR * above) / (len(mine) + PRIOR)
+        for child in self.children(node):
+            self.see(child, self.shares[node])
 
-    def see(node: int, above: float) -> None:
-        mine = leaves(node)
-        shares[node] = (sum(mine) + PRIOR * above) / (len(mine) + PRIOR)
-        for child in children(node):
-            see(child, shares[node])
+    def next_child(self, node: int, width: Sequence[int]) -> set[int]:
+        """The next child of a node and what comes below it; none if it has all."""
 
-    for root in roots:
-        see(root, sum(every) / max(1, len(every)))
-    for k in weight:
-        differ, expected = 1.0, 1.0
-        for parent in np.flatnonzero(forest.level == k - 1).tolist():
-            labels = [int(credit.label[child]) for child in children(parent)]
-            n = len(labels) - labels.count(-1)
-            differ += labels.count(0) * labels.count(1)
-            expected += n * (n - 1) * shares[parent] * (1 - shares[parent])
-        weight[k] *= differ / expected
+        def below(child: int) -> set[int]:
+            level = int(self.forest.level[child])
+            more = self.children(child)[: width[level]] if level < self.depth else []
+            return {child}.union(*(below(one) for one in more))
 
-    def visit(node: int, tree: int) -> None:
-        share, level = shares[node], int(forest.level[node]) + 1
-        if level > depth:
-            return
-        asked = [child for child in children(node) if forest.state[child] != RESERVED]
-        for child in asked:
-            visit(child, tree)
-        if not asked or len(asked) == how.branching[level - 1]:
-            return
-        labels = [int(credit.label[child]) for child in children(node)]
-        gain = weight.get(level, 0.0) * (share * labels.count(0) + (1 - share) * labels.count(1))
-        nodes = below(children(node)[len(asked)])
-        for k in range(level + 1, depth + 1):
-            m, blocks = how.narrow[k - 1], sum(forest.level[n] == k - 1 for n in nodes)
-            gain += weight.get(k, 0.0) * blocks * m * (m - 1) * share * (1 - share)
-        cost = sum(length[forest.level[n] - 1] for n in nodes)
-        if gain > 0:
-            found.append((gain / cost, tree, nodes))
+        asked, children = self.asked(node), self.children(node)
+        return below(children[len(asked)]) if 0 < len(asked) < len(children) else set()
 
-    for tree, root in enumerate(roots):
-        visit(root, tree)
-    return found
+    def siblings(self, pairs: Sequence[int]) -> list[tuple[float, set[int]]]:
+        """(gain per token, nodes) of every candidate."""
+        forest, label = self.forest, self.credit.label
+        weight = {k: 1 / (1 + pairs[k - 1]) for k in self.how.learns if pairs[k - 1] != ENOUGH}
+        for k in weight:
+            differ, expected = 1.0, 1.0
+            for parent in np.flatnonzero(forest.level == k - 1).tolist():
+                labels = [int(label[child]) for child in self.children(parent)]
+                n, p = len(labels) - labels.count(-1), self.shares[parent]
+                differ += labels.count(0) * labels.count(1)
+                expected += n * (n - 1) * p * (1 - p)
+            weight[k] *= differ / expected
+        found = []
+        for node in range(len(forest)):
+            nodes, level = self.next_child(node, self.how.narrow), int(forest.level[node]) + 1
+            labels, p = [int(label[child]) for child in self.children(node)], self.shares[node]
+            gain = weight.get(level, 0.0) * (p * labels.count(0) + (1 - p) * labels.count(1))
+            for k in range(level + 1, self.depth + 1):
+                m, blocks = self.how.narrow[k - 1], sum(forest.level[n] == k - 1 for n in nodes)
+                gain += weight.get(k, 0.0) * blocks * m * (m - 1) * p * (1 - p)
+            if nodes and gain > 0:
+                cost = sum(self.length[forest.level[n] - 1] for n in nodes)
+                found.append((gain / cost, nodes))
+        return found
+
+    def doubtful(self) -> list[tuple[float, set[int]]]:
+        """(standard errors, negated, nodes) of every candidate."""
+        found = []
+
+        def visit(node: int, certain: float) -> None:
+            level, label = int(self.forest.level[node]), int(self.credit.label[node])
+            if level == self.depth:
+                return
+            if level in self.how.learns and label >= 0:
+                p, n = self.shares[node], len(self.leaves(node))
+                side = 1 if label == 1 else -1
+                apart = side * (p - self.how.threshold)
+                error = math.sqrt(p * (1 - p) / (n + PRIOR))
+                certain = min(certain, apart / error if error else math.inf * (1 - 2 * (apart < 0)))
+            nodes = self.next_child(node, self.how.start)
+            if nodes and certain < SURE:
+                found.append((-certain, nodes))
+                certain = math.inf
+            for child in self.asked(node):
+                visit(child, certain)
+
+        for root in self.roots:
+            visit(root, math.inf)
+        return found
 
 
 @settings(max_examples=volume(60), deadline=None)
 @given(worlds, st.data())
 def test_a_wave_takes_the_best_candidates(world, data):
     learns = data.draw(st.sets(st.integers(1, len(world.branching)), min_size=1))
-    how = how_of(world, sorted(learns))
-    steps = world.sample(how, waves=6)
+    how = how_of(world, sorted(learns), threshold=data.draw(st.sampled_from([0.5, 0.3, 0.0])))
+    tree = TreeConfig(branching=world.branching, threshold=how.threshold)
+    steps = world.sample(how, waves=data.draw(st.integers(2, 40)))
     forest = world.forest(steps[-1])
-    credit = assign_credit(TreeConfig(branching=world.branching), forest)
+    credit = assign_credit(tree, forest)
     pairs = pair_counts(forest, credit, world.branching)
-    nodes = set(next_nodes(how, forest, credit, pairs).tolist())
+    enough = data.draw(st.sets(st.sampled_from(sorted(learns))))
+    pairs = [ENOUGH if k in enough else n for k, n in enumerate(pairs, 1)]
+    chosen, last = next_nodes(how, forest, credit, pairs)
+    nodes = set(chosen.tolist())
     if not (forest.state[1 :: world.size] != RESERVED).all():
         return  # trees still begin
-    candidates = twin_candidates(how, forest, credit, pairs)
-    taken = [c for c in candidates if c[2] <= nodes]
-    assert set().union(*(c[2] for c in taken)) == nodes  # a wave is made of candidates
+    twin = Twin(how, forest, credit)
+    candidates = twin.siblings(pairs) or twin.doubtful()
+    assert last == (not candidates)
+    taken = [c for c in candidates if c[1] <= nodes]
+    assert set().union(*(c[1] for c in taken)) == nodes  # a wave is made of candidates
     assert bool(taken) == bool(candidates)
-    best = sorted((gain for gain, _, _ in candidates), reverse=True)[: len(taken)]
-    assert sorted((gain for gain, _, _ in taken), reverse=True) == pytest.approx(best)
+    best = sorted((rank for rank, _ in candidates), reverse=True)[: len(taken)]
+    assert sorted((rank for rank, _ in taken), reverse=True) == pytest.approx(best)
     most = world.trees * len(world.branching) / WAVE
-    assert len(nodes) <= max(most, max((len(c[2]) for c in taken), default=0))
+    assert len(nodes) <= max(most, max((len(c[1]) for c in taken), default=0))
 
 
 # ---- promises ----
@@ -202,7 +228,8 @@ def test_a_wave_takes_the_best_candidates(world, data):
 @given(worlds, st.data())
 def test_a_larger_budget_keeps_what_a_smaller_one_samples(world, data):
     total = world.trees * (world.size - 1)
-    less, more = sorted(data.draw(st.lists(st.integers(1, total), min_size=2, max_size=2)))
+    less = data.draw(st.integers(1, total))
+    more = less + data.draw(st.one_of(st.integers(0, 12), st.integers(0, total)))
     few = world.sample(how_of(world, most_outputs=less))[-1]
     many = world.sample(how_of(world, most_outputs=more))[-1]
     assert few <= many
@@ -220,8 +247,9 @@ def test_without_a_budget_a_forest_grows_until_nothing_is_gained(world):
         assert forest.level[parent] == 0 or parent in nodes
         assert set(range(int(forest.first_child[parent]), node)) <= nodes
     credit = assign_credit(TreeConfig(branching=world.branching), forest)
-    pairs = pair_counts(forest, credit, world.branching)
-    assert not twin_candidates(how_of(world), forest, credit, pairs)
+    twin = Twin(how_of(world), forest, credit)
+    assert not twin.siblings(pair_counts(forest, credit, world.branching))
+    assert not twin.doubtful()
 
 
 def test_a_budget_of_tokens_is_kept_for_equal_lengths():
@@ -258,8 +286,9 @@ def test_roles_that_have_enough_are_left_out():
     how = how_of(world)
     forest = world.forest(world.sample(how, waves=2)[-1])
     credit = assign_credit(TreeConfig(branching=[3, 3]), forest)
-    assert not len(next_nodes(how, forest, credit, [ENOUGH, ENOUGH]))
-    drafts = next_nodes(how, forest, credit, [5, ENOUGH])
+    leaves, _ = next_nodes(how, forest, credit, [ENOUGH, ENOUGH])  # that make labels surer
+    assert (forest.level[leaves] == 2).all()
+    drafts, _ = next_nodes(how, forest, credit, [5, ENOUGH])
     assert len(drafts)
     assert len(drafts[forest.level[drafts] == 1]) > 0
 

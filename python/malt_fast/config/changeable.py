@@ -15,5 +15,7 @@ HARMLESS = (
     *("train.side_by_side", "train.use_liger_kernel", "task.grader_"),
 )
 HARMLESS_ENDS = (".logging_steps", ".save_steps", ".gradient_checkpointing")
+# What is learnt before anything is sampled does not depend on these.
+AFTER_WARM_START = ("tree.", "preferences.", "sampling.", "train.dpo.", "train.reference")
 # What samples are of.
 QUESTIONS = ("task.name", "task.path", "task.subset", "task.split", "model.", "chain")

@@ -32,7 +32,7 @@ import sys
 import time
 from pathlib import Path
 
-from malt_fast.config.changeable import HARMLESS, HARMLESS_ENDS, QUESTIONS
+from malt_fast.config.changeable import AFTER_WARM_START, HARMLESS, HARMLESS_ENDS, QUESTIONS
 from malt_fast.config.load import differences, flat, load_config_file
 from malt_fast.config.schema import Config
 from malt_fast.utils import distributed, interrupt
@@ -117,8 +117,11 @@ def finished_work(folder: Path, changed: list[str]) -> str:
     """What a run has that changed settings, as by `changes`, make worthless; "" if nothing."""
     only_dpo = all(change.startswith(("train.dpo.", "train.reference")) for change in changed)
     stages = ("dpo",) if only_dpo else ("sft", "dpo")
-    found = [path for stage in stages for path in folder.glob(f"*/*/{stage}")]
-    if adapters := sum(path.parts[-3] != "adapters" for path in found):  # these are copies
+    found = [path.parts[-3] for stage in stages for path in folder.glob(f"*/*/{stage}")]
+    kept = {"adapters"}  # which are copies
+    if all(change.startswith(AFTER_WARM_START) for change in changed):
+        kept.add("warm")
+    if adapters := sum(part not in kept for part in found):
         return f"{adapters} trained adapter{'s' if adapters > 1 else ''}"
     other = any(change.startswith(QUESTIONS) for change in changed)
     return "the samples" if other and any(folder.glob("samples/*")) else ""

@@ -17,6 +17,11 @@ divisor, the slope of the sum of log(1 + pairs), lets roles that lack pairs go f
 fairness, Kelly 1997). To take the best, look again, and take the best of what
 is left is successive elimination (Even-Dar et al. 2006) with gains for the means of arms.
 
+Where no sibling is left to add, or the roles have all that they learn from, labels are made sure:
+an output of a role that learns gets one more path below it while p is less than SURE standard
+errors on its label's side of the threshold. Those in most doubt go first, as in optimal computing
+budget allocation (Chen et al. 2000).
+
 A wave is decided when all outputs before it are there, from their values alone, so the order in
 which an engine answers changes nothing. Its size does not depend on the budget, which only cuts the
 last one short: a larger budget keeps every output of a smaller one.
@@ -25,6 +30,7 @@ last one short: a larger budget keeps every output of a smaller one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +40,10 @@ from malt_fast._core.forest import DONE, RESERVED, UNGRADED, Credit, Forest
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Places = tuple[npt.NDArray[np.intp], ...]  # nodes of a level: their trees, and their child numbers
+Candidates = tuple[Places, Floats]  # and their ranks
 
 PRIOR = 4.0  # leaves
+SURE = 1.0  # standard errors
 WAVE = 2  # a wave takes as many outputs as the paths of one tree in so many
 FIRST = 8  # trees, of which one begins before the lengths of outputs are known
 ENOUGH = -1  # for the pairs of a level that needs no more
@@ -51,6 +59,7 @@ class Allocation:
     order: Ints  # trees, in the order in which they begin
     most_outputs: float = np.inf
     most_tokens: float = np.inf
+    threshold: float = 0.5  # an output is positive if its value is above
     right: Floats | float = np.nan  # by tree: the share of right leaves that is known before
 
     @property
@@ -65,8 +74,10 @@ class Allocation:
         return [min(n, 2 if level in self.learns else 1) for level, n in levels]
 
 
-def next_nodes(how: Allocation, forest: Forest, credit: Credit, pairs: Sequence[int]) -> Ints:
-    """The nodes of the next wave, ascending; none when nothing more is to be sampled.
+def next_nodes(
+    how: Allocation, forest: Forest, credit: Credit, pairs: Sequence[int]
+) -> tuple[Ints, bool]:
+    """The nodes of the next wave, ascending, and whether it is the last.
 
     forest: trees of the full branching, graded; nodes that were not sampled are RESERVED. pairs: of
     each level so far, or ENOUGH.
@@ -75,9 +86,10 @@ def next_nodes(how: Allocation, forest: Forest, credit: Credit, pairs: Sequence[
     waiting = how.order[~trees.begun[how.order]]
     if len(waiting):
         return trees.begin(waiting if trees.tokens else waiting[: -(-len(how.order) // FIRST)])
-    if all(pairs[k - 1] == ENOUGH for k in how.learns):
-        return NONE
-    return trees.extend(pairs)
+    found, below = trees.siblings(pairs), how.narrow
+    if not any(len(rank) for _, rank in found):
+        found, below = trees.doubtful(), how.start
+    return trees.best(found, below)
 
 
 class Trees:
@@ -97,7 +109,7 @@ class Trees:
         self.length = [_mean(forest.token_len[done & (forest.level == k)]) for k in levels]
         self.begun = (self.state[0] != RESERVED).any(-1)
 
-    def _level(self, column: npt.NDArray[np.generic], k: int) -> npt.NDArray[np.generic]:
+    def _level(self, column: npt.NDArray[Any], k: int) -> npt.NDArray[Any]:
         """The nodes of level k >= 1 of a column."""
         part = column.reshape(-1, self.size)[:, self.ends[k - 1] : self.ends[k]]
         return part.reshape(-1, *self.how.branching[:k])
@@ -109,35 +121,75 @@ class Trees:
             sums.append(sums[-1].sum(-1))
         return sums[::-1]
 
-    def begin(self, trees: Ints) -> Ints:
+    def begin(self, trees: Ints) -> tuple[Ints, bool]:
         """Begin as many trees as the budget allows."""
-        outputs, tokens = self._cost(0, self.how.start)
-        count = self._fitting(np.full(len(trees), outputs), np.full(len(trees), tokens))
-        return self._nodes(0, (trees[:count],), self.how.start)
+        costs = np.tile(self._cost(0, self.how.start), (len(trees), 1))
+        count = self._fitting(costs)
+        return self._nodes(0, (trees[:count],), self.how.start), count < len(trees)
 
-    def extend(self, pairs: Sequence[int]) -> Ints:
-        """Further children where they gain most per token."""
+    def best(self, found: list[Candidates], below: Sequence[int]) -> tuple[Ints, bool]:
+        """A wave of the candidates with the highest ranks, as far as the budget allows.
+
+        found: for each level; below: children per node of a new one, for each level.
+        """
+        sizes = [len(rank) for _, rank in found]
+        tree = np.concatenate([places[0] for places, _ in found])
+        rank = np.concatenate([rank for _, rank in found])
+        turn = np.argsort(self.how.order)[tree]  # chance decides between equal ranks
+        wave = np.lexsort((turn, -rank))
+        costs = [self._cost(k, below) for k in range(1, self.depth + 1)]
+        cost = np.repeat(costs, sizes, axis=0)[wave]
+        most = len(self.how.order) * self.depth / WAVE  # outputs
+        size = max(1, int(np.count_nonzero(np.cumsum(cost[:, 0]) <= most)))
+        count = self._fitting(cost[:size])
+        taken = np.isin(np.arange(len(wave)), wave[:count])
+        nodes = [
+            self._nodes(k, tuple(place[some] for place in places), below)
+            for k, ((places, _), some) in enumerate(
+                zip(found, np.split(taken, np.cumsum(sizes)[:-1]), strict=True), 1
+            )
+        ]
+        return np.sort(np.concatenate(nodes)), count < size
+
+    def siblings(self, pairs: Sequence[int]) -> list[Candidates]:
+        """For each level: outputs that make pairs, ranked by what they gain per token."""
         weight = {k: 1 / (1 + pairs[k - 1]) for k in self.how.learns if pairs[k - 1] != ENOUGH}
         share = self._shares()
         weight = {k: w * self._contrast(k, share[k - 1]) for k, w in weight.items()}
-        found = [self._candidates(k, share[k - 1], weight) for k in range(1, self.depth + 1)]
-        columns = zip(*(columns for _, columns in found), strict=True)
-        gain, tree, level, outputs, tokens = map(np.concatenate, columns)
-        turn = np.argsort(self.how.order)[tree]  # chance decides between equal gains
-        best = np.lexsort((turn, -gain / tokens))
-        most = len(self.how.order) * self.depth / WAVE
-        best = best[: max(1, np.count_nonzero(np.cumsum(outputs[best]) <= most))]
-        best = best[: self._fitting(outputs[best], tokens[best])]
-        begins = np.cumsum([0, *(len(columns[0]) for _, columns in found)])
-        nodes = [
-            self._nodes(
-                k,
-                tuple(place[best[level[best] == k] - begins[k - 1]] for place in places),
-                self.how.narrow,
-            )
-            for k, (places, _) in enumerate(found, 1)
-        ]
-        return np.sort(np.concatenate(nodes))
+        return [self._siblings(k, share[k - 1], weight) for k in range(1, self.depth + 1)]
+
+    def doubtful(self) -> list[Candidates]:
+        """For each level: outputs that make labels surer, those below the most doubtful first.
+
+        Where an output has all its children, each of them may get another.
+        """
+        certain = np.full(len(self.begun), np.inf)  # of parents: standard errors
+        found = []
+        for k, share in enumerate(self._shares(), 1):
+            if k - 1 in self.how.learns:
+                certain = np.minimum(certain, self._certainty(k - 1, share))
+            asked = self._asked(k)
+            certain = np.broadcast_to(certain, asked.shape)
+            more = self._room(asked, k) & (certain < SURE)
+            parents = np.nonzero(more)
+            found.append(((*parents, asked[parents]), -certain[parents]))
+            certain = np.where(more, np.inf, certain)[..., None]
+        return found
+
+    def _certainty(self, k: int, share: Floats) -> Floats:
+        """How far on the label's side of the threshold p is, for every node of level k."""
+        label, apart = self.label[k - 1], share - self.how.threshold
+        error = np.sqrt(share * (1 - share) / (self.graded[k] + PRIOR))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            certainty = np.where(label == 1, apart, -apart) / error
+        return np.where((label < 0) | ((apart == 0) & (error == 0)), np.inf, certainty)
+
+    def _asked(self, k: int) -> Ints:
+        """How many children of level k each node of the level above has."""
+        return (self.state[k - 1] != RESERVED).sum(-1)
+
+    def _room(self, asked: Ints, k: int) -> npt.NDArray[np.bool_]:
+        return (asked > 0) & (asked < self.how.branching[k - 1])
 
     def _shares(self) -> list[Floats]:
         """p of every node of the levels 0 to depth - 1."""
@@ -155,13 +207,8 @@ class Trees:
         expected = labelled * (labelled - 1) * share * (1 - share)
         return float((1 + (positive * negative).sum()) / (1 + expected.sum()))
 
-    def _candidates(
-        self, k: int, share: Floats, weight: dict[int, float]
-    ) -> tuple[Places, list[npt.NDArray[np.generic]]]:
-        """Places of the next children of level k, and of each its gain, tree, level and cost."""
-        state, label = self.state[k - 1], self.label[k - 1]
-        asked = (state != RESERVED).sum(-1)
-        room = (asked > 0) & (asked < state.shape[-1])
+    def _siblings(self, k: int, share: Floats, weight: dict[int, float]) -> Candidates:
+        label, asked = self.label[k - 1], self._asked(k)
         positive, negative = (label == 1).sum(-1), (label == 0).sum(-1)
         gain = weight.get(k, 0.0) * (share * negative + (1 - share) * positive)
         width = 1
@@ -169,11 +216,9 @@ class Trees:
             m = self.how.narrow[j - 1]
             gain = gain + weight.get(j, 0.0) * width * m * (m - 1) * share * (1 - share)
             width *= m
-        parents = np.nonzero(room & (gain > 0))
-        outputs, tokens = self._cost(k, self.how.narrow)
-        n = len(parents[0])
-        columns = [gain[parents], parents[0], *(np.full(n, x) for x in (k, outputs, tokens))]
-        return (*parents, asked[parents]), columns
+        parents = np.nonzero(self._room(asked, k) & (gain > 0))
+        _, tokens = self._cost(k, self.how.narrow)
+        return (*parents, asked[parents]), gain[parents] / tokens
 
     def _cost(self, k: int, start: Sequence[int]) -> tuple[int, float]:
         """(outputs, tokens) of a node of level k, and `start` children per node below it."""
@@ -183,11 +228,10 @@ class Trees:
             outputs, tokens = outputs + width, tokens + width * length
         return outputs, tokens
 
-    def _fitting(self, outputs: npt.NDArray[np.generic], tokens: npt.NDArray[np.generic]) -> int:
+    def _fitting(self, costs: Floats) -> int:
         """How many candidates, one after the other, fit into what is left of the budget."""
-        within = np.cumsum(outputs) + self.outputs <= self.how.most_outputs
-        within &= np.cumsum(tokens) + self.tokens <= self.how.most_tokens
-        return int(np.count_nonzero(within))
+        left = self.how.most_outputs - self.outputs, self.how.most_tokens - self.tokens
+        return int(np.count_nonzero((np.cumsum(costs, 0) <= left).all(1)))
 
     def _nodes(self, k: int, places: Places, start: Sequence[int]) -> Ints:
         """The nodes at places of level k (0: trees) and those below, `start` children per node."""

@@ -12,7 +12,7 @@ from malt_fast.forest.credit import assign_credit
 from malt_fast.forest.preferences import select_examples, select_pairs
 from malt_fast.forest.yields import unlimited
 from malt_fast.grading.custom import CustomGrader
-from malt_fast.sampling.allocation import ENOUGH, Allocation, Floats, Ints, next_nodes
+from malt_fast.sampling.allocation import ENOUGH, NONE, Allocation, Floats, Ints, next_nodes
 from malt_fast.sampling.grade import set_outcomes
 from malt_fast.sampling.setup import Setup
 from malt_fast.tasks.task import Question
@@ -32,6 +32,7 @@ class Waves:
         self.setup, self.questions, self.how, self.custom = setup, questions, how, custom
         self.outcome = np.zeros(0, np.uint8)  # by node, of the waves before
         self.count = 0  # waves
+        self.last = False
         self.seconds = 0.0  # for grading and deciding
 
     def __call__(self, forest: Forest) -> Ints:
@@ -42,14 +43,18 @@ class Waves:
         for _ in set_outcomes(*given, again=False):
             pass
         self.outcome = np.array(forest.outcome)
+        nodes = NONE if self.last else self._choose(forest)
+        self.count += len(nodes) > 0
+        self.seconds += time.monotonic() - begun
+        return nodes
+
+    def _choose(self, forest: Forest) -> Ints:
         credit = assign_credit(self.setup.config.tree, forest)
         counts = [
             count_pairs(self.setup.config, forest, credit, level) if level in self.how.learns else 0
             for level in range(1, len(self.how.branching) + 1)
         ]
-        nodes = next_nodes(self.how, forest, credit, counts)
-        self.count += len(nodes) > 0
-        self.seconds += time.monotonic() - begun
+        nodes, self.last = next_nodes(self.how, forest, credit, counts)
         return nodes
 
     def figures(self) -> dict[str, float]:
@@ -104,6 +109,7 @@ def allocation_of(
         order=np.random.default_rng(config.seed).permutation(trees),
         most_outputs=most_outputs(config, round(trees / share)) * share,
         most_tokens=np.inf if tree.max_tokens is None else tree.max_tokens * share,
+        threshold=tree.threshold,
         right=np.nan if right is None else right,
     )
 
