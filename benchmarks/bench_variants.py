@@ -11,7 +11,9 @@ variants train for as many optimiser steps as the first.
 Every variant and seed is a run of the whole program in a process of its own; a finished run is only
 read. Variants take outputs that another one sampled, which changes no result: an output depends on
 its request alone. Accuracy is that of the trained chain with three votes. Differences to the first
-variant are paired by seed and question, with a 95 % bootstrap interval over these pairs.
+variant are paired by seed and question, with a 95 % bootstrap interval over these pairs, which says
+what other questions would change, and the standard error of their means by seed, which says what
+other samples and orders of training would.
 """
 
 import argparse
@@ -90,12 +92,14 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             np.concatenate([np.array(one["right"]) for one in of]) for of in (seeds, first)
         )
         low, high = paired_bootstrap(right, base, resamples=RESAMPLES, seed=0)
+        by_seed = (right.astype(float) - base).reshape(len(seeds), -1).mean(1)
         rows.append(
             {
                 "variant": name,
                 "accuracy": float(right.mean()),
                 "difference": float(right.mean() - base.mean()),
                 "ci95": [low, high],
+                "seed_error": float(by_seed.std(ddof=1) / len(seeds) ** 0.5) if seeds[1:] else 0.0,
                 "sampled_tokens": float(np.mean([one["sampled_tokens"] for one in seeds])),
                 "trained_tokens": float(np.mean([one["trained_tokens"] for one in seeds])),
             }
@@ -104,7 +108,15 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def print_summary(rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any]]]) -> None:
-    header = ["variant", "accuracy %", "difference [95 %]", "tokens sampled", "trained", "by seed"]
+    header = [
+        "variant",
+        "accuracy %",
+        "difference [95 %]",
+        "over seeds",
+        "tokens sampled",
+        "trained",
+    ]
+    header += ["by seed"]
     cells = [
         [
             row["variant"],
@@ -112,6 +124,7 @@ def print_summary(rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any
             "{:+.1f} [{:+.1f}, {:+.1f}]".format(
                 *(100 * x for x in (row["difference"], *row["ci95"]))
             ),
+            f"+-{100 * row['seed_error']:.1f}",
             f"{row['sampled_tokens']:,.0f}",
             f"{row['trained_tokens']:,.0f}",
             " ".join(f"{100 * one['accuracy'][SYSTEM]:.1f}" for one in runs[row["variant"]]),
