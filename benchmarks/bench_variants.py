@@ -6,7 +6,7 @@
 
 allocation: full trees, and adaptive ones with a half and a third of the tokens; for comparison full
 trees with that many tokens, of fewer questions. labels: what the preference stage learns from. All
-variants train for as many optimiser steps as the first.
+variants train for as many optimiser steps as the first, or with --epochs for as many epochs.
 
 Every variant and seed is a run of the whole program in a process of its own; a finished run is only
 read. Variants take outputs that another one sampled, which changes no result: an output depends on
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("what", choices=("allocation", "labels"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--only", nargs="+", default=[], help="variants, beside the first")
+    parser.add_argument("--epochs", action="store_true", help="train for equal epochs, not steps")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--json", type=Path)
     args, options = parser.parse_known_args()
@@ -147,10 +148,10 @@ def main() -> None:
         first = args.runs / f"full-{seed}"  # of either kind
         base = measure(first, seed, options)
         if args.what == "allocation":
-            variants = allocations(max(base["forest_tokens"].values()))
-            same = equal_steps(first, ("sft", "dpo"))
+            variants, stages = allocations(max(base["forest_tokens"].values())), ("sft", "dpo")
         else:
-            variants, same = LABELS, equal_steps(first, ("dpo",))
+            variants, stages = LABELS, ("dpo",)
+        same = [] if args.epochs else equal_steps(first, stages)
         for i, (name, own) in enumerate(variants.items()):
             if i == 0:
                 runs.setdefault(name, []).append(base)

@@ -3,6 +3,7 @@
 stories     word problems of one step; held-out ones come from templates of their own
 sums        sums of two numbers up to 30; no held-out sum is among the training questions
 choices     CommonsenseQA, from its own files
+problems    GSM8K, from its own files; the generator begins with 200 of its solutions
 
 Development questions, on which settings may be chosen, are of the same kind as the training
 questions, and neither among those nor held out.
@@ -14,6 +15,7 @@ calculation again. Half of the drafts shown are wrong.
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,8 @@ def demonstrations(rows: list[Row]) -> list[Row]:
 
 
 SHOWN = 90  # demonstrations
+SOLUTIONS = 200  # of GSM8K that serve as demonstrations
+CALCULATOR = re.compile("<<.*?>>")
 HELD_OUT_SUMS = 500
 
 NUMBER = {
@@ -149,9 +153,11 @@ def sum_task(folder: Path, train: int, test: int, development: bool) -> list[str
     return from_rows(folder, rows[:train], asked, rows[train : train + SHOWN])
 
 
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
 def choice_task(folder: Path, train: int, test: int, development: bool) -> list[str]:
-    """CommonsenseQA, whose files lie in ../shared/data/csqa."""
-    files = Path(__file__).parents[2] / "shared" / "data" / "csqa"
+    files = DATA / "csqa"
     rows = read_lines(files / "train_rand_split.jsonl")
     asked = rows[-test:] if development else read_lines(files / "dev_rand_split.jsonl")[:test]
     return [
@@ -162,8 +168,26 @@ def choice_task(folder: Path, train: int, test: int, development: bool) -> list[
     ]
 
 
+def problem_task(folder: Path, train: int, test: int, development: bool) -> list[str]:
+    files = DATA / "gsm8k"
+    rows = read_lines(files / "train.jsonl")
+    asked = rows[-test:] if development else read_lines(files / "test.jsonl")[:test]
+    shown = []
+    for row in rows[train : train + SOLUTIONS]:
+        steps, answer = CALCULATOR.sub("", row["answer"]).split("\n#### ")
+        text = f"{steps}\nThe answer is {answer}."
+        shown.append({"question": row["question"], "generator": text})
+    return [
+        *("--task.name", "gsm8k", "--task.decontaminate", "false"),
+        *("--task.path", write_lines(folder / "train.jsonl", rows[:train])),
+        *("--task.test_path", write_lines(folder / "test.jsonl", asked)),
+        *("--train.warm_start", write_lines(folder / "shown.jsonl", shown)),
+    ]
+
+
 TASKS: dict[str, Callable[[Path, int, int, bool], list[str]]] = {
     "stories": story_task,
     "sums": sum_task,
     "choices": choice_task,
+    "problems": problem_task,
 }

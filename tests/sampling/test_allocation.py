@@ -34,7 +34,9 @@ Ids = tuple[int, ...]  # a tree, and child numbers below it
 class World:
     """What every output would be: its length, and whether a leaf is right."""
 
-    def __init__(self, branching: Sequence[int], trees: int, seed: int, length: int = 0) -> None:
+    def __init__(
+        self, branching: Sequence[int], trees: int, seed: int, length: int = 0, fails: float = 0.0
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.branching = list(branching)
         self.shape = shape_from_branching(branching, [BASE] * len(branching))
@@ -43,10 +45,16 @@ class World:
         self.outcome = (rng.random(trees * self.size) < hardness).astype(np.uint8)
         drawn = rng.integers(1, 9, trees * self.size)
         self.length = np.full_like(drawn, length) if length else drawn
+        self.fails = rng.random(trees * self.size) < fails  # and takes along what is below
+        whole = reserve(trees, self.shape)
+        for node in np.flatnonzero(whole.level > 0):  # parents come first
+            self.fails[node] |= whole.level[node] > 1 and self.fails[whole.parent[node]]
 
     def forest(self, sampled: set[int]) -> Forest:
         forest = reserve(self.trees, self.shape)
-        ids = np.array(sorted(sampled), np.uint32)
+        asked = np.array(sorted(sampled), np.uint32)
+        forest.fail(asked[self.fails[asked]])
+        ids = asked[~self.fails[asked]]
         lengths = self.length[ids]
         forest.complete(
             ids,
@@ -68,6 +76,9 @@ class World:
             nodes, last = next_nodes(how, forest, credit, counts)
             assert last or len(nodes)
             assert not steps[-1] & set(nodes.tolist())
+            wave = Wave(nodes, forest)
+            for tree in wave.wanted:  # refuses nodes below failed ones
+                wave.outputs(tree, self.shape)
             steps.append(steps[-1] | set(nodes.tolist()))
         return steps
 
@@ -93,6 +104,7 @@ worlds = st.builds(
     st.lists(st.integers(1, 4), min_size=1, max_size=3),
     st.integers(1, 12),
     st.integers(0, 10**6),
+    fails=st.sampled_from([0.0, 0.2]),
 )
 
 
@@ -109,9 +121,10 @@ class Twin:
         self.length = [float(some.mean()) if len(some) else 1.0 for some in lengths]
         self.roots = np.flatnonzero(forest.level == 0).tolist()
         every = [leaf for root in self.roots for leaf in self.leaves(root)]
+        n = len(every)
         self.shares: dict[int, float] = {}
         for root in self.roots:
-            self.see(root, sum(every) / max(1, len(every)))
+            self.see(root, min(max(sum(every) / max(1, n), 1 / (n + 2)), (n + 1) / (n + 2)))
 
     def children(self, node: int) -> list[int]:
         first, n = int(self.forest.first_child[node]), int(self.forest.n_children[node])
@@ -132,13 +145,15 @@ class Twin:
             self.see(child, self.shares[node])
 
     def next_child(self, node: int, width: Sequence[int]) -> set[int]:
-        """The next child of a node and what comes below it; none if it has all."""
+        """The next child of a node and what comes below it; none if it failed or has all."""
 
         def below(child: int) -> set[int]:
             level = int(self.forest.level[child])
             more = self.children(child)[: width[level]] if level < self.depth else []
             return {child}.union(*(below(one) for one in more))
 
+        if self.forest.level[node] and self.forest.state[node] != DONE:
+            return set()
         asked, children = self.asked(node), self.children(node)
         return below(children[len(asked)]) if 0 < len(asked) < len(children) else set()
 
@@ -291,6 +306,19 @@ def test_roles_that_have_enough_are_left_out():
     drafts, _ = next_nodes(how, forest, credit, [5, ENOUGH])
     assert len(drafts)
     assert len(drafts[forest.level[drafts] == 1]) > 0
+
+
+@pytest.mark.parametrize("learns", [[1], [2], [1, 2, 3]])
+def test_nothing_is_asked_below_failed_outputs(learns):
+    world = World([3, 3, 3], 60, 5, fails=0.2)
+    nodes = world.sample(how_of(world, learns))[-1]  # looks at every wave
+    assert world.fails[list(nodes)].any()
+
+
+def test_a_forest_that_is_all_wrong_so_far_goes_on():
+    world = World([3, 3, 3], 4, 0)
+    world.outcome[:] = 0
+    assert len(world.sample(how_of(world, most_outputs=100))[-1]) > 90
 
 
 def test_questions_that_were_settled_before_get_less():

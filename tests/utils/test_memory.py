@@ -21,12 +21,12 @@ def of_process(root: Path, lines: str) -> None:
 
 
 def second(most: object, used: int, inactive: int = 0) -> dict[str, object]:
-    stat = f"anon 5\ninactive_file {inactive}"
+    stat = f"anon 5\ninactive_file {inactive}\nactive_file 7"
     return {"memory.max": most, "memory.current": used, "memory.stat": stat}
 
 
 def first(most: int, used: int, inactive: int = 0) -> dict[str, object]:
-    stat = f"inactive_file 1\ntotal_inactive_file {inactive}"
+    stat = f"inactive_file 1\nactive_file 1\ntotal_inactive_file {inactive}\ntotal_active_file 7"
     return {
         "memory.limit_in_bytes": most,
         "memory.usage_in_bytes": used,
@@ -40,13 +40,15 @@ def test_every_group_above_counts_and_pages_of_files_do_not(tmp_path: Path) -> N
     group(top / "jobs/job_7/step_0", second("max", 3 * GIB))
     group(top / "jobs/job_7", second(8 * GIB, 5 * GIB, 2 * GIB))
     group(top / "jobs", second(64 * GIB, 9 * GIB))
-    assert limits(tmp_path) == [(8 * GIB, 3 * GIB), (64 * GIB, 9 * GIB)]
+    assert limits(tmp_path) == [(8 * GIB, 3 * GIB - 7), (64 * GIB, 9 * GIB - 7)]
 
 
 def test_a_container_sees_its_group_as_the_top(tmp_path: Path) -> None:
-    of_process(tmp_path, "5:cpu,cpuacct:/docker/4f\n4:memory:/docker/4f\n0::/docker/4f")
+    of_process(tmp_path, "5:cpu,cpuacct:/docker/4f\n4:hugetlb,memory:/docker/4f\n0::/docker/4f")
     group(tmp_path / "sys/fs/cgroup/memory", first(4 * GIB, GIB, GIB // 2))
-    assert limits(tmp_path) == [(4 * GIB, GIB // 2)]
+    assert limits(tmp_path) == [(4 * GIB, GIB // 2 - 7)]
+    (tmp_path / "sys/fs/cgroup/memory/memory.stat").unlink()
+    assert limits(tmp_path) == [(4 * GIB, GIB)]
 
 
 def test_nothing_is_known_without_groups(tmp_path: Path) -> None:

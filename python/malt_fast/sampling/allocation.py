@@ -177,7 +177,10 @@ class Trees:
         return found
 
     def _certainty(self, k: int, share: Floats) -> Floats:
-        """How far on the label's side of the threshold p is, for every node of level k."""
+        """How far on the label's side of the threshold p is, for every node of level k.
+
+        p is a share of leaves; labels by other means are judged by it all the same.
+        """
         label, apart = self.label[k - 1], share - self.how.threshold
         error = np.sqrt(share * (1 - share) / (self.graded[k] + PRIOR))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -189,11 +192,15 @@ class Trees:
         return (self.state[k - 1] != RESERVED).sum(-1)
 
     def _room(self, asked: Ints, k: int) -> npt.NDArray[np.bool_]:
-        return (asked > 0) & (asked < self.how.branching[k - 1])
+        """Which nodes may get another child of level k; below what failed there is nothing."""
+        there = k == 1 or self.state[k - 2] == DONE
+        return there & (asked > 0) & (asked < self.how.branching[k - 1])
 
     def _shares(self) -> list[Floats]:
         """p of every node of the levels 0 to depth - 1."""
-        every = self.right[0].sum() / max(1.0, self.graded[0].sum())
+        n = self.graded[0].sum()
+        # All right or all wrong so far does not mean that it stays so (rule of succession).
+        every = np.clip(self.right[0].sum() / max(1.0, n), 1 / (n + 2), 1 - 1 / (n + 2))
         known = np.where(np.isnan(self.how.right), every, self.how.right)
         shares = [(self.right[0] + PRIOR * known) / (self.graded[0] + PRIOR)]
         for right, graded in zip(self.right[1:], self.graded[1:], strict=True):

@@ -83,7 +83,7 @@ def round_forest(run: Run, setup: Setup, index: int, name: str, policies: Polici
         parents = [slot.parent for slot in shape]
         asked = content_checksum(questions_file(setup))
         save_forest(path, forest, store, sampled, graded, parents, rows, asked)
-        figures["right"] = report["verdicts"]["right"] / max(1, report["outputs"])
+        figures["right_share"] = report["verdicts"]["right"] / max(1, report["outputs"])
         figures |= custom.figures() if custom else {}
     warn_of_failures(custom, run.warn)
     run.log("grading", round=index, forest=name, **report)

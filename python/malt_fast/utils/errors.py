@@ -36,7 +36,11 @@ def first_line(error: BaseException) -> str:
 
 def not_there(path: Path | str) -> str:
     """Says that a file or folder does not exist, and where a relative path was looked for."""
-    return f"{path} does not exist" + ("" if os.path.isabs(path) else f" in {os.getcwd()}")
+    try:
+        where = "" if os.path.isabs(path) else f" in {os.getcwd()}"
+    except OSError:  # that folder is gone, too
+        where = ""
+    return f"{path} does not exist{where}"
 
 
 def printable(text: str) -> str:

@@ -5,12 +5,9 @@ import resource
 import sys
 from pathlib import Path
 
-GROUPS = {  # by the name of the controller: where its groups are, and the names of their files
-    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),  # version 2
-    "memory": (
-        *("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-        "total_inactive_file",
-    ),
+GROUPS = {  # by controller: where its groups are, and how their files and figures are called
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", ""),  # version 2
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 }
 
 
@@ -57,8 +54,8 @@ def limits(root: Path) -> list[tuple[int, int]]:
     own, found = root / "proc/self/cgroup", list[tuple[int, int]]()
     for line in own.read_text().splitlines() if own.exists() else []:
         _, controllers, path = line.split(":", 2)
-        if controllers in GROUPS:
-            place, *names = GROUPS[controllers]
+        for name in GROUPS.keys() & controllers.split(","):
+            place, *names = GROUPS[name]
             top = root / place
             group = top / path.lstrip("/")  # not there in a container, whose group is the top
             above = [one for one in (group, *group.parents) if one.is_relative_to(top)]
@@ -66,13 +63,14 @@ def limits(root: Path) -> list[tuple[int, int]]:
     return found
 
 
-def _limit(group: Path, limit: str, used: str, cached: str) -> tuple[int, int] | None:
+def _limit(group: Path, limit: str, used: str, prefix: str) -> tuple[int, int] | None:
     try:
         most, now = int((group / limit).read_text()), int((group / used).read_text())
-        lines = (group / "memory.stat").read_text().splitlines()
     except (OSError, ValueError):  # no such group, or no limit: "max"
         return None
-    return most, now - sum(int(n) for name, n in map(str.split, lines) if name == cached)
+    stat, cached = group / "memory.stat", (f"{prefix}active_file", f"{prefix}inactive_file")
+    lines = stat.read_text().splitlines() if stat.exists() else []
+    return most, now - sum(int(n) for name, n in map(str.split, lines) if name in cached)
 
 
 def _gpus_in_use() -> range:
