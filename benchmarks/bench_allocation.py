@@ -7,10 +7,11 @@ in a run, where an output depends on its request alone. For every forest and the
 from it:
 
 - pairs and mixed blocks (siblings of both labels) per 1,000 sampled tokens, of full trees and of
-  adaptive ones with a half and a third of their tokens; "roles": the geometric mean over the roles
-  that learn, of what each makes;
-- bias: the labels of sampled outputs that full trees label differently, and the mean difference of
-  their values, since adaptive trees see fewer leaves, and chosen ones;
+  adaptive ones with a half, a third and a fifth of their tokens; as a multiple of full trees, for
+  several roles the geometric mean over what each makes;
+- bias, since adaptive trees see fewer leaves, and chosen ones: the labels of sampled outputs that
+  full trees label differently, the positives that are positive in full trees, and the mean
+  difference of values;
 - deciding: milliseconds for each 1,000 outputs, without grading.
 """
 
@@ -34,7 +35,7 @@ from malt_fast.sampling.round_forest import learners
 from malt_fast.sampling.waves import count_pairs
 from malt_fast.store.store import open_store
 
-SHARES = {"1/2": 1 / 2, "1/3": 1 / 3}  # of the tokens of full trees
+SHARES = {"1/2": 1 / 2, "1/3": 1 / 3, "1/5": 1 / 5}  # of the tokens of full trees
 
 
 def sampled(config: Config, full: Forest, nodes: np.ndarray) -> Forest:
@@ -89,6 +90,7 @@ def figures(
     rates = {role: [1000 * n / tokens for n in pair] for role, pair in counts.items()}
     inner = done & np.isin(forest.level, learns) & (forest.level < len(chain))
     both = inner & (credit.label >= 0) & (whole.label >= 0)
+    positive = both & (credit.label == 1)
     return {
         "outputs": int(done.sum()),
         "tokens": tokens,
@@ -96,6 +98,7 @@ def figures(
         "pairs_per_1000": {role: rate[0] for role, rate in rates.items()},
         "mixed_per_1000": {role: rate[1] for role, rate in rates.items()},
         "other_label": float((credit.label[both] != whole.label[both]).mean()) if both.any() else 0,
+        "confirmed": float((whole.label[positive] == 1).mean()) if positive.any() else 1,
         "value_bias": float((credit.value - whole.value)[both].mean()) if both.any() else 0,
     }
 
@@ -138,7 +141,7 @@ def mean_ratio(found: dict[str, Any], base: dict[str, Any], what: str) -> float:
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     header = ["run", "forest", "learns", "tokens", "pairs / 1,000", "x full", "mixed / 1,000"]
-    header += ["x full", "other label %", "value bias", "waves", "ms / 1,000"]
+    header += ["x full", "other label %", "confirmed %", "bias", "waves", "ms / 1,000"]
     cells = []
     for row in rows:
         base = row["figures"]["full"]
@@ -148,7 +151,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
                 for what in ("pairs_per_1000", "mixed_per_1000")
             )
             pairs, mixed = rates
-            last = [f"{100 * found['other_label']:.1f}", f"{found['value_bias']:+.3f}"]
+            last = [f"{100 * found[what]:.1f}" for what in ("other_label", "confirmed")]
+            last.append(f"{found['value_bias']:+.3f}")
             if "waves" in found:
                 spent = 1e6 * found["choosing_s"] / found["outputs"]
                 last += [str(found["waves"]), f"{spent:.1f}"]
@@ -158,7 +162,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
                     *(pairs, f"{mean_ratio(found, base, 'pairs_per_1000'):.2f}"),
                     *(mixed, f"{mean_ratio(found, base, 'mixed_per_1000'):.2f}"),
                     *last,
-                    *[""] * (4 - len(last)),
+                    *[""] * (5 - len(last)),
                 ]
             )
     print_table("adaptive trees, replayed", header, cells)
