@@ -7,7 +7,7 @@ in a run, where an output depends on its request alone. For every forest and the
 from it:
 
 - pairs and mixed blocks (siblings of both labels) per 1,000 sampled tokens, of full trees and of
-  adaptive ones with a half, a third and a fifth of their tokens; as a multiple of full trees, for
+  adaptive ones with a half and a third of their tokens; as a multiple of full trees, for
   several roles the geometric mean over what each makes;
 - bias, since adaptive trees see fewer leaves, and chosen ones: the labels of sampled outputs that
   full trees label differently, the positives that are positive in full trees, and the mean
@@ -35,7 +35,7 @@ from malt_fast.sampling.round_forest import learners
 from malt_fast.sampling.waves import count_pairs
 from malt_fast.store.store import open_store
 
-SHARES = {"1/2": 1 / 2, "1/3": 1 / 3, "1/5": 1 / 5}  # of the tokens of full trees
+SHARES = {"1/2": 1 / 2, "1/3": 1 / 3}  # of the tokens of full trees
 
 
 def sampled(config: Config, full: Forest, nodes: np.ndarray) -> Forest:

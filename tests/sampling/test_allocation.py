@@ -1,6 +1,5 @@
 """The choice of outputs against a plain twin, and its promises: budgets, prefixes, any order."""
 
-import math
 import random
 from collections.abc import Sequence
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from malt_fast._core.forest import DONE, FINISH_STOP, RESERVED, Credit, Forest
 from malt_fast.config.schema import Config, TreeConfig
 from malt_fast.forest.credit import assign_credit
-from malt_fast.sampling.allocation import ENOUGH, PRIOR, SURE, WAVE, Allocation, next_nodes
+from malt_fast.sampling.allocation import ENOUGH, PRIOR, WAVE, Allocation, next_nodes
 from malt_fast.sampling.expand import Wave, complete, grow, reserve, shape_from_branching
 from malt_fast.sampling.waves import allocation_of, check_budget, full_outputs
 from malt_fast.tasks.prompts import Prompts
@@ -144,12 +143,12 @@ class Twin:
         for child in self.children(node):
             self.see(child, self.shares[node])
 
-    def next_child(self, node: int, width: Sequence[int]) -> set[int]:
+    def next_child(self, node: int) -> set[int]:
         """The next child of a node and what comes below it; none if it failed or has all."""
 
         def below(child: int) -> set[int]:
             level = int(self.forest.level[child])
-            more = self.children(child)[: width[level]] if level < self.depth else []
+            more = self.children(child)[: self.how.narrow[level]] if level < self.depth else []
             return {child}.union(*(below(one) for one in more))
 
         if self.forest.level[node] and self.forest.state[node] != DONE:
@@ -157,7 +156,7 @@ class Twin:
         asked, children = self.asked(node), self.children(node)
         return below(children[len(asked)]) if 0 < len(asked) < len(children) else set()
 
-    def siblings(self, pairs: Sequence[int]) -> list[tuple[float, set[int]]]:
+    def candidates(self, pairs: Sequence[int]) -> list[tuple[float, set[int]]]:
         """(gain per token, nodes) of every candidate."""
         forest, label = self.forest, self.credit.label
         weight = {k: 1 / (1 + pairs[k - 1]) for k in self.how.learns if pairs[k - 1] != ENOUGH}
@@ -171,7 +170,7 @@ class Twin:
             weight[k] *= differ / expected
         found = []
         for node in range(len(forest)):
-            nodes, level = self.next_child(node, self.how.narrow), int(forest.level[node]) + 1
+            nodes, level = self.next_child(node), int(forest.level[node]) + 1
             labels, p = [int(label[child]) for child in self.children(node)], self.shares[node]
             gain = weight.get(level, 0.0) * (p * labels.count(0) + (1 - p) * labels.count(1))
             for k in range(level + 1, self.depth + 1):
@@ -182,41 +181,15 @@ class Twin:
                 found.append((gain / cost, nodes))
         return found
 
-    def doubtful(self) -> list[tuple[float, set[int]]]:
-        """(standard errors, negated, nodes) of every candidate."""
-        found = []
-
-        def visit(node: int, certain: float) -> None:
-            level, label = int(self.forest.level[node]), int(self.credit.label[node])
-            if level == self.depth:
-                return
-            if level in self.how.learns and label >= 0:
-                p, n = self.shares[node], len(self.leaves(node))
-                side = 1 if label == 1 else -1
-                apart = side * (p - self.how.threshold)
-                error = math.sqrt(p * (1 - p) / (n + PRIOR))
-                certain = min(certain, apart / error if error else math.inf * (1 - 2 * (apart < 0)))
-            nodes = self.next_child(node, self.how.start)
-            if nodes and certain < SURE:
-                found.append((-certain, nodes))
-                certain = math.inf
-            for child in self.asked(node):
-                visit(child, certain)
-
-        for root in self.roots:
-            visit(root, math.inf)
-        return found
-
 
 @settings(max_examples=volume(60), deadline=None)
 @given(worlds, st.data())
 def test_a_wave_takes_the_best_candidates(world, data):
     learns = data.draw(st.sets(st.integers(1, len(world.branching)), min_size=1))
-    how = how_of(world, sorted(learns), threshold=data.draw(st.sampled_from([0.5, 0.3, 0.0])))
-    tree = TreeConfig(branching=world.branching, threshold=how.threshold)
+    how = how_of(world, sorted(learns))
     steps = world.sample(how, waves=data.draw(st.integers(2, 40)))
     forest = world.forest(steps[-1])
-    credit = assign_credit(tree, forest)
+    credit = assign_credit(TreeConfig(branching=world.branching), forest)
     pairs = pair_counts(forest, credit, world.branching)
     enough = data.draw(st.sets(st.sampled_from(sorted(learns))))
     pairs = [ENOUGH if k in enough else n for k, n in enumerate(pairs, 1)]
@@ -224,8 +197,7 @@ def test_a_wave_takes_the_best_candidates(world, data):
     nodes = set(chosen.tolist())
     if not (forest.state[1 :: world.size] != RESERVED).all():
         return  # trees still begin
-    twin = Twin(how, forest, credit)
-    candidates = twin.siblings(pairs) or twin.doubtful()
+    candidates = Twin(how, forest, credit).candidates(pairs)
     assert last == (not candidates)
     taken = [c for c in candidates if c[1] <= nodes]
     assert set().union(*(c[1] for c in taken)) == nodes  # a wave is made of candidates
@@ -262,9 +234,8 @@ def test_without_a_budget_a_forest_grows_until_nothing_is_gained(world):
         assert forest.level[parent] == 0 or parent in nodes
         assert set(range(int(forest.first_child[parent]), node)) <= nodes
     credit = assign_credit(TreeConfig(branching=world.branching), forest)
-    twin = Twin(how_of(world), forest, credit)
-    assert not twin.siblings(pair_counts(forest, credit, world.branching))
-    assert not twin.doubtful()
+    pairs = pair_counts(forest, credit, world.branching)
+    assert not Twin(how_of(world), forest, credit).candidates(pairs)
 
 
 def test_a_budget_of_tokens_is_kept_for_equal_lengths():
@@ -301,8 +272,8 @@ def test_roles_that_have_enough_are_left_out():
     how = how_of(world)
     forest = world.forest(world.sample(how, waves=2)[-1])
     credit = assign_credit(TreeConfig(branching=[3, 3]), forest)
-    leaves, _ = next_nodes(how, forest, credit, [ENOUGH, ENOUGH])  # that make labels surer
-    assert (forest.level[leaves] == 2).all()
+    nodes, last = next_nodes(how, forest, credit, [ENOUGH, ENOUGH])
+    assert last and not len(nodes)
     drafts, _ = next_nodes(how, forest, credit, [5, ENOUGH])
     assert len(drafts)
     assert len(drafts[forest.level[drafts] == 1]) > 0

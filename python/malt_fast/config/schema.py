@@ -174,7 +174,7 @@ class TreeConfig(Section):
     allocation: Literal["full", "adaptive"] = setting(
         "full",
         "full: every node gets all of its outputs; adaptive: trees begin narrow and grow where "
-        "more outputs make most pairs, then where labels are in doubt",
+        "more outputs make most pairs",
     )
     max_outputs: int | None = setting(
         None,

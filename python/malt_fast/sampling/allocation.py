@@ -17,11 +17,6 @@ divisor, the slope of the sum of log(1 + pairs), lets roles that lack pairs go f
 fairness, Kelly 1997). To take the best, look again, and take the best of what
 is left is successive elimination (Even-Dar et al. 2006) with gains for the means of arms.
 
-Where no sibling is left to add, or the roles have all that they learn from, labels are made sure:
-an output of a role that learns gets one more path below it while p is less than SURE standard
-errors on its label's side of the threshold. Those in most doubt go first, as in optimal computing
-budget allocation (Chen et al. 2000).
-
 A wave is decided when all outputs before it are there, from their values alone, so the order in
 which an engine answers changes nothing. Its size does not depend on the budget, which only cuts the
 last one short: a larger budget keeps every output of a smaller one.
@@ -40,10 +35,9 @@ from malt_fast._core.forest import DONE, RESERVED, UNGRADED, Credit, Forest
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Places = tuple[npt.NDArray[np.intp], ...]  # nodes of a level: their trees, and their child numbers
-Candidates = tuple[Places, Floats]  # and their ranks
+Candidates = tuple[Places, Floats]  # and their gains
 
 PRIOR = 4.0  # leaves
-SURE = 1.0  # standard errors
 WAVE = 2  # a wave takes as many outputs as the paths of one tree in so many
 FIRST = 8  # trees, of which one begins before the lengths of outputs are known
 ENOUGH = -1  # for the pairs of a level that needs no more
@@ -59,7 +53,6 @@ class Allocation:
     order: Ints  # trees, in the order in which they begin
     most_outputs: float = np.inf
     most_tokens: float = np.inf
-    threshold: float = 0.5  # an output is positive if its value is above
     right: Floats | float = np.nan  # by tree: the share of right leaves that is known before
 
     @property
@@ -86,10 +79,7 @@ def next_nodes(
     waiting = how.order[~trees.begun[how.order]]
     if len(waiting):
         return trees.begin(waiting if trees.tokens else waiting[: -(-len(how.order) // FIRST)])
-    found, below = trees.siblings(pairs), how.narrow
-    if not any(len(rank) for _, rank in found):
-        found, below = trees.doubtful(), how.start
-    return trees.best(found, below)
+    return trees.extend(pairs)
 
 
 class Trees:
@@ -127,74 +117,28 @@ class Trees:
         count = self._fitting(costs)
         return self._nodes(0, (trees[:count],), self.how.start), count < len(trees)
 
-    def best(self, found: list[Candidates], below: Sequence[int]) -> tuple[Ints, bool]:
-        """A wave of the candidates with the highest ranks, as far as the budget allows.
-
-        found: for each level; below: children per node of a new one, for each level.
-        """
-        sizes = [len(rank) for _, rank in found]
-        tree = np.concatenate([places[0] for places, _ in found])
-        rank = np.concatenate([rank for _, rank in found])
-        turn = np.argsort(self.how.order)[tree]  # chance decides between equal ranks
-        wave = np.lexsort((turn, -rank))
-        costs = [self._cost(k, below) for k in range(1, self.depth + 1)]
-        cost = np.repeat(costs, sizes, axis=0)[wave]
-        most = len(self.how.order) * self.depth / WAVE  # outputs
-        size = max(1, int(np.count_nonzero(np.cumsum(cost[:, 0]) <= most)))
-        count = self._fitting(cost[:size])
-        taken = np.isin(np.arange(len(wave)), wave[:count])
-        nodes = [
-            self._nodes(k, tuple(place[some] for place in places), below)
-            for k, ((places, _), some) in enumerate(
-                zip(found, np.split(taken, np.cumsum(sizes)[:-1]), strict=True), 1
-            )
-        ]
-        return np.sort(np.concatenate(nodes)), count < size
-
-    def siblings(self, pairs: Sequence[int]) -> list[Candidates]:
-        """For each level: outputs that make pairs, ranked by what they gain per token."""
+    def extend(self, pairs: Sequence[int]) -> tuple[Ints, bool]:
+        """Further children where they gain most per token, as far as the budget allows."""
         weight = {k: 1 / (1 + pairs[k - 1]) for k in self.how.learns if pairs[k - 1] != ENOUGH}
         share = self._shares()
         weight = {k: w * self._contrast(k, share[k - 1]) for k, w in weight.items()}
-        return [self._siblings(k, share[k - 1], weight) for k in range(1, self.depth + 1)]
-
-    def doubtful(self) -> list[Candidates]:
-        """For each level: outputs that make labels surer, those below the most doubtful first.
-
-        Where an output has all its children, each of them may get another.
-        """
-        certain = np.full(len(self.begun), np.inf)  # of parents: standard errors
-        found = []
-        for k, share in enumerate(self._shares(), 1):
-            if k - 1 in self.how.learns:
-                certain = np.minimum(certain, self._certainty(k - 1, share))
-            asked = self._asked(k)
-            certain = np.broadcast_to(certain, asked.shape)
-            more = self._room(asked, k) & (certain < SURE)
-            parents = np.nonzero(more)
-            found.append(((*parents, asked[parents]), -certain[parents]))
-            certain = np.where(more, np.inf, certain)[..., None]
-        return found
-
-    def _certainty(self, k: int, share: Floats) -> Floats:
-        """How far on the label's side of the threshold p is, for every node of level k.
-
-        p is a share of leaves; labels by other means are judged by it all the same.
-        """
-        label, apart = self.label[k - 1], share - self.how.threshold
-        error = np.sqrt(share * (1 - share) / (self.graded[k] + PRIOR))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            certainty = np.where(label == 1, apart, -apart) / error
-        return np.where((label < 0) | ((apart == 0) & (error == 0)), np.inf, certainty)
-
-    def _asked(self, k: int) -> Ints:
-        """How many children of level k each node of the level above has."""
-        return (self.state[k - 1] != RESERVED).sum(-1)
-
-    def _room(self, asked: Ints, k: int) -> npt.NDArray[np.bool_]:
-        """Which nodes may get another child of level k; below what failed there is nothing."""
-        there = k == 1 or self.state[k - 2] == DONE
-        return there & (asked > 0) & (asked < self.how.branching[k - 1])
+        levels = range(1, self.depth + 1)
+        found = [self._candidates(k, share[k - 1], weight) for k in levels]
+        sizes = [len(gain) for _, gain in found]
+        costs = np.repeat([self._cost(k, self.how.narrow) for k in levels], sizes, axis=0)
+        gain = np.concatenate([gain for _, gain in found])
+        tree = np.concatenate([places[0] for places, _ in found])
+        turn = np.argsort(self.how.order)[tree]  # chance decides between equal gains
+        best = np.lexsort((turn, -gain / costs[:, 1]))
+        most = len(self.how.order) * self.depth / WAVE  # outputs
+        size = max(1, int(np.count_nonzero(np.cumsum(costs[best, 0]) <= most)))
+        count = self._fitting(costs[best[:size]])
+        taken = np.split(np.isin(np.arange(len(best)), best[:count]), np.cumsum(sizes)[:-1])
+        nodes = [
+            self._nodes(k, tuple(place[some] for place in places), self.how.narrow)
+            for k, (places, _), some in zip(levels, found, taken, strict=True)
+        ]
+        return np.sort(np.concatenate(nodes)), count < size
 
     def _shares(self) -> list[Floats]:
         """p of every node of the levels 0 to depth - 1."""
@@ -214,8 +158,11 @@ class Trees:
         expected = labelled * (labelled - 1) * share * (1 - share)
         return float((1 + (positive * negative).sum()) / (1 + expected.sum()))
 
-    def _siblings(self, k: int, share: Floats, weight: dict[int, float]) -> Candidates:
-        label, asked = self.label[k - 1], self._asked(k)
+    def _candidates(self, k: int, share: Floats, weight: dict[int, float]) -> Candidates:
+        """The next children of level k, below parents that did not fail, and what they gain."""
+        state, label = self.state[k - 1], self.label[k - 1]
+        asked = (state != RESERVED).sum(-1)
+        there = k == 1 or self.state[k - 2] == DONE
         positive, negative = (label == 1).sum(-1), (label == 0).sum(-1)
         gain = weight.get(k, 0.0) * (share * negative + (1 - share) * positive)
         width = 1
@@ -223,9 +170,8 @@ class Trees:
             m = self.how.narrow[j - 1]
             gain = gain + weight.get(j, 0.0) * width * m * (m - 1) * share * (1 - share)
             width *= m
-        parents = np.nonzero(self._room(asked, k) & (gain > 0))
-        _, tokens = self._cost(k, self.how.narrow)
-        return (*parents, asked[parents]), gain[parents] / tokens
+        parents = np.nonzero(there & (asked > 0) & (asked < state.shape[-1]) & (gain > 0))
+        return (*parents, asked[parents]), gain[parents]
 
     def _cost(self, k: int, start: Sequence[int]) -> tuple[int, float]:
         """(outputs, tokens) of a node of level k, and `start` children per node below it."""

@@ -109,7 +109,6 @@ def allocation_of(
         order=np.random.default_rng(config.seed).permutation(trees),
         most_outputs=most_outputs(config, round(trees / share)) * share,
         most_tokens=np.inf if tree.max_tokens is None else tree.max_tokens * share,
-        threshold=tree.threshold,
         right=np.nan if right is None else right,
     )
 
