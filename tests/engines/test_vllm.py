@@ -170,7 +170,7 @@ if __name__ == "__main__":
 def test_a_whole_run_on_vllm(data, model, tmp_path, capsys):
     assert small_run.run(data, model, tmp_path / "run", "--engine.name", "vllm") == 0
     shown = capsys.readouterr().out
-    assert "engine: vllm (as engine.name says)" in shown and "prefix_cache_hits" in shown
+    assert "engine: vllm (as engine.name says)" in shown and "prefix cache hits" in shown
     forest = load_forest(tmp_path / "run")
     assert (forest.state == DONE).all()
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
