@@ -224,6 +224,22 @@ def test_a_larger_budget_keeps_what_a_smaller_one_samples(world, data):
     assert len(many) <= more
 
 
+@pytest.mark.parametrize(
+    ("branching", "trees", "seed", "learns", "budgets"),
+    [
+        ([4, 3, 4], 10, 50, [1, 2], (42, 53)),
+        ([3, 3, 4], 8, 59, [1, 3], (72, 73)),
+        ([3, 3, 3], 8, 358, [2, 3], (51, 53)),
+    ],
+)
+def test_nothing_cheaper_is_taken_where_the_best_does_not_fit(
+    branching, trees, seed, learns, budgets
+):
+    world = World(branching, trees, seed)
+    few, many = (world.sample(how_of(world, learns, most_outputs=n))[-1] for n in budgets)
+    assert few <= many
+
+
 @settings(max_examples=volume(40), deadline=None)
 @given(worlds)
 def test_without_a_budget_a_forest_grows_until_nothing_is_gained(world):
