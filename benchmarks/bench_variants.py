@@ -99,7 +99,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
                 "accuracy": float(right.mean()),
                 "difference": float(right.mean() - base.mean()),
                 "ci95": [low, high],
-                "seed_error": float(by_seed.std(ddof=1) / len(seeds) ** 0.5) if seeds[1:] else 0.0,
+                "seed_error": float(by_seed.std(ddof=1) / len(seeds) ** 0.5) if seeds[1:] else None,
                 "sampled_tokens": float(np.mean([one["sampled_tokens"] for one in seeds])),
                 "trained_tokens": float(np.mean([one["trained_tokens"] for one in seeds])),
             }
@@ -108,15 +108,8 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def print_summary(rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any]]]) -> None:
-    header = [
-        "variant",
-        "accuracy %",
-        "difference [95 %]",
-        "over seeds",
-        "tokens sampled",
-        "trained",
-    ]
-    header += ["by seed"]
+    header = ["variant", "accuracy %", "difference [95 %]", "over seeds"]
+    header += ["tokens sampled", "trained", "by seed"]
     cells = [
         [
             row["variant"],
@@ -124,7 +117,7 @@ def print_summary(rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any
             "{:+.1f} [{:+.1f}, {:+.1f}]".format(
                 *(100 * x for x in (row["difference"], *row["ci95"]))
             ),
-            f"+-{100 * row['seed_error']:.1f}",
+            "" if row["seed_error"] is None else f"+-{100 * row['seed_error']:.1f}",
             f"{row['sampled_tokens']:,.0f}",
             f"{row['trained_tokens']:,.0f}",
             " ".join(f"{100 * one['accuracy'][SYSTEM]:.1f}" for one in runs[row["variant"]]),

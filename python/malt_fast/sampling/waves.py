@@ -32,7 +32,7 @@ class Waves:
         self.setup, self.questions, self.how, self.custom = setup, questions, how, custom
         self.outcome = np.zeros(0, np.uint8)  # by node, of the waves before
         self.count = 0  # waves
-        self.last = False
+        self.last = False  # whether the budget holds no more
         self.seconds = 0.0  # for grading and deciding
 
     def __call__(self, forest: Forest) -> Ints:
