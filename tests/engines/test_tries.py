@@ -43,17 +43,25 @@ def test_a_capacity_cuts_tries_but_no_prompt(seed):
     assert all(len(part.tokens) <= max(6, *map(len, prompts)) for part in parts)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(200))
 def test_longest_common_beginning(seed):
-    *held, prompt = prompts_of(seed + 1)
-    key, length = in_both(prompt, dict(enumerate(held)))
-    shared = [
-        next((i for i, (a, b) in enumerate(zip(x, prompt, strict=False)) if a != b), len(x))
-        for x in held
+    rng = np.random.default_rng(seed)
+    tokens = [
+        rng.choice([1, 2, 256, 70_000], rng.integers(0, 9)).astype(np.int32) for _ in range(30)
     ]
-    longest = max((min(n, len(prompt)) for n in shared), default=0)
-    assert length == longest
-    assert key == -1 if not longest else min(shared[key], len(prompt)) == longest
+    owned = [([None, "a", "b"][rng.integers(0, 3)], own) for own in tokens]
+    prompts, held = owned[:10], dict(enumerate(owned[10 : 10 + rng.integers(0, 21)]))
+    for (adapter, prompt), (key, length) in zip(prompts, in_both(prompts, held), strict=True):
+        shared = {
+            key: next(
+                (i for i, (a, b) in enumerate(zip(own, prompt, strict=False)) if a != b),
+                min(len(own), len(prompt)),
+            )
+            for key, (other, own) in held.items()
+            if other == adapter
+        }
+        assert length == max(shared.values(), default=0)
+        assert key == -1 if not length else shared[key] == length
 
 
 def partitions(items: list[int]) -> Iterator[list[list[int]]]:

@@ -176,9 +176,9 @@ class Batch:
     def _slots_with(self, heads: Sequence[Head], trie: Trie) -> np.ndarray:
         """int64[N]: for each row of a trie a slot that holds its key, or -1."""
         at = np.full(len(trie.tokens), -1)
-        for head, path in zip(heads, trie.paths, strict=True):
-            held = {s: own.tokens for s, own in self.held.items() if own.adapter == head.adapter}
-            slot, length = in_both(head.tokens, held)
+        held = {slot: head[:2] for slot, head in self.held.items()}
+        found = in_both([head[:2] for head in heads], held)
+        for path, (slot, length) in zip(trie.paths, found, strict=True):
             at[path[:length]] = slot
         if (at >= 0).all():
             at[-1] = -1  # a forward pass needs a token

@@ -8,6 +8,7 @@
 The layout and the attention over it are those of training (csrc/packing/tree_layout.hpp).
 """
 
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from malt_fast import _core
 
 Ints = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int32]
+Owned = tuple[str | None, Indices]  # an adapter, and tokens that it has read
 
 ALIGN = 16  # columns that are read at a time; fewer are not worth sharing
 
@@ -66,27 +68,32 @@ def tries(
         )
 
 
-def in_both(prompt: Ints, held: Mapping[int, Ints]) -> tuple[int, int]:
-    """(key, length) of the longest beginning that `prompt` shares with one of `held`."""
-    best, longest = -1, 0
-    for key, tokens in held.items():
-        # Most share no more than before: the last token that would have to be equal, first.
-        if min(len(prompt), len(tokens)) > longest and tokens[longest] == prompt[longest]:
-            length = _alike(prompt, tokens)
-            if length > longest:
-                best, longest = key, length
-    return best, longest
+def in_both(prompts: Sequence[Owned], held: Mapping[int, Owned]) -> list[tuple[int, int]]:
+    """(key, length) of the longest beginning that each prompt shares with one of `held`.
+
+    Only tokens under one adapter are shared; without any the key is -1.
+    """
+    # In lexical order the one that shares most is next to where a prompt belongs. The bytes of
+    # whole tokens serve as well as the tokens: what begins with more equal bytes, does with tokens.
+    rows = sorted((*_order(tokens), key) for key, tokens in held.items())
+    found = []
+    for prompt in prompts:
+        at = bisect(rows, _order(prompt))
+        near = [key for _, _, key in rows[max(0, at - 1) : at + 1] if held[key][0] == prompt[0]]
+        lengths = [(_alike(prompt[1], held[key][1]), key) for key in near]
+        length, key = max(lengths, default=(0, -1))
+        found.append((key if length else -1, length))
+    return found
 
 
-def share(held: Mapping[int, tuple[str | None, Ints]], slots: int) -> tuple[Indices, Indices]:
+def share(held: Mapping[int, Owned], slots: int) -> tuple[Indices, Indices]:
     """(lead, shared) of each slot: its first shared columns are read from the slot lead.
 
     held: the adapter and tokens of the keys in a slot. Groups of slots are chosen so that the
     fewest columns are read; in lexical order a group's slots are neighbours.
     """
     lead, shared = np.arange(slots, dtype=np.int32), np.zeros(slots, np.int32)
-    items = [(adapter or "", tokens.tobytes(), slot) for slot, (adapter, tokens) in held.items()]
-    order = [slot for _, _, slot in sorted(items)]
+    order = [slot for *_, slot in sorted((*_order(own), slot) for slot, own in held.items())]
     rows, n = [held[slot] for slot in order], len(order)
     both = [_alike(a[1], b[1]) // ALIGN * ALIGN if a[0] == b[0] else 0 for a, b in pairwise(rows)]
     # Of the first j slots: columns not read at best, and where the last group begins for that.
@@ -106,8 +113,14 @@ def share(held: Mapping[int, tuple[str | None, Ints]], slots: int) -> tuple[Indi
     return lead, shared
 
 
+def _order(own: Owned) -> tuple[str, bytes]:
+    adapter, tokens = own
+    return adapter or "", tokens.tobytes()
+
+
 def _alike(a: Ints, b: Ints) -> int:
     """The number of tokens with which both begin."""
     n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
+    differ = a[:n] != b[:n]
+    first = int(differ.argmax()) if n else 0
+    return first if n and differ[first] else n
