@@ -222,6 +222,7 @@ def test_settings_do_not_change_later() -> None:
         ("--tree 3", ["tree is a section", "--tree.FIELD 3"]),
         ("--lr 3", ["here it is `--train.sft.learning_rate`"]),
         ("--output_dir x", ["here it is `--run`"]),
+        ("--output-dir x", ["here it is `--run`"]),
         ("--config_file x", ["here it is `--config`"]),
         ("--gpu_memory_utilization 0.9", ["`--engine.vllm.gpu_memory_utilization`"]),
         ("--learning_rate 3", ["'train.sft.learning_rate' or 'train.dpo.learning_rate'"]),
@@ -287,6 +288,11 @@ def test_a_mistake_in_a_file_names_the_line(tmp_path: Path, text, said, program)
     with pytest.raises(MaltError) as caught:
         read_command({"train": PROGRAM, "sweep": SWEEP}[program], ["-c", str(file)])
     assert str(caught.value).startswith(f"{file}{said}")
+
+
+def test_hyphens_are_read_as_underscores() -> None:
+    config = load("--sampling.max-tokens=7 --task.test-path a-b")
+    assert (config.sampling.max_tokens, config.task.test_path) == (7, "a-b")
 
 
 def test_other_runs_are_separated_by_commas() -> None:

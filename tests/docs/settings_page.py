@@ -19,6 +19,7 @@ Every setting of `train`, with its default. Three ways set one:
 
 The command line overrides the files. Both override the settings of a run that is
 [continued](resume.md). A list is written `a,b,c` or `[a, b, c]`, and `null` unsets a setting.
+Hyphens in the name of an option are read as underscores.
 
 A task may have defaults of its own. `--help all --task.name gsm8k` shows those of GSM8K.
 `--help all` prints the list below, `--help sampling` one section and `--help tree.branching` one

@@ -103,6 +103,7 @@ def _take_option(program: Program[Any], words: list[str]) -> tuple[str, str]:
         raise MaltError(f"'{word}' is not an option: {_write_instead(word)}")
     del words[0]
     given, equals, text = word[2:].partition("=")
+    given = given.replace("-", "_")  # as programs with transformers' or vLLM's options do
     if given in SETTERS:
         raise MaltError(
             f"'--{given}' is not an option: {_write_instead(text or ''.join(words[:1]))}"

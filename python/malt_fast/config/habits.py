@@ -7,7 +7,6 @@ HABITS = {
     "resume": "run",
     "overwrite_output_dir": "overwrite",
     "dry_run": "plan",
-    "dry-run": "plan",
     "config_file": "config",
     "model": "model.name_or_path",
     "model_id": "model.name_or_path",
