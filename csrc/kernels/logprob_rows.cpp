@@ -3,9 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
-#include <memory>
+#include <vector>
 
 #include "kernels/stored.hpp"
 
@@ -16,39 +14,66 @@ constexpr std::size_t kSegment = 1024;  // columns at a time, kept in the first-
 
 // ---- logits ----
 
-// z of `n` columns from `from` on into `z`; returns the largest.
+// Logits as they are stored.
 template <class T>
-float read_logits(const Row& row, std::size_t from, std::size_t n, float* z) {
+struct Stored {
+    const typename T::Stored* in;
+
+    // -inf beyond the end
+    [[nodiscard]] Vec at(std::size_t i, std::size_t count) const { return T::read(in + i, count); }
+};
+
+// z of `n` columns from `from` on.
+template <class T>
+void transform(const Row& row, std::size_t from, std::size_t n, float* z) {
     const auto* in = static_cast<const typename T::Stored*>(row.in) + from;
     const float* bias = row.bias == nullptr ? nullptr : row.bias + from;
     const float scale = 1.0F / row.temperature;
     const float cap = row.softcap;
-    Vec top[4] = {constant(-kInf), constant(-kInf), constant(-kInf), constant(-kInf)};
-    in_fours(n, [&](std::size_t i, std::size_t lane, std::size_t count) {
+    in_fours(n, [=](std::size_t i, std::size_t, std::size_t count) {
         Vec x = T::read(in + i, count);
         if (bias != nullptr) x += load<Vec>(bias + i, count, 0.0F);
         if (cap != 0.0F) x = cap * tanh(x / cap);
-        if (scale != 1.0F) x *= scale;
-        if (count < kLanes) {  // beyond the end
-            float lanes[kLanes];
-            std::fill(std::begin(lanes), std::end(lanes), -kInf);
-            std::memcpy(lanes, &x, count * sizeof(float));
-            std::memcpy(&x, lanes, sizeof(x));
-        }
-        top[lane] = x > top[lane] ? x : top[lane];
-        store(z + i, count, x);
+        store(z + i, count, x * scale);
     });
-    return largest(top);
 }
 
-float* scratch(std::size_t n) {
-    thread_local std::unique_ptr<float[]> memory;
-    thread_local std::size_t size = 0;
-    if (size < n) {
-        memory.reset(new float[n]);
-        size = n;
+// step(from, n, z) for `width` columns at a time: the `n` from `from` on, whose logits are z.at().
+template <class T, class Step>
+void in_segments(const Row& row, std::size_t width, const Step& step) {
+    const auto* in = static_cast<const typename T::Stored*>(row.in);
+    const bool plain = row.bias == nullptr && row.softcap == 0.0F && row.temperature == 1.0F;
+    thread_local std::vector<float> z;
+    if (!plain) z.resize(width);
+    for (std::size_t from = 0; from < row.cols; from += width) {
+        const std::size_t n = std::min(width, row.cols - from);
+        if (plain) {
+            step(from, n, Stored<T>{in + from});
+        } else {
+            transform<T>(row, from, n, z.data());
+            step(from, n, Stored<Float32>{z.data()});
+        }
     }
-    return memory.get();
+}
+
+// step(k, i) for each of the row's tokens, number k, that is column i of the `n` from `from` on.
+template <class Step>
+void at_targets(const Row& row, std::size_t from, std::size_t n, const Step& step) {
+    const std::int64_t begin = row.first + static_cast<std::int64_t>(from);
+    for (std::size_t k = 0; k < row.tokens.size(); ++k) {
+        const std::int64_t i = row.tokens[k] - begin;
+        if (i >= 0 && i < static_cast<std::int64_t>(n)) step(k, static_cast<std::size_t>(i));
+    }
+}
+
+// What makes d cap/d raw = 1 - (slope z)^2; 0 without a cap.
+float slope_of(const Row& row) {
+    return row.softcap == 0.0F ? 0.0F : row.temperature / row.softcap;
+}
+
+Vec through_cap(Vec x, Vec z, float slope) {
+    const Vec t = z * slope;
+    return slope == 0.0F ? x : x * (1.0F - t * t);
 }
 
 // ---- fold ----
@@ -64,102 +89,120 @@ void move_offset(float offset, RowSums& sums) {
     sums.offset = offset;
 }
 
-// Adds exp(z - offset) of n logits to the sums; with Weights puts it, times d cap/d raw, over z.
-template <bool Weights, bool Entropy>
-void add_up(const Row& row, float* z, std::size_t n, RowSums& sums) {
-    // Before any finite logit the offset is -inf, and exp(-inf - 0) = 0 is right.
-    const float offset = sums.offset == -kInf ? 0.0F : sums.offset;
-    const float slope = row.softcap == 0.0F ? 0.0F : row.temperature / row.softcap;
+struct Tops {
+    Vec top[4] = {constant(-kInf), constant(-kInf), constant(-kInf), constant(-kInf)};
+
+    void see(std::size_t lane, Vec z) { top[lane] = z > top[lane] ? z : top[lane]; }
+};
+
+struct Segment {
+    float top, total, weighted;
+};
+
+// The largest of n logits, and sums over e = exp(z - offset); write(i, count, e, z).
+template <bool Entropy, class Z, class Write>
+Segment add_up(const Z z, std::size_t n, float offset, const Write& write) {
+    if (offset == -kInf) offset = 0.0F;  // before any finite logit; exp(-inf - 0) = 0 is right
+    Tops tops;
     Vec total[4] = {};
     Vec weighted[4] = {};
     in_fours(n, [&](std::size_t i, std::size_t lane, std::size_t count) {
-        const Vec x = load<Vec>(z + i, count, -kInf);
+        const Vec x = z.at(i, count);
         const Vec above = x - offset;
         const Vec e = exp(above);
+        tops.see(lane, x);
         total[lane] += e;
         if constexpr (Entropy) weighted[lane] += e > 0.0F ? e * above : e;  // 0 log 0 = 0
-        if constexpr (Weights) {
-            const Vec t = x * slope;
-            store(z + i, count, slope == 0.0F ? e : e * (1.0F - t * t));
-        }
+        write(i, count, e, x);
     });
-    sums.total += sum(total);
-    if constexpr (Entropy) *sums.weighted += sum(weighted);
+    return {largest(tops.top), sum(total), Entropy ? sum(weighted) : 0.0F};
 }
 
-template <class T>
+template <bool Entropy, class Z>
+Segment fold_segment(const Z z, std::size_t n, RowSums& sums) {
+    const auto nothing = [](std::size_t, std::size_t, Vec, Vec) {};
+    const Segment segment = add_up<Entropy>(z, n, sums.offset, nothing);
+    if (!(segment.top > sums.offset + kMargin)) return segment;
+    move_offset(segment.top, sums);
+    return add_up<Entropy>(z, n, sums.offset, nothing);
+}
+
+// Weights cannot be taken back, so the largest logit is looked for first.
+template <class Out, bool Entropy, class Z>
+Segment write_weights(const Z z, const Row& row, RowSums& sums) {
+    Tops tops;
+    in_fours(row.cols, [&](std::size_t i, std::size_t lane, std::size_t count) {
+        tops.see(lane, z.at(i, count));
+    });
+    if (const float top = largest(tops.top); top > sums.offset + kMargin) move_offset(top, sums);
+    auto* out = static_cast<typename Out::Stored*>(row.out);
+    const auto write = [out, slope = slope_of(row)](std::size_t i, std::size_t count, Vec e,
+                                                    Vec x) {
+        Out::write(out + i, count, through_cap(e, x, slope));
+    };
+    const Segment all = add_up<Entropy>(z, row.cols, sums.offset, write);
+    at_targets(row, 0, row.cols,
+               [out](std::size_t, std::size_t i) { Out::write(out + i, 1, Vec{}); });
+    return all;
+}
+
+template <bool Entropy, class T>
 void fold_row(const Row& row, RowSums& sums) {
-    // Weights share one offset across the tile, so the whole row of the tile is read first.
-    const std::size_t width = row.out != nullptr ? row.cols : std::min(row.cols, kSegment);
-    const bool over = row.out != nullptr && row.out_type == Scalar::kFloat32;
-    float* z = over ? static_cast<float*>(row.out) : scratch(width);
-    for (std::size_t from = 0; from < row.cols; from += width) {
-        const std::size_t n = std::min(width, row.cols - from);
-        const float top = read_logits<T>(row, from, n, z);
-        if (top > sums.offset + kMargin) move_offset(top, sums);
-        const auto begin = row.first + static_cast<std::int64_t>(from);
-        const auto mine = [&](std::size_t k) {
-            const std::int64_t column = row.tokens[k] - begin;
-            return column >= 0 && column < static_cast<std::int64_t>(n) ? z + column : nullptr;
-        };
-        for (std::size_t k = 0; k < row.tokens.size(); ++k)
-            if (const float* at = mine(k)) sums.target_logit[k] = *at;
-        const bool entropy = sums.weighted != nullptr;
-        if (row.out == nullptr) {
-            entropy ? add_up<false, true>(row, z, n, sums) : add_up<false, false>(row, z, n, sums);
-            continue;
-        }
-        entropy ? add_up<true, true>(row, z, n, sums) : add_up<true, false>(row, z, n, sums);
-        for (std::size_t k = 0; k < row.tokens.size(); ++k)
-            if (float* at = mine(k)) *at = 0.0F;
-        if (over) continue;
-        auto* out = static_cast<Bfloat16::Stored*>(row.out);
-        in_fours(n, [&](std::size_t i, std::size_t, std::size_t count) {
-            Bfloat16::write(out + i, count, load<Vec>(z + i, count, 0.0F));
-        });
-    }
+    // Weights share one offset across the tile.
+    const std::size_t width = row.out == nullptr ? kSegment : row.cols;
+    in_segments<T>(row, width, [&](std::size_t from, std::size_t n, const auto z) {
+        at_targets(row, from, n,
+                   [&](std::size_t k, std::size_t i) { sums.target_logit[k] = z.at(i, 1)[0]; });
+        const Segment segment = row.out == nullptr ? fold_segment<Entropy>(z, n, sums)
+                                : row.out_type == Scalar::kFloat32
+                                    ? write_weights<Float32, Entropy>(z, row, sums)
+                                    : write_weights<Bfloat16, Entropy>(z, row, sums);
+        sums.total += segment.total;
+        if constexpr (Entropy) *sums.weighted += segment.weighted;
+    });
 }
 
 // ---- gradient ----
 
 template <class T>
 void gradient_row(const Row& row, const RowUpstream& upstream) {
-    auto* out = static_cast<typename T::Stored*>(row.out);
-    const float scale = 1.0F / row.temperature;
-    const float slope = row.softcap == 0.0F ? 0.0F : row.temperature / row.softcap;
-    const std::size_t width = std::min(row.cols, kSegment);
-    float* z = scratch(2 * width);
-    float* d = z + width;  // d logp/d z
-    for (std::size_t from = 0; from < row.cols; from += width) {
-        const std::size_t n = std::min(width, row.cols - from);
-        read_logits<T>(row, from, n, z);
-        for (std::size_t i = 0; i < n; i += kLanes) {
-            const std::size_t count = std::min(kLanes, n - i);
-            store(d + i, count,
-                  -upstream.row * exp(load<Vec>(z + i, count, 0.0F) - upstream.log_total));
-        }
-        for (std::size_t k = 0; k < row.tokens.size(); ++k) {
-            const std::int64_t column = row.tokens[k] - row.first - static_cast<std::int64_t>(from);
-            if (column >= 0 && column < static_cast<std::int64_t>(n))
-                d[column] += upstream.target[k];
-        }
-        for (std::size_t i = 0; i < n; i += kLanes) {
-            const std::size_t count = std::min(kLanes, n - i);
-            const Vec dz = load<Vec>(d + i, count, 0.0F) * scale;
-            const Vec t = load<Vec>(z + i, count, 0.0F) * slope;
-            T::write(out + from + i, count, slope == 0.0F ? dz : dz * (1.0F - t * t));
-        }
-    }
+    const float scale = 1.0F / row.temperature, slope = slope_of(row);
+    const float log_total = upstream.log_total;
+    thread_local std::vector<float> target_logit;  // which the gradient may overwrite
+    target_logit.resize(row.tokens.size());
+    in_segments<T>(row, kSegment, [&](std::size_t from, std::size_t n, const auto z) {
+        auto* out = static_cast<typename T::Stored*>(row.out) + from;
+        const auto write = [=, g = upstream.row](std::size_t i, std::size_t count, Vec x,
+                                                 float target) {
+            const Vec d = target - g * exp(x - log_total);  // d logp/d z
+            T::write(out + i, count, through_cap(d * scale, x, slope));
+        };
+        at_targets(row, from, n,
+                   [&](std::size_t k, std::size_t i) { target_logit[k] = z.at(i, 1)[0]; });
+        in_fours(n, [&](std::size_t i, std::size_t, std::size_t count) {
+            write(i, count, z.at(i, count), 0.0F);
+        });
+        at_targets(row, from, n, [&](std::size_t k, std::size_t i) {
+            write(i, 1, constant(target_logit[k]), upstream.target[k]);
+        });
+    });
+}
+
+// ---- by type ----
+
+template <class T>
+void fold_as(const Row& row, RowSums& sums) {
+    sums.weighted != nullptr ? fold_row<true, T>(row, sums) : fold_row<false, T>(row, sums);
 }
 
 void fold_any(const Row& row, RowSums& sums) {
     switch (row.type) {
         case Scalar::kFloat32:
-            return fold_row<Float32>(row, sums);
+            return fold_as<Float32>(row, sums);
         case Scalar::kBfloat16:
-            return fold_row<Bfloat16>(row, sums);
+            return fold_as<Bfloat16>(row, sums);
         case Scalar::kFloat16:
-            return fold_row<Float16>(row, sums);
+            return fold_as<Float16>(row, sums);
     }
 }
 
