@@ -118,7 +118,7 @@ def _order(own: Owned) -> tuple[str, bytes]:
     return adapter or "", tokens.tobytes()
 
 
-def _alike(a: Ints, b: Ints) -> int:
+def _alike(a: Indices, b: Indices) -> int:
     """The number of tokens with which both begin."""
     n = min(len(a), len(b))
     differ = a[:n] != b[:n]
