@@ -51,7 +51,7 @@ inline Vec constant(float x) {
     return Vec{} + x;
 }
 
-// e^x for x <= 88; 0 below -87.3, where float32 would be subnormal.
+// e^x; 0 below -87.3, where float32 would be subnormal, and any number above 88.
 inline Vec exp(Vec x) {
     constexpr float kLow = -87.3F;
     const Vec y = x < kLow ? constant(kLow) : x;  // a NaN stays
@@ -65,7 +65,7 @@ inline Vec exp(Vec x) {
     p = p * r + 0x1.555492p-3F;
     p = p * r + 0x1.fffffcp-2F;
     p = p * r * r + r + 1.0F;
-    const Int exponent = (same_bits<Int>(shifted) << 23) + 0x3f800000;  // low bits hold n
+    const Bits exponent = (same_bits<Bits>(shifted) << 23) + 0x3f800000U;  // low bits hold n
     const Vec result = p * same_bits<Vec>(exponent);
     return x < kLow ? Vec{} : result;
 }
