@@ -60,16 +60,6 @@ struct Weights {
 };
 
 template <class T>
-float largest_of(const typename T::Stored* in, std::size_t n) {
-    Vec top[4] = {constant(-kInf), constant(-kInf), constant(-kInf), constant(-kInf)};
-    in_fours(n, [&](std::size_t i, std::size_t lane, std::size_t count) {
-        const Vec x = T::read(in + i, count);
-        top[lane] = x > top[lane] ? x : top[lane];  // a NaN is passed over
-    });
-    return largest(top);
-}
-
-template <class T>
 Drawn draw_from(const Row& row, double uniform) {
     const auto* in = static_cast<const typename T::Stored*>(row.in);
     const std::size_t width = std::max(kColumns, (row.cols + kBlocks - 1) / kBlocks);

@@ -89,37 +89,31 @@ void move_offset(float offset, RowSums& sums) {
     sums.offset = offset;
 }
 
-struct Tops {
-    Vec top[4] = {constant(-kInf), constant(-kInf), constant(-kInf), constant(-kInf)};
-
-    void see(std::size_t lane, Vec z) { top[lane] = z > top[lane] ? z : top[lane]; }
-};
-
 struct Segment {
     float top, total, weighted;
 };
 
 // The largest of n logits, and sums over e = exp(z - offset); write(i, count, e, z).
-template <bool Entropy, class Z, class Write>
-Segment add_up(const Z z, std::size_t n, float offset, const Write& write) {
+template <bool Entropy, class T, class Write>
+Segment add_up(const Stored<T> z, std::size_t n, float offset, const Write& write) {
     if (offset == -kInf) offset = 0.0F;  // before any finite logit; exp(-inf - 0) = 0 is right
-    Tops tops;
+    Vec top[4] = {constant(-kInf), constant(-kInf), constant(-kInf), constant(-kInf)};
     Vec total[4] = {};
     Vec weighted[4] = {};
     in_fours(n, [&](std::size_t i, std::size_t lane, std::size_t count) {
         const Vec x = z.at(i, count);
         const Vec above = x - offset;
         const Vec e = exp(above);
-        tops.see(lane, x);
+        top[lane] = x > top[lane] ? x : top[lane];
         total[lane] += e;
         if constexpr (Entropy) weighted[lane] += e > 0.0F ? e * above : e;  // 0 log 0 = 0
         write(i, count, e, x);
     });
-    return {largest(tops.top), sum(total), Entropy ? sum(weighted) : 0.0F};
+    return {largest(top), sum(total), Entropy ? sum(weighted) : 0.0F};
 }
 
-template <bool Entropy, class Z>
-Segment fold_segment(const Z z, std::size_t n, RowSums& sums) {
+template <bool Entropy, class T>
+Segment fold_segment(const Stored<T> z, std::size_t n, RowSums& sums) {
     const auto nothing = [](std::size_t, std::size_t, Vec, Vec) {};
     const Segment segment = add_up<Entropy>(z, n, sums.offset, nothing);
     if (!(segment.top > sums.offset + kMargin)) return segment;
@@ -128,13 +122,10 @@ Segment fold_segment(const Z z, std::size_t n, RowSums& sums) {
 }
 
 // Weights cannot be taken back, so the largest logit is looked for first.
-template <class Out, bool Entropy, class Z>
-Segment write_weights(const Z z, const Row& row, RowSums& sums) {
-    Tops tops;
-    in_fours(row.cols, [&](std::size_t i, std::size_t lane, std::size_t count) {
-        tops.see(lane, z.at(i, count));
-    });
-    if (const float top = largest(tops.top); top > sums.offset + kMargin) move_offset(top, sums);
+template <class Out, bool Entropy, class T>
+Segment write_weights(const Stored<T> z, const Row& row, RowSums& sums) {
+    const float top = largest_of<T>(z.in, row.cols);
+    if (top > sums.offset + kMargin) move_offset(top, sums);
     auto* out = static_cast<typename Out::Stored*>(row.out);
     const auto write = [out, slope = slope_of(row)](std::size_t i, std::size_t count, Vec e,
                                                     Vec x) {

@@ -53,5 +53,16 @@ struct Float16 {
     }
 };
 
+// Of n values.
+template <class T>
+float largest_of(const typename T::Stored* in, std::size_t n) {
+    Vec top[4] = {constant(-kInf), constant(-kInf), constant(-kInf), constant(-kInf)};
+    in_fours(n, [&](std::size_t i, std::size_t lane, std::size_t count) {
+        const Vec x = T::read(in + i, count);
+        top[lane] = x > top[lane] ? x : top[lane];  // a NaN is passed over
+    });
+    return largest(top);
+}
+
 }  // namespace
 }  // namespace malt::MALT_ISA

@@ -73,8 +73,8 @@ def in_both(prompts: Sequence[Owned], held: Mapping[int, Owned]) -> list[tuple[i
 
     Only tokens under one adapter are shared; without any the key is -1.
     """
-    # In lexical order the one that shares most is next to where a prompt belongs. The bytes of
-    # whole tokens serve as well as the tokens: what begins with more equal bytes, does with tokens.
+    # In lexical order the one that shares most is next to the place of the prompt. The order may be
+    # that of the bytes: a token has four, so the most equal bytes are the most equal tokens.
     rows = sorted((*_order(tokens), key) for key, tokens in held.items())
     found = []
     for prompt in prompts:
@@ -121,6 +121,5 @@ def _order(own: Owned) -> tuple[str, bytes]:
 def _alike(a: Indices, b: Indices) -> int:
     """The number of tokens with which both begin."""
     n = min(len(a), len(b))
-    differ = a[:n] != b[:n]
-    first = int(differ.argmax()) if n else 0
-    return first if n and differ[first] else n
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
