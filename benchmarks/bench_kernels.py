@@ -1,6 +1,6 @@
 """The kernels against plain torch and other libraries: time, memory and error.
 
-    python benchmarks/bench_kernels.py --preset cpu|gpu|smoke [--only NAME] [--json FILE]
+    python benchmarks/bench_kernels.py --preset cpu|gpu|smoke [--only NAME ...] [--json FILE]
 
 Contenders (kernel_rivals.py) take turns in one process, on the same inputs and with the same
 upstream gradient, different for every output. Measured for each:
@@ -325,7 +325,7 @@ def print_targets(targets: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose name contains one")
     parser.add_argument("--seconds", type=float, help="for timing in all, without warming up")
     parser.add_argument("--json", type=Path, help="write the report here")
     args = parser.parse_args()
@@ -336,7 +336,7 @@ def main() -> None:
         )
     device = torch.device("cuda" if on_gpu else "cpu")
 
-    chosen = [case for case in PRESETS[args.preset] if args.only in case.name]
+    chosen = [case for case in PRESETS[args.preset] if any(part in case.name for part in args.only)]
     seconds = args.seconds or SECONDS[args.preset]
     cases: dict[str, Any] = {}
     report = {

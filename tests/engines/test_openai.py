@@ -306,6 +306,22 @@ def test_a_request_that_is_refused_fails_alone():
     assert done[9].error == "the server refused it: too long"
 
 
+def test_outputs_are_as_long_as_the_servers_context_allows():
+    """vLLM refuses a request whose prompt and max_tokens together exceed its context."""
+    context = 12
+
+    def strict(body: dict, number: int) -> Reply:
+        fits = len(body["prompt"]) + body["max_tokens"] <= context
+        return good(body) if fits else (400, {"error": {"message": "too long"}})
+
+    with serving(strict, [{"id": "base", "max_model_len": context}]) as server:
+        done = run(OpenAIEngine(settings(server), [BASE]), asks(14))
+    assert {i for i in done if done[i].error} == {10, 11, 12, 13}  # prompts of 12 tokens and more
+    assert done[10].error.startswith("the prompt has 12 tokens, which fill the server's context: ")
+    assert max(len(body["prompt"]) + body["max_tokens"] for body in server.bodies) == context
+    assert not any(body.get("ignore_eos") for body in server.bodies)
+
+
 def test_servers_that_cannot_be_used_are_told_at_the_start():
     with serving(good) as server:
         check_server(settings(server), "base")

@@ -13,7 +13,7 @@ import pytest
 
 from malt_fast.grading import calls
 from malt_fast.grading.calls import Limits, called
-from malt_fast.grading.custom import CustomGrader, load_custom
+from malt_fast.grading.custom import CustomGrader, code_of, load_custom
 from malt_fast.grading.verdicts import FAILED, RIGHT, WRONG, grade_outputs
 from malt_fast.utils import interrupt
 from malt_fast.utils.errors import MaltError
@@ -122,7 +122,7 @@ def test_a_call_that_hangs_costs_its_output(workers: int) -> None:
     one = grader("hanging", workers, 1, 0.05)
     scores = one.scores(TEXTS, ROWS)
     assert np.flatnonzero(np.isnan(scores)).tolist() == list(range(3, 100, 10))
-    assert one.first_failure == "it took more than 0.05 s"
+    assert one.figures()["first_failure"] == "it took more than 0.05 s"
     OPEN.set()
     for thread in threading.enumerate():
         if isinstance(thread, calls.Worker):
@@ -228,3 +228,31 @@ def test_what_was_judged_before_an_error_is_kept(tmp_path: Path) -> None:
     again = grader("plain", kept=kept)
     assert again.scores(TEXTS, ROWS).tolist() == SCORES
     assert again.asked == 90
+
+
+def test_many_failures_do_not_keep_a_run_from_resuming(tmp_path: Path) -> None:
+    """Failures have no line on disk, so they come first when the outputs are asked for again."""
+    texts, rows = [str(i) for i in range(400)], [{"question": "q"}] * 400
+    kept = tmp_path / "scores.txt"
+    grader("broken", 1, 0, kept=kept).scores(texts, rows)
+    again = grader("broken", 1, 0, kept=kept)
+    assert np.isnan(again.scores(texts, rows)).sum() == again.asked == 40
+    assert np.isnan(again.scores(texts, rows)).sum() == again.asked == 40  # not asked a third time
+    assert again.figures()["failed"] == 40
+
+
+def test_installed_packages_are_no_part_of_a_grader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update of a package beside the grader must not have every output judged again."""
+    packages = tmp_path / ".venv" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "bought_in.py").write_text("def judge(): pass\n")
+    (tmp_path / "own_helper.py").write_text("def near(): pass\n")
+    (tmp_path / "own_grader.py").write_text(
+        "import bought_in, own_helper\ndef score(text, row): return 1.0\n"
+    )
+    for folder in (packages, tmp_path):
+        monkeypatch.syspath_prepend(folder)
+    code = code_of("own_grader:score")
+    assert "def near" in code and "def judge" not in code

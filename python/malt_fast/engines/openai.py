@@ -12,6 +12,7 @@ import heapq
 import os
 import queue
 import random
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -60,6 +61,7 @@ class OpenAIEngine:
         self.client = _client(settings)
         try:
             models = served_models(self.client, settings)
+            self.context = {p.base: context_of(models, p.base, settings) for p in policies}
             self.names = {policy: self._name(policy, models) for policy in policies}
         except BaseException:
             self.client.close()
@@ -124,8 +126,16 @@ class OpenAIEngine:
                 self.answers.put(MaltError(f"an answer was not understood: {error!r}"))
 
     def _ask(self, request: Request) -> Completion:
-        """Send a request once."""
-        body = _body(request, self.names[request.policy])
+        """Send a request once. An output may be as long as the server's context allows."""
+        room = self.context[request.policy.base] - len(request.prompt)
+        if room < 1:
+            return Completion.failed(
+                request.id,
+                f"the prompt has {len(request.prompt)} tokens, which fill the server's context: "
+                "lower sampling.max_tokens, as later roles read what earlier ones wrote, or start "
+                "the server with a longer one",
+            )
+        body = _body(request, self.names[request.policy], room)
         response = sent(self.client, self.settings, "POST", "completions", body)
         if response.status_code in REFUSED:
             return Completion.failed(request.id, f"the server refused it: {_reason(response)}")
@@ -252,6 +262,12 @@ def base_name(models: Mapping[str, Mapping[str, Any]], base: str, settings: Engi
     )
 
 
+def context_of(models: Mapping[str, Mapping[str, Any]], base: str, settings: EngineConfig) -> int:
+    """Tokens of prompt and output that the server takes; without a word from it, any number."""
+    length = models[base_name(models, base, settings)].get("max_model_len")
+    return length if isinstance(length, int) else sys.maxsize
+
+
 def _client(settings: EngineConfig) -> httpx.Client:
     key = os.environ.get("OPENAI_API_KEY")
     n = settings.concurrency
@@ -263,7 +279,7 @@ def _client(settings: EngineConfig) -> httpx.Client:
     )
 
 
-def _body(request: Request, model: str) -> dict[str, Any]:
+def _body(request: Request, model: str, room: int) -> dict[str, Any]:
     params = request.params
     return {
         "model": model,
@@ -272,9 +288,8 @@ def _body(request: Request, model: str) -> dict[str, Any]:
         "top_p": params.top_p,
         "top_k": params.top_k or -1,
         "min_p": params.min_p,
-        "max_tokens": params.max_tokens,
-        "stop_token_ids": list(params.stop_token_ids),
-        "ignore_eos": True,
+        "max_tokens": min(params.max_tokens, room),
+        "stop_token_ids": list(params.stop_token_ids),  # not with ignore_eos: SGLang ignores both
         "repetition_penalty": 1.0,  # vLLM's server takes missing values from the model's files
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,

@@ -4,10 +4,10 @@ import hashlib
 import importlib
 import inspect
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -55,13 +55,21 @@ def code_of(grader: str) -> str:
             texts[module.__name__] = inspect.getsource(module)
         except (OSError, TypeError):  # made at run time, or built in
             continue
-        folder = os.path.dirname(inspect.getfile(module))
         for used in map(inspect.getmodule, vars(module).values()):
-            beside = (getattr(used, "__file__", None) or "").startswith(folder)
-            if used and beside and used.__name__ not in texts:
+            if used and used.__name__ not in texts and _is_beside(used, module):
                 waiting.append(used)
     own = [str(getattr(function, "identity", ""))]
     return "\n".join([grader, *own, *(texts[name] for name in sorted(texts))])
+
+
+def _is_beside(used: ModuleType, module: ModuleType) -> bool:
+    """Whether a module is in another's folder or below, and not of a package installed there."""
+    path = Path(getattr(used, "__file__", None) or "/")
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    packages = {one.__name__.partition(".")[0] for one in (used, module)}
+    return path.is_relative_to(Path(inspect.getfile(module)).parent) and (
+        not installed or len(packages) == 1
+    )
 
 
 class CustomGrader:
@@ -75,9 +83,10 @@ class CustomGrader:
         self.grader, self.limits, self.function = grader, limits, load_custom(grader)
         self.kept = KeptScores(kept)
         self.digest = hashlib.blake2b(code_of(grader).encode(), digest_size=16)
-        self.asked = self.failed = 0  # calls, without retries; outputs without a score
-        self.first_failure = ""  # the reason of the first of them
-        self.seconds = 0.0  # of all calls whose scores were used, also of earlier ones
+        self.asked = 0  # calls, without retries
+        self.failures: dict[str, str] = {}  # reasons by key
+        self.scored = 0  # outputs that got a score
+        self.seconds = 0.0  # of the calls for these, also of earlier ones
         self.on_scored: Callable[[int], object] = lambda outputs: None
 
     def scores(
@@ -89,9 +98,11 @@ class CustomGrader:
         """
         keys = self._keys(completions, rows)
         with self.kept as kept:
-            new = {k: i for i, k in reversed(list(enumerate(keys))) if k not in kept.scores}
+            known = kept.scores.keys() | self.failures.keys()
+            new = {k: i for i, k in reversed(list(enumerate(keys))) if k not in known}
             asked = sorted(new.values())
             self.on_scored(len(keys) - len(asked))
+            works = self.scored > 0 or not kept.scores.keys().isdisjoint(keys)
             failures: dict[int, str] = {}
             calls = [(completions[i], rows[i]) for i in asked]
             with closing(called(self.function, calls, self.limits)) as outcomes:
@@ -99,22 +110,23 @@ class CustomGrader:
                     i = asked[call]
                     if outcome.error:
                         failures[call] = outcome.error
-                        self._check_start(failures)
+                        if not works:
+                            self._check_start(failures)
                     else:
                         kept.add(keys[i], self._score(outcome.value, i), outcome.seconds)
                     self.on_scored(1)
             self.asked += len(asked)
+            self.failures |= {keys[asked[call]]: failures[call] for call in sorted(failures)}
             found = [kept.scores.get(key) for key in keys]
-        self.seconds += sum(score[1] for score in found if score)
-        self.failed += found.count(None)
-        if failures and not self.first_failure:
-            self.first_failure = failures[min(failures)]
+        seconds = [score[1] for score in found if score]
+        self.scored += len(seconds)
+        self.seconds += sum(seconds)
         return np.array([score[0] if score else np.nan for score in found], np.float64)
 
     def figures(self) -> dict[str, Any]:
         """For the line of a stage: `failed` outputs, and `first_failure` if there is one."""
-        first = {"first_failure": self.first_failure} if self.first_failure else {}
-        return {"judged": self.asked, "failed": self.failed} | first
+        first = {"first_failure": reason for reason in list(self.failures.values())[:1]}
+        return {"judged": self.asked, "failed": len(self.failures)} | first
 
     def _keys(self, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
         begun = {}

@@ -123,8 +123,8 @@ def _judging(stage: str, outputs: float, probe: Probe) -> list[Row]:
     """Calls of a custom grader and their hours; those of the probe were perhaps made before."""
     if probe.custom is None:
         return []
-    judged = len(probe.nodes(len(probe.setup.config.chain))) - probe.custom.failed
-    mean, workers = probe.custom.seconds / max(1, judged), probe.custom.limits.workers
+    mean = probe.custom.seconds / max(1, probe.custom.scored)
+    workers = probe.custom.limits.workers
     hours = outputs * mean / workers / 3600
     source = f"{mean:.3g} s per call of the probe, {workers:,} at once"
     return [

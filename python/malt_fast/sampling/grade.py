@@ -45,10 +45,11 @@ def custom_grader(setup: Setup, run: Path | None = None) -> CustomGrader | None:
 
 
 def warn_of_failures(custom: CustomGrader | None, warn: Warn) -> None:
-    if custom and custom.failed:
+    if custom and custom.failures:
+        first = next(iter(custom.failures.values()))
         warn(
-            f"the grader failed on {custom.failed:,} outputs, which are left out; the first time: "
-            f"{custom.first_failure}",
+            f"the grader failed on {len(custom.failures):,} outputs, which are left out; the first "
+            f"time: {first}",
             "failed grader",
         )
 
