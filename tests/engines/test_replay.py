@@ -8,10 +8,19 @@ import pytest
 
 from malt_fast.engines import Policy, Request, SamplingParams
 from malt_fast.engines.replay import ReplayEngine
+from malt_fast.tasks.prompts import Prompts
+from malt_fast.tasks.wording import RolePrompt
 from malt_fast.utils.errors import MaltError
 from tests.tiny import byte_tokenizer
 
 END = 2
+TEXTS = {"generator": "{question}", "verifier": "{question} {generator}"}
+WORDING = {role: RolePrompt(None, text) for role, text in TEXTS.items()}
+PROMPTS = Prompts([*TEXTS], WORDING, byte_tokenizer(), chat=False)
+
+
+def encode(depth: int, text: str, ended: bool) -> np.ndarray:
+    return PROMPTS.encode_output(depth, text, ended=ended)
 
 
 def request(id: int, question: str, path: tuple[int, ...]) -> Request:
@@ -44,7 +53,7 @@ def test_records_are_answered_by_question_and_path():
 
 
 def test_from_jsonl(tmp_path):
-    tokenizer = byte_tokenizer()
+    tokenizer = PROMPTS.tokenizer
     rows = [
         {"question": "a", "path": [0], "text": "4 <s> \u2028 é"},
         {"question": "a", "path": [1], "text": "cut", "finish_reason": "length"},
@@ -54,7 +63,7 @@ def test_from_jsonl(tmp_path):
     ]
     path = write(tmp_path, *rows)
     path.write_text(path.read_text().replace("\\u2028", "\u2028"))
-    engine = ReplayEngine.from_jsonl(path, tokenizer)
+    engine = ReplayEngine.from_jsonl(path, encode)
     engine.submit([request(i, "a", p) for i, p in enumerate([(0,), (1,), (1, 0), (1, 1)])])
     a, b, c, d = engine.poll()
     assert tokenizer.decode(a.tokens[:-1]) == "4 <s> \u2028 é" and a.tokens[-1] == END
@@ -91,7 +100,7 @@ GOOD = {"question": "a", "path": [0], "text": "x"}
 def test_a_malformed_row_is_named(tmp_path, row, word):
     path = write(tmp_path, GOOD, row)
     with pytest.raises(MaltError, match=word) as caught:
-        ReplayEngine.from_jsonl(path, byte_tokenizer())
+        ReplayEngine.from_jsonl(path, encode)
     assert str(caught.value).startswith(f"{path}:2: ")
 
 
@@ -101,11 +110,11 @@ def test_an_unreadable_file_is_named(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(MaltError, match=str(path)):
-        ReplayEngine.from_jsonl(path, byte_tokenizer())
+        ReplayEngine.from_jsonl(path, encode)
 
 
 def test_an_empty_file_records_nothing(tmp_path):
-    engine = ReplayEngine.from_jsonl(write(tmp_path), byte_tokenizer())
+    engine = ReplayEngine.from_jsonl(write(tmp_path), encode)
     engine.submit([request(0, "a", (0,))])
     assert engine.poll()[0].finish_reason == "error"
     engine.submit([])

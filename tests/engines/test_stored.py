@@ -174,6 +174,35 @@ def test_requests_that_are_the_same_are_asked_once(tmp_path: Path) -> None:
         assert first == second
 
 
+def test_greedy_outputs_are_asked_once_whatever_their_seeds(tmp_path: Path) -> None:
+    """Siblings have one prompt, so without temperature a tree is a chain."""
+    engine = FakeEngine(1)
+    greedy = [replace(params, temperature=0.0) for params in PARAMS]
+    forest = sample(open_store(tmp_path), LARGE, engine, n=2, params=greedy)
+    assert len(engine.seen) == 2 * 3
+    assert {forest.tokens_of(1 + i).tobytes() for i in range(3)} == {forest.tokens_of(1).tobytes()}
+    again = FakeEngine(2)
+    sample(open_store(tmp_path), LARGE, again, n=2, params=greedy)
+    assert not again.seen
+
+
+def test_what_is_known_waits_for_no_engine(tmp_path: Path) -> None:
+    first = [Request(0, "q", (0,), POLICIES[0], np.ones(3, np.int32), PARAMS[0], 7)]
+    second = [replace(first[0], id=1, seed=8)]
+    rows = np.full(2, -1, np.int64)
+    stored = StoredEngine(open_store(tmp_path), [], FakeEngine, str, "", rows)
+    stored.submit(first)
+    while stored.pending:
+        stored.poll()
+    engine = Breaking(1)
+    engine.last = 0  # polls that it answers
+    stored = StoredEngine(stored.store, [], lambda: engine, str, "", rows)
+    stored.submit([*second, *first])
+    assert [completion.id for completion in stored.poll()] == [0]
+    with pytest.raises(MaltError, match="gone"):
+        stored.poll()
+
+
 def test_an_engine_is_opened_when_something_is_missing(tmp_path: Path) -> None:
     rows = np.full(1, -1, np.int64)
 

@@ -146,7 +146,7 @@ def run_all(config: Config, questions: list[Question], engine: FakeEngine) -> Ev
     design = design_of(config.chain, questions, systems_to(config), pooled)
     params = [SamplingParams()] * len(prompts.names)
     forest = expand(questions, design.shape, prompts, params, engine, "4/evaluate")
-    judged = judge(forest, design.shape, questions, prompts.prompts.decode, "number")
+    judged = judge(forest, design.shape, questions, prompts.reply, "number")
     result = summarise(judged, design, config)
     return paper_figures(result, judged, design, config) if paper else result
 

@@ -87,6 +87,9 @@ class Words:
     def decode(self, tokens: Any) -> str:
         return " ".join(map(str, np.asarray(tokens).tolist()))
 
+    def reply(self, level: int, tokens: Any) -> str:
+        return self.decode(tokens)
+
 
 def leaves_right(forest: Forest) -> dict[str, int]:
     return {"right": int((forest.outcome == 1).sum()), "tokens": int(forest.token_len.sum())}

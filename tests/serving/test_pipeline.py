@@ -76,6 +76,20 @@ def test_neither_order_nor_company_changes_an_answer() -> None:
     assert single.answers(QUESTIONS[::-1]) == together[::-1]
 
 
+def test_greedy_passes_are_sampled_once() -> None:
+    """Without temperature the passes of a question are equal, and so are equal questions."""
+    engine = ScriptedEngine(lambda request: "A:1")
+    pipeline = scripted(engine, votes=3)
+    tickets = [pipeline.submit(text, temperature=0.0) for text in [*QUESTIONS[:5], QUESTIONS[0]]]
+    found: dict[int, Answer] = {}
+    while len(found) < len(tickets):
+        found |= dict(pipeline.poll())
+    assert [found[ticket].votes for ticket in tickets] == [3] * 6
+    asked = [(r.question, r.policy) for r in engine.seen]
+    assert len(asked) == len(set(asked)) == 5 * len(CHAIN)
+    assert not pipeline.busy and not pipeline.equal and not pipeline.greedy
+
+
 def test_a_seed_gives_an_answer_and_another_another() -> None:
     pipeline = scripted(ScriptedEngine())
     own = pipeline.answers(QUESTIONS)
@@ -286,7 +300,7 @@ def test_a_run_answers_as_its_evaluation_would(run: Path) -> None:
         shape, used = build_shape(systems, setup.evaluation_prompts.numbers, kinds)
         params = setup.params(evaluating=True)
         forest = expand(asked, shape, setup.prompts, params, engine, "3/answer")
-    judged = judge(forest, shape, asked, setup.prompts.decode, "number")
+    judged = judge(forest, shape, asked, setup.evaluation_prompts.reply, "number")
     slots = next(u for s, u in zip(systems, used, strict=True) if s.name == "MALT+MV@3")
     for t, answer in enumerate(answers):
         nodes = t * (1 + len(shape)) + 1 + slots

@@ -285,6 +285,9 @@ def test_later_roles_read_the_answer_of_a_thinking_model() -> None:
     assert make(pass_thinking=["generator"]).as_json() != make().as_json()
     assert make().marks_thoughts and not make().passed_text(1, thought).count("hm")
     assert "hm" in make(pass_thinking=["generator"]).passed_text(1, thought)
+    for passing in ([], ["generator"]):
+        assert make(pass_thinking=passing).reply(1, thought) == "it is 7"
+        assert make(pass_thinking=passing).reply(1, unfinished) == ""
 
 
 def test_a_prompt_may_open_the_thought() -> None:
@@ -297,6 +300,8 @@ def test_a_prompt_may_open_the_thought() -> None:
     without = Prompts(CHAIN, CHAT, tokenizer, chat=True, template_arguments={"thinks": False})
     assert prompts.build(2, question, [closed]).tolist() != empty
     assert "A: hm Check." in tokenizer.decode(without.build(2, question, [word]))
+    assert prompts.reply(1, word) == "" and prompts.reply(1, closed) == "hm"
+    assert without.reply(1, word) == "hm"
 
 
 def test_demonstrations_of_a_thinking_model_have_tokens_around_their_thoughts() -> None:
@@ -311,6 +316,7 @@ def test_demonstrations_of_a_thinking_model_have_tokens_around_their_thoughts() 
     closed = prompts.encode_output(1, "it is 7")
     assert closed.tolist() == [end, *answer, 2]
     assert prompts.encode_output(1, "hm</think>it is 7").tolist() == [*word, end, *answer, 2]
+    assert prompts.encode_output(1, "hm", ended=False).tolist() == word
     question = prompts.encode_question("7?")
     assert "A: it is 7 Check." in tokenizer.decode(prompts.build(2, question, [closed]))
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from malt_fast.utils.errors import MaltError, first_line
 
 Place = tuple[str, tuple[int, ...]]  # question id, path
 Tokens = npt.NDArray[np.int32]
+Encode = Callable[[int, str, bool], Tokens]
 
 
 class ReplayEngine:
@@ -32,11 +33,12 @@ class ReplayEngine:
         self.waiting: deque[Request] = deque()
 
     @classmethod
-    def from_jsonl(cls, path: str | Path, tokenizer: Any) -> Self:
+    def from_jsonl(cls, path: str | Path, encode: Encode) -> Self:
         """Read rows {"question": id, "path": [0, 1], "text": ... or "token_ids": [...]}.
 
-        "finish_reason" ("stop" or "length") is optional; a text without it counts as ended and gets
-        the tokenizer's end token. Raises MaltError with the file and line.
+        "finish_reason" ("stop" or "length") is optional; a text without it counts as ended. encode:
+        gives the tokens of an output from the length of its path, its text, and whether it ended.
+        Raises MaltError with the file and line.
         """
         records: dict[Place, Tokens] = {}
         finish: dict[Place, str] = {}
@@ -49,7 +51,7 @@ class ReplayEngine:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    place, tokens, reason = _parse(line, tokenizer)
+                    place, tokens, reason = _parse(line, encode)
                 except ValueError as error:
                     raise MaltError(f"{path}:{number}: {error}; correct that row") from None
                 if place in records:
@@ -95,7 +97,7 @@ def _name(place: Place) -> str:
     return f"question '{place[0]}', path {list(place[1])}"
 
 
-def _parse(line: str, tokenizer: Any) -> tuple[Place, Tokens, str | None]:
+def _parse(line: str, encode: Encode) -> tuple[Place, Tokens, str | None]:
     """One row of a recording. Raises ValueError with what is wrong with it."""
     try:
         row = json.loads(line)
@@ -114,23 +116,17 @@ def _parse(line: str, tokenizer: Any) -> tuple[Place, Tokens, str | None]:
         raise ValueError(f'finish_reason is {reason!r}: use "stop" or "length"')
     if ("text" in row) == ("token_ids" in row):
         raise ValueError("give either text or token_ids")
-    return (question, tuple(path)), _tokens(row, tokenizer), reason
+    return (question, tuple(path)), _tokens(row, encode), reason
 
 
-def _tokens(row: Mapping[str, Any], tokenizer: Any) -> Tokens:
-    """The recorded tokens; a text that ended gets an end token, as a sampled output has."""
+def _tokens(row: Mapping[str, Any], encode: Encode) -> Tokens:
     if "token_ids" in row:
         if not _whole_numbers(row["token_ids"]) or max(row["token_ids"], default=0) >= 2**31:
             raise ValueError("'token_ids' is not a list of token numbers")
         return np.array(row["token_ids"], np.int32)
     if not isinstance(row["text"], str):
         raise ValueError("'text' is not a string")
-    # split_special_tokens: what looks like a control token was sampled as text
-    encoded = tokenizer(row["text"], add_special_tokens=False, split_special_tokens=True)
-    ids = list(encoded["input_ids"])
-    if row.get("finish_reason") != "length" and tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    return np.array(ids, np.int32)
+    return encode(len(row["path"]), row["text"], row.get("finish_reason") != "length")
 
 
 def _whole_numbers(value: Any) -> bool:

@@ -87,7 +87,7 @@ class StoredEngine:
     def poll(self) -> list[Completion]:
         """Raises MaltError if the inner engine cannot go on, or the store cannot be written."""
         known, self.known = self.known, []
-        if self.inner is None or not self.asked:
+        if known or self.inner is None or not self.asked:  # what is known waits for no engine
             return known
         completions = self.inner.poll()
         done: list[Completion] = []
@@ -104,7 +104,7 @@ class StoredEngine:
         for row, same in zip(self.store.append(samples), ids, strict=True):
             self.rows[same] = row
         self.store.commit_if_due()
-        return known + done
+        return done
 
     def figures(self) -> dict[str, float]:
         figures = {} if self.inner is None else self.inner.figures()
@@ -138,7 +138,8 @@ class StoredEngine:
                 last, prefix = prompt, hashlib.blake2b(self._context(request), digest_size=16)
                 prefix.update(np.ascontiguousarray(request.prompt).data)
             digest = prefix.copy()
-            digest.update(request.seed.to_bytes(8, "little"))
+            seed = request.seed if request.params.temperature > 0 else 0  # greedy needs none
+            digest.update(seed.to_bytes(8, "little"))
             keys.append(digest.digest())
         return keys
 

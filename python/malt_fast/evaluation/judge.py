@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from malt_fast._core.forest import Forest
 from malt_fast.grading.custom import CustomGrader
-from malt_fast.grading.grade_report import report
+from malt_fast.grading.grade_report import GradeReport, report
 from malt_fast.grading.verdicts import RIGHT, grade_outputs, number_answers
 from malt_fast.sampling.expand import Slot, slot_nodes
+from malt_fast.sampling.grade import GRADED
 from malt_fast.tasks.task import Question
 
 Bools = npt.NDArray[np.bool_]
@@ -35,39 +36,54 @@ def judge(
     forest: Forest,
     shape: Sequence[Slot],
     questions: Sequence[Question],
-    decode: Callable[[Any], str],
+    reply: Callable[[int, Any], str],
     grader: str,
     min_score: float = 0.5,
     strict: bool = False,
     custom: CustomGrader | None = None,
 ) -> Judged:
-    """Extract and grade all outputs. min_score: the score of a custom grader that is right; strict:
-    whether answers count only behind a marker; custom: how a custom grader is called. An output on
-    which that fails is not right."""
+    """Extract and grade all outputs, GRADED at a time. reply: the text that is graded, by number of
+    the prompt and tokens; min_score: the score of a custom grader that is right; strict: whether
+    answers count only behind a marker; custom: how a custom grader is called. An output on which
+    that fails is not right."""
     nodes = slot_nodes(forest, shape)
-    places = rows, columns = np.nonzero(nodes >= 0)
-    ids = nodes[places]
-    texts = [decode(forest.tokens_of(int(i))) for i in ids]
-    verdicts = grade(grader, texts, rows.tolist(), questions, min_score, strict, custom)
-    right, tokens = np.zeros(nodes.shape, np.bool_), np.zeros(nodes.shape, np.int64)
-    right[places], tokens[places] = verdicts == RIGHT, forest.token_len[ids]
-    said: list[list[str | None]] = [[None] * len(shape) for _ in questions]
-    for q, slot, text in zip(rows, columns, texts, strict=True):
-        said[q][slot] = text
-    prompts, grading = np.array([slot.role for slot in shape])[columns], {}
-    for number in np.unique(prompts).tolist():
-        own = np.flatnonzero(prompts == number)
-        asked = [questions[q] for q in rows[own]]
-        grading[number] = report(
-            grader,
-            [texts[i] for i in own],
-            [question.gold for question in asked],
-            verdicts[own],
-            strict=strict,
-            questions=[question.text for question in asked],
-        ).figures()
-    numbers = number_answers(grader, said, strict=strict, questions=[q.text for q in questions])
-    return Judged(numbers, right, tokens, grading)
+    numbers = np.array([slot.role for slot in shape])
+    judged = Judged(
+        np.full(nodes.shape, -1), np.zeros(nodes.shape, np.bool_), np.zeros(nodes.shape, np.int64)
+    )
+    reports = {number: GradeReport(grader) for number in np.unique(numbers).tolist()}
+    size = max(1, GRADED // len(shape))
+    for begin in range(0, len(questions), size):
+        some = questions[begin : begin + size]
+        part = nodes[begin : begin + size]
+        rows, columns = np.nonzero(part >= 0)
+        ids, prompts = part[rows, columns], numbers[columns]
+        texts = [
+            reply(number, forest.tokens_of(int(i)))
+            for number, i in zip(prompts.tolist(), ids, strict=True)
+        ]
+        verdicts = grade(grader, texts, rows.tolist(), some, min_score, strict, custom)
+        judged.right[begin + rows, columns] = verdicts == RIGHT
+        judged.tokens[begin + rows, columns] = forest.token_len[ids]
+        said: list[list[str | None]] = [[None] * len(shape) for _ in some]
+        for q, slot, text in zip(rows, columns, texts, strict=True):
+            said[q][slot] = text
+        asked = [question.text for question in some]
+        judged.answers[begin : begin + size] = number_answers(
+            grader, said, strict=strict, questions=asked
+        )
+        for number in np.unique(prompts).tolist():
+            own = np.flatnonzero(prompts == number)
+            reports[number] += report(
+                grader,
+                [texts[i] for i in own],
+                [some[q].gold for q in rows[own]],
+                verdicts[own],
+                strict=strict,
+                questions=[some[q].text for q in rows[own]],
+            )
+    judged.grading.update({number: one.figures() for number, one in reports.items()})
+    return judged
 
 
 def grade(

@@ -119,7 +119,7 @@ def judge_outputs(
     """The verdicts on the outputs that `sample_systems` returned. custom: as for `judge`."""
     task, custom = setup.config.task, custom or custom_grader(setup)
     graded = (setup.task.grader, task.min_score, task.strict, custom)
-    return judge(forest, design.shape, design.questions, setup.prompts.decode, *graded)
+    return judge(forest, design.shape, design.questions, setup.evaluation_prompts.reply, *graded)
 
 
 def measure(setup: Setup, design: EvaluationDesign, judged: Judged) -> EvaluationResult:

@@ -110,7 +110,7 @@ class Transcripts:
         self.outputs, self.prompts, self.forest = outputs, prompts, forest
         extra = task.extra if result.suite == "paper" else {}
         self.all_prompts = EvaluationPrompts(prompts, extra)
-        self.levels = _levels(result.systems, config.chain)
+        self.numbers = _numbers(result.systems, self.all_prompts.numbers)
 
     def meta(self) -> dict[str, Any]:
         numbers = self.all_prompts.numbers
@@ -160,14 +160,16 @@ class Transcripts:
         nodes = slice(first, first + size)
         tokens = [self.forest.tokens_of(node) for node in range(first, first + size)]
         texts = [self.prompts.decode(ids) for ids in tokens]
-        passed: dict[int, str] = {}
+        replies, passed = texts, dict[int, str]()
         if self.prompts.marks_thoughts:
-            for slot, level in self.levels.items():
-                text = self.prompts.passed_text(level, tokens[slot])
-                passed |= {slot: text} if text != texts[slot] else {}
+            replies = [self.all_prompts.reply(self.numbers[i], ids) for i, ids in enumerate(tokens)]
+            for slot, number in self.numbers.items():
+                if number <= len(self.prompts.chain):
+                    text = self.prompts.passed_text(number, tokens[slot])
+                    passed |= {slot: text} if text != texts[slot] else {}
         return {
             "text": texts,
-            "answer": extracted(self.config, self.task, texts, one.text),
+            "answer": extracted(self.config, self.task, replies, one.text),
             "same": one.answers,
             "right": one.right,
             "state": states(self.forest.state[nodes], self.forest.finish[nodes]),
@@ -177,14 +179,13 @@ class Transcripts:
         }
 
 
-def _levels(systems: Sequence[SystemResult], chain: Sequence[str]) -> dict[int, int]:
-    """The level of every slot that answers the prompt of a role of the chain."""
+def _numbers(systems: Sequence[SystemResult], numbers: Mapping[str, int]) -> dict[int, int]:
+    """The number of the prompt that every slot answers."""
     return {
-        slot: chain.index(turn) + 1
+        slot: numbers[turn]
         for system in systems
         for slots in system.passes
         for turn, slot in zip(system.turns, slots, strict=True)
-        if turn in chain
     }
 
 

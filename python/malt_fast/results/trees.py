@@ -139,7 +139,8 @@ class ForestView:
         forest, ids = self.forest, range(tree * self.size + 1, (tree + 1) * self.size)
         nodes = slice(ids.start, ids.stop)
         texts = [self.text(forest.tokens_of(node).tobytes()) for node in ids]
-        answers = extracted(self.config, self.task, texts, self.questions[tree].text)
+        replies = self._replies(ids) if self.prompts.marks_thoughts else texts
+        answers = extracted(self.config, self.task, replies, self.questions[tree].text)
         self._find_flips(tree, answers)
         return {
             "text": texts,
@@ -153,6 +154,10 @@ class ForestView:
             "pairs": self.pairs.get(tree, []),
             "passed": self._passed(ids, texts),
         }
+
+    def _replies(self, ids: range) -> list[str]:
+        level, tokens_of = self.forest.level, self.forest.tokens_of
+        return [self.prompts.reply(int(level[node]), tokens_of(node)) for node in ids]
 
     def _passed(self, ids: range, texts: Sequence[str]) -> dict[int, str]:
         """By node the text that later roles read, of those with thoughts that they do not."""

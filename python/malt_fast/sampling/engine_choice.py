@@ -8,6 +8,7 @@ from typing import Literal
 from malt_fast.config.schema import Config
 from malt_fast.engines import Engine, Policy, SamplingParams
 from malt_fast.engines.spec import EngineSpec
+from malt_fast.models.plain_text import Tokens
 from malt_fast.models.supported import check_layers
 from malt_fast.sampling.setup import Setup, base_configs, context_of, longest
 from malt_fast.utils.errors import MaltError
@@ -122,7 +123,12 @@ def open_engine(
         from malt_fast.engines.replay import ReplayEngine
 
         assert settings.path is not None
-        return ReplayEngine.from_jsonl(settings.path, setup.prompts.tokenizer)
+        chain = setup.prompts
+
+        def encode(depth: int, text: str, ended: bool) -> Tokens:
+            return chain.encode_output(min(depth, len(chain.chain)), text, ended=ended)
+
+        return ReplayEngine.from_jsonl(settings.path, encode)
     if name == "openai":
         from malt_fast.engines.openai import OpenAIEngine
 

@@ -97,14 +97,15 @@ def set_outcomes(
     again: of those that have one, too. custom: how a custom grader is called. An output on which it
     fails has no outcome.
     """
-    finished = (forest.level == len(setup.config.chain)) & (forest.state == DONE)
+    last = len(setup.config.chain)
+    finished = (forest.level == last) & (forest.state == DONE)
     leaves = np.flatnonzero(finished if again else finished & (forest.outcome == UNGRADED))
     trees = forest.roots()[leaves] // forest.tree_size
     grader, settings = setup.task.grader, setup.config.task
     custom = custom or custom_grader(setup)
     for begin in range(0, len(leaves), GRADED):
         some = leaves[begin : begin + GRADED]
-        texts = [setup.prompts.decode(forest.tokens_of(int(leaf))) for leaf in some]
+        texts = [setup.prompts.reply(last, forest.tokens_of(int(leaf))) for leaf in some]
         asked = [questions[int(tree)] for tree in trees[begin : begin + GRADED]]
         golds, rows = [question.gold for question in asked], [question.row for question in asked]
         told = [question.text for question in asked]

@@ -41,11 +41,11 @@ def fates(setup: Setup, forest: Forest) -> Counter[str]:
 
 
 def has_answer(setup: Setup, outputs: Sequence[np.ndarray], questions: Sequence[str]) -> np.ndarray:
-    """bool[n]: whether the grader finds an answer in an output; one of the user's takes all."""
+    """bool[n]: whether the grader finds an answer in a leaf; one of the user's takes all."""
     grader = setup.task.grader
     if is_custom(grader):
         return np.ones(len(outputs), np.bool_)
-    texts = [setup.prompts.decode(tokens) for tokens in outputs]
+    texts = [setup.prompts.reply(len(setup.config.chain), tokens) for tokens in outputs]
     answers = _core.answers.extract_answers(grader, texts, setup.config.task.strict, questions)
     return np.array([answer is not None for answer in answers], np.bool_)
 

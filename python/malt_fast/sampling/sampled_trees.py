@@ -58,7 +58,7 @@ class SampledTrees:
         """Which leaves state an answer, and which of them are right."""
         if not leaves:
             return [], []
-        texts = [self.text(one) for one in leaves]
+        texts = [self.prompts.reply(self.level(one), one.tokens) for one in leaves]
         asked = [self.questions[one.id // self.size] for one in leaves]
         answers = _core.answers.extract_answers(
             self.grader, texts, self.strict, [question.text for question in asked]

@@ -68,18 +68,22 @@ def judge(setup: Setup, asked: Asked, used: Used) -> Answer:
 def _judge(setup: Setup, asked: Asked, used: Used) -> Answer:
     """The vote over the last role's outputs, with all outputs that led to it. Raises MaltError as
     graders do."""
-    outputs = asked.outputs
+    outputs, level = asked.outputs, len(setup.config.chain)
     texts = {slot: setup.prompts.decode(output.tokens) for slot, output in outputs.items()}
     last, strict = used[:, -1].tolist(), setup.config.task.strict
-    best, votes = _vote(setup, asked, [texts.get(slot) for slot in last])
-    text = texts[last[best]] if best >= 0 else None
+    replies = [
+        setup.prompts.reply(level, outputs[slot].tokens) if slot in outputs else None
+        for slot in last
+    ]
+    best, votes = _vote(setup, asked, replies)
+    reply = replies[best] if best >= 0 else None
     cut = best >= 0 and outputs[last[best]].finish_reason == "length"
     return Answer(
         question=asked.question.text,
-        text=text or "",
+        text=texts.get(last[best], "") if best >= 0 else "",
         answer=None
-        if text is None
-        else extract_answer(setup.task.grader, text, strict=strict, question=asked.question.text),
+        if reply is None
+        else extract_answer(setup.task.grader, reply, strict=strict, question=asked.question.text),
         votes=votes,
         turns=[
             {role: texts.get(slot) for role, slot in zip(setup.config.chain, slots, strict=True)}
@@ -88,8 +92,8 @@ def _judge(setup: Setup, asked: Asked, used: Used) -> Answer:
         finish_reason="length" if cut else "stop",
         prompt_tokens=asked.prompt_tokens,
         completion_tokens=sum(len(output.tokens) for output in outputs.values()),
-        error="" if text is not None else f"no pass was finished: {asked.outgrown or asked.error}",
-        outgrown=text is None and bool(asked.outgrown),
+        error="" if reply is not None else f"no pass was finished: {asked.outgrown or asked.error}",
+        outgrown=reply is None and bool(asked.outgrown),
     )
 
 

@@ -24,7 +24,7 @@ from malt_fast.config.changeable import SERVING_SETTINGS
 from malt_fast.config.load import saved_config
 from malt_fast.config.schema import Config
 from malt_fast.config.values import nested
-from malt_fast.engines import Completion, Engine, Policies, Request, SamplingParams
+from malt_fast.engines import Completion, Engine, Policies, Policy, Request, SamplingParams
 from malt_fast.evaluation.shape import Used, build_shape
 from malt_fast.evaluation.systems import System, steps_of
 from malt_fast.runs.run import Run
@@ -39,6 +39,7 @@ from malt_fast.tasks.task import Question
 from malt_fast.utils.errors import MaltError
 
 PATIENCE = 0.05  # seconds that `poll` waits for a vote
+Greedy = tuple[Policy, SamplingParams, bytes]  # what an output depends on; the last: its prompt
 
 
 class Pipeline:
@@ -64,6 +65,8 @@ class Pipeline:
         self.waiting: deque[int] = deque()  # tickets not begun
         self.asked: dict[int, Asked] = {}  # by ticket, begun or not
         self.requests: list[Request] = []  # to submit
+        self.equal: dict[Greedy, list[int]] = {}  # ids that wait for the same output
+        self.greedy: dict[int, Greedy] = {}  # by the id that was submitted for them
         self.judge = ThreadPoolExecutor(1, "judge")  # comparing answers can take seconds
         self.judging: dict[int, Future[Answer]] = {}  # by ticket
         self.done: list[tuple[int, Answer]] = []  # to return
@@ -189,7 +192,10 @@ class Pipeline:
         self._submit()
         if self.engine.pending:
             for completion in self.engine.poll():
-                self._settle(completion)
+                self.sampled += len(completion.tokens)
+                key = self.greedy.pop(completion.id, None)
+                for id in self.equal.pop(key) if key else [completion.id]:
+                    self._settle(replace(completion, id=id))
         elif self.judging and not self.waiting and not self.done:
             wait(self.judging.values(), PATIENCE, FIRST_COMPLETED)
         for ticket in [ticket for ticket, vote in self.judging.items() if vote.done()]:
@@ -241,12 +247,24 @@ class Pipeline:
     def _submit(self) -> None:
         """Hand the requests to the engine; one whose prompt outgrew the context fails here."""
         requests, self.requests = self.requests, []
-        self.engine.submit([r for r in requests if len(r.prompt) < self.context])
+        fitting = [r for r in requests if len(r.prompt) < self.context]
+        self.engine.submit([r for r in fitting if self._is_new(r)])
         for request in requests:
             if len(request.prompt) >= self.context:
                 reason = self._outgrown(request)
                 self.asked[self.growth.place(request.id)[0]].outgrown = reason
                 self._settle(Completion.failed(request.id, reason))
+
+    def _is_new(self, request: Request) -> bool:
+        """Whether no equal request is under way: without temperature, a seed changes nothing."""
+        if request.params.temperature > 0:
+            return True
+        key = request.policy, request.params, request.prompt.tobytes()
+        self.equal.setdefault(key, []).append(request.id)
+        if len(self.equal[key]) > 1:
+            return False
+        self.greedy[request.id] = key
+        return True
 
     def _outgrown(self, request: Request) -> str:
         _, slot = self.growth.place(request.id)
@@ -258,7 +276,6 @@ class Pipeline:
         )
 
     def _settle(self, completion: Completion) -> None:
-        self.sampled += len(completion.tokens)
         ticket, slot = self.growth.place(completion.id)
         asked = self.asked.get(ticket)
         if asked is None:  # dropped

@@ -56,6 +56,11 @@ class EvaluationPrompts:
         prompts, level = self._place(number)
         return prompts.build(level, question, segments)
 
+    def reply(self, number: int, output: Tokens) -> str:
+        """The text that is graded of an output, as of `Prompts.reply`."""
+        prompts, level = self._place(number)
+        return prompts.reply(level, output)
+
     def parts(self, number: int) -> list[tuple[str, int, str]]:
         """The fixed texts of a prompt, as of `Prompts.parts`."""
         prompts, level = self._place(number)

@@ -109,13 +109,13 @@ class Prompts:
         """The segments of many questions, in order."""
         return self._plain.many(texts, self._before)
 
-    def encode_output(self, level: int, text: str) -> Tokens:
-        """int32[T]: an output of role `level` that was not sampled, with its end token.
+    def encode_output(self, level: int, text: str, *, ended: bool = True) -> Tokens:
+        """int32[T]: an output of role `level` that was not sampled, with its end token if it ended.
 
         Marks of a thought in the text, such as `</think>`, are tokens. Where the prompt opens a
-        thought that the text does not close, it is closed at once.
+        thought that a text which ended does not close, it is closed at once.
         """
-        if self._thinks[level - 1] and (close := [*self._marks][1]) not in text:
+        if ended and self._thinks[level - 1] and (close := [*self._marks][1]) not in text:
             text = close + text
         marks = "|".join(map(re.escape, self._marks))
         parts = re.split(f"({marks})", text) if marks else [text]
@@ -123,7 +123,7 @@ class Prompts:
             [self._marks[part]] if part in self._marks else self._plain.one(part, LINE)
             for part in parts
         ]
-        return np.concatenate([*tokens, [self.end_id]]).astype(np.int32)
+        return np.concatenate([*tokens, [self.end_id] * ended]).astype(np.int32)
 
     def build(self, level: int, question: Tokens, segments: Sequence[Tokens]) -> Tokens:
         """int32[P]: the prompt of role `level` (1-based).
@@ -171,12 +171,17 @@ class Prompts:
         )
         return text
 
-    # ---- what later roles read of an output ----
+    # ---- an output without its thought ----
 
     @property
     def marks_thoughts(self) -> bool:
-        """Whether the tokenizer marks thoughts, which later roles may not read."""
+        """Whether the tokenizer marks thoughts, which are no part of a reply."""
         return bool(self._marks)
+
+    def reply(self, level: int, output: Tokens) -> str:
+        """The text that is graded of an output of role `level`: what stands after its thought, and
+        nothing if that, opened by the output or by its prompt, does not end."""
+        return self.decode(self._answer(level, output))
 
     def passed_text(self, level: int, output: Tokens) -> str:
         """The text of what later roles read of an output of role `level`."""
