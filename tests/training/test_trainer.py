@@ -1,6 +1,7 @@
 """The trainer against plain forwards, against other cuts of its steps, and killed and resumed."""
 
 import copy
+import gc
 import json
 import math
 import shutil
@@ -17,7 +18,7 @@ from malt_fast.config.schema import LoraConfig
 from malt_fast.config.stages import DPOStageConfig, StageConfig
 from malt_fast.forest.role_data import RoleData
 from malt_fast.training import trainer
-from malt_fast.training.adapters import load_model
+from malt_fast.training.adapters import LogProbModel, load_model
 from malt_fast.training.packing import Packer, Packing
 from malt_fast.training.stage import StageSpec
 from malt_fast.training.train_stage import train_stage
@@ -297,6 +298,60 @@ def test_a_killed_stage_resumes_to_the_same_weights(stage, stop, base, sft, tmp_
     assert lines[0]["step"] == stop
     assert_same(weights(whole.adapter), weights(resumed.adapter), rtol=0, atol=0)
     assert resumed.metrics["num_tokens"] == whole.metrics["num_tokens"]
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_resumed_stage_logs_what_a_whole_one_does(stage, base, sft, tmp_path):
+    """Means go over the steps before the checkpoint, too."""
+    data, _, start = sft
+    settings = {"init": start.adapter, "num_train_epochs": 4, "per_device_train_batch_size": 3}
+    settings |= {"logging_steps": 3, "save_steps": 1}
+    lines = {"whole": [], "killed": []}
+    whole = train(stage, data, base, tmp_path / "a", on_log=lines["whole"].append, **settings)
+
+    def kill(line):
+        lines["killed"].append(line)
+        if line["step"] == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, data, base, tmp_path / "b", on_log=kill, **settings)
+    (left,) = (tmp_path / "b.checkpoints").glob("checkpoint-*")
+    assert left.name == "checkpoint-5"  # between two lines
+    del lines["killed"][2:]  # of steps 1 and 3
+    again = train(stage, data, base, tmp_path / "b", on_log=lines["killed"].append, **settings)
+    timed = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}
+    assert len(lines["whole"]) == len(lines["killed"]) > 2
+    for one, other in zip(lines["whole"], lines["killed"], strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - timed:
+            assert one[name] == pytest.approx(other[name], rel=1e-6, abs=1e-9), name
+    assert again.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-6)
+
+
+def test_a_checkpoint_of_other_processes_or_layout_is_no_silent_loss(base, tmp_path):
+    data, settings = role_data(questions=2), {"save_steps": 1, "num_train_epochs": 3}
+
+    def kill(line):
+        if line["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", data, base, tmp_path / "a", on_log=kill, **settings)
+    with pytest.raises(MaltError, match=r"checkpoint-1 was made with train.packing trees in 1 pro"):
+        train("sft", data, base, tmp_path / "a", layout="rows", **settings)
+    lines = []
+    train("sft", data, base, tmp_path / "a", on_log=lines.append, **settings)
+    assert lines[0]["step"] == 2
+
+
+def test_a_stage_leaves_no_model_in_memory(base, tmp_path):
+    gc.disable()
+    try:
+        train("sft", role_data(questions=2), base, tmp_path / "a", max_steps=1)
+        assert not [x for x in gc.get_objects() if isinstance(x, LogProbModel | StageTrainer)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("how", ["flip", "empty", "remove"])

@@ -15,6 +15,7 @@ from malt_fast.engines import Policy
 from malt_fast.forest.role_data import RoleData, Stage
 from malt_fast.models.identity import adapter_identity, model_identity
 from malt_fast.training.references import Source
+from malt_fast.utils.distributed import process_count
 from malt_fast.utils.seals import seal_of
 
 Layout = Literal["trees", "rows"]  # of a batch: see packing.py
@@ -96,8 +97,8 @@ class StageSpec:
 
 
 def passes(args: StageConfig | DPOStageConfig, rows: float) -> float:
-    """How many times a stage passes over its rows."""
-    step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    """How many times a stage passes over its rows, in as many processes as there are now."""
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps * process_count()
     return args.max_steps * step / rows if args.max_steps > 0 else args.num_train_epochs
 
 

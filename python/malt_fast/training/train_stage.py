@@ -1,5 +1,6 @@
 """One training stage of one role: from its data to a saved adapter."""
 
+import gc
 import logging
 import shutil
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from malt_fast.training.packing import Packer, Packing
 from malt_fast.training.references import References
 from malt_fast.training.stage import Layout, StageSpec
 from malt_fast.training.trainer import OnLog, OnStart, StageTrainer, checkpoints_in
+from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import make_folder
 from malt_fast.utils.quiet import quiet
 from malt_fast.utils.seals import is_damaged, seal_of
@@ -46,8 +48,27 @@ def train_stage(
     A stage that was stopped resumes from its newest checkpoint and ends with the same weights.
     `on_log` gets every log line, with `step` and `max_steps`; `on_start` what the backward pass
     will compute again. Raises MaltError for data that cannot be trained on, an unsuitable model,
-    and a loss that is not finite.
+    a checkpoint of another number of processes, and a loss that is not finite.
     """
+    try:
+        return _train(spec, data, out, on_log, on_start)
+    finally:
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Give back what a stage took: the next one, and vLLM in its own process, need the room.
+
+    Trainer, model and their hooks refer to each other, so that only the collector frees them.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _train(
+    spec: StageSpec, data: RoleData, out: Path, on_log: OnLog | None, on_start: OnStart | None
+) -> Trained:
     check_data(spec.stage, data)
     make_folder(out.parent)
     checkpoints = out.with_name(out.name + ".checkpoints")
@@ -62,7 +83,7 @@ def train_stage(
             trainer.references = references
         with trainer.args.main_process_first(local=False):
             whole = references is None or not len(references.missing())
-            resume = _newest_checkpoint(checkpoints, trainer.note, resumable=whole)
+            resume = _newest_checkpoint(checkpoints, fingerprint, trainer.note, resumable=whole)
         output = trainer.train(resume_from_checkpoint=resume)
         if trainer.state.global_step < trainer.state.max_steps:
             raise KeyboardInterrupt  # a stop was asked for; a checkpoint holds what was trained
@@ -106,7 +127,7 @@ def _make_trainer(
     )
     fits = min(longest, spec.pack_tokens, window_of(base_config) or longest)
     packer = Packer(spec.stage, data, packing, _mismatches(spec, data, arguments, fits))
-    note = f"{fingerprint} {model.layout} {arguments.world_size}"
+    note = f"{fingerprint} {model.layout} {arguments.world_size}"  # see _newest_checkpoint
     trainer = StageTrainer(packer, model, spec.args, arguments, on_log, note, on_start)
     trainer.use_liger_kernel = spec.use_liger_kernel
     return trainer
@@ -144,17 +165,27 @@ def _summary(trainer: StageTrainer, metrics: dict[str, float]) -> dict[str, floa
     return run | lines[-1] | {"first_loss": lines[0]["loss"]}
 
 
-def _newest_checkpoint(checkpoints: Path, note: str, *, resumable: bool) -> str | None:
+def _newest_checkpoint(
+    checkpoints: Path, fingerprint: str, note: str, *, resumable: bool
+) -> str | None:
     """The checkpoint to resume from; damaged ones and those of other settings or data are removed.
 
-    resumable: False if reference log-probs are missing, which only the initial weights give.
+    resumable: False if reference log-probs are missing, which only the initial weights give. Raises
+    MaltError for a checkpoint of the same stage made on another layout or number of processes.
     """
     for folder in reversed(checkpoints_in(checkpoints)):
         whole = not is_damaged(folder) and _holds_plain_states(folder)
         if not whole:
             log.warning("%s is damaged and ignored", folder)
-        if whole and resumable and seal_of(folder) == note:
+        made = seal_of(folder) or ""
+        if whole and resumable and made == note:
             return str(folder)
+        if whole and resumable and made.startswith(fingerprint):
+            layout, processes = made.split()[1:]
+            raise MaltError(
+                f"{folder} was made with train.packing {layout} in {processes} processes: resume "
+                f"it so, or delete {checkpoints} to train the stage from its beginning"
+            )
     shutil.rmtree(checkpoints, ignore_errors=True)
     make_folder(checkpoints)
     return None

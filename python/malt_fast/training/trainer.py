@@ -62,6 +62,7 @@ from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import sync_folder, sync_tree
 from malt_fast.utils.seals import seal
 
+LOG_STATE = "log.pt"  # in a checkpoint
 REFERENCES = 4096  # completions after which reference log-probs are saved
 OnLog = Callable[[dict[str, float]], None]
 OnStart = Callable[[Choice], None]
@@ -105,6 +106,7 @@ class StageTrainer(transformers.Trainer):
         self._ref_logp = torch.empty(0)  # [completions] on the device
         self._thread = ThreadPoolExecutor(1)  # lays out the next step
         self._sums: dict[str, Tensor] = {}  # sum and count of metrics since the last log line
+        self._log_state: dict[str, Any] = {}  # of the checkpoint that is resumed from
         pairs, labelled = len(packer.data.pairs) > 0, len(packer.data.labelled) > 0
         self._metrics = metric_names(pairs=pairs, labelled=labelled)
 
@@ -117,16 +119,18 @@ class StageTrainer(transformers.Trainer):
 
     def step_loss(self, model: nn.Module, step: Step) -> Tensor:
         """A whole optimiser step; processes exchange gradients in its last batch only."""
-        total, kl = torch.zeros((), device=self.args.device), self._kl(model, step)
+        losses, kl = torch.zeros(len(step.batches), device=self.args.device), self._kl(model, step)
         for i, batch in enumerate(step.batches):
             last = i == len(step.batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = self._batch_loss(model, batch.to(self.args.device), step.items, kl)
                 self.accelerator.backward(loss)
-            total += loss.detach()
+            losses[i] = loss.detach()
+        if not losses.isfinite().all():  # once a step, as it waits for the device
+            self._refuse(losses, step)
         self.state.num_input_tokens_seen += step.num_tokens
-        return total
+        return losses.sum()
 
     @torch.no_grad()
     def _kl(self, model: nn.Module, step: Step) -> Tensor:
@@ -160,8 +164,6 @@ class StageTrainer(transformers.Trainer):
             ref_logp = self._ref_logp[batch.completions]
             loss, metrics = preference_loss(logp, ref_logp, kl, batch, items, self.settings)
             self._add(metrics, counts=batch.counts)
-        if not torch.isfinite(loss):
-            self._refuse(loss, batch)
         return loss * self.accelerator.num_processes * batch.counts
 
     def _add(self, metrics: Metrics, *, counts: bool) -> None:
@@ -173,9 +175,14 @@ class StageTrainer(transformers.Trainer):
                 both = torch.stack([(values * which).sum(), which.sum()])
                 self._sums[name] += both * counts
 
-    def _refuse(self, loss: Tensor, batch: Batch) -> None:
+    def _refuse(self, losses: Tensor, step: Step) -> None:
         """Write the nodes of a batch whose loss is not finite to a file, and raise MaltError."""
         path = Path(self.args.output_dir).parent / "not-finite.json"
+        loss, batch = next(
+            (loss, batch)
+            for loss, batch in zip(losses, step.batches, strict=True)
+            if not loss.isfinite()
+        )
         nodes = self.packer.data.nodes[batch.completions.cpu()].tolist()
         path.write_text(json.dumps({"step": self.state.global_step, "nodes": nodes}) + "\n")
         raise MaltError(
@@ -283,6 +290,32 @@ class StageTrainer(transformers.Trainer):
         logs["num_tokens"] = float(self.state.num_input_tokens_seen)
         super().log(logs, start_time)
 
+    def restore_log(self) -> None:
+        """Go on with the sums of the next log line, and of the mean loss, where a checkpoint was.
+
+        transformers begins them anew.
+        """
+        if not self._log_state:
+            return
+        state, first = self._log_state, self.is_world_process_zero()
+        self._tr_loss += state["loss"]
+        self._total_loss_scalar = state["total"]
+        self._globalstep_last_logged = state["logged"]
+        self._sums = {
+            name: torch.tensor(both, device=self.args.device) * first
+            for name, both in state["sums"].items()
+        }
+
+    def _log_so_far(self) -> dict[str, Any]:
+        """What `restore_log` reads, over all processes."""
+        sums = self.accelerator.reduce(self._sums, "sum") if self._sums else {}
+        return {
+            "loss": self.accelerator.gather(self._tr_loss).mean().item(),
+            "total": self._total_loss_scalar,
+            "logged": self._globalstep_last_logged,
+            "sums": {name: both.tolist() for name, both in sums.items()},
+        }
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         folder = Path(output_dir or self.args.output_dir)
         save_adapter(self.model, folder, write=self.args.should_save)
@@ -292,9 +325,11 @@ class StageTrainer(transformers.Trainer):
         with saving(Path(self.args.output_dir).parent):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
+        log_state = self._log_so_far()
         if self.args.should_save:
             staging, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
             older = checkpoints_in(staging.parent)
+            torch.save(log_state, staging / name / LOG_STATE)
             seal(staging / name, self.note, [file.name for file in (staging / name).iterdir()])
             sync_tree(staging / name)
             (staging / name).replace(staging.parent / name)
@@ -315,9 +350,9 @@ class StageTrainer(transformers.Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        state, schedule = (
+        state, schedule, self._log_state = (
             torch.load(Path(checkpoint, name), map_location="cpu", weights_only=True)
-            for name in ("optimizer.pt", "scheduler.pt")
+            for name in ("optimizer.pt", "scheduler.pt", LOG_STATE)
         )
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=WHOLE)
         self.lr_scheduler.load_state_dict(schedule)
@@ -334,7 +369,7 @@ def _own_precision(plugin: Any) -> None:
 
 
 class _Begin(transformers.TrainerCallback):
-    """Exchanges layers, chooses checkpointing and sets reference log-probs.
+    """Exchanges layers, chooses checkpointing, sets reference log-probs, and resumes the log.
 
     All with the prepared (sharded) model.
     """
@@ -348,6 +383,7 @@ class _Begin(transformers.TrainerCallback):
         self.trainer.set_checkpointing()
         if self.trainer.references is not None:
             self.trainer.set_references(self.trainer.model_wrapped)
+        self.trainer.restore_log()
 
 
 class _Lines(transformers.TrainerCallback):
