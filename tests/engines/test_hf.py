@@ -16,6 +16,7 @@ from malt_fast.engines import (
     Policy,
     Request,
     SamplingParams,
+    hf,
 )
 from malt_fast.engines.hf import HFEngine
 from malt_fast.engines.sampler import filtered, uniforms
@@ -484,6 +485,25 @@ def test_no_memory_at_all_is_an_error_completion(base, monkeypatch):
     monkeypatch.setattr(Batch, "_forward", none)
     done = run(HFEngine(batch_size=2), [request(i, base, [5, 6]) for i in range(3)])
     assert all(c.finish_reason == "error" and "memory" in c.error for c in done.values())
+
+
+def test_weights_that_do_not_fit_are_one_sentence(base, tmp_path, monkeypatch):
+    other, load = str(tiny_llama(tmp_path, seed=1)), hf.Weights
+
+    def scarce(name, *rest):
+        if name == other:
+            raise torch.OutOfMemoryError("no room")
+        return load(name, *rest)
+
+    monkeypatch.setattr(hf, "Weights", scarce)
+    engine = HFEngine(batch_size=2)
+    engine.submit([request(i, base, [5, 6]) for i in range(3)])
+    assert not engine.poll() and engine.batch is not None
+    engine.submit([request(3, other, [5, 6])])
+    with pytest.raises(MaltError, match=r"does not fit into the memory of cpu beside '.*no room"):
+        while engine.pending:
+            engine.poll()
+    assert engine.batch_size == 2
 
 
 def test_logits_that_are_not_numbers_are_an_error(base, tmp_path):

@@ -346,6 +346,7 @@ def test_a_checkpoint_of_other_processes_or_layout_is_no_silent_loss(base, tmp_p
 
 
 def test_a_stage_leaves_no_model_in_memory(base, tmp_path):
+    gc.collect()  # what other tests left
     gc.disable()
     try:
         train("sft", role_data(questions=2), base, tmp_path / "a", max_steps=1)

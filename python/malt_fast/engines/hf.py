@@ -20,6 +20,7 @@ from malt_fast.engines import Completion, Policy, Request
 from malt_fast.engines.batch import Batch
 from malt_fast.engines.check_decoding import check_decoding
 from malt_fast.engines.weights import Weights
+from malt_fast.utils.errors import MaltError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +129,15 @@ class HFEngine:
 
     def _weights(self, base: str) -> Weights:
         if base not in self.weights:
-            loaded = Weights(base, self.dtype, self.device, self.trust_remote_code)
-            check_decoding(base, loaded.model)
+            try:
+                loaded = Weights(base, self.dtype, self.device, self.trust_remote_code)
+                check_decoding(base, loaded.model)
+            except torch.OutOfMemoryError as error:
+                beside = "".join(f" beside '{other}'" for other in self.weights)
+                raise MaltError(
+                    f"'{base}' does not fit into the memory of {self.device}{beside} "
+                    f"({first_line(error)}): choose a smaller model, or bfloat16 as model.dtype"
+                ) from None
             self.weights[base] = loaded
         return self.weights[base]
 
@@ -140,7 +148,11 @@ class HFEngine:
 
     def _refill(self, batch: Batch) -> None:
         """Put new rows into free slots, or close the gaps if there are no more."""
-        queues = [queue for policy, queue in self.queues.items() if self._lane(policy) == self.lane]
+        queues = [  # another base is loaded when its turn comes, not beside a running batch
+            queue
+            for policy, queue in self.queues.items()
+            if policy.base == batch.weights.base and self._lane(policy) == self.lane
+        ]
         if queues and batch.free * REFILL >= batch.size:
             self._admit(batch, queues)
         elif not queues and (len(batch.requests) - batch.running) * IDLE >= len(batch.requests):

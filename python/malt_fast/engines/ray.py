@@ -178,8 +178,7 @@ class RayEngine:
                 replica.turns += 1
 
     def _result(self, call: Any) -> list[Completion]:
-        """The completions of a finished turn, none of a loading. Raises its MaltError if it has no
-        completions."""
+        """The completions of a finished turn, none of a loading, whose MaltError is raised."""
         import ray
 
         if call not in self.calls:  # its actor was replaced
@@ -198,8 +197,7 @@ class RayEngine:
             replica.wants = found
             return []
         done, replica.figures, stop = found
-        if stop is not None and not done:
-            raise stop
+        self.stop = self.stop or stop  # raised once its last completions are returned
         if done:
             replica.deaths = 0
         self.router.settle([replica.taken.pop(completion.id) for completion in done])

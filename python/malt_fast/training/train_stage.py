@@ -50,10 +50,12 @@ def train_stage(
     will compute again. Raises MaltError for data that cannot be trained on, an unsuitable model,
     a checkpoint of another number of processes, and a loss that is not finite.
     """
+    gc.freeze()  # the collection looks only at what the stage makes
     try:
         return _train(spec, data, out, on_log, on_start)
     finally:
         _free_memory()
+        gc.unfreeze()
 
 
 def _free_memory() -> None:
