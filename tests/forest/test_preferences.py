@@ -247,6 +247,8 @@ def test_yield_table_names_every_role() -> None:
         "8",
         "9",
     ]
+    labelled = yield_table([*rows, RoleYield("kto", 0, 0, 0, 0, 0, 0, 0, 0, labelled=12)])
+    assert [*labelled.columns[-1].cells] == ["0", "0", "12"]
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

@@ -1,4 +1,4 @@
-"""A thinking model whose template opens the thought: what is cut off before its end is no answer."""
+"""A model whose template opens a thought: what is cut off before its end is no answer."""
 
 from pathlib import Path
 
@@ -41,5 +41,5 @@ def test_a_thought_that_does_not_end_has_no_answer(
     with mf.answering(setup) as pipeline:
         (answer,) = pipeline.answers(["one or two? (0)"])
     assert answer.votes == 0 and answer.answer is None
-    said = [text for turn in answer.turns for text in turn.values()]
-    assert "1" in said or "2" in said
+    outputs = [text for turn in answer.turns for text in turn.values()]
+    assert "1" in outputs or "2" in outputs

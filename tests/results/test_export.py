@@ -670,6 +670,15 @@ def test_adapters_of_a_training_before_are_named(copy, capsys):
     assert "round-0/verifier/dpo: newer than adapters/verifier" in out
 
 
+def test_stages_that_the_settings_no_longer_have_are_no_training_under_way(copy, capsys):
+    """train.rounds was lowered, and a role left train.dpo_roles."""
+    shutil.copytree(copy / "round-0" / "verifier", copy / "round-1" / "verifier")
+    shutil.copytree(copy / "round-0" / "verifier" / "dpo", copy / "round-0" / "generator" / "dpo")
+    (copy / "round-1" / "verifier" / "dpo" / "stage.txt").write_text("another")
+    _, out, _ = run_export(capsys, "--run", str(copy))
+    assert "newer than" not in out
+
+
 def test_adapters_without_an_index_give_way_to_those_of_the_rounds(copy, capsys):
     (copy / "adapters" / "index.json").unlink()
     status, out, _ = run_export(capsys, "--run", str(copy))

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from malt_fast import report
+from malt_fast.config.load import load_config_file
+from malt_fast.config.schema import Config
 from malt_fast.evaluation.outputs import read_outputs
 from malt_fast.evaluation.result import SystemResult
 from malt_fast.evaluation.systems import paper_systems
@@ -24,12 +26,15 @@ from malt_fast.forest.file import forest_of, read_forest, save_forest
 from malt_fast.planning.plan_facts import facts_of
 from malt_fast.results.charts import Bars, Chart
 from malt_fast.results.compare import Compared, difference, short_names
+from malt_fast.results.opened_run import open_forests
+from malt_fast.results.quality import measure_quality
 from malt_fast.results.run_contents import read_run
 from malt_fast.results.systems import spelled_out
 from malt_fast.results.templates import HTML, Grid
-from malt_fast.results.training import even_points
+from malt_fast.results.training import even_points, quality_bars
 from malt_fast.results.transcripts import flip_counts, is_right, read_answers
 from malt_fast.store.store import open_store
+from malt_fast.tasks.load import load_task
 from malt_fast.tasks.prompts import Prompts
 from malt_fast.utils.files import read_checked, write_checked
 from tests.small_run import load_forest, replace_questions
@@ -143,6 +148,22 @@ def test_data_quality_equals_plain_counting(evaluated: Path) -> None:
         assert row[8] == f"{mine['examples']:,}"
         if role != "generator":  # which gets no DPO
             assert row[9] == f"{mine['pairs']:,}"
+
+
+def test_a_role_of_kto_learns_from_labels_and_not_from_pairs(evaluated: Path) -> None:
+    config = load_config_file(evaluated / "config.yaml")
+    settings = config.model_dump()
+    settings["train"]["dpo"]["loss_type"] = "kto"
+    kto = Config.model_validate(settings)
+    forests, _ = open_forests(evaluated, config, load_task(config, questions=False))
+    (source,) = (one for one in forests if one.role == "refiner")
+    pairs, labels = (measure_quality(replace(source, config=one)) for one in (config, kto))
+    assert pairs.pairs > 0 == pairs.counts.labelled
+    assert labels.pairs == 0 < labels.counts.labelled and labels.longer is None
+    bars = quality_bars([labels])[0]
+    assert bars.parts == {
+        "examples": [labels.counts.examples], "labelled outputs": [labels.counts.labelled]
+    }  # fmt: skip
 
 
 def test_trees_hold_what_the_forest_holds(evaluated: Path) -> None:

@@ -319,6 +319,11 @@ class Config(Section):
         chosen = self.train.dpo_roles
         return self.chain[1:] if chosen is None else [role for role in self.chain if role in chosen]
 
+    def learns(self, role: str) -> tuple[bool, bool]:
+        """Whether a role learns from sibling pairs, and whether from labelled outputs (KTO)."""
+        loss, preferring = self.train.dpo.for_role(role), role in self.dpo_roles
+        return preferring and loss.on_pairs is not None, preferring and loss.on_labels
+
     def base_model(self, role: str | None = None) -> str:
         """Hub id or directory of the base model; of one role if it has a model of its own."""
         return resolve_model(self.model.roles.get(role or "", self.model.name_or_path))

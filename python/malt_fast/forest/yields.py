@@ -46,12 +46,13 @@ def tree_yield(forest: Forest, credit: Credit, config: Config) -> dict[str, int]
     """Pairs (or labelled outputs) of each role in a few trees, or examples for one without DPO."""
     found = {}
     for row in yield_rows(forest, credit, unlimited(config)):
-        if row.role not in config.dpo_roles:
-            found[f"{row.role} examples"] = row.examples
-        elif config.train.dpo.for_role(row.role).on_pairs:
+        on_pairs, on_labels = config.learns(row.role)
+        if on_pairs:
             found[f"{row.role} pairs"] = row.pairs
-        else:
+        elif on_labels:
             found[f"{row.role} labelled"] = row.labelled
+        else:
+            found[f"{row.role} examples"] = row.examples
     return found
 
 
@@ -63,7 +64,7 @@ def role_yield(forest: Forest, credit: Credit, level: int, role: str, config: Co
     mixed = np.intersect1d(forest.parent[good], forest.parent[bad])
     outputs = {(int(forest.parent[i]), forest.tokens_of(int(i)).tobytes()) for i in done}
     prefs, seed = config.preferences, config.seed
-    on_labels = role in config.dpo_roles and config.train.dpo.for_role(role).on_labels
+    _, on_labels = config.learns(role)
     return RoleYield(
         role=role,
         nodes=len(ids),
@@ -83,11 +84,13 @@ def yield_table(rows: Sequence[RoleYield]) -> Table:
     caption = "mixed: sibling blocks with both labels; same: outputs identical to a sibling"
     table = Table(title="what the forest yields", caption=caption, box=SIMPLE, padding=0)
     table.add_column("role", no_wrap=True)
-    names = ("outputs", "failed", "positive", "negative", "mixed", "same", "examples", "pairs")
-    for name in names:
+    names = ["outputs", "failed", "positive", "negative", "mixed", "same", "examples", "pairs"]
+    on_labels = any(row.labelled for row in rows)
+    for name in [*names, *["labelled"] * on_labels]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         counts = [f"{n:,}" for n in (row.nodes, row.failed, row.positives, row.negatives)]
         shares = [f"{share:.1%}" for share in (row.mixed, row.identical)]
-        table.add_row(row.role, *counts, *shares, f"{row.examples:,}", f"{row.pairs:,}")
+        yields = [f"{n:,}" for n in (row.examples, row.pairs, row.labelled)]
+        table.add_row(row.role, *counts, *shares, *yields[: 2 + on_labels])
     return table

@@ -125,8 +125,10 @@ class CustomGrader:
 
     def figures(self) -> dict[str, Any]:
         """For the line of a stage: `failed` outputs, and `first_failure` if there is one."""
-        first = {"first_failure": reason for reason in list(self.failures.values())[:1]}
-        return {"judged": self.asked, "failed": len(self.failures)} | first
+        figures: dict[str, Any] = {"judged": self.asked, "failed": len(self.failures)}
+        if self.failures:
+            figures["first_failure"] = next(iter(self.failures.values()))
+        return figures
 
     def _keys(self, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
         begun = {}

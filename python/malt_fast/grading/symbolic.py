@@ -29,7 +29,7 @@ Outcome = Literal["equal", "different", "no proof", "refused", "timed out"]
 LIMIT = 1.0  # seconds of processor time per pair: a busy machine changes no verdict
 INSTALL = "grading mathematics needs math-verify: pip install 'math-verify[antlr4_13_2]'"
 STARTING = 60.0  # seconds, by the clock, to wait for a worker to start,
-ANSWERING = 3.0  # and to answer
+ANSWERING = 60.0  # and for one that sleeps; one that works is ended by LIMIT
 DIGITS = 120  # after the point, in which two numbers must agree
 MEMORY = 4 << 30  # bytes of address space that a worker may use after its start
 

@@ -185,10 +185,10 @@ def yield_figures(probe: Probe) -> list[Row]:
     prefs = config.preferences
     for found in yield_rows(probe.forest, probe.credit, unlimited(config)):
         kinds = [("examples", found.examples, prefs.max_examples)]
-        dpo = config.train.dpo.for_role(found.role)
-        if found.role in config.dpo_roles and dpo.on_pairs:
+        on_pairs, on_labels = config.learns(found.role)
+        if on_pairs:
             kinds.append(("pairs", found.pairs, prefs.max_pairs))
-        if found.role in config.dpo_roles and dpo.on_labels:
+        if on_labels:
             kinds.append(("labelled", found.labelled, None))
         for kind, count, most in kinds:
             planned = count * probe.scale

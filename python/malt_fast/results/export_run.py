@@ -23,7 +23,6 @@ from malt_fast.results.opened_run import (
     find_adapters,
     open_forests,
     read_config,
-    roles_with_adapters,
 )
 from malt_fast.runs.directory import resume_command
 from malt_fast.runs.lock import locked
@@ -45,7 +44,7 @@ def export_run(run: Path, out: Path, *, merged: bool, inspect: bool, hub_name: s
     hub = None if hub_name is None else open_hub(hub_name)  # before any work
 
     config, task, problems = read_config(run)
-    adapters, missing = find_adapters(run, config.chain if config else roles_with_adapters(run))
+    adapters, missing = find_adapters(run, config)
     forests, damaged = open_forests(run, config, task) if config and task else ([], [])
     if not adapters and not forests:
         raise MaltError(

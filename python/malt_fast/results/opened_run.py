@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,11 @@ def read_config(run: Path) -> tuple[Config | None, Task | None, Problems]:
 # ---- adapters ----
 
 
-def find_adapters(run: Path, chain: Sequence[str]) -> tuple[dict[str, Adapter], Problems]:
-    """The usable adapter of every role: the published one, else the one trained last."""
+def find_adapters(run: Path, config: Config | None) -> tuple[dict[str, Adapter], Problems]:
+    """The usable adapter of every role: the published one, else the one trained last.
+
+    config: without it, whatever the run holds counts.
+    """
     found, problems = {}, list[str]()
     published: dict[str, PublishedRole] = {}
     if (run / "adapters").is_dir():
@@ -139,8 +143,9 @@ def find_adapters(run: Path, chain: Sequence[str]) -> tuple[dict[str, Adapter], 
             published = published_adapters(run)
         except MaltError as error:
             problems.append(f"adapters: {error}")
-    for role in chain:
-        newest, final = _trained(run, role), None
+    for role in config.chain if config else roles_with_adapters(run):
+        newest = next((Adapter(f, f.name) for f in reversed(_trained(run, role, config))), None)
+        final = None
         if role in published:
             final = Adapter(run / "adapters" / role / "final", published[role].stage)
         adapter = final or newest
@@ -177,13 +182,18 @@ def roles_with_adapters(run: Path) -> list[str]:
     return sorted({folder.parent.name for folder in folders})
 
 
-def _trained(run: Path, role: str) -> Adapter | None:
-    """The role's last adapter in the folders of the rounds."""
+def _trained(run: Path, role: str, config: Config | None) -> list[Path]:
+    """The role's adapters in the folders of the rounds, in the order of training.
+
+    Rounds and stages that the settings no longer have are left out.
+    """
     names = [folder.name.removeprefix("round-") for folder in run.glob("round-*")]
     rounds = sorted(int(name) for name in names if name.isdecimal())
-    stages = [run / f"round-{n}" / role / stage for n in rounds for stage in ("sft", "dpo")]
-    present = [folder for folder in stages if folder.is_dir()]
-    return Adapter(present[-1], present[-1].name) if present else None
+    if config is not None:
+        rounds = [n for n in rounds if n < config.train.rounds]
+    stages = ("sft", "dpo") if config is None or role in config.dpo_roles else ("sft",)
+    folders = [run / f"round-{n}" / role / stage for n in rounds for stage in stages]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 # ---- forests ----
@@ -274,17 +284,12 @@ def reference_logps(run: Path, source: RoleForest) -> Logps:
         raise MaltError(f"the role had no DPO in round {source.round}")
     parts = (source.forest, source.credit, source.level, source.questions, source.prompts)
     data = preference_data(*parts, config, pairs=True, labels=False)  # whatever it was trained on
-    start = Policy(config.base_model(role), _before_dpo(run, role, source.round))
+    dpo = run / f"round-{source.round}" / role / "dpo"
+    before = list(takewhile(lambda folder: folder != dpo, _trained(run, role, config)))
+    start = Policy(config.base_model(role), str(before[-1]) if before else None)
     model = StageSpec.of(config, role, "dpo", start).reference_model
     references = References(file, data, model)
     if len(references.missing()):
         raise MaltError("those on disk are of other weights or pairs")
     logps: Logps = references.logp[data.pairs]
     return logps
-
-
-def _before_dpo(run: Path, role: str, index: int) -> str | None:
-    """The adapter that the DPO of a round started from."""
-    earlier = [run / f"round-{n}" / role / s for n in range(index) for s in ("sft", "dpo")]
-    present = [f for f in (*earlier, run / f"round-{index}" / role / "sft") if f.is_dir()]
-    return str(present[-1]) if present else None

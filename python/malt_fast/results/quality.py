@@ -17,7 +17,7 @@ class Quality:
     counts: RoleYield
     outputs: int  # finished
     truncated: float  # share of the finished outputs that max_tokens ended
-    pairs: int  # 0 for a role without DPO
+    pairs: int  # 0 for a role that does not learn from them
     silent: float  # share of questions without siblings whose labels differ
     length: dict[str, tuple[float, float, float]]  # label: 10 %, 50 %, 90 % quantile, tokens
     longer: tuple[float, float, float] | None  # chosen minus rejected, tokens: mean, 95 %
@@ -31,7 +31,7 @@ def measure_quality(source: RoleForest) -> Quality:
     mixed = np.intersect1d(forest.parent[nodes["positive"]], forest.parent[nodes["negative"]])
     chosen, rejected = source.pairs.T
     longer = forest.token_len[chosen].astype(np.int64) - forest.token_len[rejected]
-    learns = source.role in config.dpo_roles
+    learns, _ = config.learns(source.role)
     return Quality(
         round=source.round,
         counts=role_yield(forest, source.credit, source.level, source.role, config),

@@ -20,7 +20,8 @@ CURVES = {  # key of the log lines: what it is, its axis
 STAGES = {"sft": "SFT", "dpo": "DPO"}
 QUALITY = (
     *("role", "outputs", "failed", "cut off %", "same %", "positive %", "mixed blocks %"),
-    *("questions without signal %", "examples", "pairs", "chosen longer by, tokens", "95 %"),
+    *("questions without signal %", "examples", "pairs", "labelled"),
+    *("chosen longer by, tokens", "95 %"),
 )
 PEAKS = {"peak_memory_mb": "peak memory, MB", "peak_gpu_memory_mb": "peak GPU memory, MB"}
 Curves = dict[tuple[str, str, str], tuple[list[float], list[float]]]  # (stage, key, name): x, y
@@ -89,7 +90,7 @@ def quality_table(qualities: Sequence[Quality]) -> Grid:
         if one.longer:
             mean, low, high = one.longer
             longer = [f"{mean:+.2f}", f"{low:+.2f}..{high:+.2f}"]
-        yields = [f"{counts.examples:,}", f"{one.pairs:,}"]
+        yields = [f"{n:,}" for n in (counts.examples, one.pairs, counts.labelled)]
         percents = [f"{100 * share:.1f}" for share in shares]
         rows.append([name, f"{one.outputs:,}", f"{counts.failed:,}", *percents, *yields, *longer])
     return Grid(QUALITY, rows)
@@ -100,13 +101,15 @@ def quality_bars(qualities: Sequence[Quality]) -> list[Bars]:
     yields = {
         "examples": [float(one.counts.examples) for one in qualities],
         "pairs": [float(one.pairs) for one in qualities],
+        "labelled outputs": [float(one.counts.labelled) for one in qualities],
     }
+    yields = {kind: counts for kind, counts in yields.items() if any(counts)}
     medians = {
         label: [one.length.get(label, (0.0, 0.0, 0.0))[1] for one in qualities]
         for label in ("positive", "negative")
     }
     return [
-        Bars("What each role learns from", "examples and pairs", names, yields, stacked=True),
+        Bars("What each role learns from", ", ".join(yields), names, yields, stacked=True),
         Bars("Median length by label", "tokens", names, medians),
     ]
 

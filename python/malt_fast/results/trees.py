@@ -122,7 +122,8 @@ class ForestView:
         for one in self.roles:
             for node in one.examples.tolist():
                 self.examples.setdefault(node // self.size, []).append(node % self.size - 1)
-            for chosen, rejected in one.pairs.tolist() if one.role in one.config.dpo_roles else ():
+            on_pairs, _ = one.config.learns(one.role)
+            for chosen, rejected in one.pairs.tolist() if on_pairs else ():
                 pair = (chosen % self.size - 1, rejected % self.size - 1)
                 self.pairs.setdefault(chosen // self.size, []).append(pair)
         self.flags[[tree for tree in self.pairs if tree < self.trees]] |= PAIRED
