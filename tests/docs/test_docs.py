@@ -166,6 +166,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
         assert (ROOT / name).exists() or "NAME" in name, f"{page.name}: {name}"
     for name in re.findall(r"`(results/[\w./-]+)`", text):
+        assert page.name == "benchmarks.md", f"{page.name}: write benchmarks/{name}"
         assert (ROOT / "benchmarks" / name).exists(), f"{page.name}: {name}"
 
 
