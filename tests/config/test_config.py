@@ -241,7 +241,7 @@ def test_settings_do_not_change_later() -> None:
         ("--chain a,b-c,d", ["'b-c'", "letters"]),
         ("--chain []", ["chain = []", "at least one"]),
         ("--engine.name replay", ["--engine.path"]),
-        ("--task.name gsm8k", ["--task.path"]),
+        ("--task.name gsm8k", ["--task.path FILE.jsonl, or OWNER/NAME of the hub"]),
         ("--task.name jsonl --task.path x", ["--task.grader"]),
         ("--task.path x", ["arithmetic", "--task.name"]),
         ("--task.subset_seed 1", ["arithmetic", "task.subset_seed"]),

@@ -20,6 +20,7 @@ from malt_fast.completion import SHELLS
 from malt_fast.config.arguments import parse_arguments
 from malt_fast.config.command import check_given
 from malt_fast.config.load import make, with_task_defaults
+from malt_fast.tasks.rules import check_task
 from tests.docs.settings_page import PAGE, settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,13 +117,17 @@ def check_program(name: str, words: list[str], *, first: bool = False) -> None:
     first: the command is the first one of its run.
     """
     program = import_module(f"malt_fast.{name}").PROGRAM
+    for i in [i for i, word in enumerate(words) if re.match("runs/.*/config.yaml$", word)]:
+        words = [*words[: i - 1], *words[i + 1 :]]  # `--config` with the settings of a run
     configs = [i for i, word in enumerate(words, 1) if word == "--config"]
     absolute = [str(ROOT / word) if i in configs else word for i, word in enumerate(words)]
     values, topic = parse_arguments(program, absolute)
     if first:
         check_given(program, values)
     if topic is None:
-        make(program.takes, with_task_defaults(values) if configs else values)
+        taken = make(program.takes, with_task_defaults(values) if configs else values)
+        if "name" in values.get("task", {}):
+            check_task(taken.task)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -137,6 +142,7 @@ def test_what_is_no_command_is_noticed() -> None:
         "python -m malt_fast.train --tree.branchings 3", "make nothing", "pip install '.[nope]'",
         "malt-fast trane", "unheard of", "python benchmarks/bench_nothing.py",
         "python -m malt_fast.export --rum x", "python -m malt_fast.train --plan many",
+        "python -m malt_fast.train --task.name gsm8k --run runs/new",
         "make run ARGS='--run runs/new'", "docker run malt-fast:cpu train --run runs/new",
     ):  # fmt: skip
         with pytest.raises((Exception, SystemExit)):
