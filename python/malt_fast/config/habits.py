@@ -6,6 +6,8 @@ HABITS = {
     "resume_from_checkpoint": "run",
     "resume": "run",
     "run_name": "run",
+    "logging_dir": "run",
+    "wandb": "report_to",
     "overwrite_output_dir": "overwrite",
     "dry_run": "plan",
     "config_file": "config",
@@ -24,6 +26,8 @@ HABITS = {
     "dataset_test_split": "task.test_split",
     "reward_funcs": "task.grader",
     "max_samples": "task.limit",
+    "max_train_samples": "task.limit",
+    "eval_dataset": "task.test_path",
     "engine": "engine.name",
     "backend": "engine.name",
     "tensor_parallel_size": "engine.vllm.tensor_parallel_size",
@@ -37,6 +41,8 @@ HABITS = {
     "lr": "train.sft.learning_rate",
     "epochs": "train.sft.num_train_epochs",
     "batch_size": "train.sft.per_device_train_batch_size",
+    "max_seq_length": "train.sft.max_length",
+    "ref_model": "train.reference",
     "lora_r": "lora.r",
     "lora_target_modules": "lora.target_modules",
     "num_processes": "engine.replicas",
@@ -47,6 +53,7 @@ HABITS = {
 
 NO_EVAL = "no validation loss is computed during training; a finished run is evaluated"
 EXPORT = "`python -m malt_fast.export RUN --push_to_hub NAME` uploads what a finished run trained"
+TOKEN = "settings are written down, so set HF_TOKEN in the environment instead"
 REVISION = (
     "download it by `hf download REPO --revision REV --local-dir DIR` and give "
     "--model.name_or_path DIR"
@@ -63,6 +70,7 @@ INSTEAD = {
     "use_peft": "roles are always trained as LoRA adapters, so leave it out",
     "modules_to_save": "only LoRA layers are trained; --lora.target_modules names them",
     "lora_modules_to_save": "only LoRA layers are trained; --lora.target_modules names them",
+    "use_dora": "DoRA is not supported; --lora.use_rslora scales by the square root of the rank",
     "optim": "AdamW is the only optimiser, so leave it out",
     "fp16": "there is no training in fp16; write `--train.sft.bf16 true --train.dpo.bf16 true`",
     "warmup_ratio": "`--train.sft.warmup_steps 0.1` is a share of all updates, as any number below "
@@ -75,6 +83,8 @@ INSTEAD = {
     "do_eval": NO_EVAL,
     "per_device_eval_batch_size": NO_EVAL,
     "load_best_model_at_end": NO_EVAL,
+    "token": TOKEN,
+    "hf_token": TOKEN,
     "push_to_hub": EXPORT,
     "hub_model_id": EXPORT,
 }
