@@ -55,7 +55,7 @@ NO_EVAL = "no validation loss is computed during training; a finished run is eva
 EXPORT = "`python -m malt_fast.export RUN --push_to_hub NAME` uploads what a finished run trained"
 TOKEN = "settings are written down, so set HF_TOKEN in the environment instead"
 REVISION = (
-    "download it by `hf download REPO --revision REV --local-dir DIR` and give "
+    "download the revision by `hf download REPO --revision REV --local-dir DIR` and give "
     "--model.name_or_path DIR"
 )
 # Where a name alone does not do; by the last part of a setting's name.
