@@ -11,13 +11,14 @@ import yaml
 
 from malt_fast.config.arguments import parse_arguments
 from malt_fast.config.command import read_command
+from malt_fast.config.habits import HABITS, INSTEAD
 from malt_fast.config.load import (
     differences,
     dump,
     make_config,
     saved_config,
 )
-from malt_fast.config.mistakes import settings
+from malt_fast.config.mistakes import check_known, settings
 from malt_fast.config.schema import Config, resolve_model
 from malt_fast.config.values import nested
 from malt_fast.config.yaml_files import read_yaml, yaml_text
@@ -225,6 +226,15 @@ def test_settings_do_not_change_later() -> None:
         ("--output-dir x", ["here it is `--run`"]),
         ("--config_file x", ["here it is `--config`"]),
         ("--gpu_memory_utilization 0.9", ["`--engine.vllm.gpu_memory_utilization`"]),
+        ("--beta 1", ["did you mean 'train.dpo.beta'?"]),
+        ("--votes 1", ["did you mean 'evaluate.votes'?"]),
+        ("--dataset_train_split train", ["here it is `--task.split`"]),
+        ("--run_name x", ["here it is `--run`"]),
+        ("--max_model_len 9", ["here it is `--engine.vllm.max_model_len`"]),
+        ("--model.revision main", ["'model.revision'", "--revision REV --local-dir DIR"]),
+        ("--train.sft.eval_steps 5", ["'train.sft.eval_steps'", "no validation loss"]),
+        ("--train.sft.roles.verifier.optim x", ["AdamW is the only"]),
+        ("--train.sft.gradient_checkpointing true", ["auto, none, selective or full"]),
         ("--learning_rate 3", ["'train.sft.learning_rate' or 'train.dpo.learning_rate'"]),
         ("model=a", ["is not an option", "write `--model.name_or_path a`"]),
         ("tree.branching=3,3,3", ["write `--tree.branching 3,3,3`"]),
@@ -241,7 +251,7 @@ def test_settings_do_not_change_later() -> None:
         ("--chain a,b-c,d", ["'b-c'", "letters"]),
         ("--chain []", ["chain = []", "at least one"]),
         ("--engine.name replay", ["--engine.path"]),
-        ("--task.name gsm8k", ["--task.path"]),
+        ("--task.name gsm8k", ["--task.path FILE.jsonl, or OWNER/NAME of the hub"]),
         ("--task.name jsonl --task.path x", ["--task.grader"]),
         ("--task.path x", ["arithmetic", "--task.name"]),
         ("--task.subset_seed 1", ["arithmetic", "task.subset_seed"]),
@@ -268,6 +278,20 @@ def test_mistakes(line: str, parts: list[str]) -> None:
     text = mistake(line)
     for part in parts:
         assert part in text
+
+
+def test_names_of_other_programs() -> None:
+    """What to write instead is said, and can be written."""
+    for name, known in HABITS.items():
+        if known not in ("config", "push_to_hub"):  # of this program, of another
+            assert f"`--{known}`" in mistake(f"--{name} 1") or known.startswith(f"{name}."), name
+    for name, text in INSTEAD.items():
+        assert f"'{name}' is not a setting: {text}" in mistake(f"--{name} 1")
+        commands = re.findall("`(--.*?)`", text)
+        for command in commands:
+            read_command(PROGRAM, shlex.split(command))
+        for advised in re.findall(r"--([a-z]+\.[\w.]+)", text):
+            check_known(Config, advised)
 
 
 @pytest.mark.parametrize(
@@ -419,6 +443,7 @@ def test_nearest() -> None:
     assert nearest("refnier", ["verifier", "refiner"]) == "did you mean 'refiner'?"
     assert nearest("zzz", ["a", "b"]) == "known are a, b"
     assert nearest("zzz", []) == "none is known"
+    assert nearest("zzz", ["a"]) == "did you mean 'a'?"
 
 
 def test_a_mistake_in_the_settings_of_a_run_names_their_file(tmp_path: Path) -> None:

@@ -38,8 +38,10 @@ def rows(task: str, split: str) -> list[dict[str, object]]:
     return [choices(text, "B", f"{split}-{i}", "yes", "no") for i, text in enumerate(texts)]
 
 
-def test_every_file_is_tested() -> None:
+def test_every_file_is_tested_and_described() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == {*TASKS, *MODELS, *MACHINES}
+    page = (FOLDER.parent / "docs" / "gpu.md").read_text(encoding="utf-8")
+    assert all(f"`{path.name}`" in page for path in FOLDER.iterdir())
 
 
 @pytest.mark.parametrize("names", list(product(TASKS, MODELS, MACHINES)), ids="+".join)

@@ -18,7 +18,9 @@ import pytest
 from malt_fast.__main__ import COMMANDS
 from malt_fast.completion import SHELLS
 from malt_fast.config.arguments import parse_arguments
+from malt_fast.config.command import check_given
 from malt_fast.config.load import make, with_task_defaults
+from malt_fast.tasks.rules import check_task
 from tests.docs.settings_page import PAGE, settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +94,9 @@ def check(words: list[str]) -> None:
         targets = re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.M)
         names = {name for line in targets for name in line.split()}
         assert {w for w in rest if "=" not in w} <= names, words
+        for given in (w for w in rest if w.startswith("ARGS=")):
+            assert "run" in rest, words
+            check_program("train", shlex.split(given.removeprefix("ARGS=")), first=True)
     elif program == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
             "optional-dependencies"
@@ -99,22 +104,35 @@ def check(words: list[str]) -> None:
         ours = " ".join(word for word in rest if word.startswith((".", "malt-fast")))
         for found in re.findall(r"\[([\w,-]+)\]", ours):
             assert set(found.split(",")) <= set(extras), words
+    elif program == "docker" and rest[0] == "run":
+        ours = next(i for i, word in enumerate(rest) if word.partition(":")[0] == "malt-fast")
+        check_program(rest[ours + 1], rest[ours + 2 :], first=True)
     else:
         assert program in ELSEWHERE, f"what is {words}?"
 
 
-def check_program(name: str, words: list[str]) -> None:
-    """The arguments, by the program's own parser; files that a user brings need not be there."""
+def check_program(name: str, words: list[str], *, first: bool = False) -> None:
+    """The arguments, by the program's own parser; files that a user brings need not be there.
+
+    first: the command is the first one of its run.
+    """
     program = import_module(f"malt_fast.{name}").PROGRAM
+    for i in [i for i, word in enumerate(words) if re.match("runs/.*/config.yaml$", word)]:
+        words = [*words[: i - 1], *words[i + 1 :]]  # `--config` with the settings of a run
     configs = [i for i, word in enumerate(words, 1) if word == "--config"]
     absolute = [str(ROOT / word) if i in configs else word for i, word in enumerate(words)]
     values, topic = parse_arguments(program, absolute)
+    if first:
+        check_given(program, values)
     if topic is None:
-        make(program.takes, with_task_defaults(values) if configs else values)
+        taken = make(program.takes, with_task_defaults(values) if configs else values)
+        if "name" in values.get("task", {}):
+            check_task(taken.task)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_commands_are_real(page: Path) -> None:
+def test_commands_are_real(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no run is
     for words in commands(page):
         check(words)
 
@@ -124,6 +142,8 @@ def test_what_is_no_command_is_noticed() -> None:
         "python -m malt_fast.train --tree.branchings 3", "make nothing", "pip install '.[nope]'",
         "malt-fast trane", "unheard of", "python benchmarks/bench_nothing.py",
         "python -m malt_fast.export --rum x", "python -m malt_fast.train --plan many",
+        "python -m malt_fast.train --task.name gsm8k --run runs/new",
+        "make run ARGS='--run runs/new'", "docker run malt-fast:cpu train --run runs/new",
     ):  # fmt: skip
         with pytest.raises((Exception, SystemExit)):
             check(shlex.split(line))
@@ -152,6 +172,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
         assert (ROOT / name).exists() or "NAME" in name, f"{page.name}: {name}"
     for name in re.findall(r"`(results/[\w./-]+)`", text):
+        assert page.name == "benchmarks.md", f"{page.name}: write benchmarks/{name}"
         assert (ROOT / "benchmarks" / name).exists(), f"{page.name}: {name}"
 
 

@@ -97,7 +97,9 @@ def run_programs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
             if not continues(home, words):
                 task = words[words.index("--task.name") + 1] if "--task.name" in words else "gsm8k"
                 given += [] if "--run" in words else ["--run", "runs/gsm8k"]
-                given += ["--task.name", task, "--task.path", PATHS[task]]
+                given += ["--task.name", task]
+                if "--task.path" in words or "--task.name" not in words:
+                    given += ["--task.path", PATHS[task]]
                 given += ["--model.name_or_path", "model"]
         code = PROGRAMS[name].main(given)
         printed = capsys.readouterr()

@@ -63,6 +63,25 @@ def test_the_hubs_columns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert hub.train == files.train and hub.test == files.test
 
 
+def test_training_on_the_only_split_with_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    splits = {"validation": [on_the_hub(COLD)], "test": [on_the_hub(WARM) | {"answerKey": ""}]}
+    serve(monkeypatch, "tau/commonsense_qa", {"default": splits})
+    options = ("--task.split", "validation", "--task.test_path")
+    other = write_lines(tmp_path / "dev.jsonl", [WARM])
+    assert [q.id for q in load("tau/commonsense_qa", *options, other).test] == ["x2"]
+    same = mistake("tau/commonsense_qa", *options, "tau/commonsense_qa")
+    assert "is in both the training" in same
+
+
+def test_the_split_of_another_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    serve(monkeypatch, "a/b", {"default": {"validation": [on_the_hub(WARM)]}})
+    options = ("--task.split", "validation", "--task.test_path", "a/b")
+    train = write_lines(tmp_path / "a.jsonl", [COLD])
+    assert [q.id for q in load(train, *options).test] == ["x2"]
+
+
 def test_rows_of_ones_own_grader(tmp_path: Path) -> None:
     options = ("--task.test_path", write_lines(tmp_path / "b.jsonl", [WARM]))
     task = load(

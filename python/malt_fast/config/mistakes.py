@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from malt_fast.config.habits import HABITS
+from malt_fast.config.habits import HABITS, INSTEAD
 from malt_fast.config.sections import FORMS, Section
 from malt_fast.config.values import nested
 from malt_fast.config.yaml_files import line_of
@@ -112,6 +112,8 @@ def _suggest(model: type[BaseModel], key: str) -> str:
     if named == "config" or any(named == name or named.startswith(f"{name}.") for name in known):
         return f"here it is `--{named}`"
     parent, _, leaf = key.rpartition(".")
+    if leaf in INSTEAD and "task.name" in known:  # a program that takes the settings of a run
+        return INSTEAD[leaf]
     # Below a role's override, offer the settings of that section.
     section, _, role = parent.partition(".roles.")
     if role:

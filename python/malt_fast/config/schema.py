@@ -58,7 +58,8 @@ class TaskConfig(Section):
     )
     test_path: str | None = setting(
         None,
-        "held-out questions; unset: a split of the hub's data set, or a tenth of the questions",
+        "held-out questions; unset: a split of the hub's data set, the test file that gsm8k, math "
+        "or csqa has beside its training file, or else a tenth of the questions",
     )
     subset: str | None = setting(
         None, "hub: configuration of the data set; unset: the one that holds all rows"

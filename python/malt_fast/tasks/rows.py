@@ -57,21 +57,22 @@ def split_questions(
     """
     check_paths(task)
     path, other = task.path or "", task.test_path or beside
-    hub = {s: load_hub(s, task.subset) for s in filter(None, (path, other)) if is_hub_id(s)}
-    wanted = [task.test_split] if task.test_split else [n for n in held_out if n != task.split]
+    source = other or path
+    hub = {s: load_hub(s, task.subset) for s in (path, source) if is_hub_id(s)}
+    wanted = [n for n in held_out if n != task.split or source != path]
 
     def questions(source: str, kind: str, split: str) -> list[Question]:
         option = "split" if kind == "train" else "test_split"
         rows = hub[source].rows(split, option) if source in hub else read(source, kind)
         return make(rows, source, kind)
 
-    train, source = questions(path, "train", task.split), other or path
-    split = hub[source].first_of(wanted) if source in hub and not task.test_split else wanted[0]
-    if other is None and (split is None or path not in hub):
+    train = questions(path, "train", task.split)
+    split = (task.test_split or hub[source].first_of(wanted)) if source in hub else None
+    if other is None and split is None:
         return hold_out(train, path)
     if task.test_path is None:
         log.info("held-out questions come from %s", other or f"its split {split}")
-    return train, questions(source, "test", split or wanted[0])
+    return train, questions(source, "test", split or [*wanted, *held_out][0])
 
 
 def hold_out(rows: list[Question], source: str) -> tuple[list[Question], list[Question]]:

@@ -17,7 +17,10 @@ def check_task(task: TaskConfig) -> None:
     if task.name == "arithmetic" and task.subset_seed is not None:
         raise MaltError("the arithmetic task makes its questions: leave task.subset_seed out")
     if task.name != "arithmetic" and task.path is None:
-        raise MaltError(f"the {task.name} task needs questions: give --task.path FILE.jsonl")
+        raise MaltError(
+            f"the {task.name} task needs questions: give --task.path FILE.jsonl, or OWNER/NAME of "
+            "the hub"
+        )
     _check_hub(task)
     for key in ("question_column", "answer_column"):
         changed = getattr(task, key) != type(task).model_fields[key].default

@@ -49,9 +49,9 @@ def printable(text: str) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`did you mean 'x'?` for the closest of `names`, or the list of them if none is close."""
+    """`did you mean 'x'?` for the closest or only one of `names`, else the list of them."""
     known = list(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = known if len(known) == 1 else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
     if len(known) > MANY:
