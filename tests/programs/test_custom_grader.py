@@ -69,6 +69,12 @@ def test_a_failing_grader_costs_its_outputs(
     (again,) = lines(folder, "grading")
     assert again["outputs"] - again["verdicts"]["failed"] == first
 
+    # So does another run that reuses the samples.
+    asked = dict(ASKED)
+    assert run(data, model, tmp_path / "other", *CUSTOM, "--reuse", str(folder)) == 0
+    more = {key for key, times in ASKED.items() if times != asked.get(key)}
+    assert all("(3)" in question or "(7)" in question for question, _ in more)
+
 
 def test_a_grader_that_always_fails_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -75,15 +75,21 @@ def _is_beside(used: ModuleType, module: ModuleType) -> bool:
 class CustomGrader:
     """A custom grader as a run calls it, and what came of it so far.
 
-    Every different (row, output) is judged once; what the file `kept` holds is not judged again. An
-    output on which the function fails, in spite of retries, has no score.
+    Every different (row, output) is judged once; what the file `kept` holds, or one of `others`, is
+    not judged again. An output on which the function fails, in spite of retries, has no score.
     """
 
-    def __init__(self, grader: str, limits: Limits = ONE_BY_ONE, kept: Path | None = None) -> None:
+    def __init__(
+        self,
+        grader: str,
+        limits: Limits = ONE_BY_ONE,
+        kept: Path | None = None,
+        others: Sequence[Path] = (),
+    ) -> None:
         self.grader, self.limits, self.function = grader, limits, load_custom(grader)
-        self.kept = KeptScores(kept)
+        self.kept = KeptScores(kept, others)
         self.digest = hashlib.blake2b(code_of(grader).encode(), digest_size=16)
-        self.asked = 0  # calls, without retries
+        self.asked = self.failed = 0  # calls, without retries; outputs without a score
         self.failures: dict[str, str] = {}  # reasons by key
         self.scored = 0  # outputs that got a score
         self.seconds = 0.0  # of the calls for these, also of earlier ones
@@ -119,13 +125,14 @@ class CustomGrader:
             self.failures |= {keys[asked[call]]: failures[call] for call in sorted(failures)}
             found = [kept.scores.get(key) for key in keys]
         seconds = [score[1] for score in found if score]
+        self.failed += len(found) - len(seconds)
         self.scored += len(seconds)
         self.seconds += sum(seconds)
         return np.array([score[0] if score else np.nan for score in found], np.float64)
 
     def figures(self) -> dict[str, Any]:
         """For the line of a stage: `failed` outputs, and `first_failure` if there is one."""
-        figures: dict[str, Any] = {"judged": self.asked, "failed": len(self.failures)}
+        figures: dict[str, Any] = {"judged": self.asked, "failed": self.failed}
         if self.failures:
             figures["first_failure"] = next(iter(self.failures.values()))
         return figures

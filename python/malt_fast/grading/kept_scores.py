@@ -7,6 +7,7 @@ a bad disk left torn is passed over, and its output judged again.
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -19,20 +20,29 @@ Score = tuple[float, float]  # and the seconds it took
 
 
 class KeptScores:
-    """The scores in a file, to look up and to add to in a `with` block; without a path, none."""
+    """The scores in a file, to look up and to add to in a `with` block; without a path, none.
 
-    def __init__(self, path: Path | None) -> None:
+    others: files of other runs, whose scores are looked up, too.
+    """
+
+    def __init__(self, path: Path | None, others: Sequence[Path] = ()) -> None:
         self.path = path
         self.scores: dict[str, Score] = {}
+        for other in others:
+            self._read(other)
         self.new = bytearray()
         self.written = 0.0  # when, by a monotonic clock
-        data = path.read_bytes() if path and path.is_file() else b""
+        data = self._read(path)
         self.torn = bool(data) and not data.endswith(b"\n")
+
+    def _read(self, path: Path | None) -> bytes:
+        data = path.read_bytes() if path and path.is_file() else b""
         for line in data.splitlines():
             content, _, check = line.rpartition(b" ")
             if check == _check(content):
                 key, score, seconds = content.decode().split(" ")
                 self.scores[key] = float(score), float(seconds)
+        return data
 
     def add(self, key: str, score: float, seconds: float) -> None:
         self.scores[key] = score, seconds

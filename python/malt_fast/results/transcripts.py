@@ -162,8 +162,9 @@ class Transcripts:
         texts = [self.prompts.decode(ids) for ids in tokens]
         replies, passed = texts, dict[int, str]()
         if self.prompts.marks_thoughts:
-            replies = [self.all_prompts.reply(self.numbers[i], ids) for i, ids in enumerate(tokens)]
+            replies = list(texts)
             for slot, number in self.numbers.items():
+                replies[slot] = self.all_prompts.reply(number, tokens[slot])
                 if number <= len(self.prompts.chain):
                     text = self.prompts.passed_text(number, tokens[slot])
                     passed |= {slot: text} if text != texts[slot] else {}

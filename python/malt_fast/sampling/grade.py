@@ -38,18 +38,21 @@ def grading_fingerprint(setup: Setup, questions: Sequence[Question]) -> str:
 
 
 def custom_grader(setup: Setup, run: Path | None = None) -> CustomGrader | None:
-    """The task's grader if it is custom; its scores are kept in the run's folder."""
+    """The task's grader if it is custom; its scores are kept in the run's folder, and those of runs
+    whose samples are reused count, too."""
     task, grader = setup.config.task, setup.task.grader
+    if not is_custom(grader):
+        return None
     limits = Limits(task.grader_workers, task.grader_retries, task.grader_timeout)
-    return CustomGrader(grader, limits, run and run / SCORES) if is_custom(grader) else None
+    others = [Path(other) / SCORES for other in setup.config.reuse]
+    return CustomGrader(grader, limits, run and run / SCORES, others)
 
 
 def warn_of_failures(custom: CustomGrader | None, warn: Warn) -> None:
-    if custom and custom.failures:
-        first = next(iter(custom.failures.values()))
+    if custom and custom.failed:
         warn(
-            f"the grader failed on {len(custom.failures):,} outputs, which are left out; the first "
-            f"time: {first}",
+            f"the grader failed on {custom.failed:,} outputs, which are left out; the first time: "
+            f"{next(iter(custom.failures.values()))}",
             "failed grader",
         )
 

@@ -42,6 +42,8 @@ class Waves:
         given = (self.setup, forest, self.questions, self.custom)
         for _ in set_outcomes(*given, again=False):
             pass
+        if self.custom:
+            self.custom.failed = 0  # they are counted when the whole forest is graded
         self.outcome = np.array(forest.outcome)
         nodes = NONE if self.last else self._choose(forest)
         self.count += len(nodes) > 0
