@@ -39,8 +39,11 @@ std::span<const std::int64_t> checked_pairs(const Integers& pairs, py::ssize_t c
         const auto c = static_cast<std::uint64_t>(value);
         signs |= c | (last - c);
     }
-    if (signs >> 63 != 0)
-        throw py::value_error("pairs must be in [0, " + std::to_string(completions) + ")");
+    if (signs >> 63 != 0) {
+        const auto [low, high] = std::ranges::minmax(values);
+        throw py::value_error("pairs must be in [0, " + std::to_string(completions) + "), got " +
+                              std::to_string(low) + " to " + std::to_string(high));
+    }
     return values;
 }
 
