@@ -62,7 +62,7 @@ View opened(View after, Grader grader) {
     after.remove_prefix(std::min(after.find_first_not_of(" \t\r\n\v\f*_"), after.size()));
     if (const auto formula = opening_display(after)) return *formula;
     const View line = after.substr(0, after.find('\n'));
-    return trimmed(grader == Grader::kExact ? line : without_tags(line));
+    return trimmed(grader == Grader::kExact ? line : undecorated(without_tags(line)));
 }
 
 // Does a text end with `answer`, or with what it answers: the answer to this question?
