@@ -24,7 +24,8 @@ constexpr auto kLead = std::to_array<View>(
      "also",     "surely",     "choose",    "select",   "pick",      "with",      "go",
      "my",       "i'd",        "i'll",      "labeled",  "labelled",  "maybe",     "perhaps",
      "possibly", "in",         "fact",      "given",    "by",        "described", "as",
-     "of",       "course",     "going",     "to",       "statement", "at",        "on"});
+     "of",       "course",     "going",     "to",       "statement", "at",        "on",
+     "still"});
 
 // Those that say that a letter follows.
 constexpr auto kNouns = std::to_array<View>(

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "answers/answers.hpp"
+#include "answers/boxes.hpp"
 #include "answers/latex.hpp"
 #include "answers/numbers.hpp"
 #include "answers/roles.hpp"
@@ -58,6 +59,23 @@ bool is_aside(std::string_view text, const std::vector<Formula>& all) {
     const Role said = role_of(before);
     return said == Role::kSaid || said == Role::kResult ||
            (role == Role::kClaused && is_subject(before));
+}
+
+// The last formula and those that are listed before it: $1$, $2$ and $3$. Nothing if another one is
+// joined to it: $5$ apples and $6$ pears. What has the same value is no other one: $1/2$, or $0.5$.
+std::optional<std::string> listed(std::string_view text, const std::vector<Formula>& all) {
+    std::string list(last_row(all.back().inside));
+    const std::string last = list;
+    for (std::size_t i = all.size() - 1; i > 0 && list.size() < kMaxAnswer; --i) {
+        const Formula& earlier = all[i - 1];
+        const Join join = join_of(text.substr(earlier.end, all[i].begin - earlier.end));
+        const std::string one(last_row(earlier.inside));
+        if (join == Join::kNone || is_prose(one) || is_name(one) != is_name(last)) break;
+        if (compare_answers(Grader::kMath, one, last) == Verdict::kEqual) continue;
+        if (join == Join::kNamed) return {};
+        list.insert(0, one + ", ");
+    }
+    return list;
 }
 
 }  // namespace
@@ -164,7 +182,7 @@ std::string_view last_row(std::string_view formula) {
 
 std::optional<std::string> last_said(std::string_view text, std::vector<Formula> all) {
     std::vector<std::string_view> refused;
-    const Formula last = all.back();
+    const std::vector<Formula> every = all;
     std::optional<Formula> name;     // the first of those at the end
     std::size_t stop = text.size();  // what is refused begins there
     for (int tried = 0; tried < 8 && !all.empty(); ++tried, all.pop_back()) {
@@ -192,11 +210,10 @@ std::optional<std::string> last_said(std::string_view text, std::vector<Formula>
         if (!later && !display) later = said_number(text.substr(end, std::min(next, stop) - end));
         if (!later && name && name->begin > end)
             later = last_number(text.substr(end, std::min(name->begin, stop) - end));
-        return later ? later : std::string(last_row(formula));
+        return later ? later : listed(text, all);
     }
     if (auto number = last_number(text.substr(0, stop))) return number;
-    if (name && refused.empty()) return std::string(trimmed(last.inside));
-    return {};
+    return name && refused.empty() ? listed(text, every) : std::nullopt;
 }
 
 std::optional<std::string_view> only_formula(std::string_view text) {

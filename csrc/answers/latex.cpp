@@ -275,7 +275,8 @@ class Lexer {
         if (name == "begin" || name == "end") return environment(name == "begin");
         if (name == "overline" || name == "bar" || name == "dot")
             return push(Kind::kOver, name == "dot" ? "dot" : "overline");
-        if (name == "euro" || name == "gbp" || name == "yen" || name == "cent")
+        if (name == "euro" || name == "gbp" || name == "yen" || name == "cent" || name == "rupee" ||
+            name == "peso")
             return push(Kind::kCurrency, std::string(name));
         if (text_.substr(at_).starts_with("{mod}")) {
             at_ += 5;

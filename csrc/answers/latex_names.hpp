@@ -187,6 +187,8 @@ inline constexpr std::array kUnicode =
         {"\u20ac", "\\euro "},
         {"\u00a3", "\\gbp "},
         {"\u00a5", "\\yen "},
+        {"\u20b9", "\\rupee "},
+        {"\u20b1", "\\peso "},
         {"\u200b", ""},
         {"\uff05", "%"},
         {"\u2032", "'"},

@@ -62,7 +62,7 @@ View opened(View after, Grader grader) {
     after.remove_prefix(std::min(after.find_first_not_of(" \t\r\n\v\f*_"), after.size()));
     if (const auto formula = opening_display(after)) return *formula;
     const View line = after.substr(0, after.find('\n'));
-    return trimmed(grader == Grader::kExact ? line : without_tags(line));
+    return trimmed(grader == Grader::kExact ? line : undecorated(without_tags(line)));
 }
 
 // Does a text end with `answer`, or with what it answers: the answer to this question?
@@ -117,10 +117,13 @@ bool opens_answer(View after, Grader grader) {
     return after.size() < 4 * kMaxAnswer && trimmed(after).find('\n') == npos;
 }
 
-// "the answer is C": does an `s` or an `e` between these end `answer is`, `answer must be`?
+// "the answer is C": does an `s` or an `e` between these end `answer is`, `answer remains`, `answer
+// must be`?
 bool is_statement(View before, char sign, View after, Grader grader) {
-    if (grader == Grader::kExact || after.empty() || !cut(before, sign == 's' ? " i" : " b"))
-        return false;
+    if (grader == Grader::kExact || after.empty()) return false;
+    const bool stays = sign == 's' && (cut(before, " remain") || cut(before, " stay"));
+    if (!stays && !cut(before, sign == 's' ? " i" : " b")) return false;
+    if (stays && (begins(after, " the same") || begins(after, " unchanged"))) return false;
     if (View(" \t\r\n*").find(after[0]) == npos) return false;
     if (sign == 'e') {
         const bool modal = cut(before, " must") || cut(before, " should") ||

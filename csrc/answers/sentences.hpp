@@ -16,12 +16,20 @@ namespace malt {
 // Length of the Chinese character or full-width sign at the front of a text, else 0.
 [[nodiscard]] std::size_t wide(std::string_view text);
 
+// Without the ticks and emoji around it, nor the emphasis beside them: **18** ✅. Those that doubt
+// stay.
+[[nodiscard]] std::string_view undecorated(std::string_view text);
+
 // Does a text hold Chinese characters?
 [[nodiscard]] bool is_chinese(std::string_view text);
 
 // Where the sentence that holds the byte at `at` begins, and where it ends.
 [[nodiscard]] std::size_t sentence_begin(std::string_view text, std::size_t at);
 [[nodiscard]] std::size_t sentence_end(std::string_view text, std::size_t at);
+
+// Signs in front of a price, the escaped one before its sign.
+inline constexpr auto kCurrencies =
+    std::to_array<std::string_view>({"\\$", "$", "\u20ac", "\u00a3", "\u00a5", "\u20b9", "\u20b1"});
 
 inline bool is_digit(char c) {
     return c >= '0' && c <= '9';

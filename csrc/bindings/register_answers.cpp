@@ -41,12 +41,12 @@ namespace {
 using py::literals::operator""_a;
 
 // Python strings as UTF-8; characters that cannot be encoded (lone surrogates) become question
-// marks.
+// marks. Holds the strings: a sequence that makes its items on demand (a NumPy array) does not.
 class Strings {
   public:
-    Strings(const StringSequence& strings, const char* name) {
-        views_.reserve(strings.size());
-        for (const py::handle item : strings) {
+    Strings(const StringSequence& strings, const char* name) : strings_(strings) {
+        views_.reserve(strings_.size());
+        for (const py::handle item : strings_) {
             if (!py::isinstance<py::str>(item))
                 throw py::type_error(std::string(name) + " must hold strings");
             Py_ssize_t size = 0;
@@ -65,8 +65,9 @@ class Strings {
     [[nodiscard]] const std::vector<std::string_view>& views() const { return views_; }
 
   private:
+    py::tuple strings_;
     std::vector<std::string_view> views_;
-    std::vector<py::object> kept_;
+    std::vector<py::object> kept_;  // what was encoded in place of a string
 };
 
 py::array_t<std::uint8_t> compare(Grader grader, const StringSequence& golds,

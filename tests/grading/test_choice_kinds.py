@@ -118,6 +118,17 @@ KINDS: dict[str, list[tuple[str, str | None, list[str]]]] = {
         (BOOKS, "B", ["Answer: B\n\nWhy the others are wrong:\n- A: bank is for money"]),
         (WET, "B", ["The answer is no. Water is not wet."]),
     ],
+    "an answer that remains": [
+        (BOOKS, "B", ["After careful thought, the correct answer remains (B).", "Answer: B."]),
+        (BOOKS, "B", ["The answer remains B.", "The answer is still (B)", "The answer stays B."]),
+        (BOOKS, "B", ["Answer: B. So the answer remains the same.", "Answer: still B"]),
+        (BOOKS, "B", ["Answer: B\n\nThe answer remains unchanged."]),
+        ("", "B", ["Answer: B. I disagree with the initial answer of A."]),
+        ("", "B", ["Answer: B. I disagree with the first answer."]),
+        ("", "B", ["Answer: B. Contrary to A, it is safe."]),
+        ("", None, ["Answer: A. I disagree; it is B.", "Answer: A. I disagree with A."]),
+        ("", None, ["Answer: A. I disagree.", "The answer remains A or B."]),
+    ],
     "taken back below a first line": [
         (BOOKS, None, ["B\n\nScratch that.", "B\n\nOops.", "B\n\nSorry, I misread."]),
         (BOOKS, None, ["B\n\nI take that back.", "B\n\nLet me reconsider this.", "B: library\n✗"]),

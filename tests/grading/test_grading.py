@@ -3,6 +3,7 @@
 import json
 import string
 import time
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malt_fast import _core
 from malt_fast.grading.verdicts import (
     GRADERS,
     NOTHING,
@@ -52,6 +54,31 @@ def test_labelled_completions(shared_data: Path, name: str, share: float) -> Non
     expected = np.array([r["expected"] for r in data], bool)
     assert (got == expected).mean() >= share
     assert not (got & ~expected).any()  # never calls a wrong answer right
+
+
+class MadeOnDemand:
+    """A sequence by __len__ and __getitem__ alone; nothing else holds its items."""
+
+    def __init__(self, items: list[str]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, at: int) -> str:
+        return "".join(list(self.items[at]))
+
+
+@pytest.mark.parametrize("made", [np.array, MadeOnDemand])
+def test_sequences_that_make_their_items(made: Callable[[list[str]], Sequence[str]]) -> None:
+    numbers = [str(n) for n in range(100_000, 102_000)]
+    assert grade("number", made([f"Answer: {n}" for n in numbers]), made(numbers)).all()
+    questions = [f"Where?\nA: {n}\nB: {n}0" for n in numbers]
+    said = made([f"The answer is {n}0." for n in numbers])
+    found = _core.answers.extract_answers("choice", said, False, made(questions))
+    assert found == ["B"] * len(numbers)
+    compared = _core.answers.compare_answers("number", made(numbers), made(numbers))
+    assert compared.all()
 
 
 def test_hostile_answers(shared_data: Path) -> None:

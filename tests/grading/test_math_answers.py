@@ -293,7 +293,7 @@ def test_sums_of_roots_compare_exactly(a: list, b: list) -> None:
         ("#### 5,600", "5,600"),
         ("A: 18", "18"),
         ("He has 12.\nA: 18", "18"),
-        ("It is $3$ or $\\frac{1}{2}$.", r"\frac{1}{2}"),
+        ("It is $3$ or $\\frac{1}{2}$.", r"3, \frac{1}{2}"),
         ("It costs $5 and then $7 more", "7"),
         ("As $d = 90$. Therefore there are 12 of them.", "12"),
         ("5 cars passed in the first 15 minutes.", "5"),
