@@ -22,14 +22,13 @@ std::size_t last_backslash(std::string_view text, std::size_t end) {
 #endif
 }
 
-}  // namespace
-
-Join join_of(std::string_view between) {
-    if (between.size() > 64) return Join::kNone;
+// Is there nothing between two boxes but `,`, `and` or `or`, perhaps after one word (a unit)?
+bool joins(std::string_view between) {
+    if (between.size() > 64) return false;
     std::vector<std::string> words(1);
     bool comma = between.empty();
     for (const char c : between) {
-        if (is_digit(c) || c == '=' || c == '+') return Join::kNone;
+        if (is_digit(c) || c == '=' || c == '+') return false;
         if (c == ',' || c == ';') comma = true;
         if (is_alpha(c))
             words.back() += c;
@@ -39,10 +38,11 @@ Join join_of(std::string_view between) {
     std::erase_if(words, [](const std::string& word) {
         return word.empty() || word == "quad" || word == "text" || word == "mbox";
     });
-    if (words.empty()) return comma ? Join::kListed : Join::kNone;
-    if (words.size() > 2 || (words.back() != "and" && words.back() != "or")) return Join::kNone;
-    return words.size() == 1 ? Join::kListed : Join::kNamed;
+    if (words.empty()) return comma;
+    return words.size() <= 2 && (words.back() == "and" || words.back() == "or");
 }
+
+}  // namespace
 
 std::size_t closing(std::string_view text, std::size_t at) {
     int depth = 0;
@@ -88,7 +88,7 @@ std::string boxed(std::string_view text, Box last) {
     for (int boxes = 1; boxes < 32; ++boxes) {
         const auto before = last_box(text, last.begin);
         if (!before || before->inside.empty() || before->end > last.begin ||
-            join_of(text.substr(before->end, last.begin - before->end)) == Join::kNone)
+            !joins(text.substr(before->end, last.begin - before->end)))
             break;
         if (before->end == last.begin && before->inside == last.inside) break;  // repeated
         all.insert(0, std::string(before->inside) + ", ");

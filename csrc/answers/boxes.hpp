@@ -18,14 +18,6 @@ struct Box {
 // The last box before `before`; without braces it holds a word: \boxed 2.
 [[nodiscard]] std::optional<Box> last_box(std::string_view text, std::size_t before);
 
-// How two answers with a text between them belong together.
-enum class Join : unsigned char {
-    kNone,
-    kListed,  // by nothing but `,`, `and` or `or`
-    kNamed,   // after one word (a unit): 5 apples and 6
-};
-[[nodiscard]] Join join_of(std::string_view between);
-
 // The last box and those that are joined to it.
 [[nodiscard]] std::string boxed(std::string_view text, Box last);
 

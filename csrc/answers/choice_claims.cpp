@@ -253,25 +253,12 @@ bool ends_with(const Tokens& tokens, std::size_t first, std::size_t at, std::siz
     return tokens[at].label || at < first + 3;
 }
 
-// Does a sentence disagree with the choice, and with no other one: I disagree.  I disagree with A.
-bool disagrees(const Tokens& tokens, std::size_t at, std::size_t end, char letter) {
-    if (tokens[at].word != "disagree") return false;
-    if (at + 1 >= end || tokens[at + 1].word == ".") return true;
-    bool own = false, others = false;
-    for (; at < end; ++at) {
-        own = own || tokens[at].letter == letter;
-        others = others || is_other(tokens[at], letter);
-    }
-    return own && !others;
-}
-
 // Does a later sentence take the choice back, or choose another one?
 bool takes_back(const Tokens& tokens, std::size_t at, std::size_t end, char letter) {
     if (turns(tokens, at, end)) return true;
     bool others = false, reason = false;
     for (std::size_t first = at; at < end; ++at) {
         const ChoiceToken& token = tokens[at];
-        if (disagrees(tokens, at, end, letter)) return true;
         if (is_other(token, letter)) {
             const bool aside = is_denied(tokens, at) || is_faulted(tokens, at);
             const bool item = token.label && at + 2 == end && tokens[at + 1].word == "." &&

@@ -39,8 +39,7 @@ std::string_view without_stop(std::string_view text) {
     return text;
 }
 
-// marked: behind a marker, where no joined numbers may be left out.
-std::optional<std::string> answer_in(std::string_view text, bool marked = false) {
+std::optional<std::string> answer_in(std::string_view text) {
     text = without_stop(undecorated(text));
     for (const std::string_view lead : {"So", "Thus", "Therefore", "Hence", "Then", "Rs.", "Rs"}) {
         const std::string_view rest = text.substr(text.starts_with(lead) ? lead.size() : 0);
@@ -61,28 +60,26 @@ std::optional<std::string> answer_in(std::string_view text, bool marked = false)
     }
     if (line != npos)
         if (const auto formula = closing_display(text)) return std::string(last_row(*formula));
-    if (brief && is_measure(text) && !states_two(text))
+    if (brief && is_measure(text))
         if (auto number = leading_number(text)) return number;
     if (!prose && can_read(Grader::kMath, text))
         return stance_of(text) == Stance::kStates ? std::optional(std::string(text)) : std::nullopt;
     if (line != npos)
-        if (auto last = answer_in(text.substr(line + 1), marked)) return last;
+        if (auto last = answer_in(text.substr(line + 1))) return last;
     if (auto all = formulas_in(text); !all.empty())
         if (auto last = last_said(text, std::move(all))) return last;
-    if (states_two(text)) return {};
     if (auto number = leading_number(text)) return number;
     if (const std::size_t aside = text.find(" ("); aside != npos)  // 7 (not 6)
         if (can_read(Grader::kNumber, text.substr(0, aside)))
             return std::string(text.substr(0, aside));
     if (!prose && text.find('\\') != npos)
         return std::string(text);  // a formula that cannot be parsed
-    return is_compound(text) ? std::nullopt : last_number(text, marked);
+    return is_compound(text) ? std::nullopt : last_number(text);
 }
 
 // An answer behind a marker: what stands before its reasons or the next sentence, if that is all of
 // one, and not symbols before a number: x+1. I checked it. 5, since $N = 7$. Not m+n, which is 7.
 std::optional<std::string> stated(std::string_view region) {
-    if (states_two(region)) return {};
     std::string_view first = region.substr(0, std::min(sentence_end(region, 0), kMaxAnswer));
     for (const std::string_view reason :
          {" because ", " since ", ", as ", " where ", ", which ", ", so ", " for ", " when "})
@@ -94,8 +91,8 @@ std::optional<std::string> stated(std::string_view region) {
         first.find_first_of(digits) == npos && region.find_first_of(digits) != npos;
     if (first.size() < region.size() && !symbols && !(letter(0) && letter(1)) && !is_prose(first) &&
         can_read(Grader::kMath, first))
-        return answer_in(first, true);
-    return answer_in(region, true);
+        return answer_in(first);
+    return answer_in(region);
 }
 
 // Does a text say that there is no one answer: unknown. 5 if x = 2, and 6 otherwise.
@@ -121,12 +118,10 @@ std::optional<std::string> number_in(std::string_view region) {
     if (aside != npos && can_read(Grader::kNumber, region.substr(0, aside)))
         return std::string(region.substr(0, aside));
     const bool sentence = !first.empty() && is_alpha(first[0]) && has_words(first) &&
-                          first.find('\\') == npos && formulas_in(first).empty() &&
-                          (first.find('$') == npos || region.find('=', first.size()) == npos);
+                          first.find_first_of("$\\") == npos;
     if (sentence && any_number(first)) return sole_number(first);
     const auto found = stated(region);
     if (found && can_read(Grader::kNumber, *found)) return found;
-    if (states_two(region)) return {};
     if (auto number = leading_number(region)) return number;
     if (aside != npos) return answer_in(region.substr(0, aside));
     return has_words(first, 1) ? sole_number(first) : found;
@@ -143,7 +138,7 @@ std::optional<std::string> box_answer(Grader grader, std::string_view inside) {
     const Stance stance = stance_of(inside);
     if (stance == Stance::kDenies || stance == Stance::kWavers) return {};
     if (grader == Grader::kNumber && can_read(grader, inside)) return std::string(inside);
-    if ((grader == Grader::kNumber || is_measure(inside)) && !states_two(inside))
+    if (grader == Grader::kNumber || is_measure(inside))
         if (auto number = leading_number(inside)) return number;
     const bool formula = inside.find_first_of("&|=+*<>") != npos || inside.find("\\begin") != npos;
     const bool sentence = is_prose(inside) || is_chinese(inside) ||

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "answers/answers.hpp"
-#include "answers/boxes.hpp"
 #include "answers/latex.hpp"
 #include "answers/numbers.hpp"
 #include "answers/roles.hpp"
@@ -59,23 +58,6 @@ bool is_aside(std::string_view text, const std::vector<Formula>& all) {
     const Role said = role_of(before);
     return said == Role::kSaid || said == Role::kResult ||
            (role == Role::kClaused && is_subject(before));
-}
-
-// The last formula and those that are listed before it: $1$, $2$ and $3$. Nothing if another one is
-// joined to it: $5$ apples and $6$ pears. What has the same value is no other one: $1/2$, or $0.5$.
-std::optional<std::string> listed(std::string_view text, const std::vector<Formula>& all) {
-    std::string list(last_row(all.back().inside));
-    const std::string last = list;
-    for (std::size_t i = all.size() - 1; i > 0 && list.size() < kMaxAnswer; --i) {
-        const Formula& earlier = all[i - 1];
-        const Join join = join_of(text.substr(earlier.end, all[i].begin - earlier.end));
-        const std::string one(last_row(earlier.inside));
-        if (join == Join::kNone || is_prose(one) || is_name(one) != is_name(last)) break;
-        if (compare_answers(Grader::kMath, one, last) == Verdict::kEqual) continue;
-        if (join == Join::kNamed) return {};
-        list.insert(0, one + ", ");
-    }
-    return list;
 }
 
 }  // namespace
@@ -182,7 +164,7 @@ std::string_view last_row(std::string_view formula) {
 
 std::optional<std::string> last_said(std::string_view text, std::vector<Formula> all) {
     std::vector<std::string_view> refused;
-    const std::vector<Formula> every = all;
+    const Formula last = all.back();
     std::optional<Formula> name;     // the first of those at the end
     std::size_t stop = text.size();  // what is refused begins there
     for (int tried = 0; tried < 8 && !all.empty(); ++tried, all.pop_back()) {
@@ -210,10 +192,11 @@ std::optional<std::string> last_said(std::string_view text, std::vector<Formula>
         if (!later && !display) later = said_number(text.substr(end, std::min(next, stop) - end));
         if (!later && name && name->begin > end)
             later = last_number(text.substr(end, std::min(name->begin, stop) - end));
-        return later ? later : listed(text, all);
+        return later ? later : std::string(last_row(formula));
     }
     if (auto number = last_number(text.substr(0, stop))) return number;
-    return name && refused.empty() ? listed(text, every) : std::nullopt;
+    if (name && refused.empty()) return std::string(trimmed(last.inside));
+    return {};
 }
 
 std::optional<std::string_view> only_formula(std::string_view text) {

@@ -107,7 +107,7 @@ std::optional<Lead> number_first(View text) {
             rest.remove_prefix(sign.size());
             break;
         }
-    for (const View currency : kCurrencies)
+    for (const View currency : {View("\\$"), View("$"), View("\u20ac"), View("\u00a3")})
         if (rest.starts_with(currency)) {
             rest.remove_prefix(currency.size());
             break;
@@ -123,7 +123,6 @@ std::optional<Lead> number_first(View text) {
     if (n == 0) return {};
     out += rest.substr(0, n);
     rest.remove_prefix(n);
-    if (rest.starts_with("** ")) rest.remove_prefix(2);  // the end of what a marker opened
     const View word = word_of(without_lead(rest, " "), kMultiples);
     if (!word.empty()) {
         out += ' ';
@@ -148,10 +147,10 @@ bool has_result(View tail) {
 bool is_continued(View tail) {
     std::size_t at = tail.find_first_not_of(' ');
     while (alpha_at(tail, at)) ++at;
-    View next = without_lead(tail.substr(std::min(at, tail.size())), " ,$*");
+    View next = without_lead(tail.substr(std::min(at, tail.size())), " ,$");
     const bool more = begins(next, "and ") || begins(next, "or ") || begins(next, "to ") ||
                       begins(next, "by ") || begins(next, "plus ");
-    if (more) next = without_lead(next.substr(next.find(' ')), " $*");
+    if (more) next = without_lead(next.substr(next.find(' ')), " $");
     return digit_at(next, 0) || (more && (begins(next, "a half") || begins(next, "half")));
 }
 

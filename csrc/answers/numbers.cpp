@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "answers/answers.hpp"
-#include "answers/boxes.hpp"
 #include "answers/measures.hpp"
 #include "answers/roles.hpp"
 #include "answers/sentences.hpp"
@@ -117,61 +116,13 @@ bool is_joint(View between) {
            between.find(" & ") != npos || ends(between, ", ");
 }
 
-// What the number before it in its sentence, which begins at `sentence`, makes of a number. A
-// result leaves nothing unclear: 5 * 3 = 15 hours to read 3 books.
-Link link_to(View text, std::size_t sentence, Span number) {
-    const View all = text.substr(sentence);
-    std::size_t begin = number.begin - sentence;
-    auto first = number_before(all, begin);
-    while (first && is_operator(all.substr(first->end, begin - first->end)))
-        begin = first->begin, first = number_before(all, begin);
-    if (!first || spelt(all, *first) == spelt(text, number)) return Link::kNone;
-    const View before = all.substr(0, first->begin);
-    const Role role = role_of(before);
-    if (role == Role::kAside || role == Role::kClaused) return Link::kNone;
-    if (is_refused(before, all.substr(first->end))) return Link::kNone;
-    const Link link = link_between(before, all.substr(first->end, begin - first->end),
-                                   all.substr(number.end - sentence));
-    return link == Link::kUnclear && role == Role::kResult ? Link::kNone : link;
-}
-
-// Is a result the second one of its sentence: x = -1 and x = 4?
-bool is_second_result(View text, std::size_t sentence, Span number) {
-    const View all = text.substr(sentence);
-    const std::size_t begin = number.begin - sentence;
-    const auto first = number_before(all, begin);
-    if (!first || role_of(all.substr(0, first->begin)) != Role::kResult) return false;
-    const View between = all.substr(first->end, begin - first->end);
-    const bool joint =
-        between.find(" and ") != npos || between.find(" or ") != npos || between.find(", ") != npos;
-    return joint && between.find_first_of("+*/") == npos;
-}
-
-// Does a sentence that begins with `number` state another one?
-bool has_rival(View sentence, View number) {
-    const std::size_t digit = sentence.find_first_of("0123456789");
-    for (auto found = number_before(sentence, sentence.size()); found && found->begin > digit;
-         found = number_before(sentence, found->begin)) {
-        const View before = sentence.substr(0, found->begin);
-        if (spelt(sentence, *found) == number || before.ends_with('#')) continue;  // horse #12
-        if (is_refused(before, sentence.substr(found->end))) continue;
-        const Role role = role_of(before);
-        const bool aside =
-            role == Role::kAside && (is_definite(before) || is_phrase(sentence.substr(digit)));
-        const bool remark = role == Role::kClaused || link_to(sentence, 0, *found) == Link::kRemark;
-        if (!aside && !remark) return true;
-    }
-    return false;
-}
-
 // The number that the last sentence with numbers states: its last one, but neither an aside behind
 // another nor what follows a result in its clause: so 2 * 9 = 18 eggs fill 3 boxes for 6 people.
 // only: nothing if the sentence states two.
 std::optional<Span> main_number(View text, std::vector<std::string>& refused, bool only = false) {
     std::optional<Span> aside, plain;
     std::size_t sentence = 0, end = text.size();
-    bool apart = false;   // only prepositions make asides so far
-    bool joined = false;  // to `plain` is another one
+    bool apart = false;  // only prepositions make asides so far
     for (int tried = 0; tried < 8; ++tried) {
         const auto found = number_before(text, end);
         if (!found || ((aside || plain) && found->begin < sentence)) break;
@@ -191,21 +142,14 @@ std::optional<Span> main_number(View text, std::vector<std::string>& refused, bo
         const bool size =
             text.substr(found->end).starts_with('-') ? alpha_at(tail, 0) : begins(tail, "digits");
         if (size && only) continue;
-        Role role = size ? Role::kAside : role_of(before.substr(sentence));
-        if (role == Role::kResult && is_second_result(text, sentence, *found)) return {};
-        if (role == Role::kSaid || role == Role::kPlain) {
-            const Link link = link_to(text, sentence, *found);
-            if (link == Link::kUnclear && !plain) return {};
-            if (link == Link::kRemark) role = Role::kClaused;
-        }
+        const Role role = size ? Role::kAside : role_of(before.substr(sentence));
         if (role == Role::kAside || role == Role::kClaused) {
             apart = (apart || !aside) && role == Role::kAside;
             if (!aside) aside = found;
         } else if (plain) {
             const View between = text.substr(found->end, plain->begin - found->end);
             if (between.find(" so ") != npos) break;
-            const bool joint = only ? is_joint(between) : join_of(between) != Join::kNone;
-            joined = joined || (joint && role != Role::kResult);
+            if (only && role != Role::kResult && is_joint(between)) return {};
             if (between.find(", ") != npos || between.find("; ") != npos) break;
             if (role == Role::kResult) return found;
         } else if (role == Role::kPlain || (only && role == Role::kSaid)) {
@@ -214,15 +158,14 @@ std::optional<Span> main_number(View text, std::vector<std::string>& refused, bo
             return found;
         }
     }
-    if (joined) return {};
     return plain ? plain : aside;
 }
 
 }  // namespace
 
-std::optional<std::string> last_number(View text, bool only) {
+std::optional<std::string> last_number(View text) {
     std::vector<std::string> refused;
-    const auto found = main_number(text, refused, only);
+    const auto found = main_number(text, refused);
     if (!found) return {};
     std::string number = spelt(text, *found);
     if (std::ranges::find(refused, number) != refused.end()) return {};
@@ -240,11 +183,6 @@ std::optional<std::string> sole_number(View sentence) {
     const bool leads = digit_at(without_lead(sentence, " $*\\(-."), 0);
     if (leads && role_of(before) != Role::kResult) return {};
     return spelt(sentence, *found);
-}
-
-bool states_two(View text) {
-    const auto number = leading_number(text);
-    return number && !is_chinese(text) && has_rival(text.substr(0, sentence_end(text, 0)), *number);
 }
 
 View without_index(View text) {

@@ -8,17 +8,12 @@
 namespace malt {
 
 // The number that the last sentence with numbers states: its last one that is neither refused nor
-// an aside (in 3 days); exponents of units are none. Nothing if it is the last of several: 1, 2 and
-// 3, 5 apples and 6 pears; only: nor, in any words, one of two: Ann has 5 apples, and Tom 6.
-[[nodiscard]] std::optional<std::string> last_number(std::string_view text, bool only = false);
+// an aside (in 3 days); exponents of units are none.
+[[nodiscard]] std::optional<std::string> last_number(std::string_view text);
 
 // The only number that a sentence states besides its asides. Of a sentence that begins with a
 // number only a result: 8 pens cost 8 * 2 = 16.
 [[nodiscard]] std::optional<std::string> sole_number(std::string_view sentence);
-
-// Does a text begin with a number, and its sentence state another one: 3 books cost $18? Asides are
-// none: 34 years old in 5 years, 5 cars passed in the first 15 minutes.
-[[nodiscard]] bool states_two(std::string_view text);
 
 // Without the number of an item of a list: 2. Add them.
 [[nodiscard]] std::string_view without_index(std::string_view text);

@@ -28,7 +28,7 @@ constexpr auto kSubordinators = std::to_array<View>(
 // in total 5, for example 5
 constexpr auto kFixed =
     std::to_array<View>({"total", "all", "fact", "sum", "addition", "example", "instance", "most",
-                         "least", "last", "which", "only", "just", "about", "exactly"});
+                         "least", "last", "which", "only", "just", "about", "exactly", "a"});
 
 // 12 apples left of 20
 constexpr auto kParts = std::to_array<View>({"out", "left", "remaining", "remain", "end", "each"});
@@ -36,24 +36,6 @@ constexpr auto kParts = std::to_array<View>({"out", "left", "remaining", "remain
 constexpr auto kDeterminers =
     std::to_array<View>({"the", "these", "those", "all", "so", "thus", "therefore", "hence", "then",
                          "and", "both", "now", "our", "his", "her", "their", "its"});
-
-// The number behind them is one that was given: 5 of the 12, in the first 15 minutes.
-constexpr auto kDefinite =
-    std::to_array<View>({"the", "these", "those", "this", "his", "her", "their", "its"});
-
-constexpr auto kRelatives = std::to_array<View>({"which", "who", "whose", "with"});
-
-// What is left over is no total.
-constexpr auto kLeftovers = std::to_array<View>({"leaving", "leaves", "saving", "saves"});
-
-// Before `to` and a number that is meant: has to pay 5, comes to 5.
-constexpr auto kLeads =
-    std::to_array<View>({"has", "have", "had", "needs", "need", "able", "going", "comes", "come",
-                         "amounts", "up", "down", "adds", "equal"});
-
-// Behind a noun that is counted: 18 years old in 5 years.
-constexpr auto kModifiers = std::to_array<View>(
-    {"more", "left", "old", "older", "long", "away", "tall", "high", "deep", "wide", "total"});
 
 constexpr auto kReferences =
     std::to_array<View>({"problem", "section", "step", "question", "exercise", "equation",
@@ -81,6 +63,13 @@ bool take_currency(View& text) {
     return false;
 }
 
+// Does a text end in a remark in brackets: 18 days (assuming 5?
+bool is_bracketed(View before) {
+    const std::size_t open = before.rfind(" (");
+    if (open == npos || open == 0 || before.find(')', open) != npos) return false;
+    return is_word(before[open - 1]) || View("$%*}").find(before[open - 1]) != npos;
+}
+
 // Does `of` take a part of a number: 5 of 20, 12 apples left of 20, 31 rows of 5?
 bool is_part(View before) {
     const View word = take_word(before);
@@ -89,40 +78,13 @@ bool is_part(View before) {
     return !before.empty() && is_digit(before.back());
 }
 
-// Takes the first word off a text; a command is none.
-View next_word(View& text) {
-    std::size_t begin = 0;
-    for (; begin < text.size() && !is_alpha(text[begin]); ++begin)
-        if (text[begin] == '\\')
-            while (alpha_at(text, begin + 1)) ++begin;
-    std::size_t end = begin;
-    while (end < text.size() && is_word(text[end])) ++end;
-    const View word = text.substr(begin, end - begin);
-    text.remove_prefix(end);
-    return word;
-}
-
-// Does a verb that says what the subject is end a text: the total cost is? Not: there are
-bool is_predicate(View before) {
-    const View verb = take_word(before), subject = take_word(before);
-    return is_one_of(verb, std::to_array<View>({"is", "was", "are", "were", "costs", "equals"})) &&
-           !begins(subject, "there");
-}
-
-// Does a text end in a remark in brackets: 18 days (assuming 5?
-bool is_bracketed(View before) {
-    const std::size_t open = before.rfind(" (");
-    if (open == npos || open == 0 || before.find(')', open) != npos) return false;
-    return is_word(before[open - 1]) || View("$%*}").find(before[open - 1]) != npos;
-}
-
 }  // namespace
 
 Role role_of(View before) {
     if (before.size() > kNear) before.remove_prefix(before.size() - kNear);
     if (is_bracketed(before)) return Role::kClaused;
     const bool price = take_currency(before);
-    before = before.substr(0, before.find_last_not_of(" \t$*_\\~{([-\"'`.") + 1);
+    before = before.substr(0, before.find_last_not_of(" \t$*_\\~{([-\"'`") + 1);
     const bool result = before.ends_with('=');
     if (result)  // 5 * 4 = 20
         before = before.substr(0, before.find_last_not_of("0123456789.+-*/x=$ ()<>%") + 1);
@@ -136,7 +98,7 @@ Role role_of(View before) {
             return Role::kClaused;
         if (is_one_of(word, kVerbs)) said = true;
         if (!said && begins(word, "of") && word.size() == 2)
-            return is_part(before) || is_one_of(next, kDefinite) ? Role::kClaused : Role::kPlain;
+            return is_part(before) ? Role::kClaused : Role::kPlain;
         const bool free = is_one_of(next, kFixed) || (price && begins(word, "for"));
         if (!said && words < 3 && is_one_of(word, kPrepositions) && !free) return Role::kAside;
         next = word;
@@ -151,48 +113,6 @@ bool is_subject(View before) {
         if (!is_one_of(word, kDeterminers)) return false;
     before = before.substr(0, before.find_last_not_of(' ') + 1);
     return before.empty() || before.ends_with(',');
-}
-
-bool is_definite(View before) {
-    const View near = take_word(before), second = take_word(before);
-    return is_one_of(near, kDefinite) || is_one_of(second, kDefinite);
-}
-
-bool is_phrase(View text) {
-    for (int nouns = 0; nouns < 2;) {
-        const View word = next_word(text);
-        if (word.empty()) return false;
-        if (is_one_of(word, kPrepositions)) return true;
-        if (begins(word, "of") && word.size() == 2)
-            next_word(text);  // slices of cake
-        else
-            nouns += !is_one_of(word, kModifiers);
-    }
-    return false;
-}
-
-Link link_between(View before, View between, View after) {
-    const bool compared = between.find(" than ") != npos;
-    if (const std::size_t comma = between.find(", "); comma != npos) {
-        View clause = between.substr(comma + 2);
-        const View word = next_word(clause), verb = next_word(clause);
-        if (!is_one_of(word, kRelatives) && !(word.size() > 5 && ends(word, "ing")))
-            return Link::kNone;
-        after = after.substr(0, after.find_first_of(",.;"));
-        if (compared || after.find(" than ") != npos) return Link::kRemark;
-        const bool leftover = is_one_of(word, kLeftovers) || is_one_of(verb, kLeftovers);
-        return leftover && is_predicate(before) ? Link::kRemark : Link::kUnclear;
-    }
-    if (compared)  // not: 3 more than Ann so he has 23; 10 less than that is 23
-        return between.find(" so ") == npos && !ends(between, " is ") ? Link::kRemark : Link::kNone;
-    if (const std::size_t to = between.find(" to "); to != npos) {
-        View lead = between.substr(0, to);
-        return is_one_of(take_word(lead), kLeads) ? Link::kNone : Link::kUnclear;
-    }
-    const View last = take_word(between), verb = take_word(between);
-    const bool left = is_one_of(verb, std::to_array<View>({"left", "up"}));
-    return !left && is_one_of(last, std::to_array<View>({"with", "by"})) ? Link::kUnclear
-                                                                         : Link::kNone;
 }
 
 bool is_reference(View before) {

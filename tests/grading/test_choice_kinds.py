@@ -124,10 +124,14 @@ KINDS: dict[str, list[tuple[str, str | None, list[str]]]] = {
         (BOOKS, "B", ["Answer: B. So the answer remains the same.", "Answer: still B"]),
         (BOOKS, "B", ["Answer: B\n\nThe answer remains unchanged."]),
         ("", "B", ["Answer: B. I disagree with the initial answer of A."]),
-        ("", "B", ["Answer: B. I disagree with the first answer."]),
+        (
+            "",
+            "B",
+            ["Answer: B. I disagree with the first answer.", "Answer: B. Some may disagree."],
+        ),
+        ("", "B", ["The answer is B. The verifier says A; I disagree."]),
+        ("", None, ["The answer remains A or B."]),
         ("", "B", ["Answer: B. Contrary to A, it is safe."]),
-        ("", None, ["Answer: A. I disagree; it is B.", "Answer: A. I disagree with A."]),
-        ("", None, ["Answer: A. I disagree.", "The answer remains A or B."]),
     ],
     "taken back below a first line": [
         (BOOKS, None, ["B\n\nScratch that.", "B\n\nOops.", "B\n\nSorry, I misread."]),

@@ -241,6 +241,15 @@ def test_many_failures_do_not_keep_a_run_from_resuming(tmp_path: Path) -> None:
     assert again.figures()["failed"] == 80  # outputs of both calls
 
 
+def test_a_grader_that_died_is_told_in_a_resumed_run_too(tmp_path: Path) -> None:
+    kept = tmp_path / "scores.txt"
+    grader("plain", kept=kept).scores(TEXTS[:30], ROWS[:30])
+    dead = grader("plain", 1, 0, kept=kept)
+    dead.function = useless
+    with pytest.raises(MaltError, match=r"failed on all of the first 30 outputs \(no key\): "):
+        dead.scores(TEXTS, ROWS)
+
+
 def test_installed_packages_are_no_part_of_a_grader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -332,7 +332,7 @@ KINDS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("math", "So we choose $N$.", "N", True),
         ("math", "Its length is $5$. Here $AB$ is a side of $\\triangle ABC$.", "5", True),
         ("math", "The answer is $x$.", "x", True),
-        ("math", "It is $2$ or $x^2$.", "x^2", False),
+        ("math", "It is $2$ or $x^2$.", "x^2", True),
         ("math", "The remainder when $N$ is divided by 7 is 4.", "4", True),
         ("math", "The value of $a_{12}$ is 5, as is $a_{12}$", "5", True),
         ("math", "So the result is x^2+1.", "x^2+1", True),

@@ -23,6 +23,7 @@ from malt_fast.grading.verdicts import (
     UNPARSEABLE,
     VERDICTS,
     WRONG,
+    grade,
     grade_with_reasons,
 )
 from malt_fast.utils.errors import MaltError
@@ -293,7 +294,7 @@ def test_sums_of_roots_compare_exactly(a: list, b: list) -> None:
         ("#### 5,600", "5,600"),
         ("A: 18", "18"),
         ("He has 12.\nA: 18", "18"),
-        ("It is $3$ or $\\frac{1}{2}$.", r"3, \frac{1}{2}"),
+        ("It is $3$ or $\\frac{1}{2}$.", r"\frac{1}{2}"),
         ("It costs $5 and then $7 more", "7"),
         ("As $d = 90$. Therefore there are 12 of them.", "12"),
         ("5 cars passed in the first 15 minutes.", "5"),
@@ -458,8 +459,8 @@ def test_eight_threads_give_the_verdicts_of_one() -> None:
 
 def test_eight_threads_grade_labelled_pairs_alike(shared_data: Path) -> None:
     completions, golds = labelled(shared_data / "grading", 60)
-    alone = grade_with_reasons("math", completions, golds, workers=1).tolist()
-    with ThreadPoolExecutor(8) as pool:
+    alone = grade("math", completions, golds, workers=1).tolist()
+    with ThreadPoolExecutor(8) as pool:  # not by reasons: one wrong pair takes nearly the limit
         pairs = zip(completions, golds, strict=True)
-        told = pool.map(lambda pair: grade_with_reasons("math", [pair[0]], [pair[1]])[0], pairs)
+        told = pool.map(lambda pair: grade("math", [pair[0]], [pair[1]])[0], pairs)
         assert list(told) == alone

@@ -10,6 +10,7 @@ loaded.
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Literal
@@ -23,6 +24,7 @@ from malt_fast.store.segments import Sample
 from malt_fast.store.store import Store
 
 WANTS = 4096  # until the inner engine is open
+PAUSE = 0.1  # seconds without a poll of the inner engine, while outputs of the store come
 
 
 class StoredEngine:
@@ -50,6 +52,7 @@ class StoredEngine:
         ] = {}  # key and request in the inner engine, by id
         self.same: dict[bytes, list[int]] = {}  # ids that wait for an output, by its key
         self.waiting = 0  # number of those ids
+        self.polled = 0.0  # when the inner engine was, by a monotonic clock
         self.reused = self.reused_tokens = 0
         self._contexts: dict[tuple[Policy, SamplingParams], bytes] = {}
 
@@ -82,14 +85,18 @@ class StoredEngine:
         if missing:
             if self.inner is None:
                 self.inner = self.open_inner()
+                self.polled = time.monotonic()
             self.inner.submit(missing)
 
     def poll(self) -> list[Completion]:
         """Raises MaltError if the inner engine cannot go on, or the store cannot be written."""
         known, self.known = self.known, []
-        if known or self.inner is None or not self.asked:  # what is known waits for no engine
+        if self.inner is None or not self.asked:
+            return known
+        if known and time.monotonic() < self.polled + PAUSE:  # a poll may take half a second
             return known
         completions = self.inner.poll()
+        self.polled = time.monotonic()
         done: list[Completion] = []
         samples: list[Sample] = []
         ids: list[list[int]] = []  # of each sample
@@ -104,7 +111,7 @@ class StoredEngine:
         for row, same in zip(self.store.append(samples), ids, strict=True):
             self.rows[same] = row
         self.store.commit_if_due()
-        return done
+        return known + done
 
     def figures(self) -> dict[str, float]:
         figures = {} if self.inner is None else self.inner.figures()

@@ -100,7 +100,8 @@ class CustomGrader:
     ) -> npt.NDArray[np.float64]:
         """float64[n]: a score from 0 to 1, NaN where the function failed.
 
-        Raises MaltError for any other score, and for a function that fails on the first START.
+        Raises MaltError for any other score, and for a function that fails on the first START, or
+        on as many as have a score: failures of an earlier run are asked for first.
         """
         keys = self._keys(completions, rows)
         with self.kept as kept:
@@ -108,7 +109,7 @@ class CustomGrader:
             new = {k: i for i, k in reversed(list(enumerate(keys))) if k not in known}
             asked = sorted(new.values())
             self.on_scored(len(keys) - len(asked))
-            works = self.scored > 0 or not kept.scores.keys().isdisjoint(keys)
+            enough = max(START, self.scored, sum(key in kept.scores for key in keys))
             failures: dict[int, str] = {}
             calls = [(completions[i], rows[i]) for i in asked]
             with closing(called(self.function, calls, self.limits)) as outcomes:
@@ -116,8 +117,7 @@ class CustomGrader:
                     i = asked[call]
                     if outcome.error:
                         failures[call] = outcome.error
-                        if not works:
-                            self._check_start(failures)
+                        self._check_start(failures, enough)
                     else:
                         kept.add(keys[i], self._score(outcome.value, i), outcome.seconds)
                     self.on_scored(1)
@@ -150,10 +150,10 @@ class CustomGrader:
             keys.append(digest.hexdigest())
         return keys
 
-    def _check_start(self, failures: Mapping[int, str]) -> None:
-        if all(call in failures for call in range(START)):
+    def _check_start(self, failures: Mapping[int, str], enough: int) -> None:
+        if len(failures) >= enough and all(call in failures for call in range(enough)):
             raise MaltError(
-                f"the grader '{self.grader}' failed on all of the first {START} outputs "
+                f"the grader '{self.grader}' failed on all of the first {enough} outputs "
                 f"({failures[0]}): correct it, or raise task.grader_timeout"
             )
 

@@ -191,17 +191,18 @@ class Pipeline:
             self._ask(ticket, self.growth.begin(ticket, self.asked[ticket].tokens))
         self._submit()
         if self.engine.pending:
-            for completion in self.engine.poll():
+            # All are taken off the lists first: what an error left there would wait for ever.
+            done = [(output, self._equal_to(output.id)) for output in self.engine.poll()]
+            for completion, ids in done:
                 self.sampled += len(completion.tokens)
-                key = self.greedy.pop(completion.id, None)
-                for id in self.equal.pop(key) if key else [completion.id]:
+                for id in ids:
                     self._settle(replace(completion, id=id))
         elif self.judging and not self.waiting and not self.done:
             wait(self.judging.values(), PATIENCE, FIRST_COMPLETED)
         for ticket in [ticket for ticket, vote in self.judging.items() if vote.done()]:
             self.done.append((ticket, self.judging.pop(ticket).result()))
-        done, self.done = self.done, []
-        return done
+        answers, self.done = self.done, []
+        return answers
 
     def drop(self, ticket: int) -> None:
         """Forget a question: nothing more is sampled for it, and what is under way is discarded."""
@@ -265,6 +266,11 @@ class Pipeline:
             return False
         self.greedy[request.id] = key
         return True
+
+    def _equal_to(self, id: int) -> list[int]:
+        """The ids that an output is for, which wait no longer."""
+        key = self.greedy.pop(id, None)
+        return [id] if key is None else self.equal.pop(key)
 
     def _outgrown(self, request: Request) -> str:
         _, slot = self.growth.place(request.id)

@@ -21,7 +21,7 @@ from malt_fast.training.mismatches import Mismatches, all_steps
 from malt_fast.training.packing import Packer, Packing
 from malt_fast.training.references import References
 from malt_fast.training.stage import Layout, StageSpec
-from malt_fast.training.trainer import OnLog, OnStart, StageTrainer, checkpoints_in
+from malt_fast.training.trainer import LOG_STATE, OnLog, OnStart, StageTrainer, checkpoints_in
 from malt_fast.utils.errors import MaltError
 from malt_fast.utils.files import make_folder
 from malt_fast.utils.quiet import quiet
@@ -194,7 +194,9 @@ def _newest_checkpoint(
 
 
 def _holds_plain_states(checkpoint: Path) -> bool:
-    """Whether all states of optimiser, schedule and random numbers load without running code."""
+    """Whether the states of log, optimiser, schedule and random numbers load without any code."""
+    if not (checkpoint / LOG_STATE).is_file():
+        return False
     with safe_globals():  # NumPy's, which Trainer allows for the states of random numbers
         for file in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
             try:
