@@ -14,6 +14,7 @@ from malt_fast.engines import (
     Request,
     SamplingParams,
 )
+from malt_fast.engines import stored as module
 from malt_fast.engines.stored import StoredEngine
 from malt_fast.forest.build import build_forest
 from malt_fast.sampling.expand import (
@@ -186,7 +187,8 @@ def test_greedy_outputs_are_asked_once_whatever_their_seeds(tmp_path: Path) -> N
     assert not again.seen
 
 
-def test_what_is_known_waits_for_no_engine(tmp_path: Path) -> None:
+def test_what_is_known_waits_for_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE", 3600.0)
     first = [Request(0, "q", (0,), POLICIES[0], np.ones(3, np.int32), PARAMS[0], 7)]
     second = [replace(first[0], id=1, seed=8)]
     rows = np.full(2, -1, np.int64)

@@ -60,8 +60,8 @@ REVISION = (
 )
 # Where a name alone does not do; by the last part of a setting's name.
 INSTEAD = {
-    "deepspeed": "DeepSpeed is not supported; `accelerate launch` with profiles/fsdp2.yaml shards "
-    "a model, as docs/cluster.md shows",
+    "deepspeed": "DeepSpeed is not supported; FSDP2 shards a model, by the commands in "
+    "docs/cluster.md",
     "use_vllm": "write `--engine.name vllm`",
     "revision": REVISION,
     "model_revision": REVISION,
